@@ -63,11 +63,11 @@ class Member(NamedTuple):
 class Change(NamedTuple):
     """What entering or leaving a room did: ``edge`` is True for a user's first connection in, or last one out.
 
-    ``count`` is the number of users in the room afterwards.
+    ``users`` is the number of users in the room afterwards.
     """
 
     edge: bool
-    count: int
+    users: int
 
 
 class Listener(Protocol):
