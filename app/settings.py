@@ -14,7 +14,6 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -23,6 +22,7 @@ from environs import Env, EnvValidationError
 from jwt import InvalidKeyError
 from jwt.algorithms import HMACAlgorithm
 from roomcast.errors import SettingsError
+from yarl import URL
 
 #: Algorithms of a shared secret, with the bytes the secret must have at least (RFC 7518, section 3.2).
 HMAC_ALGORITHMS: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -281,15 +281,14 @@ def _check_room_access(value: str) -> None:
         return
     shown = _shown(Rule("str", ""), value)
     try:
-        url = urlsplit(value)
-        host, _ = url.hostname, url.port
+        url = URL(value)
     except ValueError:
-        host = None
-    if not host or url.scheme not in ("http", "https"):
+        url = URL()
+    if not url.host or url.scheme not in ("http", "https"):
         raise SettingsError(f"ROOM_ACCESS is {shown}; it must be claims, open, or an https:// URL to ask.")
-    if url.scheme == "http" and not _is_loopback(host):
+    if url.scheme == "http" and not _is_loopback(url.host):
         raise SettingsError(
-            f"ROOM_ACCESS is {shown}; http:// is for this machine only (localhost), for {host} it must be https://."
+            f"ROOM_ACCESS is {shown}; http:// is for this machine only (localhost), for {url.host} it must be https://."
         )
 
 
