@@ -1,7 +1,7 @@
 """Who may enter a room by the built-in rule: what ``ROOM_ACCESS`` says.
 
-``claims`` and ``open`` are decided on the spot. A URL is asked by POST, with ``{"user": {"user_id", "username"}, "room"}``,
-and answers 200 or 403; whatever else happens is a no: this fails closed.
+``claims`` and ``open`` are decided on the spot. A URL is sent ``{"user": {"user_id", "username"}, "room"}`` by POST and
+answers 200 or 403; whatever else happens is a no: this fails closed.
 """
 
 from __future__ import annotations

@@ -39,6 +39,9 @@ CURVE_ALGORITHMS: Mapping[str, str] = {
     "secp256k1": "ES256K",
 }
 
+#: Characters of a value that a sentence repeats.
+MAX_SHOWN = 100
+
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
 
@@ -253,7 +256,8 @@ def _shown(rule: Rule, value: Any) -> str:
         return "***"
     if isinstance(value, str) and "://" in value:
         value = re.sub(r"//[^/@]*@", "//***@", value.partition("?")[0])
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def _refusal(item: Field[Any], given: Any) -> SettingsError:
@@ -281,7 +285,7 @@ def _check_room_access(value: str) -> None:
         return
     shown = _shown(Rule("str", ""), value)
     try:
-        url = URL(value)
+        url = URL() if re.search(r"\s", value) else URL(value)
     except ValueError:
         url = URL()
     if not url.host or url.scheme not in ("http", "https"):
