@@ -12,9 +12,10 @@ import time
 
 import aiohttp
 import orjson
+from yarl import URL
+
 from roomcast.identity import Identity
 from roomcast.settings import Settings
-from yarl import URL
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from typing import Any
 import jwt
 import orjson
 from jwt.algorithms import HMACAlgorithm, get_default_algorithms
+
 from roomcast.errors import AuthenticationFailed
 from roomcast.settings import HMAC_ALGORITHMS, Settings
 

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from environs import Env, EnvValidationError
 from jwt import InvalidKeyError
 from jwt.algorithms import HMACAlgorithm
-from roomcast.errors import SettingsError
 from yarl import URL
+
+from roomcast.errors import SettingsError
 
 #: Algorithms of a shared secret, with the bytes the secret must have at least (RFC 7518, section 3.2).
 HMAC_ALGORITHMS: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}

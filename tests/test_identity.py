@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jwt.utils import base64url_encode
+
 from roomcast.errors import AuthenticationFailed
 from roomcast.identity import MAX_NUMBER, MAX_TOKEN, Authenticator, Identity, make_token
 from roomcast.settings import Settings
