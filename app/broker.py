@@ -3,7 +3,7 @@
 A broker is what all nodes of one roomcast share: events with their order, ids and history; who is in which room;
 how many connections a user has. Payloads are opaque bytes to it.
 
-Promises, kept by every broker and checked by one suite (``tests/test_broker.py``):
+Promises, kept by every broker and checked by one suite (``tests/broker_contract.py``):
 
 - An event's id is ``<epoch>-<offset>``. Offsets of a room count up by one; the epoch changes when the room's history
   was lost. Assigning the id, storing the event and announcing it are one atomic step, so every node sees one order.
@@ -14,9 +14,19 @@ Promises, kept by every broker and checked by one suite (``tests/test_broker.py`
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import itertools
+import secrets
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+
+from .errors import Unavailable
 
 #: How long an idempotency key is remembered, in seconds.
 KEY_TTL = 300.0
@@ -71,16 +81,16 @@ class Change(NamedTuple):
 
 
 class Listener(Protocol):
-    """What a broker tells its node; called on the event loop, never concurrently, and must not block."""
+    """What a broker tells its node; called on the event loop, never concurrently, and must neither block nor raise."""
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """An event of a subscribed room, in the room's order, each exactly once."""
+        """An event of a subscribed room, in the room's order, each exactly once; perhaps before ``publish`` returns."""
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Events of a subscribed room were lost for good; the history no longer reaches back."""
 
     def on_signal(self, message: bytes) -> None:
-        """A message that some node sent to all nodes with ``signal``."""
+        """A message that some node sent to all nodes with ``signal``; perhaps before ``signal`` returns."""
 
 
 class Broker(ABC):
@@ -92,7 +102,10 @@ class Broker(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything; this node's leases and presence end."""
+        """Let go of everything; this node's leases and presence end.
+
+        Every other method raises ``Unavailable`` from now on; closing again is no error.
+        """
 
     @abstractmethod
     async def ping(self) -> None:
@@ -100,11 +113,17 @@ class Broker(ABC):
 
     @abstractmethod
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
-        """Store and announce ``payload`` in ``room``; return its id. A known ``key`` returns the first id."""
+        """Store and announce ``payload`` in ``room``; return its id.
+
+        A ``key`` known in this room returns the first id; the same key in another room is another key.
+        """
 
     @abstractmethod
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
-        """Publish all of ``publications`` in order, or none; return their ids."""
+        """Publish all of ``publications`` in order, or none; return their ids.
+
+        A ``key`` that comes twice within the list is a repeat like any other: the second returns the first id.
+        """
 
     @abstractmethod
     async def subscribe(self, rooms: Iterable[str]) -> None:
@@ -118,12 +137,17 @@ class Broker(ABC):
     async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
         """The kept events of ``room`` after the id ``since`` (None: all that is kept), the newest ``limit`` of them.
 
-        With ``since`` and more than ``limit`` events after it, ``recovered`` is False.
+        With ``since`` and more than ``limit`` events after it, ``recovered`` is False. ``since`` may be any string
+        that a client sent: what is not an id of this room is answered with ``recovered`` False, never with an error.
+        The id with offset 0 is one: it stands before the room's first event.
         """
 
     @abstractmethod
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
-        """Take a lease for a ``connection`` of this node, unless ``user_id`` has ``limit`` already; True if taken."""
+        """Take a lease for a ``connection`` of this node, unless ``user_id`` has ``limit`` already; True if taken.
+
+        A connection that holds one already keeps it and takes no second: True.
+        """
 
     @abstractmethod
     async def release(self, user_id: UserId, connection: int) -> None:
@@ -131,7 +155,10 @@ class Broker(ABC):
 
     @abstractmethod
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
-        """Note that a ``connection`` of this node is in ``room``. Entering twice changes nothing (edge False)."""
+        """Note that a ``connection`` of this node is in ``room``. Entering twice changes nothing (edge False).
+
+        A user has one ``username`` in a room: the one given last.
+        """
 
     @abstractmethod
     async def leave(self, room: str, user_id: UserId, connection: int) -> Change:
@@ -147,7 +174,10 @@ class Broker(ABC):
 
     @abstractmethod
     async def claim(self, key: str) -> bytes | bool:
-        """Begin what ``key`` stands for: True, it is yours to do; False, it is being done; bytes, its first answer."""
+        """Begin what ``key`` stands for: True, it is yours to do; False, it is being done; bytes, its first answer.
+
+        A claim that is never settled lapses after ``KEY_TTL``, lest a crash block its key for ever.
+        """
 
     @abstractmethod
     async def settle(self, key: str, answer: bytes | None) -> None:
@@ -164,3 +194,375 @@ class Broker(ABC):
     @abstractmethod
     async def signal(self, message: bytes) -> None:
         """Send ``message`` to the listener of every node, this one included."""
+
+
+_NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
+
+#: Up to this many connections of one user are a tuple, which is smaller than a set: 72 bytes for two against 232.
+_FEW = 4
+
+#: How many rooms or keys a sweep looks at before it lets others run, so that it holds the loop for about 1 ms.
+_SLICE = 1000
+
+_Held = int | tuple[int, ...] | set[int]
+_K = TypeVar("_K", str, tuple[str, str])
+_V = TypeVar("_V")
+
+
+def _has(held: _Held, connection: int) -> bool:
+    return held == connection if isinstance(held, int) else connection in held
+
+
+def _plus(held: _Held, connection: int) -> _Held:
+    """Return ``held`` with ``connection`` in it."""
+    if _has(held, connection):
+        return held
+    if isinstance(held, set):
+        held.add(connection)
+        return held
+    few = (held,) if isinstance(held, int) else held
+    return (*few, connection) if len(few) < _FEW else {*few, connection}
+
+
+def _minus(held: _Held, connection: int) -> _Held | None:
+    """Return ``held`` without ``connection``, or None when nothing is left."""
+    if not _has(held, connection):
+        return held
+    if isinstance(held, int):
+        return None
+    if isinstance(held, set):
+        held.discard(connection)
+        return held or None
+    rest = tuple(other for other in held if other != connection)
+    return rest[0] if len(rest) == 1 else rest
+
+
+def _count(held: _Held) -> int:
+    return 1 if isinstance(held, int) else len(held)
+
+
+class _Log:
+    """The history of one room: ``payloads`` and their ``times`` side by side, the last with the offset ``top``.
+
+    Ids are made when they are read. A list and an array rather than deques, since a deque begins at 624 bytes and most
+    rooms are quiet; they are trimmed in steps, so that dropping the oldest costs no move of all others each time.
+    """
+
+    __slots__ = ("born", "payloads", "prefix", "times", "top")
+
+    def __init__(self, prefix: str, born: float) -> None:
+        self.prefix: Final = prefix
+        self.born: Final = born
+        self.top = 0
+        self.payloads: list[bytes] = []
+        self.times = array("d")
+
+    def trim(self, size: int, horizon: float) -> None:
+        """Drop all but the newest ``size`` events, and those from before the time ``horizon``."""
+        gone = max(len(self.payloads) - size, bisect_left(self.times, horizon))
+        if gone > 0:
+            del self.payloads[:gone]
+            del self.times[:gone]
+
+    def offset_of(self, since: str) -> int | None:
+        """Return the offset in ``since`` if that is, letter for letter, an id this room has given; else None."""
+        digits = since[len(self.prefix) :]
+        # The length first: int() raises above 4300 digits. And ASCII: it reads the digits of every script.
+        if not since.startswith(self.prefix) or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()):
+            return None
+        offset = int(digits)
+        return offset if offset <= self.top and str(offset) == digits else None
+
+    def after(self, offset: int) -> list[Event]:
+        """The kept events after ``offset``, oldest first."""
+        kept = self.payloads[max(0, len(self.payloads) - (self.top - offset)) :] if offset < self.top else []
+        prefix = self.prefix
+        return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(kept, self.top - len(kept) + 1)]
+
+
+class _Expiring(Generic[_K, _V]):
+    """A dict in which each entry lives until a time of its own; times are in seconds of one clock.
+
+    Each ``put`` frees up to two that have ended: what is past never outgrows what lives, and no call pays for many.
+    """
+
+    __slots__ = ("_ends", "_entries")
+
+    def __init__(self) -> None:
+        self._entries: dict[_K, tuple[float, _V]] = {}
+        self._ends: list[tuple[float, _K]] = []
+
+    def put(self, key: _K, value: _V, now: float, ttl: float) -> None:
+        """Keep ``value`` under ``key``, in place of what was there, for ``ttl`` seconds."""
+        self.expire(now, 2)
+        end = now + ttl
+        self._entries[key] = (end, value)
+        heappush(self._ends, (end, key))
+
+    def get(self, key: _K, now: float) -> _V | None:
+        """Return what is kept under ``key``, or None."""
+        entry = self._entries.get(key)
+        return entry[1] if entry is not None and entry[0] > now else None
+
+    def pop(self, key: _K, now: float) -> _V | None:
+        """Return what is kept under ``key``, or None, and keep it no longer."""
+        entry = self._entries.pop(key, None)
+        return entry[1] if entry is not None and entry[0] > now else None
+
+    def expire(self, now: float, most: int) -> bool:
+        """Free up to ``most`` entries that have ended; True if there may be more."""
+        ends = self._ends
+        for _ in range(most):
+            if not ends or ends[0][0] > now:
+                return False
+            end, key = heappop(ends)
+            entry = self._entries.get(key)
+            if entry is not None and entry[0] == end:
+                del self._entries[key]
+        return True
+
+
+class MemoryBroker(Broker):
+    """The embedded broker: one process, one event loop, nothing outlives it.
+
+    ``history_size`` events are kept of each room, each for ``history_ttl`` seconds of ``clock``, whose readings must
+    never go back. No method suspends but ``close`` and ``sweep``; the listener is called before ``publish``,
+    ``publish_many`` and ``signal`` return.
+
+    A room that was not written to for ``history_ttl``, has no members and is not subscribed is forgotten; if it comes
+    back it has a new epoch. Any other keeps its epoch and offset even when its last event has expired.
+    """
+
+    def __init__(
+        self,
+        history_size: int = 500,
+        history_ttl: float = 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._size: Final = history_size
+        self._trim_above: Final = history_size + history_size // 8
+        self._ttl: Final = history_ttl
+        self._clock: Final = clock
+        # 40 random bits tell processes apart, the counter the histories of one process.
+        self._boot: Final = base64.b32encode(secrets.token_bytes(5)).decode().lower()
+        self._epochs: Final = itertools.count(1)
+        self._listener: Listener | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._logs: dict[str, _Log] = {}
+        # A dict where a set would do: half the size.
+        self._subscribed: dict[str, None] = {}
+        self._leases: dict[UserId, _Held] = {}
+        self._presence: dict[str, dict[UserId, tuple[str, _Held]]] = {}
+        self._keys: _Expiring[tuple[str, str], str] = _Expiring()
+        self._claims: _Expiring[str, bytes | bool] = _Expiring()
+        self._kept: _Expiring[str, bytes] = _Expiring()
+
+    def _check(self) -> None:
+        if self._listener is None:
+            raise Unavailable(_NOT_RUNNING)
+
+    async def start(self, listener: Listener) -> None:
+        """See ``Broker``."""
+        self._listener = listener
+        self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="roomcast broker sweep")
+
+    async def close(self) -> None:
+        """See ``Broker``; the histories are gone too."""
+        self._listener = None
+        self._clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+
+    async def ping(self) -> None:
+        """See ``Broker``; there is no way that could be broken."""
+        self._check()
+
+    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+        """See ``Broker``."""
+        return self._publish(room, payload, key)
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
+        """See ``Broker``; nothing can fail or come between."""
+        self._check()
+        return [self._publish(*publication) for publication in publications]
+
+    def _publish(self, room: str, payload: bytes, key: str | None) -> str:
+        listener = self._listener
+        if listener is None:
+            raise Unavailable(_NOT_RUNNING)
+        now = self._clock()
+        if key is not None and (known := self._keys.get((room, key), now)) is not None:
+            return known
+        log = self._logs.get(room) or self._begin(room, now)
+        log.top = top = log.top + 1
+        payloads = log.payloads
+        payloads.append(payload)
+        log.times.append(now)
+        if len(payloads) > self._trim_above:
+            log.trim(self._size, now - self._ttl)
+        event_id = f"{log.prefix}{top}"
+        if key is not None:
+            self._keys.put((room, key), event_id, now, KEY_TTL)
+        if room in self._subscribed:
+            listener.on_event(room, event_id, payload)
+        return event_id
+
+    def _begin(self, room: str, now: float) -> _Log:
+        log = self._logs[room] = _Log(f"{self._boot}{next(self._epochs)}-", now)
+        return log
+
+    async def subscribe(self, rooms: Iterable[str]) -> None:
+        """See ``Broker``."""
+        self._check()
+        self._subscribed.update(dict.fromkeys(rooms))
+
+    async def unsubscribe(self, rooms: Iterable[str]) -> None:
+        """See ``Broker``."""
+        self._check()
+        for room in rooms:
+            self._subscribed.pop(room, None)
+
+    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
+        """See ``Broker``. The room's epoch begins now if it had none, so that ``last_id`` is one to resume from."""
+        self._check()
+        now = self._clock()
+        log = self._logs.get(room) or self._begin(room, now)
+        log.trim(self._size, now - self._ttl)
+        reach = len(log.payloads) if limit is None else min(limit, len(log.payloads))
+        last_id = f"{log.prefix}{log.top}"
+        if since is None:
+            return History(log.after(log.top - reach), True, last_id)
+        offset = log.offset_of(since)
+        if offset is None or offset < log.top - reach:
+            return History((), False, last_id)
+        return History(log.after(offset), True, last_id)
+
+    async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
+        """See ``Broker``."""
+        self._check()
+        held = self._leases.get(user_id)
+        if held is not None and _has(held, connection):
+            return True
+        if (0 if held is None else _count(held)) >= limit:
+            return False
+        self._leases[user_id] = connection if held is None else _plus(held, connection)
+        return True
+
+    async def release(self, user_id: UserId, connection: int) -> None:
+        """See ``Broker``."""
+        self._check()
+        held = self._leases.get(user_id)
+        if held is None:
+            return
+        rest = _minus(held, connection)
+        if rest is None:
+            del self._leases[user_id]
+        else:
+            self._leases[user_id] = rest
+
+    async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
+        """See ``Broker``."""
+        self._check()
+        users = self._presence.get(room)
+        if users is None:
+            users = self._presence[room] = {}
+        known = users.get(user_id)
+        users[user_id] = (username, connection if known is None else _plus(known[1], connection))
+        return Change(known is None, len(users))
+
+    async def leave(self, room: str, user_id: UserId, connection: int) -> Change:
+        """See ``Broker``."""
+        self._check()
+        users = self._presence.get(room, {})
+        known = users.get(user_id)
+        if known is None:
+            return Change(False, len(users))
+        username, held = known
+        rest = _minus(held, connection)
+        if rest is not None:
+            users[user_id] = (username, rest)
+            return Change(False, len(users))
+        del users[user_id]
+        if not users:
+            del self._presence[room]
+        return Change(True, len(users))
+
+    async def members(self, room: str) -> list[Member]:
+        """See ``Broker``."""
+        self._check()
+        users = self._presence.get(room, {})
+        return [Member(user_id, username, _count(held)) for user_id, (username, held) in users.items()]
+
+    async def rooms(self) -> dict[str, int]:
+        """See ``Broker``."""
+        self._check()
+        return {room: len(users) for room, users in self._presence.items()}
+
+    async def claim(self, key: str) -> bytes | bool:
+        """See ``Broker``."""
+        self._check()
+        now = self._clock()
+        known = self._claims.get(key, now)
+        if known is not None:
+            return known
+        self._claims.put(key, False, now, KEY_TTL)
+        return True
+
+    async def settle(self, key: str, answer: bytes | None) -> None:
+        """See ``Broker``."""
+        self._check()
+        now = self._clock()
+        if answer is None:
+            self._claims.pop(key, now)
+        else:
+            self._claims.put(key, answer, now, KEY_TTL)
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """See ``Broker``."""
+        self._check()
+        self._kept.put(key, value, self._clock(), ttl)
+
+    async def take(self, key: str) -> bytes | None:
+        """See ``Broker``."""
+        self._check()
+        return self._kept.pop(key, self._clock())
+
+    async def signal(self, message: bytes) -> None:
+        """See ``Broker``."""
+        if self._listener is None:
+            raise Unavailable(_NOT_RUNNING)
+        self._listener.on_signal(message)
+
+    async def sweep(self) -> None:
+        """Free the memory of what has expired, in small slices; a started broker does it by itself now and then."""
+        now = self._clock()
+        names = list(self._logs)
+        for i in range(0, len(names), _SLICE):
+            for room in names[i : i + _SLICE]:
+                self._sweep_room(room, now - self._ttl)
+            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = any(expiring.expire(now, _SLICE) for expiring in (self._keys, self._claims, self._kept))
+            await asyncio.sleep(0)
+
+    def _sweep_room(self, room: str, horizon: float) -> None:
+        """Drop what ``room`` keeps from before ``horizon``, and the room itself if nothing holds it."""
+        log = self._logs.get(room)
+        if log is None:
+            return
+        log.trim(self._size, horizon)
+        # Its last event, if any, is from before the horizon, or would still be there: only the young and the held stay.
+        if not log.payloads and log.born < horizon and room not in self._presence and room not in self._subscribed:
+            del self._logs[room]
+
+    async def _sweep_for_ever(self) -> None:
+        """Sweep four times within the TTL, but not more than ten times a second nor less than twice a minute."""
+        pause = min(max(self._ttl / 4, 0.1), 30.0)
+        while True:
+            await asyncio.sleep(pause)
+            await self.sweep()
