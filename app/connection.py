@@ -1,0 +1,268 @@
+"""One client on its transport: framing, heartbeat, back-pressure and the closing handshake.
+
+It knows RFC 6455 and nothing of what is said over it: a subclass says what a text message means. There may be 10,000s
+of them, so a connection has slots instead of a dict, no task, no timer and no queue of its own; ``Sweep`` keeps the
+time for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from . import frames
+from .errors import NORMAL, TOO_SLOW, Close, ProtocolViolation
+from .frames import Reader
+from .hub import Hub
+
+#: How long a peer may take to answer a close frame, in seconds, before the socket is closed without it.
+CLOSE_TIMEOUT = 5.0
+
+#: The end of a connection that closed without a close frame (RFC 6455 section 7.1.5: 1006 is never sent).
+LOST = Close(1006, "Connection Lost", reconnect=True)
+SILENT = Close(1006, "No Heartbeat", reconnect=True)
+
+
+class Sweep:
+    """The clock of all connections: pings the silent, drops the dead, and lets a subclass check more.
+
+    ``interval`` is the heartbeat in seconds: a connection silent for one is pinged, silent for two is dropped.
+    ``max_message`` and ``max_buffer`` are the limits in bytes that the connections keep.
+    """
+
+    #: So many connections are looked at in one turn of the loop; 1,000 take about 0.1 ms.
+    CHUNK: Final = 1000
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float, max_message: int, max_buffer: int) -> None:
+        self._loop = loop
+        self.interval: Final = interval
+        self.max_message: Final = max_message
+        self.max_buffer: Final = max_buffer
+        #: Loop time of the last tick: what connections take as "now", so that a read costs no clock and no new float.
+        self.now = loop.time()
+        self.connections: Final[dict[Connection, None]] = {}
+
+    async def run(self, also: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Sweep until cancelled, and call ``also`` after each round: one a second, or four in a short interval."""
+        period = min(1.0, self.interval / 4)
+        while True:
+            await asyncio.sleep(period)
+            self.now = self._loop.time()
+            everyone = list(self.connections)
+            for start in range(0, len(everyone), self.CHUNK):
+                for connection in everyone[start : start + self.CHUNK]:
+                    connection.check(self.now)
+                await asyncio.sleep(0)
+            if also is not None:
+                await also()
+
+
+class Connection(asyncio.Protocol):
+    """A WebSocket after its handshake. Give it to a transport with ``take_over``."""
+
+    __slots__ = ("_deaf", "_paused", "_pinged", "_reader", "_transport", "end", "hub", "pending", "seen", "sweep")
+
+    def __init__(self, hub: Hub, sweep: Sweep) -> None:
+        self.hub = hub
+        self.sweep = sweep
+        #: How the connection ends, from the moment that is decided.
+        self.end: Close | None = None
+        #: What waits for the end of the turn: nothing, one frame, or several. The hub's.
+        self.pending: bytes | list[bytes] | None = None
+        #: Loop time of the last read, as the sweep tells it; from ``end`` on, when the closing began.
+        self.seen = sweep.now
+        self._transport: asyncio.Transport | None = None
+        self._reader: Reader | None = None
+        self._deaf = False
+        self._paused = False
+        self._pinged = False
+
+    # What a subclass says.
+
+    def on_open(self) -> None:
+        """The transport is taken over, and nothing was read from it yet."""
+
+    def on_text(self, payload: bytearray) -> None:
+        """Take a text message."""
+        raise NotImplementedError
+
+    def on_binary(self, payload: bytearray) -> None:
+        """Take a binary message; roomcast speaks only text (1003)."""
+        raise frames.refuse_binary()
+
+    def on_closing(self) -> None:
+        """The ``end`` is decided and the close frame written; the connection is not over yet."""
+
+    def on_end(self) -> None:
+        """The connection is over: ``end`` says why. Called once."""
+
+    # What the transport says.
+
+    def take_over(self, transport: asyncio.Transport, early: bytes = b"") -> None:
+        """Become the protocol of ``transport``, whose peer has been answered 101; ``early`` is what it sent already.
+
+        The write limit of 0 has two effects that the hub counts on: a write is tried at once, and ``pause_writing``
+        comes as soon as the kernel takes no more.
+        """
+        transport.set_write_buffer_limits(0)
+        transport.set_protocol(self)
+        self.sweep.connections[self] = None
+        self._transport = transport
+        self.on_open()
+        if early:
+            self.data_received(early)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came; a fault of the peer closes the connection with its code."""
+        sweep = self.sweep
+        self.seen = sweep.now
+        try:
+            if self._reader is None and self.end is None:
+                payload = frames.single_text(data, sweep.max_message)
+                if payload is not None:
+                    self.on_text(payload)
+                    return
+            self._read(data)
+        except ProtocolViolation as violation:
+            self._fail(violation.close)
+
+    def _read(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = Reader(self.sweep.max_message)
+        for opcode, payload in reader.feed(data):
+            if opcode == frames.CLOSE:
+                self._on_close(payload)
+                return
+            if self.end is not None:
+                continue
+            if opcode == frames.TEXT:
+                self.on_text(payload)
+            elif opcode == frames.PING:
+                self.hub.send(self, frames.pong(bytes(payload)))
+            elif opcode == frames.BINARY:
+                self.on_binary(payload)
+        if reader.idle:
+            self._reader = None
+
+    def _on_close(self, payload: bytearray) -> None:
+        """The peer closes: answer with its code, unless this is its answer, and hang up (section 5.5.1)."""
+        code = frames.close_code(payload)
+        if self.end is None:
+            self._end(
+                Close(code, bytes(payload[2:]).decode(), reconnect=False),
+                frames.close(NORMAL.code if code == 1005 else code),
+            )
+        if self._transport is not None:
+            self._transport.close()
+
+    def _fail(self, close: Close) -> None:
+        """Close on a peer that broke the protocol, and listen to it no more.
+
+        What it still sends is read and thrown away until it hangs up too: closing a socket with unread bytes sends a
+        reset, which can take the close frame from the peer before it was read.
+        """
+        self._deaf = True
+        self._reader = None
+        self.close(close)
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the transport, and tell the subclass once."""
+        self._transport = None
+        self._reader = None
+        self.pending = None
+        self.sweep.connections.pop(self, None)
+        if self.end is None:
+            self.end = LOST
+        self.on_end()
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more: from now on every write is held against the limit."""
+        self._paused = True
+        self._check_backlog()
+
+    def resume_writing(self) -> None:
+        """All that waited is written."""
+        self._paused = False
+
+    # What the server does.
+
+    def write(self, data: bytes) -> None:
+        """Write frames now; the hub's side of a turn. Nothing is written after a close frame."""
+        transport = self._transport
+        if transport is None or self.end is not None:
+            return
+        transport.write(data)
+        if self._paused:
+            self._check_backlog()
+
+    def _check_backlog(self) -> None:
+        transport = self._transport
+        if transport is not None and self.end is None and transport.get_write_buffer_size() > self.sweep.max_buffer:
+            self.close(TOO_SLOW)
+
+    def close(self, close: Close) -> None:
+        """Say everything that waits, then ``close``; the peer gets ``CLOSE_TIMEOUT`` to answer."""
+        if self.end is None:
+            self._end(close, frames.encode_close(close))
+
+    def _end(self, end: Close, frame: bytes) -> None:
+        """Decide the ``end``; write what waits and then the close ``frame``, after which nothing may follow."""
+        self.end = end
+        self.seen = self.sweep.now
+        pending, self.pending = self.pending, None
+        if self._transport is None:
+            return
+        if pending is not None:
+            frame = b"".join([pending, frame] if isinstance(pending, bytes) else [*pending, frame])
+        self._transport.write(frame)
+        self.on_closing()
+
+    def abort(self, end: Close) -> None:
+        """Drop the connection without a word."""
+        if self.end is None:
+            self.end = end
+        if self._transport is not None:
+            self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """Look after the connection; the sweep calls this every second or oftener."""
+        silence = now - self.seen
+        if self.end is not None:
+            if silence > CLOSE_TIMEOUT:
+                self.abort(self.end)
+        elif silence >= self.sweep.interval:
+            if silence >= 2 * self.sweep.interval:
+                self.abort(SILENT)
+            elif not self._pinged:
+                self._pinged = True
+                self.hub.send(self, frames.ping())
+        else:
+            self._pinged = False
+
+    def pause_reading(self) -> None:
+        """Read no more for now: the peer is ahead of what can be done for it."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._transport is not None:
+            with contextlib.suppress(RuntimeError):  # it is closing already
+                self._transport.resume_reading()
+
+    @property
+    def backlog(self) -> int:
+        """Unsent bytes that wait for this client."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()

@@ -1,0 +1,453 @@
+"""The use cases: admit a user, carry out what clients ask, publish, deliver. Knows no HTTP and no Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from marshmallow import Schema
+
+from . import frames, protocol
+from .access import RoomPolicy
+from .broker import Broker, Publication, UserId
+from .client import Client
+from .connection import Sweep
+from .context import Context, Service
+from .errors import (
+    AUTHENTICATION_FAILED,
+    DISCONNECTED,
+    ERROR_CODES,
+    FORBIDDEN,
+    SERVICE_RESTART,
+    TOO_MANY_MESSAGES,
+    AuthenticationFailed,
+    Refused,
+    Unavailable,
+)
+from .hub import Hub
+from .identity import Authenticator, Identity
+from .membership import Forbidden, Membership
+from .plugin import Command, EventType
+from .protocol import Request
+from .registry import Registry
+from .settings import Settings
+from .stepper import Stepper, Suspended
+
+log = logging.getLogger("roomcast")
+connections_log = logging.getLogger("roomcast.connections")
+
+#: So many messages of one client wait behind a command that is under way; beyond that its socket is not read.
+MAX_WAITING: Final = 64
+#: A client may run this many seconds' worth of its rate ahead, and as much again over it before it is closed.
+BURST_SECONDS: Final = 5
+
+CoreCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
+
+
+class Gateway:
+    """One node. Give it settings, a registry of plugins and a broker, and ``start`` it on a running loop."""
+
+    def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
+        loop = asyncio.get_running_loop()
+        self.settings: Final = settings
+        self.registry: Final = registry
+        self.broker: Final = broker
+        self.authenticator: Final = Authenticator(settings)
+        self.policy: Final = RoomPolicy(settings)
+        self.hub: Final = Hub(loop)
+        self.sweep: Final = Sweep(
+            loop, settings.ws_heartbeat_interval, settings.ws_max_message_size, settings.ws_max_buffer
+        )
+        self.membership: Final = Membership(self)
+        self.service: Final = Service(self)
+        self.draining = False
+        #: For the metrics: messages taken from clients, error frames by code, connections ended by close code.
+        self.received = 0
+        self.errors: Final[Counter[str]] = Counter()
+        self.ends: Final[Counter[str]] = Counter()
+        self._loop: Final = loop
+        self._stepper: Final = Stepper(loop)
+        self._core: Final[dict[str, CoreCommand]] = {
+            "ping": self._ping,
+            "join_room": self.membership.join,
+            "leave_room": self.membership.leave,
+            "refresh_token": self._refresh_token,
+        }
+        self._interval: Final = 1 / settings.ws_message_rate if settings.ws_message_rate else 0.0
+        self._deadlines: Final[dict[asyncio.Task[Any], float]] = {}
+        self._background: Final[set[asyncio.Task[Any]]] = set()
+        self._stack: Final = AsyncExitStack()
+        self._last_id = 0
+
+    # Life.
+
+    async def start(self) -> None:
+        """Start the broker, the room policy, the plugins' lifespans and the sweep; if one fails, stop the others."""
+        try:
+            self._stack.push_async_callback(self.broker.close)
+            await self.broker.start(self)
+            self._stack.push_async_callback(self.policy.close)
+            await self.policy.start()
+            for loaded in self.registry:
+                for lifespan in loaded.plugin.lifespans:
+                    await self._stack.enter_async_context(lifespan(self.service))
+            self._stack.callback(self._stepper.close)
+            self._stack.push_async_callback(self._end_tasks)
+            self.spawn(self.sweep.run(self._cut_off))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def drain(self) -> None:
+        """Close every connection with 1012, evenly spread over ``DRAIN_SECONDS``, lest they return at once."""
+        self.draining = True
+        everyone = list(self.sweep.connections)
+        pause = self.settings.drain_seconds / max(len(everyone), 1)
+        begun = self._loop.time()
+        for number, connection in enumerate(everyone):
+            connection.close(SERVICE_RESTART)
+            ahead = begun + number * pause - self._loop.time()
+            if ahead > 0.01:
+                await asyncio.sleep(ahead)
+
+    async def close(self) -> None:
+        """Drop what is still connected, and stop everything that ``start`` started."""
+        self.draining = True
+        for connection in list(self.sweep.connections):
+            connection.abort(SERVICE_RESTART)
+        await self._stack.aclose()
+
+    async def _end_tasks(self) -> None:
+        tasks = [*self._deadlines, *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run ``work`` beside everything else; its failure goes to the log."""
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("A background task failed", exc_info=error)
+
+    # Connections.
+
+    async def admit(self, identity: Identity, remote: str) -> Client | None:
+        """Return a client for ``identity``, as yet without a transport, or None if the user has too many connections.
+
+        Whoever gets one must either have it take over its transport or give it back with ``release``.
+        """
+        self._last_id += 1
+        client = Client(self, self._last_id, identity, remote)
+        if not await self.broker.admit(identity.user_id, client.id, self.settings.max_connections_per_user):
+            return None
+        await self.membership.subscribe(client.personal_room)
+        return client
+
+    async def release(self, client: Client) -> None:
+        """Give back what ``admit`` took, for a client whose transport died before it was taken over."""
+        await self.membership.unsubscribe(client.personal_room)
+        await self.broker.release(client.identity.user_id, client.id)
+
+    def welcome(self, client: Client) -> None:
+        """Put a client that has just got its transport into its user's own room, and greet it."""
+        self.membership.enter_personal(client)
+        client.tell(protocol.connected(client.identity.user_id, client.identity.username))
+
+    def depart_soon(self, client: Client) -> None:
+        """Take the client out of its rooms, but not in the middle of whatever is going on."""
+        self._loop.call_soon(self._depart, client)
+
+    def _depart(self, client: Client) -> None:
+        """Begin the leaving of a client, once, and not before the command that it has under way is over."""
+        if not client.gone and client.waiting is None:
+            client.gone = True
+            self._begin_beside(self.membership.depart(client))
+
+    def _begin_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` now as far as it goes, and the rest beside everything else."""
+        try:
+            suspended = self._stepper.begin(work)
+        except Exception:
+            log.exception("Leaving failed")
+        else:
+            if suspended is not None:
+                self._background.add(suspended.task)
+                suspended.task.add_done_callback(self._spawned)
+
+    def ended(self, client: Client) -> None:
+        """A client's connection is over: leave, count it and write its log line."""
+        self._depart(client)
+        end = client.end
+        assert end is not None
+        self.ends[str(end.code)] += 1
+        identity = client.identity
+        connections_log.info(
+            "connection ended: user %s (%s) from %s after %.1f s: %s %s",
+            identity.user_id,
+            identity.username,
+            client.remote,
+            time.time() - client.opened,
+            end.code,
+            end.reason,
+            extra={
+                "user_id": identity.user_id,
+                "username": identity.username,
+                "remote": client.remote,
+                "seconds": round(time.time() - client.opened, 3),
+                "code": end.code,
+                "reason": end.reason,
+            },
+        )
+
+    def expire(self, client: Client) -> None:
+        """Close a client whose token ran out."""
+        client.close(AUTHENTICATION_FAILED)
+
+    # What clients ask.
+
+    def receive(self, client: Client, payload: bytearray) -> None:
+        """Take one message of a client: refuse it, let it wait its turn, or carry it out."""
+        self.received += 1
+        if self._interval and not self._within_rate(client, payload):
+            return
+        try:
+            request = protocol.parse(payload)
+        except Refused as refused:
+            self._refuse(client, refused, None, protocol.request_id(payload))
+            return
+        if client.waiting is None:
+            self._perform(client, request)
+        else:
+            client.waiting.append(request)
+            if len(client.waiting) == MAX_WAITING:
+                client.pause_reading()
+
+    def _within_rate(self, client: Client, payload: bytearray) -> bool:
+        """Keep the limit of messages a second (a leaky bucket); a client far over it is closed."""
+        now = self._loop.time()
+        if client.allowance <= now:
+            client.allowance = now
+            client.excess = 0
+        if client.allowance - now <= BURST_SECONDS:
+            client.allowance += self._interval
+            return True
+        client.excess += 1
+        if client.excess > BURST_SECONDS * self.settings.ws_message_rate:
+            client.close(TOO_MANY_MESSAGES)
+        else:
+            rate = self.settings.ws_message_rate
+            refused = Refused("rate_limited", f"More than {rate} messages a second; slow down, or be closed with 4429.")
+            self._refuse(client, refused, None, protocol.request_id(payload))
+        return False
+
+    def _perform(self, client: Client, request: Request) -> None:
+        """Carry out a request; what has to wait goes on in a task, and the client's next request after it."""
+        type = request.type
+        command: Command | None = None
+        try:
+            core = self._core.get(type)
+            if core is not None:
+                result = self._stepper.begin(core(client, request))
+            else:
+                command = self.registry.commands.get(type)
+                if command is None:
+                    known = ", ".join(sorted([*self._core, *self.registry.commands]))
+                    raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
+                result = self._stepper.begin(self._handler(client, request, command))
+        except Exception as error:
+            self._failed(client, request, error)
+            return
+        if result.__class__ is Suspended:
+            client.waiting = deque()
+            self._deadlines[result.task] = self._loop.time() + self.settings.handler_timeout
+            result.task.add_done_callback(partial(self._resumed, client, request, command))
+        elif command is not None and request.id is not None:
+            self._answer(client, request, command, result)
+
+    def _handler(self, client: Client, request: Request, command: Command) -> Coroutine[Any, Any, Any]:
+        """Return the handler's coroutine for a request whose data is valid, made safe to repeat if it has a key."""
+        data = command.validator.load(request.data if request.data is not None else {})
+        context = Context(self, client, request.room, request.key)
+        if request.key is not None:
+            return self._once(f"{context.user_id}/{request.key}", command, context, data)
+        return command.handler(context, data)  # type: ignore[return-value]  # an async def function, as was checked
+
+    async def _once(self, key: str, command: Command, context: Context, data: dict[str, Any]) -> Any:
+        """Carry out a command unless it was before; only what succeeded is remembered, for what failed did nothing."""
+        claimed = await self.broker.claim(key)
+        if isinstance(claimed, bytes):
+            return orjson.loads(claimed)
+        if not claimed:
+            raise Refused("in_progress", "A command with this key is still being carried out; ask again in a moment.")
+        answer: bytes | None = None
+        try:
+            result = await command.handler(context, data)
+            answer = orjson.dumps(result or {})
+        finally:
+            await self.broker.settle(key, answer)
+        return result
+
+    def _resumed(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
+        """A command that had to wait is over: answer it, then go on with what the client sent meanwhile."""
+        del self._deadlines[task]
+        waiting, client.waiting = client.waiting, None
+        if task.cancelled():
+            seconds = self.settings.handler_timeout
+            refused = Refused("timeout", f"{request.type} took over {seconds:g} s and was cut off.")
+            self._failed(client, request, refused)
+        elif (error := task.exception()) is not None:
+            self._failed(client, request, error)
+        elif command is not None and request.id is not None:
+            self._answer(client, request, command, task.result())
+        self._catch_up(client, waiting or deque())
+
+    def _catch_up(self, client: Client, waiting: deque[Request]) -> None:
+        paused = len(waiting) >= MAX_WAITING
+        while waiting and client.waiting is None and client.end is None:
+            self._perform(client, waiting.popleft())
+        if client.end is not None:
+            self._depart(client)
+        elif client.waiting is not None:
+            client.waiting.extend(waiting)
+        if paused and len(waiting) < MAX_WAITING:
+            client.resume_reading()
+
+    def _answer(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
+        try:
+            client.tell(protocol.reply(command.reply, result or {}, room=request.room, id=request.id))
+        except Refused as refused:
+            log.error("The handler of %s returned what is no JSON: %s", request.type, refused)
+            self._refuse(client, _internal(request), request.room, request.id)
+
+    def _failed(self, client: Client, request: Request, error: BaseException) -> None:
+        """Tell a client that its request failed, in its words, or that the server did, whose log has the traceback."""
+        if isinstance(error, Refused):
+            refused = error
+        elif isinstance(error, Forbidden):
+            refused = error.refused
+        elif isinstance(error, Unavailable):
+            refused = Refused("unavailable", f"{request.type} could not be carried out now ({error}); try again.")
+        else:
+            log.error("%s of user %s failed", request.type, client.identity.user_id, exc_info=error)
+            refused = _internal(request)
+        self._refuse(client, refused, request.room, request.id)
+        if isinstance(error, Forbidden) and self.settings.forbidden_join == "close":
+            client.close(FORBIDDEN)
+
+    def _refuse(self, client: Client, refused: Refused, room: str | None, id: str | int | None) -> None:
+        self.errors[refused.code if refused.code in ERROR_CODES else "plugin"] += 1
+        try:
+            client.tell(protocol.error(refused, room=room, id=id))
+        except Refused:  # the fields that a plugin gave are no JSON
+            client.tell(protocol.error(Refused(refused.code, refused.message), room=room, id=id))
+
+    async def _cut_off(self) -> None:
+        """Cancel the handlers that have hung too long."""
+        now = self._loop.time()
+        for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
+            task.cancel()
+
+    async def _ping(self, client: Client, request: Request) -> None:
+        client.tell(protocol.pong(request.id))
+
+    async def _refresh_token(self, client: Client, request: Request) -> None:
+        """Go on with a newer token of the same user; rooms that it no longer covers are left."""
+        token = (request.data or {}).get("token")
+        if not isinstance(token, str):
+            raise Refused("invalid_data", "data.token: give the new token.", {"token": ["Missing or not a string."]})
+        try:
+            identity = self.authenticator.verify(token)
+        except AuthenticationFailed as failed:
+            raise Refused("bad_token", f"The new token is not valid: {failed}.") from None
+        if identity.user_id != client.identity.user_id:
+            raise Refused("bad_token", "The new token is another user's; connect anew to change the user.")
+        client.identity = identity
+        client.tell(protocol.reply("token_refreshed", {"expires": identity.expires}, id=request.id))
+
+    # Publishing and delivery.
+
+    def publish(
+        self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
+    ) -> Awaitable[str]:
+        """Validate ``data`` as ``event`` and publish it in ``room``; the result is its id. Raises ``Refused``."""
+        publication = self.prepare(event, room, data, sender, key)
+        return self.broker.publish(publication.room, publication.payload, publication.key)
+
+    def prepare(
+        self, event: str | type[Schema], room: str, data: Any, sender: str | None, key: str | None
+    ) -> Publication:
+        """Return what ``publish`` would publish, checked; raise ``Refused``."""
+        kind = self.registry.event(event)
+        if kind.published_by_core:
+            raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
+        if room not in self.hub.rooms:  # the rooms with members were checked when they were joined
+            self._check_room(room)
+        if kind.rooms and room[: room.index(":")] not in kind.rooms:
+            wanted = " or ".join(f"{type}:…" for type in kind.rooms)
+            raise Refused("bad_room", f"{kind.type} goes to {wanted}, not to {room}.")
+        return Publication(room, _payload(kind, room, kind.validator.event(data), sender), key)
+
+    def _check_room(self, room: str) -> None:
+        if not isinstance(room, str) or not protocol.is_room(room):
+            raise protocol.bad_room(room if isinstance(room, str) else None)
+        self.registry.room(room)
+
+    async def publish_core(self, event: type[Schema], room: str, data: Mapping[str, Any], sender: str) -> None:
+        """Publish what only roomcast itself may: a user came or went."""
+        kind = self.registry.event(event)
+        await self.broker.publish(room, protocol.event(kind.type, room, data, sender))
+
+    def claims_allow(self, identity: Identity, room: str) -> bool:
+        """Whether the token covers ``room``, or rooms are open to all."""
+        return self.settings.room_access == "open" or identity.allows(room)
+
+    def on_event(self, room: str, id: str, payload: bytes) -> None:
+        """Deliver an event of the broker to the room's members here."""
+        self.hub.deliver(room, frames.text(protocol.with_id(payload, id)))
+
+    def on_resync(self, room: str, last_id: str) -> None:
+        """Tell the members that events were lost for good, and where the room stands now."""
+        data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
+        self.hub.deliver(room, frames.text(protocol.reply("resync", data, room=room)))
+
+    def on_signal(self, message: bytes) -> None:
+        """Carry out here what an operator asked of all nodes."""
+        order = orjson.loads(message)
+        user_id: UserId = order["user_id"]
+        clients = [one for one in self.hub.personal.get(f"user:{user_id}", ()) if isinstance(one, Client)]
+        for client in clients:
+            if order["do"] == "disconnect":
+                client.close(DISCONNECTED)
+            elif order["room"] in client.rooms:
+                room = order["room"]
+                self._begin_beside(self.membership.take_out(client, room, f"Removed from room {room}"))
+
+    async def kick(self, room: str, user_id: UserId) -> None:
+        """Take all connections of a user out of ``room``, on every node. Nothing keeps the user from joining again."""
+        await self.broker.signal(orjson.dumps({"do": "kick", "room": room, "user_id": user_id}))
+
+    async def disconnect(self, user_id: UserId) -> None:
+        """Close all connections of a user, on every node."""
+        await self.broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
+
+
+def _payload(kind: EventType, room: str, data: Mapping[str, Any], sender: str | None) -> bytes:
+    if room.startswith("user:"):
+        return protocol.event(kind.type, None, data, sender)
+    return protocol.event(kind.type, room, data, sender)
+
+
+def _internal(request: Request) -> Refused:
+    return Refused("internal", f"{request.type[:60]} failed on the server; its log says why. Try again later.")

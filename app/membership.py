@@ -1,0 +1,188 @@
+"""Who may be in which room, and what coming and going means: rules, resume, presence, announcements."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from . import frames, protocol
+from .client import Client
+from .context import Context
+from .core import UserJoined, UserLeft
+from .errors import Refused, RoomcastError
+from .protocol import Request
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+log = logging.getLogger("roomcast")
+
+
+class Forbidden(RoomcastError):
+    """A join that the room's rule does not allow; the connection may have to end with 4403."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(room)
+        self.refused: Final = Refused("forbidden", f"You have no access to {room}.")
+
+
+class Membership:
+    """Joins and leaves of one node's clients."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway: Final = gateway
+        self._hub: Final = gateway.hub
+        self._broker: Final = gateway.broker
+        self._most_rooms: Final = gateway.settings.max_rooms_per_connection
+        self._announce_max: Final = gateway.settings.announce_max
+        self._joining: Final[dict[str, int]] = {}
+
+    async def subscribe(self, room: str) -> None:
+        """Subscribe this node to ``room`` for a client that will be in it, or call ``unsubscribe``.
+
+        Between here and there the room counts as in use, or the last member's leaving could take away what the next
+        one's joining has just subscribed.
+        """
+        self._joining[room] = self._joining.get(room, 0) + 1
+        try:
+            await self._broker.subscribe((room,))
+        except BaseException:
+            self._arrived(room)
+            raise
+
+    async def unsubscribe(self, room: str) -> None:
+        """The client that ``subscribe`` was called for will not be in ``room`` after all."""
+        self._arrived(room)
+        await self._unsubscribe(room)
+
+    def _arrived(self, room: str) -> None:
+        waiting = self._joining[room] - 1
+        if waiting:
+            self._joining[room] = waiting
+        else:
+            del self._joining[room]
+
+    async def _unsubscribe(self, room: str) -> None:
+        """Unsubscribe this node from ``room`` if nobody here is in it, or about to be."""
+        if room not in self._hub.rooms and room not in self._hub.personal and room not in self._joining:
+            await self._broker.unsubscribe((room,))
+
+    def enter_personal(self, client: Client) -> None:
+        """Put the client into its user's own room, which was subscribed for it."""
+        room = client.personal_room
+        self._arrived(room)
+        self._hub.join_personal(room, client)
+
+    async def join(self, client: Client, request: Request) -> None:
+        """Let the client into the room, answer ``joined_room``, replay what it missed, and announce the user.
+
+        Joining a room once more only answers, and replays if asked to.
+        """
+        room = request.room
+        if room is None:
+            raise protocol.bad_room(None)
+        resume, since = _since(request.data)
+        await self._check(client, room)
+        newly = not self._hub.has(room, client)
+        if newly and len(client.rooms) >= self._most_rooms:
+            raise Refused(
+                "too_many_rooms", f"This connection is in {self._most_rooms} rooms, the most allowed; leave one."
+            )
+        await self.subscribe(room)
+        data: dict[str, Any] = {"message": f"Joined room {room}"}
+        missed: bytes = b""
+        if resume:
+            history = await self._broker.history(room, since or "")
+            data |= {"recovered": history.recovered, "last_id": history.last_id}
+            missed = b"".join(frames.text(protocol.with_id(event.payload, event.id)) for event in history.events)
+        # From here to the member's being in the hub nothing may wait: the history and the listener are in step now, so
+        # whatever comes later comes live, and nothing comes twice.
+        if client.end is not None:
+            await self.unsubscribe(room)
+            return
+        self._arrived(room)
+        self._hub.join(room, client)
+        client.tell(protocol.reply("joined_room", data, room=room, id=request.id))
+        if missed:
+            self._hub.send(client, missed)
+        if newly:
+            client.rooms.append(room)
+            await self._enter(client, room)
+
+    async def _check(self, client: Client, room: str) -> None:
+        """Raise ``Forbidden`` unless the rule of the room's type lets the client in."""
+        kind = self._gateway.registry.room(room)
+        if kind.type == "user":
+            raise Forbidden(room)
+        identity = client.identity
+        if kind.rule is not None:
+            context = Context(self._gateway, client, room)
+            allowed = await kind.rule(context, room[room.index(":") + 1 :])
+        else:
+            decided = self._gateway.policy.decide(identity, room)
+            allowed = decided if decided is not None else await self._gateway.policy.allows(identity, room)
+        if allowed is not True:
+            raise Forbidden(room)
+
+    async def _enter(self, client: Client, room: str) -> None:
+        identity = client.identity
+        change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
+        if change.edge and change.users <= self._announce_max:
+            await self._announce(UserJoined, room, client)
+
+    async def _announce(self, event: type[UserJoined] | type[UserLeft], room: str, client: Client) -> None:
+        identity = client.identity
+        data = {"username": identity.username, "user_id": identity.user_id}
+        await self._gateway.publish_core(event, room, data, identity.username)
+
+    async def leave(self, client: Client, request: Request) -> None:
+        """Take the client out of the room and answer ``left_room``; leaving where one is not is no error."""
+        if request.room is None:
+            raise protocol.bad_room(None)
+        _nothing_in(request.data)
+        await self.take_out(client, request.room, f"Left room {request.room}", request.id)
+
+    async def take_out(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
+        """Take the client out of the room, tell it so with ``message``, and announce the user's going to the rest."""
+        client.tell(protocol.reply("left_room", {"message": message}, room=room, id=id))
+        if room in client.rooms:
+            client.rooms.remove(room)
+            await self._go(client, room)
+
+    async def depart(self, client: Client) -> None:
+        """Take a client whose connection ended out of all its rooms, and give its lease back."""
+        rooms, client.rooms = client.rooms, []
+        for room in rooms:
+            await self._go(client, room)
+        if self._hub.leave_personal(client.personal_room, client):
+            await self._unsubscribe(client.personal_room)
+        await self._broker.release(client.identity.user_id, client.id)
+
+    async def _go(self, client: Client, room: str) -> None:
+        empty = self._hub.leave(room, client)
+        change = await self._broker.leave(room, client.identity.user_id, client.id)
+        if empty:
+            await self._unsubscribe(room)
+        if change.edge and change.users < self._announce_max:
+            await self._announce(UserLeft, room, client)
+
+
+def _since(data: Mapping[str, Any] | None) -> tuple[bool, str | None]:
+    """Return (whether the client wants to know where it stands, the id it has seen last) of a join's data."""
+    if not data:
+        return False, None
+    for field in data:
+        if field != "since":
+            raise Refused("invalid_data", f"data.{field}: join_room takes only since.", {field: ["Unknown field."]})
+    since = data["since"]
+    if since is not None and not isinstance(since, str):
+        message = "give the id of the last event you saw, or null"
+        raise Refused("invalid_data", f"data.since: {message}.", {"since": [f"Not a string; {message}."]})
+    return True, since
+
+
+def _nothing_in(data: Mapping[str, Any] | None) -> None:
+    if data:
+        field = next(iter(data))
+        raise Refused("invalid_data", f"data.{field}: this message takes no data.", {field: ["Unknown field."]})

@@ -1,0 +1,173 @@
+"""The JSON envelope: parse what a client says, build what it hears. No I/O.
+
+Every builder returns the JSON text as bytes, unframed. Timestamps are RFC 3339 in UTC, to the second; only the welcome
+has microseconds. An event's order is told by its id, not by its time.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from .errors import Refused
+
+#: What a room is called. Names go into broker keys, so nothing else is let through: no glob, no brace, no line end.
+ROOM_PATTERN: Final = r"^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
+_is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
+
+#: The longest ``id`` and ``key`` of a request, in characters.
+MAX_KEY: Final = 128
+
+RequestId = str | int
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A client's message: a ``type``, often a ``room`` and ``data``; ``id`` and ``key`` as the design says."""
+
+    type: str
+    room: str | None = None
+    data: dict[str, Any] | None = None
+    id: RequestId | None = None
+    key: str | None = None
+
+
+_decode: Final = msgspec.json.Decoder(Request).decode
+
+
+def parse(payload: bytes | bytearray) -> Request:
+    """Return the request in ``payload``, its room checked for form; raise ``Refused`` with a sentence on what is wrong.
+
+    Integers are kept exact up to 64 bits, and refused from there on only if they would be sent on (see ``encode``).
+    """
+    try:
+        request = _decode(payload)
+    except msgspec.ValidationError as error:
+        raise _bad_envelope(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("bad_json", f"The frame is not valid JSON: {_uncapped(str(error))}.") from None
+    except RecursionError:
+        raise Refused("bad_json", "The frame is nested too deeply; send flatter JSON.") from None
+    if request.room is not None and not _is_room(request.room):
+        raise bad_room(request.room)
+    if request.key is not None and not 0 < len(request.key) <= MAX_KEY:
+        raise Refused("bad_message", f"key must have 1 to {MAX_KEY} characters.")
+    if request.id.__class__ is str and len(request.id) > MAX_KEY:
+        raise Refused("bad_message", f"id must have at most {MAX_KEY} characters.")
+    return request
+
+
+def _bad_envelope(problem: str) -> Refused:
+    if problem.startswith("Expected `object`, got") and "`$" not in problem:
+        return Refused("bad_json", 'The frame is not a JSON object; send one like {"type":"ping"}.')
+    if "out of range" in problem:
+        return Refused("bad_json", f"The frame has a number that is too large: {_uncapped(problem)}.")
+    return Refused("bad_message", f"The envelope is wrong: {_uncapped(problem)}. It has type, room, data, id and key.")
+
+
+def _uncapped(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].replace("`", "'")
+
+
+def is_room(name: str) -> bool:
+    """Whether ``name`` is of the form of a room (``ROOM_PATTERN``)."""
+    return _is_room(name) is not None
+
+
+def bad_room(name: str | None) -> Refused:
+    """What to say of a room name that is none, or missing."""
+    if name is None:
+        return Refused("bad_room", "room is missing; name one like channel:456.")
+    return Refused(
+        "bad_room",
+        f"room {name[:60]!r} is not of the form entity_type:entity_id, as in channel:456 "
+        "(letters, digits, dot, dash and underscore, at most 128 in the id).",
+    )
+
+
+def request_id(payload: bytes | bytearray) -> RequestId | None:
+    """Find the ``id`` of a request that could not be parsed, so that even its error can be matched."""
+    try:
+        document = orjson.loads(payload)
+    except ValueError:
+        return None
+    id = document.get("id") if isinstance(document, dict) else None
+    return id if (isinstance(id, str) and len(id) <= MAX_KEY) or type(id) is int else None
+
+
+_second = 0
+_timestamp = ""
+
+
+def timestamp() -> str:
+    """Return the time now as in ``2025-11-13T12:00:00Z``; made once a second."""
+    global _second, _timestamp
+    now = int(time.time())
+    if now != _second:
+        _timestamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        _second = now
+    return _timestamp
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Return ``document`` as JSON; raise ``Refused`` if it holds what JSON, or JavaScript, cannot."""
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:
+        raise Refused("invalid_data", f"data cannot be sent as JSON: {_uncapped(str(error))}.") from None
+
+
+def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
+    """Build an event, as yet without its id: ``room`` and ``sender`` are left out where they are None."""
+    if room is not None and sender is not None:
+        return encode({"type": type, "room": room, "data": data, "sender": sender, "timestamp": timestamp()})
+    document: dict[str, Any] = {"type": type}
+    if room is not None:
+        document["room"] = room
+    document["data"] = data
+    if sender is not None:
+        document["sender"] = sender
+    document["timestamp"] = timestamp()
+    return encode(document)
+
+
+def with_id(payload: bytes, id: str) -> bytes:
+    """Put the ``id``, which only the broker can give, at the end of an event's JSON object."""
+    return b'%b,"id":"%b"}' % (payload[:-1], id.encode())
+
+
+def connected(user_id: int | str, username: str) -> bytes:
+    """Build the welcome."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    data = {"message": "Connected successfully", "user_id": user_id, "username": username}
+    return orjson.dumps({"type": "connected", "data": data, "timestamp": now})
+
+
+def reply(type: str, data: Mapping[str, Any], *, room: str | None = None, id: RequestId | None = None) -> bytes:
+    """Build the answer to a request; ``room`` and the request's ``id`` are left out where they are None."""
+    document: dict[str, Any] = {"type": type}
+    if id is not None:
+        document["id"] = id
+    if room is not None:
+        document["room"] = room
+    document["data"] = data
+    document["timestamp"] = timestamp()
+    return encode(document)
+
+
+def pong(id: RequestId | None = None) -> bytes:
+    """Build the answer to a ping."""
+    return reply("pong", {"timestamp": timestamp()}, id=id)
+
+
+def error(refused: Refused, *, room: str | None = None, id: RequestId | None = None) -> bytes:
+    """Build the ``error`` frame that tells a client what was refused and why."""
+    data: dict[str, Any] = {"error": refused.message, "code": refused.code}
+    if refused.fields:
+        data["fields"] = refused.fields
+    return reply("error", data, room=room, id=id)

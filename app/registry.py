@@ -1,0 +1,118 @@
+"""From entry points to who owns which type. What cannot be loaded, or claims what is taken, stops the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, NamedTuple
+
+from marshmallow import Schema
+
+from .core import COMMANDS, FRAMES, core
+from .errors import PluginError, Refused
+from .plugin import Command, EventType, Plugin, RoomType
+
+#: The entry point group in which packages offer their plugins.
+GROUP: Final = "roomcast.plugins"
+
+
+class Loaded(NamedTuple):
+    """A plugin and where it came from: the distribution with its version, and the entry point."""
+
+    plugin: Plugin
+    distribution: str
+    entry_point: str
+
+    @property
+    def source(self) -> str:
+        """The origin as error messages name it."""
+        return f"package {self.distribution!r}, entry point {self.entry_point!r}"
+
+
+class Registry:
+    """All that the loaded plugins declare, by type. Two owners of one type, or of one plugin name, are an error."""
+
+    def __init__(self, loaded: Iterable[Loaded] = ()) -> None:
+        self.plugins: dict[str, Loaded] = {}
+        self.commands: dict[str, Command] = {}
+        self.events: dict[str, EventType] = {}
+        self.rooms: dict[str, RoomType] = {}
+        self._events_by_schema: dict[type[Schema], EventType] = {}
+        self._owners: dict[tuple[str, str], Loaded] = {}
+        origin = Loaded(core, "roomcast", "core")
+        for type in COMMANDS:
+            self._owners["command", type] = origin
+        for type in FRAMES:
+            self._owners["event", type] = origin
+        for item in (origin, *loaded):
+            self._add(item)
+
+    def _add(self, item: Loaded) -> None:
+        plugin = item.plugin
+        if plugin.name in self.plugins:
+            raise PluginError(_conflict("the plugin name", plugin.name, self.plugins[plugin.name], item))
+        self.plugins[plugin.name] = item
+        for kind, declared in (("command", plugin.commands), ("event", plugin.events), ("room type", plugin.rooms)):
+            for type in declared:
+                owner = self._owners.setdefault((kind, type), item)
+                if owner is not item:
+                    raise PluginError(_conflict(kind, type, owner, item))
+        self.commands.update(plugin.commands)
+        self.events.update(plugin.events)
+        self.rooms.update(plugin.rooms)
+        for event in plugin.events.values():
+            self._events_by_schema[event.validator.schema.__class__] = event
+
+    def owner(self, kind: str, type: str) -> str:
+        """The name of the plugin that declares ``type``; ``kind`` is ``command``, ``event`` or ``room type``."""
+        return self._owners[kind, type].plugin.name
+
+    def event(self, event: str | type[Schema]) -> EventType:
+        """Return the event type of that name or declared with that schema; raise ``Refused`` if there is none."""
+        found = self.events.get(event) if isinstance(event, str) else self._events_by_schema.get(event)
+        if found is None:
+            name = event if isinstance(event, str) else event.__name__
+            raise Refused("unknown_type", f"No plugin declares an event {name[:60]!r}; `roomcast plugins` lists them.")
+        return found
+
+    def room(self, room: str) -> RoomType:
+        """Return the type of ``room``, whose form was checked; raise ``Refused`` if no plugin declares it."""
+        found = self.rooms.get(room[: room.index(":")])
+        if found is None:
+            types = ", ".join(sorted(self.rooms))
+            raise Refused("unknown_room_type", f"No plugin declares rooms like {room!r}; there are: {types}.")
+        return found
+
+    def __iter__(self) -> Iterator[Loaded]:
+        return iter(self.plugins.values())
+
+
+def _conflict(kind: str, type: str, first: Loaded, second: Loaded) -> str:
+    return (
+        f"{kind} {type!r} is declared twice: by plugin {first.plugin.name!r} ({first.source}) and by plugin "
+        f"{second.plugin.name!r} ({second.source}). Rename one, or uninstall its package."
+    )
+
+
+def load(points: Iterable[EntryPoint] | None = None) -> Registry:
+    """Import every plugin that installed packages offer, or just ``points``; a ``PluginError`` names the culprit."""
+    found = entry_points(group=GROUP) if points is None else points
+    return Registry(_import(point) for point in sorted(found, key=_built_in_first))
+
+
+def _built_in_first(point: EntryPoint) -> tuple[bool, str]:
+    return (not point.value.startswith("roomcast."), point.name)
+
+
+def _import(point: EntryPoint) -> Loaded:
+    distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+    where = f"plugin from package {distribution!r}, entry point {point.name!r} ({point.value})"
+    try:
+        plugin: Any = point.load()
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}.") from error
+    except Exception as error:
+        raise PluginError(f"{where} could not be imported: {type(error).__name__}: {error}.") from error
+    if not isinstance(plugin, Plugin):
+        raise PluginError(f"{where} is a {type(plugin).__name__}, not a roomcast.Plugin.")
+    return Loaded(plugin, distribution, point.name)

@@ -1,0 +1,1 @@
+"""The HTTP side: routes, the WebSocket handshake, the API for backends, health, metrics, the console."""

@@ -1,0 +1,187 @@
+"""The WebSocket handshake: aiohttp greets, then the transport is taken from it and given to a ``Connection``.
+
+aiohttp would keep a request, its headers, a parser, two tasks and a queue for as long as the connection lives. None of
+it is needed after the 101, so aiohttp is told that the connection was lost, and forgets it without closing it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import logging
+from typing import Any, Final, NamedTuple, NoReturn
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from ..connection import Connection
+from ..errors import (
+    AUTHENTICATION_FAILED,
+    INTERNAL_ERROR,
+    TOO_MANY_CONNECTIONS,
+    AuthenticationFailed,
+    Close,
+    Unavailable,
+)
+from ..gateway import Gateway
+from ..identity import Identity
+from .keys import GATEWAY
+from .origin import is_allowed
+
+log = logging.getLogger("roomcast.handshake")
+
+PATH: Final = "/api/v1/ws/connect"
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+#: The subprotocol whose second entry is the token: what a browser can send besides the URL.
+BEARER: Final = "bearer"
+
+
+class HandedOver(web.StreamResponse):
+    """What the handler returns after the transport has gone: sending it fails, as to a lost client."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Refuse to be sent."""
+        raise ConnectionResetError("the transport was handed over")
+
+
+_HANDED_OVER: Final = HandedOver()
+
+
+class Refusal(Connection):
+    """A connection that was only opened to be told why it is closed."""
+
+    __slots__ = ()
+
+    def on_text(self, payload: bytearray) -> None:
+        """Ignore what a client sends before it has read that it was refused."""
+
+
+class Offer(NamedTuple):
+    """What a client brought: its token or ticket, and the subprotocol to confirm, if it used that."""
+
+    token: str | None
+    ticket: str | None
+    subprotocol: str | None
+
+
+async def connect(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/v1/ws/connect``: 101 to all who speak WebSocket, then welcome or close."""
+    gateway = request.app[GATEWAY]
+    if not is_allowed(request, gateway.settings.allowed_origins):
+        log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
+        raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
+    accept = _accept(request)
+    offer = _offer(request)
+    remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
+    try:
+        identity = await identify(gateway, offer)
+        client = await gateway.admit(identity, remote)
+    except AuthenticationFailed as failed:
+        log.info("refused a connection from %s: %s", remote, failed)
+        return _refuse(request, gateway, accept, offer, AUTHENTICATION_FAILED)
+    except Exception as error:
+        log.error("a handshake from %s failed", remote, exc_info=not isinstance(error, Unavailable))
+        return _refuse(request, gateway, accept, offer, INTERNAL_ERROR)
+    if client is None:
+        log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
+        return _refuse(request, gateway, accept, offer, TOO_MANY_CONNECTIONS)
+    if request.transport is None:  # it went away meanwhile
+        await gateway.release(client)
+        return _HANDED_OVER
+    _hand_over(request, accept, offer, client)
+    return _HANDED_OVER
+
+
+def _accept(request: web.Request) -> bytes:
+    """Return Sec-WebSocket-Accept (RFC 6455 section 4.2.2), or raise what answers a request that is no handshake."""
+    headers = request.headers
+    if headers.get("Upgrade", "").lower() != "websocket" or not request._message.upgrade:
+        _no_handshake(426, "Connect with a WebSocket client, such as wscat.", Upgrade="websocket", Connection="Upgrade")
+    if headers.get("Sec-WebSocket-Version") != "13":
+        _no_handshake(426, "Only version 13 of WebSocket is spoken here.", Sec_WebSocket_Version="13")
+    key = headers.get("Sec-WebSocket-Key", "")
+    try:
+        valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        valid = False
+    if not valid:
+        _no_handshake(400, "Sec-WebSocket-Key must be 16 bytes in base64.")
+    # SHA-1 is what the RFC prescribes, and guards nothing.
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+
+
+def _no_handshake(status: int, text: str, **headers: str) -> NoReturn:
+    error: type[web.HTTPException] = web.HTTPUpgradeRequired if status == 426 else web.HTTPBadRequest
+    raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def _offer(request: web.Request) -> Offer:
+    """Find the token: in the URL, in an Authorization header, or in the subprotocol pair ``bearer, <token>``."""
+    query = request.rel_url.query
+    token, ticket, subprotocol = query.get("token"), query.get("ticket"), None
+    if token is None and ticket is None:
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            token = credentials.strip()
+    protocols = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    if protocols[0] == BEARER and len(protocols) == 2:
+        subprotocol = BEARER
+        if token is None and ticket is None:
+            token = protocols[1]
+    return Offer(token, ticket, subprotocol)
+
+
+async def identify(gateway: Gateway, offer: Offer) -> Identity:
+    """Return who brought ``offer``; raise ``AuthenticationFailed``."""
+    token = offer.token
+    if offer.ticket is not None:
+        kept = await gateway.broker.take(f"ticket/{offer.ticket[:128]}")
+        if kept is None:
+            raise AuthenticationFailed("the ticket is unknown, used or too old")
+        token = json.loads(kept)
+    if not token:
+        raise AuthenticationFailed("no token was given")
+    return gateway.authenticator.verify(token)
+
+
+def remote_address(request: web.BaseRequest, *, trust_proxy: bool) -> str:
+    """Return where the client connects from; behind a trusted proxy, what that one says (the last X-Forwarded-For)."""
+    if trust_proxy and (forwarded := request.headers.get("X-Forwarded-For")):
+        return forwarded.rpartition(",")[2].strip()[:64]
+    return request.remote or "unix"
+
+
+def _refuse(request: web.Request, gateway: Gateway, accept: bytes, offer: Offer, close: Close) -> web.StreamResponse:
+    """Complete the upgrade, then close with the reason: a browser shows a refused upgrade only as 1006."""
+    gateway.ends[str(close.code)] += 1
+    if request.transport is not None:
+        refusal = Refusal(gateway.hub, gateway.sweep)
+        _hand_over(request, accept, offer, refusal)
+        refusal.close(close)
+    return _HANDED_OVER
+
+
+def _hand_over(request: web.Request, accept: bytes, offer: Offer, connection: Connection) -> None:
+    """Answer 101 and give the transport to ``connection``, with what the client has sent early.
+
+    This leans on three things of aiohttp's ``RequestHandler``: that bytes after an upgrade request wait in
+    ``_message_tail``, that ``connection_lost`` closes only its own ``transport``, and that a paused transport is
+    resumed by nobody else. ``tests/test_handshake.py`` fails if one of them changes.
+    """
+    protocol: Any = request.protocol
+    transport: asyncio.Transport = protocol.transport
+    subprotocol = b"" if offer.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % offer.subprotocol.encode()
+    transport.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, subprotocol)
+    )
+    early: bytes = protocol._message_tail
+    protocol._message_tail = b""
+    protocol.transport = None
+    protocol.connection_lost(None)
+    if not transport.is_reading():
+        transport.resume_reading()
+    connection.take_over(transport, early)

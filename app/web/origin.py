@@ -1,0 +1,21 @@
+"""Which pages may connect: ``ALLOWED_ORIGINS``. A program sends no Origin header and is let through."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+
+def is_allowed(request: web.BaseRequest, allowed: tuple[str, ...]) -> bool:
+    """Whether the page that made ``request`` may; with nothing in ``allowed``, pages of the same host may.
+
+    Browsers send Origin with every WebSocket handshake (RFC 6455 section 10.2). Behind a proxy the host is the one in
+    the Host header, which the proxy has to pass on.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or "*" in allowed:
+        return True
+    if not allowed:
+        return urlsplit(origin).netloc.lower() == request.host.lower()
+    return origin.lower() in allowed

@@ -1,0 +1,12 @@
+"""Every route, in one place."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from . import handshake
+
+
+def add(app: web.Application) -> None:
+    """Give ``app`` all routes."""
+    app.router.add_get(handshake.PATH, handshake.connect)

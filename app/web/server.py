@@ -1,0 +1,116 @@
+"""Listens, and stops: TCP, TLS or a Unix socket; a deadline for half-sent requests; drain on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from ..gateway import Gateway
+from . import routes
+from .keys import DEV, GATEWAY
+
+log = logging.getLogger("roomcast")
+
+
+class Address(NamedTuple):
+    """Where to listen: ``host`` and ``port``, or ``unix_socket``; with ``tls`` if it is given."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    unix_socket: Path | None = None
+    tls: ssl.SSLContext | None = None
+
+
+class Server:
+    """A gateway behind HTTP. ``start`` listens; ``stop`` drains, closes and stops."""
+
+    #: How many connections the kernel holds that were not accepted yet: enough for a crowd that comes back at once.
+    BACKLOG: Final = 4096
+
+    def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False) -> None:
+        self.gateway: Final = gateway
+        self.address: Final = address
+        self._dev = dev
+        self._runner: web.AppRunner | None = None
+        self._site: web.BaseSite | None = None
+        self._deadlines: asyncio.Task[None] | None = None
+        self._first_seen: dict[RequestHandler, float] = {}
+
+    async def start(self) -> None:
+        """Start the gateway and listen. The port is bound last, so that nobody is let in before all is there."""
+        await self.gateway.start()
+        try:
+            await self._listen()
+        except BaseException:
+            await self.gateway.close()
+            raise
+
+    async def _listen(self) -> None:
+        app = web.Application(client_max_size=1024 * 1024)
+        app[GATEWAY] = self.gateway
+        app[DEV] = self._dev
+        routes.add(app)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, keepalive_timeout=30, shutdown_timeout=1
+        )
+        await self._runner.setup()
+        address = self.address
+        if address.unix_socket is not None:
+            self._site = web.UnixSite(self._runner, address.unix_socket, backlog=self.BACKLOG)
+        else:
+            self._site = web.TCPSite(
+                self._runner, address.host, address.port, ssl_context=address.tls, backlog=self.BACKLOG
+            )
+        await self._site.start()
+        self._deadlines = asyncio.create_task(self._drop_half_sent())
+
+    @property
+    def port(self) -> int:
+        """The port that was bound, when port 0 asked for any."""
+        assert self._runner is not None
+        bound: tuple[str, int] = self._runner.addresses[0]
+        return bound[1]
+
+    async def _drop_half_sent(self) -> None:
+        """Close who has not sent a whole request after ``HANDSHAKE_TIMEOUT``; aiohttp has no such limit."""
+        timeout = self.gateway.settings.handshake_timeout
+        while True:
+            await asyncio.sleep(min(1.0, timeout / 4))
+            assert self._runner is not None and self._runner.server is not None
+            now = time.monotonic()
+            seen, self._first_seen = self._first_seen, {}
+            for handler in self._runner.server.connections:
+                if handler._request_count == 0:
+                    since = self._first_seen[handler] = seen.get(handler, now)
+                    if now - since >= timeout:
+                        log.info("dropped a connection that sent no whole request in %g s", timeout)
+                        handler.force_close()
+
+    async def stop(self) -> None:
+        """Stop listening, drain the connections, and close everything."""
+        if self._site is not None:
+            await self._site.stop()
+        await self.gateway.drain()
+        if self._deadlines is not None:
+            self._deadlines.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.gateway.close()
+
+
+async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
+    """Run ``server`` until the event is set; ``ready`` is called once it listens."""
+    await server.start()
+    try:
+        ready(server)
+        await until.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,113 @@
+"""Chat: messages in rooms, which their authors may edit and delete while the history keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from roomcast import Context, Plugin, Refused
+
+chat = Plugin("chat", "Messages in channels")
+
+chat.room("channel", description="Chat messages in a channel")
+
+_CONTENT = validate.Length(min=1, max=10_000)
+
+
+@chat.event("message")
+class Message(Schema):
+    """New message in room."""
+
+    content = fields.String(required=True, validate=_CONTENT)
+    username = fields.String(required=True)
+    user_id = fields.Raw(required=True)
+    metadata = fields.Dict(load_default=dict)
+
+
+@chat.event("message.edited")
+class Edited(Schema):
+    """Message edited."""
+
+    message_id = fields.String(required=True)
+    content = fields.String(required=True, validate=_CONTENT)
+    username = fields.String(required=True)
+    user_id = fields.Raw(required=True)
+    metadata = fields.Dict(load_default=dict)
+
+
+@chat.event("message.deleted")
+class Deleted(Schema):
+    """Message deleted."""
+
+    message_id = fields.String(required=True)
+    username = fields.String(required=True)
+    user_id = fields.Raw(required=True)
+
+
+class SendMessage(Schema):
+    """What to say."""
+
+    content = fields.String(required=True, validate=_CONTENT)
+    metadata = fields.Dict()
+
+
+class EditMessage(Schema):
+    """Which message, by its id, and what it shall say."""
+
+    message_id = fields.String(required=True)
+    content = fields.String(required=True, validate=_CONTENT)
+    metadata = fields.Dict()
+
+
+class DeleteMessage(Schema):
+    """Which message, by its id."""
+
+    message_id = fields.String(required=True)
+
+
+@chat.command("send_message", SendMessage, reply="sent")
+async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+    """Say something to everyone in the room."""
+    ctx.joined()
+    said = {
+        "content": data["content"],
+        "username": ctx.username,
+        "user_id": ctx.user_id,
+        "metadata": data.get("metadata") or {},
+    }
+    return {"event_id": await ctx.publish(Message, said)}
+
+
+@chat.command("edit_message", EditMessage, reply="sent")
+async def edit_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+    """Change what one's own message says."""
+    metadata = await _own_message(ctx, data["message_id"])
+    changed = {"message_id": data["message_id"], "content": data["content"], "username": ctx.username}
+    changed |= {"user_id": ctx.user_id, "metadata": data.get("metadata", metadata)}
+    return {"event_id": await ctx.publish(Edited, changed)}
+
+
+@chat.command("delete_message", DeleteMessage, reply="sent")
+async def delete_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+    """Take back one's own message."""
+    await _own_message(ctx, data["message_id"])
+    gone = {"message_id": data["message_id"], "username": ctx.username, "user_id": ctx.user_id}
+    return {"event_id": await ctx.publish(Deleted, gone)}
+
+
+async def _own_message(ctx: Context, message_id: str) -> dict[str, Any]:
+    """Return the metadata, as it stands now, of a message that is the user's own and not deleted."""
+    events = await ctx.since(message_id)
+    if not events or events[0]["type"] != "message":
+        raise Refused("not_found", f"There is no message {message_id[:60]!r} in the history of {ctx.room}.")
+    if events[0]["data"]["user_id"] != ctx.user_id:
+        raise Refused("not_author", "Only the author of a message may change or delete it.")
+    metadata: dict[str, Any] = events[0]["data"]["metadata"]
+    for event in events[1:]:
+        if event["data"].get("message_id") == message_id:
+            if event["type"] == "message.deleted":
+                raise Refused("not_found", f"The message {message_id[:60]!r} was deleted.")
+            if event["type"] == "message.edited":
+                metadata = event["data"]["metadata"]
+    return metadata
