@@ -78,7 +78,7 @@ class RedactingFilter(logging.Filter):
         for name in record.__dict__.keys() - _STANDARD:
             value = record.__dict__[name]
             if not isinstance(value, bool | int | float | None):
-                record.__dict__[name] = redact(str(value))
+                record.__dict__[name] = redact(_text(value))
         return True
 
 
@@ -114,7 +114,14 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception:
-        return f"{record.msg} (with arguments that do not fit it)"
+        return f"{_text(record.msg)} (with arguments that do not fit it)"
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose str() raised {type(error).__name__}>"
 
 
 def _blocks(record: logging.LogRecord) -> dict[str, str]:
