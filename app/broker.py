@@ -267,15 +267,15 @@ class _Log:
     def offset_of(self, since: str) -> int | None:
         """Return the offset in ``since`` if that is, letter for letter, an id this room has given; else None."""
         digits = since[len(self.prefix) :]
-        # The length first: int() raises above 4300 digits. And ASCII: it reads the digits of every script.
-        if not since.startswith(self.prefix) or len(digits) > 18 or not (digits.isascii() and digits.isdecimal()):
+        # The length first: int() raises above 4300 digits.
+        if not since.startswith(self.prefix) or len(digits) > 18 or not digits.isdecimal():
             return None
         offset = int(digits)
         return offset if offset <= self.top and str(offset) == digits else None
 
-    def after(self, offset: int) -> list[Event]:
-        """The kept events after ``offset``, oldest first."""
-        kept = self.payloads[max(0, len(self.payloads) - (self.top - offset)) :] if offset < self.top else []
+    def newest(self, count: int) -> list[Event]:
+        """The newest ``count`` events, oldest first; there must be so many."""
+        kept = self.payloads[len(self.payloads) - count :]
         prefix = self.prefix
         return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(kept, self.top - len(kept) + 1)]
 
@@ -435,11 +435,11 @@ class MemoryBroker(Broker):
         reach = len(log.payloads) if limit is None else min(limit, len(log.payloads))
         last_id = f"{log.prefix}{log.top}"
         if since is None:
-            return History(log.after(log.top - reach), True, last_id)
+            return History(log.newest(reach), True, last_id)
         offset = log.offset_of(since)
         if offset is None or offset < log.top - reach:
             return History((), False, last_id)
-        return History(log.after(offset), True, last_id)
+        return History(log.newest(log.top - offset), True, last_id)
 
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
         """See ``Broker``."""

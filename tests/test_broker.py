@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -195,18 +196,32 @@ async def test_dropped_payloads_are_let_go() -> None:
 
 async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker) -> None:
     """Expired payloads, idempotency keys, claims and kept values are freed by a sweep, with nobody asking for them."""
-    things = [bytes(1000), "".join(["the ", "key"]), "".join(["the ", "claim"]), bytes(1001)]
-    before = [holders(thing) for thing in things]
-    payload, key, claim, value = things
-    await broker.publish(ROOM, payload, key)  # type: ignore[arg-type]
-    await broker.claim(claim)  # type: ignore[arg-type]
-    await broker.put("k", value, KEY_TTL)  # type: ignore[arg-type]
+    payload, value = bytes(1000), bytes(1001)
+    key, claim = "".join(["the ", "key"]), "".join(["the ", "claim"])
+    before = [holders(thing) for thing in (payload, value, key, claim)]
+    await broker.publish(ROOM, payload, key)
     await broker.subscribe([ROOM])
-    del payload, key, claim, value
-    assert all(holders(thing) > count for thing, count in zip(things, before, strict=True))
+    await broker.put("k", value, KEY_TTL)
+    await broker.claim(claim)
+    between = [holders(thing) for thing in (payload, value, key, claim)]
+    assert all(map(operator.gt, between, before))
     await house.pass_time(KEY_TTL + 1)
     await broker.sweep()
-    assert [holders(thing) for thing in things] == before
+    assert [holders(thing) for thing in (payload, value, key, claim)] == before
+
+
+async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
+    """A closed broker that is still referred to keeps nothing of what it was given."""
+    payload, value, name = bytes(1000), bytes(1001), "".join(["the ", "name"])
+    before = [holders(thing) for thing in (payload, value, name)]
+    await broker.publish(ROOM, payload, name)
+    await broker.put(name, value, 60)
+    await broker.claim(name)
+    await broker.subscribe([name])
+    await broker.admit(name, 1, 1)
+    await broker.enter(ROOM, name, name, 1)
+    await broker.close()
+    assert [holders(thing) for thing in (payload, value, name)] == before
 
 
 async def test_a_sweep_of_many_lets_others_run() -> None:
