@@ -1,12 +1,12 @@
 """Schemas made ready: one marshmallow Schema class, turned into quick checks of the data of a command or an event.
 
-marshmallow decides what is valid, converts, and words every complaint. It takes 9 to 16 µs to load a small object,
+marshmallow decides what is valid, converts, and words every complaint. It takes 7 to 16 µs to load a small object,
 though, and a whole command has 10 µs. So for a schema of plainly understood parts a checker is generated that knows
 only the data that marshmallow would return as it is; everything else goes to marshmallow. A schema with a hook, an
 overridden method, or a field or validator that is not listed here goes to marshmallow always.
 
-Measured, ``load`` of ``{"content": str, "metadata": dict}`` with Length validators: marshmallow 6.7 µs, a closure for
-each field 0.44 µs, the generated function 0.30 µs.
+Measured side by side, medians of 40 rounds, ``load`` of ``{"content": str, "metadata": dict}`` with Length validators:
+marshmallow 7.7 µs, a closure for each field 0.54 µs, the generated function 0.40 µs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Validator:
     what is wrong with the data as a whole has the path ``""``. Neither returns or changes the dict it was given.
     """
 
-    # Attributes, not methods: the generated function is called without a step in between (0.06 µs of 0.36).
+    # Attributes, not methods: the generated function is called without a step in between (0.05 µs of 0.45).
     __slots__ = ("event", "load", "schema")
 
     schema: Schema
