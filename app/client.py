@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from . import frames
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
     from .gateway import Gateway
 
 
+@lru_cache(maxsize=1024)
+def _shared(remote: str) -> str:
+    """Return one string for all clients of an address: behind a proxy or a NAT they are many."""
+    return remote
+
+
 class Client(Connection):
     """One connection of a user. The gateway makes it, and hears of every message through it.
 
-    ``id`` is its number on this node, ``remote`` the address it came from, for the log. ``rooms`` are those it joined.
+    ``id`` is its number on this node, ``remote`` the address it came from, for the log, ``opened`` the loop time, by
+    the sweep's clock, at which it came. ``rooms`` are those it joined.
     ``allowance`` and ``excess`` are the flood limit's: loop time up to which the rate is used up, messages over it.
     ``waiting`` holds what came while a command of this client was under way; None when none is.
     """
@@ -30,9 +38,9 @@ class Client(Connection):
         self.gateway = gateway
         self.id = id
         self.identity = identity
-        self.remote = remote
-        self.opened = time.time()
-        self.rooms: list[str] = []
+        self.remote = _shared(remote)
+        self.opened = self.seen
+        self.rooms: tuple[str, ...] = ()  # most join one or two, and a tuple is half a list
         self.waiting: deque[Request] | None = None
         self.gone = False
         self.allowance = 0.0

@@ -50,6 +50,8 @@ class Sweep:
         while True:
             await asyncio.sleep(period)
             self.now = self._loop.time()
+            # After a stall of the loop or the machine, what the peers have sent meanwhile is read before they are judged.
+            await asyncio.sleep(0)
             everyone = list(self.connections)
             for start in range(0, len(everyone), self.CHUNK):
                 for connection in everyone[start : start + self.CHUNK]:
@@ -100,9 +102,10 @@ class Connection(asyncio.Protocol):
 
     # What the transport says.
 
-    def take_over(self, transport: asyncio.Transport, early: bytes = b"") -> None:
-        """Become the protocol of ``transport``, whose peer has been answered 101; ``early`` is what it sent already.
+    def take_over(self, transport: asyncio.Transport, answer: bytes, early: bytes = b"") -> None:
+        """Become the protocol of ``transport``, whose peer is sent ``answer`` first, the 101 with its headers.
 
+        ``early`` is what the peer has sent already. The answer leaves together with the greeting, in one write.
         The write limit of 0 has two effects that the hub counts on: a write is tried at once, and ``pause_writing``
         comes as soon as the kernel takes no more.
         """
@@ -110,6 +113,7 @@ class Connection(asyncio.Protocol):
         transport.set_protocol(self)
         self.sweep.connections[self] = None
         self._transport = transport
+        self.hub.send(self, answer)
         self.on_open()
         if early:
             self.data_received(early)
@@ -117,13 +121,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read what came; a fault of the peer closes the connection with its code."""
         sweep = self.sweep
-        self.seen = sweep.now
         try:
-            if self._reader is None and self.end is None:
-                payload = frames.single_text(data, sweep.max_message)
-                if payload is not None:
-                    self.on_text(payload)
-                    return
+            if self.end is None:
+                self.seen = sweep.now
+                if self._reader is None:
+                    payload = frames.single_text(data, sweep.max_message)
+                    if payload is not None:
+                        self.on_text(payload)
+                        return
             self._read(data)
         except ProtocolViolation as violation:
             self._fail(violation.close)
@@ -224,6 +229,7 @@ class Connection(asyncio.Protocol):
         pending, self.pending = self.pending, None
         if self._transport is None:
             return
+        self.resume_reading()  # or the peer's answer would not be heard
         if pending is not None:
             frame = b"".join([pending, frame] if isinstance(pending, bytes) else [*pending, frame])
         self._transport.write(frame)
@@ -243,13 +249,17 @@ class Connection(asyncio.Protocol):
             if silence > CLOSE_TIMEOUT:
                 self.abort(self.end)
         elif silence >= self.sweep.interval:
-            if silence >= 2 * self.sweep.interval:
-                self.abort(SILENT)
-            elif not self._pinged:
+            if not self._pinged:
                 self._pinged = True
                 self.hub.send(self, frames.ping())
+            elif silence >= 2 * self.sweep.interval and self._is_heard():
+                self.abort(SILENT)
         else:
             self._pinged = False
+
+    def _is_heard(self) -> bool:
+        """Whether the peer's silence is its own, and not ours who do not read what it says."""
+        return self._transport is None or self._transport.is_reading()
 
     def pause_reading(self) -> None:
         """Read no more for now: the peer is ahead of what can be done for it."""

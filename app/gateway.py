@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -47,6 +46,9 @@ connections_log = logging.getLogger("roomcast.connections")
 MAX_WAITING: Final = 64
 #: A client may run this many seconds' worth of its rate ahead, and as much again over it before it is closed.
 BURST_SECONDS: Final = 5
+
+#: How the payloads of user_joined and user_left begin.
+_PRESENCE: Final = b'{"type":"user_'
 
 CoreCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
 
@@ -193,19 +195,20 @@ class Gateway:
         assert end is not None
         self.ends[str(end.code)] += 1
         identity = client.identity
+        seconds = self._loop.time() - client.opened
         connections_log.info(
             "connection ended: user %s (%s) from %s after %.1f s: %s %s",
             identity.user_id,
             identity.username,
             client.remote,
-            time.time() - client.opened,
+            seconds,
             end.code,
             end.reason,
             extra={
                 "user_id": identity.user_id,
                 "username": identity.username,
                 "remote": client.remote,
-                "seconds": round(time.time() - client.opened, 3),
+                "seconds": round(seconds, 1),
                 "code": end.code,
                 "reason": end.reason,
             },
@@ -294,7 +297,7 @@ class Gateway:
         answer: bytes | None = None
         try:
             result = await command.handler(context, data)
-            answer = orjson.dumps(result or {})
+            answer = protocol.encode(result or {})
         finally:
             await self.broker.settle(key, answer)
         return result
@@ -414,8 +417,12 @@ class Gateway:
         return self.settings.room_access == "open" or identity.allows(room)
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """Deliver an event of the broker to the room's members here."""
-        self.hub.deliver(room, frames.text(protocol.with_id(payload, id)))
+        """Deliver an event of the broker to the room's members here; who came and went may wait a moment in a crowd."""
+        frame = frames.text(protocol.with_id(payload, id))
+        if payload.startswith(_PRESENCE):
+            self.hub.deliver_later(room, frame)
+        else:
+            self.hub.deliver(room, frame)
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Tell the members that events were lost for good, and where the room stands now."""

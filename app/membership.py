@@ -107,7 +107,7 @@ class Membership:
         if missed:
             self._hub.send(client, missed)
         if newly:
-            client.rooms.append(room)
+            client.rooms = (*client.rooms, room)
             await self._enter(client, room)
 
     async def _check(self, client: Client, room: str) -> None:
@@ -145,22 +145,23 @@ class Membership:
 
     async def take_out(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
         """Take the client out of the room, tell it so with ``message``, and announce the user's going to the rest."""
+        empty = self._hub.leave(room, client)
         client.tell(protocol.reply("left_room", {"message": message}, room=room, id=id))
         if room in client.rooms:
-            client.rooms.remove(room)
-            await self._go(client, room)
+            client.rooms = tuple(one for one in client.rooms if one != room)
+            await self._gone(client, room, empty)
 
     async def depart(self, client: Client) -> None:
         """Take a client whose connection ended out of all its rooms, and give its lease back."""
-        rooms, client.rooms = client.rooms, []
+        rooms, client.rooms = client.rooms, ()
         for room in rooms:
-            await self._go(client, room)
+            await self._gone(client, room, self._hub.leave(room, client))
         if self._hub.leave_personal(client.personal_room, client):
             await self._unsubscribe(client.personal_room)
         await self._broker.release(client.identity.user_id, client.id)
 
-    async def _go(self, client: Client, room: str) -> None:
-        empty = self._hub.leave(room, client)
+    async def _gone(self, client: Client, room: str, empty: bool) -> None:
+        """The client is out of the hub's room, which is ``empty`` now or not; tell the broker and the others."""
         change = await self._broker.leave(room, client.identity.user_id, client.id)
         if empty:
             await self._unsubscribe(room)

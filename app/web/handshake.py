@@ -174,7 +174,7 @@ def _hand_over(request: web.Request, accept: bytes, offer: Offer, connection: Co
     protocol: Any = request.protocol
     transport: asyncio.Transport = protocol.transport
     subprotocol = b"" if offer.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % offer.subprotocol.encode()
-    transport.write(
+    answer = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, subprotocol)
     )
@@ -184,4 +184,4 @@ def _hand_over(request: web.Request, accept: bytes, offer: Offer, connection: Co
     protocol.connection_lost(None)
     if not transport.is_reading():
         transport.resume_reading()
-    connection.take_over(transport, early)
+    connection.take_over(transport, answer, early)

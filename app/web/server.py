@@ -59,7 +59,12 @@ class Server:
         app[DEV] = self._dev
         routes.add(app)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=30, shutdown_timeout=1
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=30,
+            shutdown_timeout=1,
+            tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
         )
         await self._runner.setup()
         address = self.address
