@@ -16,13 +16,12 @@ from typing import Any, Final
 class Suspended:
     """A coroutine that waits: ``task`` is the rest of it."""
 
-    __slots__ = ("_baton", "context", "fresh", "task")
+    __slots__ = ("_baton", "context", "task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.context = contextvars.copy_context()
-        self.fresh = len(self.context)
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+        self.context = context
         self._baton: asyncio.Future[tuple[Coroutine[Any, Any, Any], Any]] = loop.create_future()
-        self.task: asyncio.Task[Any] = loop.create_task(self._rest(), context=self.context)
+        self.task: asyncio.Task[Any] = loop.create_task(self._rest(), context=context)
 
     async def _rest(self) -> Any:
         unfinished, awaited = await self._baton
@@ -53,31 +52,43 @@ class Stepper:
     """Begins coroutines. One task is kept ready; whoever asks for the current task in a first step is given that one.
 
     So ``asyncio.timeout``, ``asyncio.current_task`` and what builds on them work from the first line of a handler. The
-    ready task becomes the rest of the first coroutine that waits, and another is made ready.
+    ready task becomes the rest of the first coroutine that waits, and another is made ready. Each runs in a copy of the
+    context in which the stepper was made.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Final = loop
-        self._ready = Suspended(loop)
+        self._context: Final = contextvars.copy_context()
+        self._ready = Suspended(loop, self._context.copy())
 
     def begin(self, unstarted: Coroutine[Any, Any, Any]) -> Any:
-        """Run ``unstarted`` to its end or first wait; return its result, or ``Suspended``. What it raises is raised."""
+        """Run ``unstarted`` to its end or first wait; return its result, or ``Suspended``. What it raises is raised.
+
+        Called by a coroutine, it returns ``Suspended`` at once: one task cannot begin in the middle of another.
+        """
         ready = self._ready
-        # The documented way to say which task is running, for those who step coroutines themselves ("Extending" in
-        # asyncio's manual).
-        asyncio._enter_task(self._loop, ready.task)
+        try:
+            # The documented way to say which task is running, for those who step coroutines themselves ("Extending" in
+            # asyncio's manual).
+            asyncio._enter_task(self._loop, ready.task)
+        except RuntimeError:  # a task runs
+            later = Suspended(self._loop, self._context.copy())
+            later.hand_over(unstarted, None)
+            return later
         try:
             awaited = ready.context.run(unstarted.send, None)
         except BaseException as end:
-            if len(ready.context) != ready.fresh:  # it set a context variable, which is nobody else's business
+            # It set a context variable, or cancelled its task, which is nobody else's business. Contexts that are
+            # copies of one another compare by identity first: 0.03 us.
+            if ready.context != self._context or ready.task.cancelling():
                 ready.task.cancel()
-                self._ready = Suspended(self._loop)
+                self._ready = Suspended(self._loop, self._context.copy())
             if isinstance(end, StopIteration):
                 return end.value
             raise
         finally:
             asyncio._leave_task(self._loop, ready.task)
-        self._ready = Suspended(self._loop)
+        self._ready = Suspended(self._loop, self._context.copy())
         ready.hand_over(unstarted, awaited)
         return ready
 
