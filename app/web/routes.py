@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import handshake
+from . import console, handshake
 
 
 def add(app: web.Application) -> None:
     """Give ``app`` all routes."""
     app.router.add_get(handshake.PATH, handshake.connect)
+    console.add(app)
