@@ -50,7 +50,7 @@ class Sweep:
         while True:
             await asyncio.sleep(period)
             self.now = self._loop.time()
-            # After a stall of the loop or the machine, what the peers have sent meanwhile is read before they are judged.
+            # After a stall of the loop or the machine, what the peers sent meanwhile is read before they are judged.
             await asyncio.sleep(0)
             everyone = list(self.connections)
             for start in range(0, len(everyone), self.CHUNK):
@@ -64,7 +64,19 @@ class Sweep:
 class Connection(asyncio.Protocol):
     """A WebSocket after its handshake. Give it to a transport with ``take_over``."""
 
-    __slots__ = ("_deaf", "_paused", "_pinged", "_reader", "_transport", "end", "hub", "pending", "seen", "sweep")
+    __slots__ = (
+        "_deaf",
+        "_pinged",
+        "_reader",
+        "_transport",
+        "end",
+        "hub",
+        "outlet",
+        "paused",
+        "pending",
+        "seen",
+        "sweep",
+    )
 
     def __init__(self, hub: Hub, sweep: Sweep) -> None:
         self.hub = hub
@@ -76,9 +88,11 @@ class Connection(asyncio.Protocol):
         #: Loop time of the last read, as the sweep tells it; from ``end`` on, when the closing began.
         self.seen = sweep.now
         self._transport: asyncio.Transport | None = None
+        #: The transport while frames may be written to it: from the 101 until the close frame. The hub's.
+        self.outlet: asyncio.Transport | None = None
         self._reader: Reader | None = None
         self._deaf = False
-        self._paused = False
+        self.paused = False
         self._pinged = False
 
     # What a subclass says.
@@ -112,7 +126,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(0)
         transport.set_protocol(self)
         self.sweep.connections[self] = None
-        self._transport = transport
+        self._transport = self.outlet = transport
         self.hub.send(self, answer)
         self.on_open()
         if early:
@@ -125,9 +139,12 @@ class Connection(asyncio.Protocol):
             if self.end is None:
                 self.seen = sweep.now
                 if self._reader is None:
-                    payload = frames.single_text(data, sweep.max_message)
-                    if payload is not None:
-                        self.on_text(payload)
+                    payloads = frames.texts(data, sweep.max_message)
+                    if payloads is not None:
+                        for payload in payloads:
+                            self.on_text(payload)
+                            if self.end is not None:
+                                break
                         return
             self._read(data)
         except ProtocolViolation as violation:
@@ -184,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the transport, and tell the subclass once."""
-        self._transport = None
+        self._transport = self.outlet = None
         self._reader = None
         self.pending = None
         self.sweep.connections.pop(self, None)
@@ -194,27 +211,28 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The kernel takes no more: from now on every write is held against the limit."""
-        self._paused = True
-        self._check_backlog()
+        self.paused = True
+        self.check_backlog()
 
     def resume_writing(self) -> None:
         """All that waited is written."""
-        self._paused = False
+        self.paused = False
 
     # What the server does.
 
     def write(self, data: bytes) -> None:
         """Write frames now; the hub's side of a turn. Nothing is written after a close frame."""
-        transport = self._transport
-        if transport is None or self.end is not None:
+        outlet = self.outlet
+        if outlet is None:
             return
-        transport.write(data)
-        if self._paused:
-            self._check_backlog()
+        outlet.write(data)
+        if self.paused:
+            self.check_backlog()
 
-    def _check_backlog(self) -> None:
-        transport = self._transport
-        if transport is not None and self.end is None and transport.get_write_buffer_size() > self.sweep.max_buffer:
+    def check_backlog(self) -> None:
+        """Close a peer for which more waits than may."""
+        outlet = self.outlet
+        if outlet is not None and outlet.get_write_buffer_size() > self.sweep.max_buffer:
             self.close(TOO_SLOW)
 
     def close(self, close: Close) -> None:
@@ -225,6 +243,7 @@ class Connection(asyncio.Protocol):
     def _end(self, end: Close, frame: bytes) -> None:
         """Decide the ``end``; write what waits and then the close ``frame``, after which nothing may follow."""
         self.end = end
+        self.outlet = None
         self.seen = self.sweep.now
         pending, self.pending = self.pending, None
         if self._transport is None:
@@ -239,6 +258,7 @@ class Connection(asyncio.Protocol):
         """Drop the connection without a word."""
         if self.end is None:
             self.end = end
+            self.outlet = None
         if self._transport is not None:
             self._transport.abort()
 

@@ -111,14 +111,16 @@ class Context(Service):
         If the request has a ``key``, what its handler publishes is safe against repetition: the same request again
         publishes nothing.
         """
+        gateway = self._gateway
+        where = room or self.room
+        if where is None:
+            raise protocol.bad_room(None)
         key = self._key
         if key is not None:
             self._published += 1
             key = f"{self.user_id}/{key}/{self._published}"
-        where = room or self.room
-        if where is None:
-            raise protocol.bad_room(None)
-        return self._gateway.publish(event, where, data, self._client.identity.username, key)
+        payload = gateway.payload(event, where, data, self._client.identity.username)
+        return gateway.broker.publish(where, payload, key)
 
     async def notify(self, user_id: int | str, event: str | type[Schema], data: Mapping[str, Any]) -> str:
         """Publish ``data`` as ``event`` to every connection of the user ``user_id``, as from nobody."""

@@ -56,33 +56,48 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x80 | opcode, 127, length) + payload
 
 
-def single_text(data: bytes, limit: int) -> bytearray | None:
-    """Return the payload if ``data`` is exactly one whole, final, masked text frame of less than 64 KiB, else None.
+def texts(data: bytes, limit: int) -> list[bytearray] | None:
+    """Return the payloads if ``data`` is nothing but whole, final, masked, valid text frames below 64 KiB, else None.
 
-    Nearly every read is that, and this way costs a fifth of the ``Reader``: 0.5 us against 2.4 us for 150 bytes.
-    None is no verdict: give the same data to a ``Reader``.
+    Nearly every read is that, and this way takes half as long as the ``Reader``: 0.6 us for a frame of 150 bytes, 1.4
+    for two, against 2.8. None is no verdict: give the same data to a ``Reader``.
     """
     size = len(data)
-    if size < 6 or data[0] != _FINAL_TEXT:
-        return None
-    length = data[1]
-    if length < 0xFE:
-        start = 6
-        if length + 6 - 0x80 != size or length < 0x80:
+    position = 0
+    payloads = []
+    while position < size:
+        start = position + 6
+        if start > size or data[position] != _FINAL_TEXT:
             return None
-    elif length == 0xFE and size >= 8 + 126:
-        start = 8
-        if (data[2] << 8 | data[3]) + 8 != size:
+        length = data[position + 1] - 0x80
+        if length == 126 and start + 2 <= size:
+            length = data[position + 2] << 8 | data[position + 3]
+            start += 2
+        elif not 0 <= length < 126:
             return None
-    else:
-        return None
-    if size - start > limit:
-        return None
-    payload = bytearray(data[start:])
-    websocket_mask(data[start - 4 : start], payload)
-    if not payload.isascii():
-        _check_utf8(payload)
-    return payload
+        position = start + length
+        if position > size or length > limit:
+            return None
+        payload = bytearray(data[start:position])
+        websocket_mask(data[start - 4 : start], payload)
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                return None
+        payloads.append(payload)
+    return payloads
+
+
+def event(payload: bytes, id: str) -> bytes:
+    """Build the text frame of an event's JSON object with its ``id`` put at the end, which only the broker can give.
+
+    In one step, for it is done for every event: 0.3 us against 0.8 in two.
+    """
+    length = len(payload) + len(id) + 8
+    if 126 <= length < 65536:
+        return b'\x81\x7e%c%c%b,"id":"%b"}' % (length >> 8, length & 0xFF, payload[:-1], id.encode())
+    return text(b'%b,"id":"%b"}' % (payload[:-1], id.encode()))
 
 
 def _check_utf8(payload: bytes | bytearray) -> None:

@@ -268,7 +268,12 @@ class Gateway:
                 if command is None:
                     known = ", ".join(sorted([*self._core, *self.registry.commands]))
                     raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
-                result = self._stepper.begin(self._handler(client, request, command))
+                data = command.validator.load(request.data if request.data is not None else {})
+                context = Context(self, client, request.room, request.key)
+                if request.key is None:
+                    result = self._stepper.begin(command.handler(context, data))  # type: ignore[arg-type]  # async def
+                else:
+                    result = self._stepper.begin(self._once(command, context, data, request.key))
         except Exception as error:
             self._failed(client, request, error)
             return
@@ -279,16 +284,9 @@ class Gateway:
         elif command is not None and request.id is not None:
             self._answer(client, request, command, result)
 
-    def _handler(self, client: Client, request: Request, command: Command) -> Coroutine[Any, Any, Any]:
-        """Return the handler's coroutine for a request whose data is valid, made safe to repeat if it has a key."""
-        data = command.validator.load(request.data if request.data is not None else {})
-        context = Context(self, client, request.room, request.key)
-        if request.key is not None:
-            return self._once(f"{context.user_id}/{request.key}", command, context, data)
-        return command.handler(context, data)  # type: ignore[return-value]  # an async def function, as was checked
-
-    async def _once(self, key: str, command: Command, context: Context, data: dict[str, Any]) -> Any:
+    async def _once(self, command: Command, context: Context, data: dict[str, Any], key: str) -> Any:
         """Carry out a command unless it was before; only what succeeded is remembered, for what failed did nothing."""
+        key = f"{context.user_id}/{key}"
         claimed = await self.broker.claim(key)
         if isinstance(claimed, bytes):
             return orjson.loads(claimed)
@@ -385,22 +383,31 @@ class Gateway:
         self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
     ) -> Awaitable[str]:
         """Validate ``data`` as ``event`` and publish it in ``room``; the result is its id. Raises ``Refused``."""
-        publication = self.prepare(event, room, data, sender, key)
-        return self.broker.publish(publication.room, publication.payload, publication.key)
+        return self.broker.publish(room, self.payload(event, room, data, sender), key)
 
-    def prepare(
-        self, event: str | type[Schema], room: str, data: Any, sender: str | None, key: str | None
-    ) -> Publication:
-        """Return what ``publish`` would publish, checked; raise ``Refused``."""
+    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
+        """Return what ``publish`` would give the broker, checked; raise ``Refused``."""
         kind = self.registry.event(event)
         if kind.published_by_core:
             raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
+        body = kind.validator.event(data)
         if room not in self.hub.rooms:  # the rooms with members were checked when they were joined
             self._check_room(room)
-        if kind.rooms and room[: room.index(":")] not in kind.rooms:
+            if room.startswith("user:"):
+                return protocol.event(kind.type, None, body, sender)
+        if kind.rooms:
+            self._check_destination(kind, room)
+        return protocol.event(kind.type, room, body, sender)
+
+    def prepare(self, event: str, room: str, data: Any, sender: str | None, key: str | None) -> Publication:
+        """Return what ``publish`` would publish, checked, for one of several; raise ``Refused``."""
+        return Publication(room, self.payload(event, room, data, sender), key)
+
+    @staticmethod
+    def _check_destination(kind: EventType, room: str) -> None:
+        if room[: room.index(":")] not in kind.rooms:
             wanted = " or ".join(f"{type}:…" for type in kind.rooms)
             raise Refused("bad_room", f"{kind.type} goes to {wanted}, not to {room}.")
-        return Publication(room, _payload(kind, room, kind.validator.event(data), sender), key)
 
     def _check_room(self, room: str) -> None:
         if not isinstance(room, str) or not protocol.is_room(room):
@@ -418,7 +425,7 @@ class Gateway:
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Deliver an event of the broker to the room's members here; who came and went may wait a moment in a crowd."""
-        frame = frames.text(protocol.with_id(payload, id))
+        frame = frames.event(payload, id)
         if payload.startswith(_PRESENCE):
             self.hub.deliver_later(room, frame)
         else:
@@ -448,12 +455,6 @@ class Gateway:
     async def disconnect(self, user_id: UserId) -> None:
         """Close all connections of a user, on every node."""
         await self.broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
-
-
-def _payload(kind: EventType, room: str, data: Mapping[str, Any], sender: str | None) -> bytes:
-    if room.startswith("user:"):
-        return protocol.event(kind.type, None, data, sender)
-    return protocol.event(kind.type, room, data, sender)
 
 
 def _internal(request: Request) -> Refused:

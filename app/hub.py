@@ -201,8 +201,11 @@ class Hub:
             for connection in due:
                 pending = connection.pending
                 connection.pending = None
-                if pending is not None:
-                    connection.write(pending if pending.__class__ is bytes else b"".join(pending))  # type: ignore[arg-type]
+                outlet = connection.outlet
+                if pending is not None and outlet is not None:
+                    outlet.write(pending if pending.__class__ is bytes else b"".join(pending))  # type: ignore[arg-type]
+                    if connection.paused:
+                        connection.check_backlog()
         if delivered:
             took = time.perf_counter() - self._since
             self.delivery_counts[bisect_left(DELIVERY_BOUNDS, took)] += delivered
@@ -214,7 +217,11 @@ class Hub:
         frames = room.take()
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         for connection in room.members:
-            connection.write(data)
+            outlet = connection.outlet  # what Connection.write does, without the call: 0.1 us each
+            if outlet is not None:
+                outlet.write(data)
+                if connection.paused:
+                    connection.check_backlog()
         return len(frames) * len(room.members)
 
     def _spread(self, room: Room) -> int:

@@ -95,7 +95,7 @@ class Membership:
         if resume:
             history = await self._broker.history(room, since or "")
             data |= {"recovered": history.recovered, "last_id": history.last_id}
-            missed = b"".join(frames.text(protocol.with_id(event.payload, event.id)) for event in history.events)
+            missed = b"".join(frames.event(event.payload, event.id) for event in history.events)
         # From here to the member's being in the hub nothing may wait: the history and the listener are in step now, so
         # whatever comes later comes live, and nothing comes twice.
         if client.end is not None:

@@ -127,21 +127,12 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
     """Build an event, as yet without its id: ``room`` and ``sender`` are left out where they are None."""
-    if room is not None and sender is not None:
-        return encode({"type": type, "room": room, "data": data, "sender": sender, "timestamp": timestamp()})
-    document: dict[str, Any] = {"type": type}
-    if room is not None:
-        document["room"] = room
-    document["data"] = data
-    if sender is not None:
-        document["sender"] = sender
-    document["timestamp"] = timestamp()
+    document: dict[str, Any] = {"type": type, "room": room, "data": data, "sender": sender, "timestamp": timestamp()}
+    if room is None:
+        del document["room"]
+    if sender is None:
+        del document["sender"]
     return encode(document)
-
-
-def with_id(payload: bytes, id: str) -> bytes:
-    """Put the ``id``, which only the broker can give, at the end of an event's JSON object."""
-    return b'%b,"id":"%b"}' % (payload[:-1], id.encode())
 
 
 def connected(user_id: int | str, username: str) -> bytes:

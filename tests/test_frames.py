@@ -6,25 +6,13 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire import KEY, masked
 
 from roomcast import frames
 from roomcast.errors import MESSAGE_TOO_BIG, Close, ProtocolViolation
 from roomcast.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Reader
 
-KEY = bytes.fromhex("37fa213d")  # the one of the RFC's examples
 LIMIT = 70_000
-
-
-def masked(opcode: int, payload: bytes, *, fin: bool = True, key: bytes = KEY, rsv: int = 0) -> bytes:
-    """A client's frame, by the letter of section 5.2 and byte by byte, so as to share nothing with the code tested."""
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    if len(payload) < 126:
-        head += bytes([0x80 | len(payload)])
-    elif len(payload) < 65536:
-        head += bytes([0x80 | 126]) + len(payload).to_bytes(2, "big")
-    else:
-        head += bytes([0x80 | 127]) + len(payload).to_bytes(8, "big")
-    return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
 def read(data: bytes, limit: int = LIMIT) -> list[tuple[int, bytes]]:
@@ -98,7 +86,7 @@ def test_the_masked_hello_of_the_rfc_is_read():
     """Section 5.7: a single-frame masked text message."""
     data = bytes.fromhex("818537fa213d7f9f4d5158")
     assert read(data) == [(TEXT, b"Hello")]
-    assert frames.single_text(data, LIMIT) == b"Hello"
+    assert frames.texts(data, LIMIT) == [b"Hello"]
 
 
 def test_the_masked_pong_of_the_rfc_is_read():
@@ -154,8 +142,8 @@ def test_a_length_in_more_bytes_than_it_takes_is_read():
     short = b"\x81\xfe\x00\x05" + masked(TEXT, b"Hello")[2:]
     long = b"\x81\xff" + (5).to_bytes(8, "big") + masked(TEXT, b"Hello")[2:]
     assert read(short + long) == [(TEXT, b"Hello"), (TEXT, b"Hello")]
-    assert frames.single_text(short, LIMIT) is None
-    assert frames.single_text(long, LIMIT) is None
+    assert frames.texts(short, LIMIT) == [b"Hello"]
+    assert frames.texts(long, LIMIT) is None
 
 
 HELLO = masked(TEXT, b"hello")
@@ -262,21 +250,21 @@ def test_a_malformed_close_is_a_violation():
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535])
-def test_single_text_reads_a_lone_text(size):
+def test_texts_reads_a_lone_text(size):
     """A whole text frame of less than 64 KiB is read the short way, whatever its key."""
     payload = ("é" * size).encode()[:size] if size % 2 == 0 else b"x" * size
     for key in (KEY, bytes(4), b"\xff\x00\xff\x00"):
-        assert frames.single_text(masked(TEXT, payload, key=key), LIMIT) == payload
+        assert frames.texts(masked(TEXT, payload, key=key), LIMIT) == [payload]
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
         HELLO[:1],
         HELLO[:-1],
         HELLO + b"\x81",
-        HELLO + HELLO,
+        HELLO + masked(PING, b""),
+        HELLO + masked(TEXT, b"\xc3\x28"),
         masked(TEXT, b"x" * 300)[:-1],
         masked(TEXT, b"x" * 300) + b"x",
         masked(TEXT, b"x" * 65536),
@@ -291,23 +279,29 @@ def test_single_text_reads_a_lone_text(size):
         frames.text(b"x" * 65535),
     ],
 )
-def test_single_text_leaves_everything_else_to_the_reader(data):
-    """What is not exactly one whole, masked text frame gets None."""
-    assert frames.single_text(data, LIMIT) is None
+def test_texts_leaves_everything_else_to_the_reader(data):
+    """What is not whole, masked, valid text frames alone gets None."""
+    assert frames.texts(data, LIMIT) is None
 
 
-def test_single_text_leaves_what_is_too_long_to_the_reader():
+def test_texts_leaves_what_is_too_long_to_the_reader():
     """The limit holds on the short way too."""
-    assert frames.single_text(masked(TEXT, b"x" * 11), 10) is None
-    assert frames.single_text(masked(TEXT, b"x" * 10), 10) == b"x" * 10
-    assert frames.single_text(masked(TEXT, b"x" * 300), 299) is None
+    assert frames.texts(masked(TEXT, b"x" * 11), 10) is None
+    assert frames.texts(masked(TEXT, b"x" * 10), 10) == [b"x" * 10]
+    assert frames.texts(masked(TEXT, b"x" * 300), 299) is None
 
 
-def test_single_text_judges_utf8():
-    """Bad UTF-8 is the same violation on both ways."""
-    with pytest.raises(ProtocolViolation) as raised:
-        frames.single_text(masked(TEXT, b"\xc3\x28"), LIMIT)
-    assert raised.value.close.code == 1007
+def test_texts_reads_several():
+    """Frames that came together are read together, in order."""
+    data = HELLO + masked(TEXT, b"x" * 200) + masked(TEXT, "ü".encode())
+    assert frames.texts(data, LIMIT) == [b"hello", b"x" * 200, "ü".encode()]
+
+
+@pytest.mark.parametrize("size", [60, 100, 200, 65500, 65536])
+def test_an_event_gets_its_id(size):
+    """An event's frame is the text frame of its JSON with the id as the last member, at every length of header."""
+    payload = b'{"type":"message","data":"%b"}' % (b"x" * size)
+    assert frames.event(payload, "abc-7") == frames.text(payload[:-1] + b',"id":"abc-7"}')
 
 
 # Idle.
@@ -459,11 +453,7 @@ def test_damaged_frames_are_a_violation_at_worst(seed, size, damages):
     )
 )
 def test_the_short_way_is_the_long_way(data):
-    """When single_text has an answer, or a fault, the Reader has the same."""
-    try:
-        short = frames.single_text(data, LIMIT)
-    except ProtocolViolation as fault:
-        assert violation(data) == ([], fault.close.code)
-    else:
-        if short is not None:
-            assert read(data) == [(TEXT, short)]
+    """When ``texts`` has an answer the Reader has the same."""
+    short = frames.texts(data, LIMIT)
+    if short is not None:
+        assert read(data) == [(TEXT, payload) for payload in short]
