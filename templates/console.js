@@ -58,10 +58,9 @@ function plan(phase, ended) {
 let before = "off";
 wire.addEventListener("state", () => {
   status();
-  const { phase, ended, user } = wire;
+  const { phase, ended } = wire;
   if (phase === before) return;
-  if (phase === "on") log.note("open", `Connected as ${user.username} (user ${user.user_id})`);
-  else if (ended && before !== "off" && phase !== "connecting") {
+  if (ended && before !== "off" && (phase === "off" || phase === "waiting")) {
     log.note("close", `Closed: ${ended.code} ${ended.reason}`, { code: ended.code, reason: ended.reason, meaning: ended.meaning });
   }
   before = phase;

@@ -66,7 +66,7 @@ function field(name, schema, required, defs, path, depth) {
   const label = el("label", { htmlFor: id }, name, " ",
     required ? el("span", { className: "req", textContent: "required" }) : "",
     " ", el("span", { className: "kind", textContent: kind(schema, required) }));
-  const nil = schema.nullable ? nullBox(control) : null;
+  const nil = schema.nullable && control.tagName !== "SELECT" ? nullBox(control) : null;
   const element = el("div", { className: "field", "data-path": path },
     el("div", { className: "label" }, label, ...(nil ? [nil.element] : [])), control,
     el("p", { className: "hint", id: `${id}-hint`, textContent: schema.description ?? "" }),
@@ -105,7 +105,7 @@ function readControl(control, parse, required, path) {
 /** Return the control for a value of `schema`, and how its text becomes the value. */
 function controlFor(schema, required) {
   if (schema.enum) return choice(schema.enum, schema, required);
-  if (schema.type === "boolean") return choice([true, false], schema, required);
+  if (schema.type === "boolean") return choice(schema.nullable ? [true, false, null] : [true, false], schema, required);
   if (schema.type === "string") return text(schema);
   if (schema.type === "integer" || schema.type === "number") return numeric(schema);
   const list = schema.type === "array";

@@ -1,0 +1,52 @@
+"""A real Chromium for the tests that need one: where it is found, and how it is started."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Playwright, async_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: A headless browser that asks nobody anything, for tests that may run as root in a container.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+#: How long a page may take over anything, in milliseconds: only a failure waits that long.
+PATIENCE = 15_000
+MISSING = (
+    "there is no Chromium: install one (`apt-get install chromium`, or `playwright install chromium`), "
+    "or name its executable in CHROMIUM"
+)
+
+
+def find(playwright: Playwright) -> str:
+    """The executable: CHROMIUM, one on the PATH, or Playwright's own. Without any, skip; where CI=true, fail."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        return named
+    for found in (*map(shutil.which, NAMES), playwright.chromium.executable_path):
+        if found and Path(found).exists():
+            return found
+    if os.environ.get("CI") == "true":
+        pytest.fail(MISSING, pytrace=False)
+    pytest.skip(MISSING)
+
+
+@asynccontextmanager
+async def chromium(*flags: str) -> AsyncIterator[Browser]:
+    """A browser, started with ``flags`` besides the usual ones."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=find(playwright), args=[*FLAGS, *flags])
+        try:
+            yield browser
+        finally:
+            await browser.close()
