@@ -1,5 +1,6 @@
 // Forms made from JSON Schemas. They check no more than they must: what the server says of bad data is what one wants to
-// see. A value that is no number goes as the text it is; only what cannot be put into JSON is stopped here.
+// see. What is left empty is not sent, and a number that is none goes as the text it is; only what cannot be put into
+// JSON is stopped here.
 
 import { el } from "./dom.js";
 
@@ -71,7 +72,7 @@ function field(name, schema, required, defs, path, depth) {
     el("div", { className: "label" }, label, ...(nil ? [nil.element] : [])), control,
     el("p", { className: "hint", id: `${id}-hint`, textContent: schema.description ?? "" }),
     el("p", { className: "problem", id: `${id}-problem`, role: "alert" }));
-  const read = () => (nil?.box.checked ? { value: null } : readControl(control, parse, required, path));
+  const read = () => (nil?.box.checked ? { value: null } : readControl(control, parse, path));
   return { element, read };
 }
 
@@ -93,8 +94,8 @@ function nullBox(control) {
   return { box, element: el("label", { className: "null" }, box, " null") };
 }
 
-function readControl(control, parse, required, path) {
-  if (control.value === "" && !required) return { value: undefined };
+function readControl(control, parse, path) {
+  if (control.value === "") return { value: undefined };
   try {
     return { value: parse(control.value) };
   } catch (error) {
@@ -111,7 +112,7 @@ function controlFor(schema, required) {
   const list = schema.type === "array";
   if (list || schema.type === "object") {
     const control = el("textarea", { rows: 2, className: "mono", placeholder: list ? "[…]" : "{…}", spellcheck: false });
-    return { control, parse: (value) => (value.trim() === "" ? (list ? [] : {}) : JSON.parse(value)) };
+    return { control, parse: JSON.parse };
   }
   const control = el("input", { className: "mono", autocomplete: "off", spellcheck: false, value: given(schema) });
   return { control, parse: anything };
