@@ -75,7 +75,7 @@ class Hub:
         """Add ``connection`` to ``room``; it gets what is delivered from now on.
 
         What still waits for the end of the turn was published before. Who resumes has that from the history, and must
-        not get it twice.
+        not get it twice; that holds for a member too.
         """
         entry = self.rooms.get(room)
         if entry is None:

@@ -102,7 +102,8 @@ class Membership:
             await self.unsubscribe(room)
             return
         self._arrived(room)
-        self._hub.join(room, client)
+        if newly or resume:  # a member that only asks again still gets what waits for it
+            self._hub.join(room, client)
         client.tell(protocol.reply("joined_room", data, room=room, id=request.id))
         if missed:
             self._hub.send(client, missed)
