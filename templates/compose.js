@@ -135,7 +135,7 @@ function events(log) {
     const { ok, status, body } = await call("POST", "/api/v1/events", event, key ? { "Idempotency-Key": key } : {});
     say(form, ok ? `✓ Published as ${body.id}` : "", "good");
     log.note("publish", `${event.type} to ${event.room || "nowhere"}: ${status} ${ok ? body.id : body.error ?? ""}`,
-      { room: event.room, request: event, status, answer: body });
+      { room: event.room, request: event, status, answer: body }, !ok);
     if (!ok) showRefusal(form, located(body));
   });
   $("event-curl").addEventListener("click", () => {

@@ -168,7 +168,8 @@ function kind(schema, required) {
 }
 
 function range(low, high) {
-  if (low !== undefined && high !== undefined) return `${low.toLocaleString("en-US")}–${high.toLocaleString("en-US")}`;
-  if (low !== undefined) return `≥ ${low.toLocaleString("en-US")}`;
-  return high !== undefined ? `≤ ${high.toLocaleString("en-US")}` : "";
+  const [least, most] = [low, high].map((bound) => bound?.toLocaleString("en-US"));
+  if (least !== undefined && most !== undefined) return `${least} to ${most}`;
+  if (least !== undefined) return `at least ${least}`;
+  return most !== undefined ? `at most ${most}` : "";
 }

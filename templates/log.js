@@ -43,14 +43,14 @@ export class Log {
 
   /** Take in a frame: `direction` is in, out or note; `message` its JSON where it is already parsed. */
   add(direction, text, message) {
-    this.#coming.push({ direction, text, message: message ?? parsed(text, direction), time: Date.now(), row: null });
+    this.#coming.push({ direction, text, message: message ?? parsed(text), time: Date.now(), row: null });
     if (this.#coming.length > MAX) this.#coming.shift();
     this.#schedule();
   }
 
   /** Add what is no frame: what the connection did, what was asked over HTTP. */
-  note(type, text, data) {
-    this.add("note", data ? JSON.stringify(data) : text, { type, note: text, room: data?.room });
+  note(type, text, data, bad = false) {
+    this.add("note", JSON.stringify(data), { type, note: text, room: data.room, bad });
   }
 
   #schedule() {
@@ -221,12 +221,12 @@ function set(id, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function parsed(text, direction) {
+function parsed(text) {
   try {
     const value = JSON.parse(text);
     return value !== null && typeof value === "object" && !Array.isArray(value) ? value : null;
   } catch {
-    return direction === "note" ? {} : null;
+    return null;
   }
 }
 

@@ -17,7 +17,7 @@ export function explain(code, reason) {
   const known = page.closes.find((close) => close.code === code && close.reason === reason)
     ?? page.closes.find((close) => close.code === code);
   if (known) return { code, reason: reason || known.reason || "Normal", meaning: known.meaning, reconnect: known.reconnect };
-  const [name, meaning] = BROWSER_CLOSES[code] ?? ["", "This code is none of roomcast’s."];
+  const [name, meaning] = BROWSER_CLOSES[code] ?? ["", "This code is none of roomcast's."];
   return { code, reason: reason || name, meaning, reconnect: code !== 1005 };
 }
 

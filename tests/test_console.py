@@ -74,6 +74,7 @@ async def serving(*, dev: bool = False, plugins: Iterable[Plugin] = (), **settin
 
 
 def url(server: Server, path: str = "/console") -> str:
+    """The address of a path."""
     return f"http://127.0.0.1:{server.port}{path}"
 
 
@@ -106,7 +107,7 @@ async def test_the_key_opens_it_and_nothing_else_does():
     async with serving(console=True, api_key=KEY) as server, aiohttp.ClientSession(cookie_jar=jar()) as http:
         async with http.post(url(server, "/console/login"), data={"key": KEY[:-1]}) as answer:
             assert answer.status == 403
-            assert "not this server’s API_KEY" in await answer.text()
+            assert "not this server's API_KEY" in await answer.text()
             assert not answer.cookies
         async with http.get(url(server)) as answer:
             assert 'name="key"' in await answer.text()
@@ -207,17 +208,23 @@ async def test_every_page_has_a_policy_with_a_nonce_of_its_own(settings):
 
 async def test_a_strange_host_does_not_get_into_the_policy():
     """A Host header that is no plain name is not repeated."""
-    async with serving(dev=True) as server, aiohttp.ClientSession() as http:
-        async with http.get(url(server), headers={"Host": "a;script-src *"}) as answer:
-            assert answer.status in (200, 400)
-            assert "script-src *" not in answer.headers.get("Content-Security-Policy", "")
+    strange = {"Host": "a;script-src *"}
+    async with (
+        serving(dev=True) as server,
+        aiohttp.ClientSession() as http,
+        http.get(url(server), headers=strange) as answer,
+    ):
+        assert "connect-src 'self';" in answer.headers["Content-Security-Policy"]
 
 
 async def test_the_pages_data_cannot_end_its_script():
     """Whatever plugins say of their types, it stays JSON."""
-    async with serving(dev=True, plugins=[deploy]) as server, aiohttp.ClientSession() as http:
-        async with http.get(url(server)) as answer:
-            page = await answer.text()
+    async with (
+        serving(dev=True, plugins=[deploy]) as server,
+        aiohttp.ClientSession() as http,
+        http.get(url(server)) as answer,
+    ):
+        page = await answer.text()
     assert "<script>document.title" not in page
     data = json.loads(page.split('<script type="application/json" id="page">')[1].split("</script>")[0])
     assert "</script>" in next(room["description"] for room in data["rooms"] if room["type"] == "environment")
@@ -251,12 +258,13 @@ async def test_every_close_is_explained():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests; each has its own cookies and storage."""
     async with chromium() as browser:
         yield browser
 
 
 class Tab:
-    """One page at the console, and all it complains about; ``expected`` are parts of complaints that are meant to be."""
+    """A page at the console, and all it complains about; ``expected`` are parts of complaints that are meant to be."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -416,7 +424,7 @@ async def test_a_form_has_a_control_for_each_kind_of_field(dev, visit):
     await expect(tab.page.locator("#command-about")).to_contain_text("Ship a version.</script>")
     await expect(tab.field("version")).to_contain_text("As in 1.2.3.")
     await expect(tab.field("version")).to_contain_text("required")
-    await expect(tab.field("instances")).to_contain_text("whole number 1–9")
+    await expect(tab.field("instances")).to_contain_text("whole number 1 to 9")
     await tab.fill("version", "1.2.3")
     await tab.fill("instances", "12")
     await tab.fill("labels", '["a", "b"]')
@@ -579,7 +587,7 @@ async def test_rooms_and_members_are_shown_and_follow(dev, visit):
 
 @in_browser
 async def test_a_close_is_told_in_words(visit):
-    """A forbidden join ends with 4403, its meaning and the request; a bad token with 4401; one's own leaving with none."""
+    """A forbidden join ends with 4403, in words; a bad token with 4401; leaving is no alarm."""
     async with serving(dev=True, room_access="claims") as server:
         tab = await visit(url(server))
         await tab.connect(rooms="channel:*")
@@ -666,8 +674,7 @@ async def test_the_policy_stops_what_should_never_get_in(dev, visit):
         """() => {
             const script = document.createElement("script");
             script.append("document.title = 'hacked'");
-            const link = Object.assign(document.createElement("link"), {rel: "stylesheet", href: "/console/static/console.css"});
-            document.body.append(script, link);
+            document.body.append(script);
         }"""
     )
     assert await tab.page.title() == "roomcast console"
@@ -682,7 +689,7 @@ async def test_whoever_has_the_key_logs_in_and_out(visit):
         tab.expected.append("/console/login")
         await tab.page.get_by_label("API key").fill("wrong")
         await tab.page.get_by_role("button", name="Log in").click()
-        await expect(tab.page.get_by_role("alert")).to_have_text("That is not this server’s API_KEY.")
+        await expect(tab.page.get_by_role("alert")).to_have_text("That is not this server's API_KEY.")
         await tab.page.get_by_label("API key").fill(KEY)
         await tab.page.get_by_label("API key").press("Enter")
         await expect(tab.page.get_by_role("heading", name="Log", exact=True)).to_be_visible()
@@ -703,8 +710,7 @@ async def test_whoever_has_the_key_logs_in_and_out(visit):
 
 
 @in_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [380, 760, 1024, 1600])
+@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (760, "dark"), (1024, "light"), (1600, "dark")])
 async def test_nothing_is_wider_than_the_window(dev, visit, width, scheme):
     """From a telephone to a wide screen there is no scrolling sideways, however long a word is."""
     tab = await visit(url(dev), width=width, height=844, color_scheme=scheme)

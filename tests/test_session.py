@@ -20,10 +20,12 @@ def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_pr
 
 
 def request_with(cookie: str) -> web.Request:
+    """A request with the console's cookie."""
     return make_mocked_request("GET", "/console", headers={"Cookie": f"{session.COOKIE}={cookie}"})
 
 
 def cookie_of(response: web.Response) -> str:
+    """The cookie that an answer sets."""
     return response.cookies[session.COOKIE].value
 
 

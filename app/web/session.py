@@ -1,4 +1,4 @@
-"""The console's session: a cookie signed with ``API_KEY``, so that the server keeps nothing and a new key ends them all.
+"""The console's session: a cookie signed with ``API_KEY``. The server keeps nothing, and a new key ends all sessions.
 
 The cookie says until when it holds, and that is all it says. Every node with the same key takes it.
 """
