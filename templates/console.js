@@ -80,6 +80,7 @@ $("reconnect").addEventListener("change", () => {
 });
 $("logout")?.addEventListener("click", async () => {
   await call("POST", "/console/logout");
+  sessionStorage.clear();
   location.reload();
 });
 for (const button of document.querySelectorAll("[data-show]")) {

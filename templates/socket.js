@@ -99,6 +99,10 @@ export class Wire extends EventTarget {
     const url = new URL(page.socket, location.href);
     url.protocol = url.protocol.replace("http", "ws");
     this.#leaving = false;
+    if (this.#socket) {
+      this.#socket.onclose = this.#socket.onmessage = null;
+      this.#socket.close(1000);
+    }
     this.#change("connecting");
     // In the subprotocol the token is seen by no log on the way; one that cannot stand there goes into the URL.
     const plain = /^[\w.-]+$/.test(this.#token);

@@ -14,13 +14,14 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Route, expect
 
 from roomcast import Context, Plugin, registry
 from roomcast.broker import MemoryBroker
+from roomcast.core import COMMANDS
 from roomcast.errors import CLOSES, SERVICE_RESTART
 from roomcast.gateway import Gateway
 from roomcast.identity import make_token
 from roomcast.registry import Loaded, Registry
 from roomcast.settings import Settings
 from roomcast.web import session
-from roomcast.web.console import MEANINGS
+from roomcast.web.console import CORE_COMMANDS, MEANINGS
 from roomcast.web.server import Address, Server
 
 SECRET = "correct horse battery staple, twice over"
@@ -90,9 +91,10 @@ async def test_there_is_no_console_unless_asked_for(path):
                 assert answer.status == 404
 
 
-async def test_without_a_key_it_says_to_set_one():
-    """CONSOLE=1 without API_KEY lets nobody in, and tells the operator what to do."""
+async def test_without_a_key_it_says_to_set_one(caplog):
+    """CONSOLE=1 without API_KEY lets nobody in, and tells the operator what to do, at the start and on the page."""
     async with serving(console=True) as server, aiohttp.ClientSession() as http:
+        assert "set that, too" in caplog.text
         for method in ("GET", "POST"):
             path = "/console" if method == "GET" else "/console/login"
             async with http.request(method, url(server, path), data={"key": ""}) as answer:
@@ -253,6 +255,11 @@ async def test_every_close_is_explained():
     assert all(meaning.endswith(".") for meaning in MEANINGS.values())
 
 
+async def test_every_command_of_the_core_has_a_form():
+    """The commands that no plugin declares can be sent from the console, too."""
+    assert set(CORE_COMMANDS) == set(COMMANDS)
+
+
 # In a browser.
 
 
@@ -406,7 +413,9 @@ async def test_errors_stand_beside_their_fields(dev, visit):
     content = tab.field("content")
     await expect(content.locator(".problem")).to_have_text("Missing data for required field.")
     await expect(content.locator("textarea")).to_have_attribute("aria-invalid", "true")
-    await expect(tab.rows(type="error")).to_have_count(1)
+    error = tab.rows(type="error")
+    await error.locator("summary").click()
+    await expect(error).to_contain_text("data.fields names each bad field")
     await tab.fill("metadata", "{no json")
     await tab.fill("content", "fine")
     await tab.submit()
@@ -623,7 +632,7 @@ async def test_it_comes_back_only_if_told_to(dev, visit):
     for connection in list(everyone):
         connection.close(SERVICE_RESTART)
     await expect(tab.page.locator("#ended")).to_contain_text("Closed: 1012 Service Restart")
-    assert not everyone
+    await expect(tab.page.locator("#status")).to_have_attribute("data-phase", "off")
     await tab.page.get_by_label("Reconnect", exact=True).check()
     await tab.page.get_by_role("button", name="Connect again").click()
     await expect(tab.page.locator("#chips")).to_contain_text("channel:1")
@@ -631,7 +640,8 @@ async def test_it_comes_back_only_if_told_to(dev, visit):
         connection.close(SERVICE_RESTART)
     await say(dev, "meanwhile")
     await expect(tab.rows("meanwhile", type="message")).to_have_count(1)
-    await expect(tab.page.locator("#status")).to_contain_text("Connected as alice")
+    await expect(tab.rows(type="joined_room")).to_have_count(3)
+    await expect(tab.page.locator("#status")).to_have_attribute("data-phase", "on")
 
 
 @in_browser

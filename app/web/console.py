@@ -8,6 +8,7 @@ security policy with a new nonce in each response, under which nothing runs that
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,6 @@ from jinja2 import PackageLoader
 from marshmallow import Schema, fields, validate
 
 from .. import errors
-from ..core import COMMANDS
-from ..core import core as core_plugin
 from ..errors import CLOSES, ERROR_CODES, AuthenticationFailed, Close, Refused
 from ..gateway import Gateway
 from ..identity import make_token
@@ -30,6 +29,8 @@ from ..registry import Registry
 from ..schemas import Validator
 from . import handshake, session
 from .keys import DEV, GATEWAY
+
+log = logging.getLogger("roomcast.console")
 
 PATH: Final = "/console"
 STATIC: Final = f"{PATH}/static/"
@@ -60,16 +61,17 @@ MEANINGS: Final[Mapping[Close, str]] = {
     errors.DISCONNECTED: "An operator disconnected this user.",
 }
 
-_TOKEN_FIELD = fields.String(required=True, metadata={"description": "A newer token of the same user."})
-_SINCE_FIELD = fields.String(
-    allow_none=True, metadata={"description": "The id of the last event you saw; those after it are sent again."}
-)
-#: The core's commands, whose data is checked by the gateway itself, as the forms show them.
-_CORE_COMMANDS: Final[Mapping[str, tuple[str, dict[str, fields.Field[Any]]]]] = {
-    "join_room": ("Enter a room; its events come from then on.", {"since": _SINCE_FIELD}),
+_SINCE: Final = {
+    "type": ["string", "null"],
+    "description": "The id of the last event you saw; those after it are sent again.",
+}
+_TOKEN: Final = {"type": "string", "description": "A newer token of the same user."}
+#: The core's commands as the forms show them: what each does, and what its data may and must have.
+CORE_COMMANDS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "join_room": ("Enter a room; its events come from then on.", {"properties": {"since": _SINCE}}),
     "leave_room": ("Leave a room.", {}),
     "ping": ("Ask for a sign of life.", {}),
-    "refresh_token": ("Stay connected with a newer token.", {"token": _TOKEN_FIELD}),
+    "refresh_token": ("Stay connected with a newer token.", {"properties": {"token": _TOKEN}, "required": ["token"]}),
 }
 
 
@@ -94,16 +96,18 @@ class Static(NamedTuple):
 
 def add(app: web.Application) -> None:
     """Give ``app`` the console's routes, if there is to be a console."""
-    gateway = app[GATEWAY]
-    if not (app[DEV] or gateway.settings.console):
+    gateway, dev = app[GATEWAY], app[DEV]
+    if not (dev or gateway.settings.console):
         return
+    if not dev and gateway.settings.api_key is None:
+        log.warning("CONSOLE is set, but the console lets nobody in without API_KEY: set that, too.")
     environment = aiohttp_jinja2.setup(app, loader=PackageLoader(TEMPLATES, ""))
     environment.policies["json.dumps_kwargs"] = {"default": str}  # a schema's default may be a date
-    app[_PAGE] = page_data(gateway, dev=app[DEV])
+    app[_PAGE] = page_data(gateway, dev=dev)
     app.router.add_get(PATH, _console)
     app.router.add_post(f"{PATH}/login", _log_in)
     app.router.add_post(f"{PATH}/logout", _log_out)
-    if app[DEV]:
+    if dev:
         app.router.add_post(f"{PATH}/token", _token)
     for name, static in _static_files():
         app.router.add_get(STATIC + name, _sender(static))
@@ -157,13 +161,15 @@ def _headers(nonce: str, host: str) -> dict[str, str]:
 
 def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
     """Return what the page has to know: the types with their JSON Schemas, the close and error codes in words."""
-    registry, settings = gateway.registry, gateway.settings
+    registry = gateway.registry
     return {
         "dev": dev,
         "header": session.HEADER,
         "socket": handshake.PATH,
-        "max_rooms": settings.max_rooms_per_connection,
-        "commands": [*_core_commands(), *(_command(registry, one) for one in registry.commands.values())],
+        "commands": [
+            *(_shown(registry, "command", type, *shown) for type, shown in CORE_COMMANDS.items()),
+            *(_command(registry, one) for one in registry.commands.values()),
+        ],
         "events": [_event(registry, one) for one in registry.events.values()],
         "rooms": [
             {"type": room.type, "description": room.description, "plugin": registry.owner("room type", room.type)}
@@ -175,27 +181,17 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
     }
 
 
-def _core_commands() -> Iterator[dict[str, Any]]:
-    for type, reply in COMMANDS.items():
-        description, data = _CORE_COMMANDS[type]
-        schema = Validator(Schema.from_dict(dict(data))).json_schema()
-        yield _shown(core_plugin.name, type, description, {**schema, "description": ""}) | {"reply": reply}
-
-
 def _command(registry: Registry, command: Command) -> dict[str, Any]:
-    owner = registry.owner("command", command.type)
-    schema = command.validator.json_schema()
-    return _shown(owner, command.type, command.description, schema) | {"reply": command.reply}
+    return _shown(registry, "command", command.type, command.description, command.validator.json_schema())
 
 
 def _event(registry: Registry, event: EventType) -> dict[str, Any]:
-    owner = registry.owner("event", event.type)
-    shown = _shown(owner, event.type, event.description, event.validator.json_schema())
+    shown = _shown(registry, "event", event.type, event.description, event.validator.json_schema())
     return shown | {"rooms": event.rooms, "publishable": not event.published_by_core}
 
 
-def _shown(plugin: str, type: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": type, "plugin": plugin, "description": description, "schema": schema}
+def _shown(registry: Registry, kind: str, type: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": type, "plugin": registry.owner(kind, type), "description": description, "schema": schema}
 
 
 # Its files.
@@ -234,6 +230,8 @@ async def _log_in(request: web.Request) -> web.StreamResponse:
         return _render(request, "login.html", {"missing_key": True}, status=503)
     given = (await request.post()).get("key")
     if not isinstance(given, str) or not session.is_key(given.strip(), settings.api_key):
+        remote = handshake.remote_address(request, trust_proxy=settings.trust_proxy)
+        log.warning("refused a login at the console from %s: the key is wrong", remote)
         return _render(request, "login.html", {"wrong": True}, status=403)
     response = web.Response(status=303, headers={"Location": PATH, "Cache-Control": "no-store"})
     session.log_in(request, response, settings.api_key, trust_proxy=settings.trust_proxy)
