@@ -1,0 +1,6 @@
+"""``python -m roomcast`` is ``roomcast``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main(prog_name="roomcast")

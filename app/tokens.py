@@ -1,0 +1,58 @@
+"""Tokens for trying things out: made with the server's own secret, for the command line and ``roomcast dev``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from .errors import AuthenticationFailed, RoomcastError, SettingsError
+from .identity import MAX_NUMBER, Authenticator, make_token
+from .settings import Settings
+
+_is_decimal: Final = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
+
+
+def signing_settings(environ: Mapping[str, str]) -> Settings:
+    """Return settings of the ``JWT_*`` variables alone, with which tokens can be made; raise ``SettingsError``."""
+    given = {name: value for name, value in environ.items() if name.startswith("JWT_") and value.strip()}
+    if "JWT_SECRET" not in given:
+        raise SettingsError("JWT_SECRET must be set, to the secret that the server verifies tokens with.")
+    return Settings.from_env(given)
+
+
+def user_id(text: str) -> int | str:
+    """Return a decimal ``text`` as the number that it is, as a server would; any other as it is."""
+    return int(text) if _is_decimal(text) and int(text) <= MAX_NUMBER else text
+
+
+def mint(
+    settings: Settings,
+    user: int | str,
+    *,
+    username: str | None = None,
+    rooms: Iterable[str] = ("*",),
+    expires_in: float = 3600,
+    claims: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a token that a server with ``settings`` accepts for ``user``; raise ``RoomcastError`` if none would be.
+
+    ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become its ``aud`` and ``iss``; ``claims`` win over them.
+    """
+    assert settings.jwt_secret is not None
+    parties = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer}
+    extra = {name: value for name, value in parties.items() if value is not None} | dict(claims or {})
+    token = make_token(
+        settings.jwt_secret,
+        user_id=user,
+        username=username,
+        rooms=rooms,
+        expires_in=expires_in,
+        algorithm=settings.jwt_algorithms[0],
+        **extra,
+    )
+    try:
+        Authenticator(settings).verify(token)
+    except AuthenticationFailed as failed:
+        raise RoomcastError(f"A server would refuse this token. {failed}") from None
+    return token
