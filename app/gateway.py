@@ -154,7 +154,11 @@ class Gateway:
         client = Client(self, self._last_id, identity, remote)
         if not await self.broker.admit(identity.user_id, client.id, self.settings.max_connections_per_user):
             return None
-        await self.membership.subscribe(client.personal_room)
+        try:
+            await self.membership.subscribe(client.personal_room)
+        except BaseException:
+            await self.broker.release(identity.user_id, client.id)
+            raise
         return client
 
     async def release(self, client: Client) -> None:
