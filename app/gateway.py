@@ -395,13 +395,13 @@ class Gateway:
         if kind.published_by_core:
             raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
         body = kind.validator.event(data)
-        if room not in self.hub.rooms:  # the rooms with members were checked when they were joined
+        joined = room in self.hub.rooms  # and so it was checked, and is no user's own
+        if not joined:
             self._check_room(room)
-            if room.startswith("user:"):
-                return protocol.event(kind.type, None, body, sender)
         if kind.rooms:
             self._check_destination(kind, room)
-        return protocol.event(kind.type, room, body, sender)
+        shown = None if not joined and room.startswith("user:") else room
+        return protocol.event(kind.type, shown, body, sender)
 
     def prepare(self, event: str, room: str, data: Any, sender: str | None, key: str | None) -> Publication:
         """Return what ``publish`` would publish, checked, for one of several; raise ``Refused``."""
