@@ -16,7 +16,7 @@ export function composing(wire, log) {
     $("raw").focus();
   };
   commands(wire, edit);
-  events(log);
+  events(wire, log);
   raw(wire);
   for (const form of [$("form-command"), $("form-event"), $("form-raw")]) {
     form.addEventListener("keydown", (event) => {
@@ -69,9 +69,18 @@ function say(form, text, tone = "") {
   outcome.className = `outcome ${tone}`;
 }
 
+/** Put the room that was joined last into `input`, of one of `types` if there are any, unless somebody wrote there. */
+function offerRoom(input, wire, types = []) {
+  if (input.value && input.value !== input.dataset.offered) return;
+  const fits = [...wire.rooms.keys()].filter((room) => !types.length || types.includes(room.split(":")[0]));
+  const own = types.includes("user") && wire.user ? `user:${wire.user.user_id}` : "";
+  input.value = input.dataset.offered = fits.at(-1) ?? own;
+}
+
 function commands(wire, edit) {
   const form = $("form-command");
   const current = chooser("command", page.commands, () => {});
+  wire.addEventListener("rooms", () => offerRoom($("command-room"), wire));
   const compose = () => {
     const { chosen, form: fields } = current();
     const data = read(form, fields);
@@ -112,12 +121,14 @@ function located(refusal) {
   return room ? { ...refusal, path: "room" } : refusal;
 }
 
-function events(log) {
+function events(wire, log) {
   const form = $("form-event");
   const all = page.events.filter((event) => event.publishable);
   const current = chooser("event", all, ({ rooms }) => {
     $("event-room").placeholder = rooms.length ? rooms.map((type) => `${type}:1`).join(", ") : "channel:1";
+    offerRoom($("event-room"), wire, rooms);
   });
+  wire.addEventListener("rooms", () => offerRoom($("event-room"), wire, current().chosen.rooms));
   const compose = () => {
     const { chosen, form: fields } = current();
     const data = read(form, fields);

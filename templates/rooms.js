@@ -1,7 +1,7 @@
 // Rooms: those this connection is in, and what the server knows of all rooms and who is in them.
 
 import { call } from "./api.js";
-import { $, clearProblems, confirm, el, number, page, plural } from "./dom.js";
+import { $, confirm, el, number, page, plural } from "./dom.js";
 import { hue } from "./log.js";
 
 const REFRESH_AFTER = 300;
@@ -36,9 +36,6 @@ function chips(wire) {
   const words = wire.phase === "on" ? `In no room yet. Join one, such as ${types}.` : "Connect first; then join rooms here.";
   $("chips-empty").textContent = rooms.length ? "" : words;
   $("known-rooms").replaceChildren(...rooms.map((room) => el("option", { value: room })));
-  for (const input of [$("command-room"), $("event-room")]) {
-    if (!input.value || input.dataset.given === input.value) input.value = input.dataset.given = rooms.at(-1) ?? "";
-  }
 }
 
 function chip(wire, room) {

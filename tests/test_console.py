@@ -317,7 +317,7 @@ class Tab:
 
     def field(self, path: str):
         """The field of a path in the form that is shown."""
-        return self.page.locator(f'form:not([hidden]) [data-path="{path}"]')
+        return self.page.locator(f'.compose form:not([hidden]) [data-path="{path}"]')
 
     async def fill(self, path: str, value: str) -> None:
         """Fill a field of the form that is shown."""
@@ -478,6 +478,10 @@ async def test_an_event_is_published_as_a_backend_would(dev, visit):
     row = tab.rows("New feature", type="task.created")
     await row.locator("summary").click()
     assert json.loads(await row.locator("pre").inner_text())["data"] == {"task_id": 789, "title": "New feature"}
+    await tab.select("Event", "notification.new")
+    await expect(tab.field("room").locator("input")).to_have_value("user:1")
+    await tab.select("Event", "task.created")
+    await expect(tab.field("room").locator("input")).to_have_value("project:7")
     await tab.fill("room", "nowhere")
     await tab.submit("Publish")
     await expect(tab.field("room").locator(".problem")).to_contain_text("entity_type:entity_id")
