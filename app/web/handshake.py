@@ -21,6 +21,7 @@ from ..connection import Connection
 from ..errors import (
     AUTHENTICATION_FAILED,
     INTERNAL_ERROR,
+    SERVICE_RESTART,
     TOO_MANY_CONNECTIONS,
     AuthenticationFailed,
     Close,
@@ -88,6 +89,9 @@ async def connect(request: web.Request) -> web.StreamResponse:
     if client is None:
         log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
         return _refuse(request, gateway, accept, offer, TOO_MANY_CONNECTIONS)
+    if gateway.draining:  # whoever comes now would not be among those that are told to come back
+        await gateway.release(client)
+        return _refuse(request, gateway, accept, offer, SERVICE_RESTART)
     if request.transport is None:  # it went away meanwhile
         await gateway.release(client)
         return _HANDED_OVER

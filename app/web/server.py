@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from ..connection import CLOSE_TIMEOUT
 from ..gateway import Gateway
 from . import routes
 from .keys import DEV, GATEWAY
@@ -40,7 +41,7 @@ class Server:
         self.address: Final = address
         self._dev = dev
         self._runner: web.AppRunner | None = None
-        self._site: web.BaseSite | None = None
+        self._listener: asyncio.Server | None = None
         self._deadlines: asyncio.Task[None] | None = None
         self._first_seen: dict[RequestHandler, float] = {}
 
@@ -50,6 +51,8 @@ class Server:
         try:
             await self._listen()
         except BaseException:
+            if self._runner is not None:
+                await self._runner.cleanup()
             await self.gateway.close()
             raise
 
@@ -67,22 +70,37 @@ class Server:
             tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
         )
         await self._runner.setup()
-        address = self.address
-        if address.unix_socket is not None:
-            self._site = web.UnixSite(self._runner, address.unix_socket, backlog=self.BACKLOG)
-        else:
-            self._site = web.TCPSite(
-                self._runner, address.host, address.port, ssl_context=address.tls, backlog=self.BACKLOG
-            )
-        await self._site.start()
+        self._listener = await self._bind()
         self._deadlines = asyncio.create_task(self._drop_half_sent())
+
+    async def _bind(self) -> asyncio.Server:
+        """Listen. aiohttp's own sites have no deadline for TLS, which would leave a silent client a minute."""
+        assert self._runner is not None and self._runner.server is not None
+        loop, factory, address = asyncio.get_running_loop(), self._runner.server, self.address
+        deadline = None if address.tls is None else self.gateway.settings.handshake_timeout
+        if address.unix_socket is not None:
+            return await loop.create_unix_server(
+                factory,
+                str(address.unix_socket),
+                ssl=address.tls,
+                ssl_handshake_timeout=deadline,
+                backlog=self.BACKLOG,
+            )
+        return await loop.create_server(
+            factory,
+            address.host,
+            address.port,
+            ssl=address.tls,
+            ssl_handshake_timeout=deadline,
+            backlog=self.BACKLOG,
+        )
 
     @property
     def port(self) -> int:
         """The port that was bound, when port 0 asked for any."""
-        assert self._runner is not None
-        bound: tuple[str, int] = self._runner.addresses[0]
-        return bound[1]
+        assert self._listener is not None
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
 
     async def _drop_half_sent(self) -> None:
         """Close who has not sent a whole request after ``HANDSHAKE_TIMEOUT``; aiohttp has no such limit."""
@@ -101,14 +119,23 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, drain the connections, and close everything."""
-        if self._site is not None:
-            await self._site.stop()
+        if self._listener is not None:
+            self._listener.close()
         await self.gateway.drain()
         if self._deadlines is not None:
             self._deadlines.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._until_gone()
         await self.gateway.close()
+
+    async def _until_gone(self) -> None:
+        """Give the clients time to read their close and to answer it."""
+        pause = 0.02
+        for _ in range(round(CLOSE_TIMEOUT / pause)):
+            if not self.gateway.sweep.connections:
+                break
+            await asyncio.sleep(pause)
 
 
 async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
