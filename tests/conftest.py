@@ -1,0 +1,43 @@
+"""What every test module may ask for: a running server, and the event loop that servers run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from serving import PATIENCE, Serve, running
+
+from roomcast.web.server import Server
+
+try:
+    from uvloop import new_event_loop as new_loop
+except ImportError:
+    from asyncio import new_event_loop as new_loop
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Run on uvloop, as servers do, what does not name its loops (see ``loops.py``)."""
+    return {"loop": new_loop}
+
+
+@pytest_asyncio.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Start servers: ``await serve(**settings)``, also with ``dev=True`` or ``plugins=[...]``; see ``serving.running``.
+
+    They stop when the test ends, and must leave no task behind.
+    """
+    before = asyncio.all_tasks()
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> Server:
+            return await stack.enter_async_context(running(**options))
+
+        yield start
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:  # a task that was cancelled needs another turn
+        _, left = await asyncio.wait(left, timeout=PATIENCE)
+    assert not left, f"the server left tasks behind: {left}"
