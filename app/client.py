@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -74,7 +73,7 @@ class Client(Connection):
     def check(self, now: float) -> None:
         """Besides the heartbeat: a connection ends with its token."""
         expires = self.identity.expires
-        if expires is not None and self.end is None and time.time() >= expires:
+        if expires is not None and self.end is None and self.sweep.unix_time >= expires:
             self.gateway.expire(self)
         else:
             super().check(now)
