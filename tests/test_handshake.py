@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
 
 from roomcast.broker import MemoryBroker
-from roomcast.frames import BINARY, CLOSE, TEXT
+from roomcast.frames import BINARY, CLOSE, PING, TEXT
 from roomcast.gateway import Gateway
 from roomcast.identity import make_token
 from roomcast.registry import load
@@ -464,6 +464,28 @@ async def test_what_comes_while_the_handshake_waits_is_not_lost():
         broker.gate.set()
         await peer.head()
         assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "pong"]
+
+
+async def test_so_much_comes_while_the_handshake_waits_that_aiohttp_stops_reading():
+    """The connection reads on where aiohttp stopped, and nothing is lost."""
+    broker = Slow()
+    ping, count = masked(PING, bytes(100)), 6000
+    async with serving(broker=broker, ws_max_buffer=1 << 30) as running:
+        peer = await running.peer()
+        await peer.send(request())
+        async with asyncio.timeout(PATIENCE):
+            await broker.asked.wait()
+            sending = asyncio.create_task(peer.send(ping * count + closing(1000)))
+            (handler,) = running.greeting
+            while handler.transport.is_reading():
+                await asyncio.sleep(0)
+        broker.gate.set()
+        await peer.head()
+        assert (await event(peer))["type"] == "connected"
+        for _ in range(count):
+            assert await peer.pong() == bytes(100)
+        assert await peer.closed_with() == (1000, "")
+        await sending
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", request()[:-1], b"POST /x HTTP/1.1\r\nHost: a\r\n"])
