@@ -151,13 +151,18 @@ class Plugin:
     def route(self, method: str, path: str) -> Callable[[_T], _T]:
         """Serve the decorated ``async def handler(service, request)`` at ``/plugins/<name><path>``.
 
-        The route is open to anyone who reaches the server; a handler that needs a token checks for one itself.
+        The route is open to anyone who reaches the server; a handler that needs a token checks for one itself. What it
+        raises is answered with JSON: ``Refused`` with status 400, anything but aiohttp's own exceptions with 500.
         """
         if method not in _METHODS or not path.startswith("/"):
             methods = ", ".join(_METHODS)
             raise PluginError(f"route {method} {path!r}: the method must be one of {methods}, the path begin with /")
+        if any((route.method, route.path) == (method, path) for route in self.routes):
+            raise PluginError(f"plugin {self.name!r} declares route {method} {path!r} twice")
 
         def declare(handler: _T) -> _T:
+            if not _is_async(handler):
+                raise PluginError(f"the handler of route {method} {path!r} must be an `async def` function")
             self.routes.append(MountedRoute(method, path, handler))
             return handler
 

@@ -26,6 +26,8 @@ class Loaded(NamedTuple):
     @property
     def source(self) -> str:
         """The origin as error messages name it."""
+        if self.plugin is core:
+            return "roomcast itself"
         return f"package {self.distribution!r}, entry point {self.entry_point!r}"
 
 
@@ -88,16 +90,22 @@ class Registry:
 
 
 def _conflict(kind: str, type: str, first: Loaded, second: Loaded) -> str:
+    remedy = "Give it another name." if first.plugin is core else "Rename one, or uninstall its package."
     return (
         f"{kind} {type!r} is declared twice: by plugin {first.plugin.name!r} ({first.source}) and by plugin "
-        f"{second.plugin.name!r} ({second.source}). Rename one, or uninstall its package."
+        f"{second.plugin.name!r} ({second.source}). {remedy}"
     )
 
 
 def load(points: Iterable[EntryPoint] | None = None) -> Registry:
     """Import every plugin that installed packages offer, or just ``points``; a ``PluginError`` names the culprit."""
+    return Registry(installed(points))
+
+
+def installed(points: Iterable[EntryPoint] | None = None) -> list[Loaded]:
+    """Import as ``load`` does, without a look at who claims what."""
     found = entry_points(group=GROUP) if points is None else points
-    return Registry(_import(point) for point in sorted(found, key=_built_in_first))
+    return [_import(point) for point in sorted(found, key=_built_in_first)]
 
 
 def _built_in_first(point: EntryPoint) -> tuple[bool, str]:
@@ -110,9 +118,10 @@ def _import(point: EntryPoint) -> Loaded:
     try:
         plugin: Any = point.load()
     except PluginError as error:
-        raise PluginError(f"{where}: {error}.") from error
-    except Exception as error:
-        raise PluginError(f"{where} could not be imported: {type(error).__name__}: {error}.") from error
+        raise PluginError(f"{where}: {str(error).rstrip('.')}.") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".rstrip(": .")
+        raise PluginError(f"{where} could not be imported: {reason}.") from error
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{where} is a {type(plugin).__name__}, not a roomcast.Plugin.")
     return Loaded(plugin, distribution, point.name)
