@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields
 
 from roomcast import Plugin
 
@@ -11,11 +13,20 @@ project = Plugin("project", "Projects and what happens to them")
 project.room("project", description="All updates related to project")
 
 
+def _id() -> fields.Raw:
+    return fields.Raw(required=True, validate=_number_or_text, metadata={"type": ["integer", "string"]})
+
+
+def _number_or_text(id: Any) -> None:
+    if isinstance(id, bool) or not isinstance(id, int | str):
+        raise ValidationError("Must be an integer or a string.")
+
+
 @project.event("project.updated")
 class Updated(Schema):
     """Project details updated."""
 
-    project_id = fields.Raw(required=True)
+    project_id = _id()
     changes = fields.Dict(required=True)
     updated_by = fields.String()
 
@@ -24,5 +35,5 @@ class Updated(Schema):
 class Archived(Schema):
     """Project archived."""
 
-    project_id = fields.Raw(required=True)
+    project_id = _id()
     archived_by = fields.String()

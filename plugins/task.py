@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from marshmallow import Schema, fields
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields
 
 from roomcast import Plugin
 
@@ -11,11 +13,20 @@ task = Plugin("task", "Tasks and what happens to them")
 task.room("task", description="Updates to specific task")
 
 
+def _id() -> fields.Raw:
+    return fields.Raw(required=True, validate=_number_or_text, metadata={"type": ["integer", "string"]})
+
+
+def _number_or_text(id: Any) -> None:
+    if isinstance(id, bool) or not isinstance(id, int | str):
+        raise ValidationError("Must be an integer or a string.")
+
+
 @task.event("task.created")
 class Created(Schema):
     """New task created."""
 
-    task_id = fields.Raw(required=True)
+    task_id = _id()
     title = fields.String(required=True)
     status = fields.String()
     priority = fields.String()
@@ -27,7 +38,7 @@ class Created(Schema):
 class Updated(Schema):
     """Task updated."""
 
-    task_id = fields.Raw(required=True)
+    task_id = _id()
     changes = fields.Dict(required=True)
     updated_by = fields.String()
 
@@ -36,7 +47,7 @@ class Updated(Schema):
 class StatusChanged(Schema):
     """Task status changed."""
 
-    task_id = fields.Raw(required=True)
+    task_id = _id()
     old_status = fields.String(required=True)
     new_status = fields.String(required=True)
     changed_by = fields.String()
@@ -46,7 +57,7 @@ class StatusChanged(Schema):
 class Assigned(Schema):
     """Task assigned to user."""
 
-    task_id = fields.Raw(required=True)
+    task_id = _id()
     assignee = fields.String(required=True, allow_none=True)
     assigned_by = fields.String()
 
@@ -55,5 +66,5 @@ class Assigned(Schema):
 class Deleted(Schema):
     """Task deleted."""
 
-    task_id = fields.Raw(required=True)
+    task_id = _id()
     deleted_by = fields.String()
