@@ -20,12 +20,13 @@ LONGEST_WAIT: Final = 30.0
 #: After so many seconds without a sign of life the server is asked for one; after as many more it counts as gone.
 SILENCE: Final = 45.0
 
+_ACCESS: Final = "its rooms claim, or the rule of the room's type, must allow it; see `roomcast token --room`"
+
 #: Ends after which another attempt would end the same way, each with what to do.
 FINAL_ENDS: Final = {
     4401: "The server does not accept the token (4401): it is wrong, expired, or signed with another secret; its log "
     "says which. Get a new one with `roomcast token`.",
-    4403: "The token gives no access to the room (4403): its rooms claim, or the rule of the room's type, must allow "
-    "it; see `roomcast token --room`.",
+    4403: f"The token gives no access to the room (4403): {_ACCESS}.",
     4410: "An operator has disconnected this user (4410).",
     4429: "The user has as many connections as allowed (4429): close another one, or raise MAX_CONNECTIONS_PER_USER on "
     "the server.",
@@ -67,8 +68,8 @@ class Listener:
             try:
                 await self._follow(stream)
             except Ended as ended:
-                self._note(f"Disconnected ({ended.end}).")
                 self._give_up(ended.end)
+                self._note(f"Disconnected ({ended.end}).")
             stream = await self._open(first=False)
 
     async def _open(self, *, first: bool) -> Stream:
@@ -130,7 +131,8 @@ class Listener:
             self._note(f"{room}: events were lost on the server.")
             self._seen[room] = data.get("last_id")
         elif type == "error":
-            raise RoomcastError(f"{room or 'The server'}: {data.get('error')}")
+            hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else ""
+            raise RoomcastError(f"{room or 'The server'}: {str(data.get('error')).rstrip('.')}{hint or '.'}")
         elif type == "left_room":
             raise RoomcastError(f"{data.get('message')}, by an operator.")
         elif type not in ("connected", "pong"):

@@ -15,7 +15,6 @@ import ssl
 import struct
 from typing import Final, NamedTuple, Self, cast
 
-from aiohttp._websocket.helpers import websocket_mask
 from yarl import URL
 
 from .errors import RoomcastError
@@ -100,9 +99,9 @@ def masked(opcode: int, payload: bytes) -> bytes:
     else:
         head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, length)
     key = os.urandom(4)
-    body = bytearray(payload)
-    websocket_mask(key, body)
-    return head + key + body
+    mask = (key * (length // 4 + 1))[:length]
+    body = int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")  # 0.7 us for 150 bytes; byte by byte, 11
+    return head + key + body.to_bytes(length, "little")
 
 
 class Wire(asyncio.Protocol):

@@ -1,0 +1,87 @@
+"""The bench: what it counts is what happened, against live servers."""
+
+import json
+
+import pytest
+from shell import SECRET, Running, refusal, roomcast
+
+SMALL = ("--connections", "20", "--rooms", "4", "--duration", "0.5", "--json")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server without a limit of messages."""
+    with Running(WS_MESSAGE_RATE="0") as running:
+        yield running
+
+
+def measured(server: Running, *args: str, **variables: str) -> dict:
+    """What a bench reports as JSON."""
+    done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET, **variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_at_a_rate_everything_arrives(server):
+    """Each message goes to all members of its room, and none is lost."""
+    result = measured(server, *SMALL, "--rate", "100")
+    assert (result["connections"], result["opened"]) == (20, 20)
+    assert result["published"] == 50
+    assert result["expected"] == result["delivered"] == 50 * 5
+    assert (result["lost"], result["errors"], result["closes"]) == (0, {}, {})
+    assert 0 < result["latency_p50"] <= result["latency_p90"] <= result["latency_p99"] <= result["latency_max"]
+    assert result["handshakes_per_second"] > 0
+    assert result["client_cpu"] > 0
+
+
+def test_with_a_window_everything_arrives(server):
+    """Each publisher sends the next message when its own has come back."""
+    result = measured(server, *SMALL, "--window", "2", "--publishers", "3")
+    assert result["published"] > 6
+    assert result["expected"] == result["delivered"] == result["published"] * 5
+    assert result["lost"] == 0
+
+
+def test_a_table_is_printed_for_eyes(server):
+    """Progress goes to standard error, the table to standard output, without escapes when that is no terminal."""
+    args = ("--connections", "4", "--rooms", "1", "--duration", "1.2", "--rate", "20")
+    done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET)
+    assert done.returncode == 0, done.stderr
+    names = [line.split("  ")[0] for line in done.stdout.splitlines() if line]
+    assert names[:8] == [
+        *("connections", "published", "delivered", "lost", "latency", "errors", "closed", "client CPU"),
+    ]
+    assert "0 of 96 expected" in done.stdout
+    assert "published" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_what_the_server_refuses_is_not_lost():
+    """Publishers over the server's rate are counted by the error's code, and the way out is said."""
+    with Running(WS_MESSAGE_RATE="1") as strict:
+        result = measured(strict, "--connections", "4", "--rooms", "1", "--duration", "0.5", "--rate", "20", "--json")
+        assert set(result["errors"]) == {"rate_limited"}
+        assert result["published"] + result["errors"]["rate_limited"] == 10
+        assert result["expected"] == result["delivered"] == 4 * result["published"]
+        assert any("WS_MESSAGE_RATE=0" in note for note in result["notes"])
+
+
+def test_one_token_for_all_meets_the_limit_of_a_user(server):
+    """It is said before, and the connections over the limit are counted by their close code."""
+    token = roomcast("token", "--user-id", "1", "--room", "*", JWT_SECRET=SECRET).stdout.strip()
+    args = ("--connections", "7", "--rooms", "1", "--duration", "0.2", "--json")
+    done = roomcast("bench", "--url", server.ws, *args, "--token", token)
+    assert done.returncode == 0, done.stderr
+    assert "MAX_CONNECTIONS_PER_USER" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["closes"] == {"4429 Too Many Connections": 2}
+    assert result["lost"] == 0
+
+
+def test_nothing_to_measure_is_said_in_a_sentence(server):
+    """No server, no token, a token that the server does not take, and more connections than files."""
+    assert "JWT_SECRET" in refusal("bench", "--connections", "1")
+    assert "cannot be reached" in refusal("bench", "--url", "ws://127.0.0.1:1", status=1, JWT_SECRET=SECRET)
+    few = ("bench", "--url", server.ws, "--connections", "2")
+    assert "2 x 4401 Authentication Failed" in refusal(*few, status=1, JWT_SECRET=SECRET[::-1])
+    assert "open files" in refusal("bench", "--connections", "100000000", status=1, JWT_SECRET=SECRET)
