@@ -18,6 +18,9 @@ try:
 except ImportError:
     from asyncio import new_event_loop as new_loop
 
+#: A package of its own; test_foreign_plugin.py runs its tests, where it is installed.
+collect_ignore = ["foreign"]
+
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run on uvloop, as servers do, what does not name its loops (see ``loops.py``)."""

@@ -1,0 +1,3 @@
+"""The fixtures come with roomcast."""
+
+pytest_plugins = ["roomcast.testing"]
