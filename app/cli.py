@@ -158,7 +158,7 @@ def _claim(text: str) -> tuple[str, Any]:
 @main.command()
 @click.argument("type", metavar="TYPE")
 @click.argument("room", required=False)
-@click.argument("data", required=False, metavar="JSON")
+@click.argument("data", required=False, metavar="[JSON]")
 @click.option("--sender", help="The name that the event is from.")
 @click.option("--url", default=API_URL, show_default=True, help="The server.")
 @click.option("--api-key", envvar="API_KEY", help="The server's API_KEY; from the environment if not given.")

@@ -74,19 +74,20 @@ def greeting(server: Server, *, wanted: int) -> str:
 
 
 def _lines(base: str, settings: Settings) -> list[str]:
-    token = "TOKEN"  # noqa: S105  # a placeholder
-    if settings.jwt_secret is not None:
-        token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
     join = orjson.dumps({"type": "join_room", "room": ROOM}).decode()
     publish = ["curl", f"{base}/api/v1/events", "-H", f"Authorization: Bearer {settings.api_key}"]
     publish += ["-H", "Content-Type: application/json", "-d", orjson.dumps(EVENT).decode()]
-    note = [] if settings.jwt_secret is not None else ["(TOKEN is one that JWT_PUBLIC_KEY verifies.)", ""]
+    shell, token, fragment = "Or connect from a shell", "TOKEN", ""
+    if settings.jwt_secret is not None:
+        token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
+        fragment = f"#token={token}"
+    else:
+        shell += ", with a TOKEN that JWT_PUBLIC_KEY verifies"
     return [
-        *note,
         "Open the console, where everything can be tried out:",
-        f"  {base}/console#token={token}",
+        f"  {base}/console{fragment}",
         "",
-        "Or connect from a shell, and enter a room by typing the second line:",
+        f"{shell}, and enter a room by typing the second line:",
         "  " + shell_line(["wscat", "-c", f"ws{base.removeprefix('http')}{PATH}?token={token}"]),
         "  " + join,
         "",

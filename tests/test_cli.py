@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from shell import API_KEY, SECRET, Process, Running, refusal, roomcast
 from websockets.sync.client import connect
 
@@ -134,6 +136,15 @@ def test_dev_keeps_the_secret_and_the_key_that_are_set():
         running.wait_for(f"Bearer {API_KEY}", running.out)
         token = running.wait_for(r"#token=(\S+)", running.out)[1]
     assert Authenticator(Settings(jwt_secret=SECRET)).verify(token).username == "dev"
+
+
+def test_dev_makes_no_token_where_a_public_key_verifies_them(tmp_path):
+    """Its tokens are somebody else's to sign: the lines have a place for one."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    with Running("dev", "--port", "0", JWT_PUBLIC_KEY=str(tmp_path / "key.pem")) as running:
+        running.wait_for(r"/console$", running.out)
+        running.wait_for(r"token=TOKEN'", running.out)
 
 
 # token.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from roomcast import frames
 from roomcast.errors import RoomcastError
 from roomcast.frames import BINARY, CLOSE, PONG, TEXT, Reader
+from roomcast.web import handshake
 from roomcast.wire import PATH, End, Ended, Stream, Target, Unreachable, Wire, masked, target
 
 
@@ -38,6 +39,11 @@ def test_a_server_reads_what_was_masked(opcode, size):
 def test_a_url_is_read(url, expected):
     """Web URLs serve as well as WebSocket ones, and the path may be left out."""
     assert target(url) == expected
+
+
+def test_the_path_is_the_servers():
+    """The client knows where the server listens without importing it."""
+    assert handshake.PATH == PATH
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://h", "ws://", "ws://h:99999", "ws://[::1"])
