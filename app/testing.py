@@ -30,6 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
+import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, WSMessage, WSMsgType
@@ -111,7 +112,7 @@ class Client:
         if self._end is not None:
             raise Disconnected(*self._end)
         try:
-            await self._socket.send_json(message)
+            await self._socket.send_str(orjson.dumps(message).decode())
         except ConnectionError:
             raise Disconnected(*await self.closed()) from None
 

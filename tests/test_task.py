@@ -1,0 +1,148 @@
+"""Tasks: backends publish them, with the fields of the document, to whatever room they belong in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from roomcast import Refused
+from roomcast.plugins.task import task
+
+pytest_plugins = ("roomcast.testing",)
+
+#: From the document, word for word.
+CREATED = """
+{
+  "type": "task.created",
+  "room": "project:123",
+  "data": {
+    "task_id": 789,
+    "title": "New feature implementation",
+    "status": "todo",
+    "priority": "high",
+    "assignee": "bob",
+    "creator": "alice"
+  },
+  "sender": "alice",
+  "timestamp": "2025-11-13T12:00:00Z"
+}
+"""
+STATUS_CHANGED = """
+{
+  "type": "task.status_changed",
+  "room": "project:123",
+  "data": {
+    "task_id": 789,
+    "old_status": "todo",
+    "new_status": "in_progress",
+    "changed_by": "bob"
+  },
+  "sender": "system",
+  "timestamp": "2025-11-13T12:00:00Z"
+}
+"""
+
+#: What the least of each event is, and the rest that it may have.
+EVENTS = {
+    "task.created": (
+        {"task_id": 1, "title": "T"},
+        {"status": "todo", "priority": "low", "assignee": None, "creator": "a"},
+    ),
+    "task.updated": ({"task_id": 1, "changes": {"title": ["old", "new"]}}, {"updated_by": "a"}),
+    "task.status_changed": ({"task_id": 1, "old_status": "todo", "new_status": "done"}, {"changed_by": "a"}),
+    "task.assigned": ({"task_id": 1, "assignee": "bob"}, {"assigned_by": "a"}),
+    "task.deleted": ({"task_id": 1}, {"deleted_by": "a"}),
+}
+
+
+@pytest.mark.parametrize("text", [CREATED, STATUS_CHANGED], ids=["created", "status_changed"])
+async def test_the_documents_events_come_out_as_they_went_in(gateway, connect, text):
+    """The example reaches the room with a time of its own and an id, and is otherwise unchanged."""
+    example = json.loads(text)
+    bob = await connect("bob", rooms=["project:123"])
+    await bob.join("project:123")
+    id = await gateway.service.publish(example["type"], example["room"], example["data"], sender=example["sender"])
+    event = await bob.next(example["type"])
+    assert event == example | {"timestamp": event["timestamp"], "id": id}
+
+
+@pytest.mark.parametrize("room", ["task:789", "project:123", "channel:456"])
+@pytest.mark.parametrize("type", EVENTS)
+async def test_every_event_of_a_task_reaches_its_room(gateway, connect, type, room):
+    """The least that it must have is enough, all that it may have arrives, and nothing is added."""
+    least, rest = EVENTS[type]
+    bob = await connect("bob", rooms=["*"])
+    await bob.join(room)
+    for data in (least, least | rest):
+        await gateway.service.publish(type, room, data)
+        event = await bob.next(type)
+        assert event["data"] == data
+        assert event.keys() == {"type", "room", "data", "timestamp", "id"}
+
+
+@pytest.mark.parametrize("type", EVENTS)
+async def test_a_task_is_named_by_an_integer_or_a_string(gateway, type):
+    """Databases have either; what is neither is refused by the field's name."""
+    least = EVENTS[type][0]
+    for id in (0, -1, 2**53, "789", "TASK-789"):
+        await gateway.service.publish(type, "task:1", least | {"task_id": id})
+    for id in (None, True, 1.5, [1], {"id": 1}):
+        with pytest.raises(Refused) as refused:
+            await gateway.service.publish(type, "task:1", least | {"task_id": id})
+        assert (refused.value.code, list(refused.value.fields)) == ("invalid_data", ["task_id"])
+    kept = await gateway.service.history("task:1")
+    assert [event["data"]["task_id"] for event in kept] == [0, -1, 2**53, "789", "TASK-789"]
+
+
+@pytest.mark.parametrize(("type", "field"), [(type, field) for type, (least, _) in EVENTS.items() for field in least])
+async def test_no_field_of_the_least_may_be_missing(gateway, type, field):
+    """It is named, and nothing is published."""
+    data = {name: value for name, value in EVENTS[type][0].items() if name != field}
+    with pytest.raises(Refused) as refused:
+        await gateway.service.publish(type, "task:1", data)
+    assert refused.value.fields == {field: ["Missing data for required field."]}
+    assert await gateway.service.history("task:1") == []
+
+
+@pytest.mark.parametrize("type", EVENTS)
+async def test_a_field_of_another_name_is_refused(gateway, type):
+    """A slip of the pen does not go unnoticed."""
+    with pytest.raises(Refused) as refused:
+        await gateway.service.publish(type, "task:1", EVENTS[type][0] | {"asignee": "bob"})
+    assert refused.value.fields == {"asignee": ["Unknown field."]}
+
+
+async def test_nobody_is_a_tasks_assignee_too(gateway, connect):
+    """A task that was taken from somebody is assigned to null."""
+    bob = await connect("bob", rooms=["*"])
+    await bob.join("task:789")
+    await gateway.service.publish("task.assigned", "task:789", {"task_id": 789, "assignee": None})
+    assert (await bob.next("task.assigned"))["data"] == {"task_id": 789, "assignee": None}
+
+
+async def test_clients_publish_no_tasks(connect):
+    """Events of tasks are no commands."""
+    bob = await connect("bob", rooms=["*"])
+    await bob.join("task:789")
+    for type, (least, _) in EVENTS.items():
+        with pytest.raises(Refused) as refused:
+            await bob.command(type, least, room="task:789")
+        assert refused.value.code == "unknown_type"
+        await bob.nothing(type)
+
+
+async def test_a_tasks_room_opens_by_the_token(connect):
+    """The built-in rule guards it."""
+    bob = await connect("bob", rooms=["task:1"])
+    await bob.join("task:1")
+    with pytest.raises(Refused) as refused:
+        await bob.join("task:2")
+    assert refused.value.code == "forbidden"
+
+
+def test_the_json_schema_says_what_an_id_is():
+    """Forms and generated clients are told of both kinds."""
+    schema = task.events["task.created"].validator.json_schema()
+    assert schema["properties"]["task_id"]["type"] == ["integer", "string"]
+    assert sorted(schema["required"]) == ["task_id", "title"]
