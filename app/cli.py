@@ -342,7 +342,7 @@ def bench(
     published times the members of its room: 1000 connections in 10 rooms at 100 messages a second are 10,000
     deliveries a second.
     """
-    limit = run.check_file_limit()
+    limit = run.raise_file_limit()
     if limit is not None and connections > limit - 64:
         raise RoomcastError(f"{connections} connections need as many open files, and {limit} are allowed (ulimit -n).")
     plan = bench_.Plan(

@@ -17,7 +17,7 @@ import orjson
 
 from . import registry, tokens
 from .errors import PluginError, RoomcastError, SettingsError
-from .run import FEW_FILES, HAS_UVLOOP, check_file_limit, is_free
+from .run import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
 from .settings import Settings, describe
 from .wire import Ended, Stream, Target, why
 
@@ -128,12 +128,11 @@ def plugins() -> Iterator[Finding]:
 
 def machine() -> Iterator[Finding]:
     """Look at open files, the event loop and the clock."""
-    limit = check_file_limit()
+    limit = raise_file_limit()
     if limit is not None and limit < FEW_FILES:
         yield Finding(
             WARN,
-            f"Only {limit} files can be open at once, and each connection is one; raise the limit (ulimit -n, or "
-            "LimitNOFILE in a systemd unit).",
+            f"Only {limit} files can be open at once, and each connection is one; {MORE_FILES}.",
         )
     else:
         yield Finding(OK, f"{'Any number of' if limit is None else limit} files can be open at once.")

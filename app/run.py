@@ -40,6 +40,7 @@ VERSION: Final = importlib.metadata.version("roomcast")
 
 #: Fewer open files than this are soon used up: each connection is one.
 FEW_FILES: Final = 10_000
+MORE_FILES: Final = "raise the limit (ulimit -n, or LimitNOFILE in a systemd unit)"
 
 #: Why a server cannot listen where it was told to.
 _CANNOT_LISTEN: Final = {
@@ -70,7 +71,9 @@ def run(settings: Settings, address: Address, ready: Callable[[Server], None], *
     plugins = registry.load()
     if address.unix_socket is not None:
         make_way(address.unix_socket)
-    check_file_limit()
+    files = raise_file_limit()
+    if files is not None and files < FEW_FILES:
+        log.warning("only %d files can be open at once, and each connection is one; %s", files, MORE_FILES)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
             runner.run(_serve(settings, plugins, address, ready, dev))
@@ -139,8 +142,8 @@ def _tune_gc() -> None:
     gc.set_threshold(10_000, 20, 100)
 
 
-def check_file_limit() -> int | None:
-    """Raise the limit of open files as far as this process may; log a warning if that is not far. None: no limit."""
+def raise_file_limit() -> int | None:
+    """Raise the limit of open files as far as this process may, and return it; None is no limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -150,15 +153,7 @@ def check_file_limit() -> int | None:
         with contextlib.suppress(ValueError, OSError):  # macOS says unlimited, and takes no such limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return None
-    if soft < FEW_FILES:
-        log.warning(
-            "only %d files can be open at once, and each connection is one; raise the limit (ulimit -n, or LimitNOFILE "
-            "in a systemd unit)",
-            soft,
-        )
-    return soft
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
