@@ -10,6 +10,7 @@ import orjson
 
 from . import wire
 from .errors import RoomcastError
+from .logs import escape
 
 PATH: Final = "/api/v1/events"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
@@ -59,16 +60,15 @@ async def publish(url: str, api_key: str, events: Any, idempotency_key: str | No
 
 
 def _refusal(status: int, answer: Any, body: bytes, base: str) -> str:
-    """Return the server's sentence, and a line for each bad item; or what an answer without one may mean."""
+    """Return the server's sentence, and a line for each problem of several; or what an answer without one may mean."""
     if not isinstance(answer, Mapping) or "error" not in answer:
         said = body.decode("utf-8", "replace").strip().split("\n")[0][:200]
-        return f"{base} answered with HTTP status {status} ({said}); is it a roomcast server?"
-    lines = [str(answer["error"])]
+        return f"{base} answered with HTTP status {status} ({escape(said)}); is it a roomcast server?"
     items = answer.get("items")
-    for item in items if isinstance(items, list) else []:
-        if isinstance(item, Mapping):
-            fields = item.get("fields")
-            where = f"item {item['index']}: " if "index" in item else ""
-            details = f" {orjson.dumps(fields).decode()}" if fields else ""
-            lines.append(f"  {where}{item.get('error', '')}{details}")
-    return "\n".join(lines)
+    problems = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+    lines = [str(answer["error"])]
+    if len(problems) > 1:  # one is in the sentence already
+        lines += [
+            f"  item {one.get('index')}, {one.get('field') or 'as a whole'}: {one.get('error')}" for one in problems
+        ]
+    return "\n".join(map(escape, lines))  # nothing that a server says steers the terminal

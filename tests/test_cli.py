@@ -263,6 +263,19 @@ def test_what_cannot_be_published_is_said_in_words(server, args, words):
     assert "Traceback" not in done.stderr
 
 
+def test_each_bad_event_of_several_is_named(server):
+    """With its place, its field and what is wrong; nothing is published then."""
+    events = [{"type": "task.deleted", "room": "task:9", "data": data} for data in ({"task_id": 1}, {}, {"id": 2})]
+    with listen(server, "task:9") as listener:
+        done = publish(server, "-", stdin=json.dumps(events))
+        assert done.returncode == 1
+        assert "item 1, data.task_id: " in done.stderr
+        assert "item 2, data.id: " in done.stderr
+        assert publish(server, "-", stdin=json.dumps(events[0])).returncode == 0
+        listener.wait_for("task.deleted", listener.out)
+        assert sum("task.deleted" in line for line in listener.out) == 1
+
+
 def test_publishing_needs_the_key(server):
     """A missing key is asked for, a wrong one is told from a good one, and neither is printed."""
     assert "API_KEY" in refusal("publish", "task.deleted", "task:1", "{}")
