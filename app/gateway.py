@@ -17,16 +17,18 @@ from . import frames, protocol
 from .access import RoomPolicy
 from .broker import Broker, Publication, UserId
 from .client import Client
-from .connection import Sweep
+from .connection import LOST, SILENT, Sweep
 from .context import Context, Service
 from .errors import (
     AUTHENTICATION_FAILED,
+    CLOSES,
     DISCONNECTED,
     ERROR_CODES,
     FORBIDDEN,
     SERVICE_RESTART,
     TOO_MANY_MESSAGES,
     AuthenticationFailed,
+    Close,
     Refused,
     Unavailable,
 )
@@ -46,6 +48,12 @@ connections_log = logging.getLogger("roomcast.connections")
 MAX_WAITING: Final = 64
 #: A client may run this many seconds' worth of its rate ahead, and as much again over it before it is closed.
 BURST_SECONDS: Final = 5
+
+#: The ends that the server decides on, and those of clients that close as browsers do: by the page, by leaving it,
+#: without a code. A client may close with any code and text; what is none of these is counted as ``LEFT_OTHERWISE``.
+SERVER_ENDS: Final = frozenset({*CLOSES, LOST, SILENT})
+CLIENT_ENDS: Final = {code: Close(code, "Closed By Client", reconnect=False) for code in (1000, 1001, 1005)}
+LEFT_OTHERWISE: Final = Close(0, "Closed By Client", reconnect=False)
 
 #: How the payloads of user_joined and user_left begin.
 _PRESENCE: Final = b'{"type":"user_'
@@ -70,10 +78,13 @@ class Gateway:
         self.membership: Final = Membership(self)
         self.service: Final = Service(self)
         self.draining = False
-        #: For the metrics: messages taken from clients, error frames by code, connections ended by close code.
+        #: For the metrics: messages taken from clients, events taken from the broker, events published over HTTP,
+        #: error frames by code, connections by how they ended.
         self.received = 0
+        self.events = 0
+        self.published = 0
         self.errors: Final[Counter[str]] = Counter()
-        self.ends: Final[Counter[str]] = Counter()
+        self.ends: Final[Counter[Close]] = Counter()
         self._loop: Final = loop
         self._stepper: Final = Stepper(loop)
         self._core: Final[dict[str, CoreCommand]] = {
@@ -197,7 +208,7 @@ class Gateway:
         self._depart(client)
         end = client.end
         assert end is not None
-        self.ends[str(end.code)] += 1
+        self.count_end(end)
         identity = client.identity
         seconds = self._loop.time() - client.opened
         connections_log.info(
@@ -217,6 +228,10 @@ class Gateway:
                 "reason": end.reason,
             },
         )
+
+    def count_end(self, end: Close) -> None:
+        """Count for the metrics how a connection ended, or was refused."""
+        self.ends[CLIENT_ENDS.get(end.code) or (end if end in SERVER_ENDS else LEFT_OTHERWISE)] += 1
 
     def expire(self, client: Client) -> None:
         """Close a client whose token ran out."""
@@ -397,9 +412,9 @@ class Gateway:
         body = kind.validator.event(data)
         joined = room in self.hub.rooms  # and so it was checked, and is no user's own
         if not joined:
-            self._check_room(room)
+            self.check_room(room)
         if kind.rooms:
-            self._check_destination(kind, room)
+            self.check_destination(kind, room)
         shown = None if not joined and room.startswith("user:") else room
         return protocol.event(kind.type, shown, body, sender)
 
@@ -408,12 +423,14 @@ class Gateway:
         return Publication(room, self.payload(event, room, data, sender), key)
 
     @staticmethod
-    def _check_destination(kind: EventType, room: str) -> None:
+    def check_destination(kind: EventType, room: str) -> None:
+        """Raise ``Refused`` if events of this ``kind`` do not go to such a ``room``, whose form was checked."""
         if room[: room.index(":")] not in kind.rooms:
             wanted = " or ".join(f"{type}:…" for type in kind.rooms)
             raise Refused("bad_room", f"{kind.type} goes to {wanted}, not to {room}.")
 
-    def _check_room(self, room: str) -> None:
+    def check_room(self, room: str) -> None:
+        """Raise ``Refused`` if ``room`` is none, or of a type that no plugin declares."""
         if not isinstance(room, str) or not protocol.is_room(room):
             raise protocol.bad_room(room if isinstance(room, str) else None)
         self.registry.room(room)
@@ -429,6 +446,7 @@ class Gateway:
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Deliver an event of the broker to the room's members here; who came and went may wait a moment in a crowd."""
+        self.events += 1
         frame = frames.event(payload, id)
         if payload.startswith(_PRESENCE):
             self.hub.deliver_later(room, frame)

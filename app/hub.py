@@ -70,6 +70,8 @@ class Hub:
         #: For the metrics: deliveries by how long they took from ``deliver`` to written, as counts between the bounds.
         self.delivery_counts: Final = [0] * (len(DELIVERY_BOUNDS) + 1)
         self.delivery_seconds = 0.0
+        #: Deliveries to users' own rooms, which are not timed.
+        self.personal_deliveries = 0
 
     def join(self, room: str, connection: Connection) -> None:
         """Add ``connection`` to ``room``; it gets what is delivered from now on.
@@ -135,7 +137,9 @@ class Hub:
         """Send ``frame`` to every member of ``room`` at the end of this turn."""
         entry = self.rooms.get(room)
         if entry is None:
-            for connection in self.personal.get(room, ()):
+            present = self.personal.get(room, ())
+            self.personal_deliveries += len(present)
+            for connection in present:
                 self.send(connection, frame)
             return
         entry.pending.append(frame)

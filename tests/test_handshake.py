@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
 
 from roomcast.broker import MemoryBroker
+from roomcast.errors import AUTHENTICATION_FAILED
 from roomcast.frames import BINARY, CLOSE, PING, TEXT
 from roomcast.gateway import Gateway
 from roomcast.identity import make_token
@@ -300,7 +301,7 @@ async def test_a_refused_token_is_told_so_after_the_upgrade(path, headers):
         assert await peer.hung_up()
         await running.emptied()
         await running.settled()
-        assert running.gateway.ends == {"4401": 1}
+        assert running.gateway.ends == {AUTHENTICATION_FAILED: 1}
 
 
 async def test_a_refused_client_that_sent_early_is_told_so_too():

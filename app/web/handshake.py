@@ -160,7 +160,7 @@ def remote_address(request: web.BaseRequest, *, trust_proxy: bool) -> str:
 
 def _refuse(request: web.Request, gateway: Gateway, accept: bytes, offer: Offer, close: Close) -> web.StreamResponse:
     """Complete the upgrade, then close with the reason: a browser shows a refused upgrade only as 1006."""
-    gateway.ends[str(close.code)] += 1
+    gateway.count_end(close)
     if request.transport is not None:
         refusal = Refusal(gateway.hub, gateway.sweep)
         _hand_over(request, accept, offer, refusal)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import console, handshake, plugin_routes
+from . import api, console, handshake, health, metrics, plugin_routes, tickets
 
 
 def add(app: web.Application) -> None:
     """Give ``app`` all routes."""
     app.router.add_get(handshake.PATH, handshake.connect)
+    app.router.add_get("/health/live", health.live)
+    app.router.add_get("/health/ready", health.ready)
+    app.router.add_get("/metrics", metrics.metrics)
+    app.router.add_post(tickets.PATH, tickets.post_ticket)
+    app.router.add_options(tickets.PATH, tickets.preflight)
+    api.add(app)
     console.add(app)
     plugin_routes.add(app)

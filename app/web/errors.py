@@ -1,0 +1,107 @@
+"""What the HTTP API answers with: JSON, in good times and in bad.
+
+An error is ``{"error": sentence, "code": word}`` and perhaps more. The words are those of error frames where the same
+thing went wrong, and else the ones in ``STATUS``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from ..errors import Refused, RoomcastError, Unavailable
+
+log = logging.getLogger("roomcast.api")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: The status of each code; a code that is not here is one of an event or a room that was refused: 422.
+STATUS: Final[Mapping[str, int]] = {
+    "bad_json": 400,
+    "bad_body": 400,
+    "bad_query": 400,
+    "bad_idempotency_key": 400,
+    "unauthorized": 401,
+    "bad_token": 401,
+    "api_off": 403,
+    "bad_origin": 403,
+    "no_such_path": 404,
+    "no_such_method": 405,
+    "body_too_slow": 408,
+    "in_progress": 409,
+    "body_too_large": 413,
+    "internal": 500,
+    "unavailable": 503,
+}
+#: A broker that is away is asked again after this many seconds.
+RETRY_AFTER: Final = 1
+
+
+class Failure(RoomcastError):
+    """A request that cannot be answered as asked: ``code`` (see ``STATUS``), a sentence, ``more`` fields, ``headers``.
+
+    With ``close`` the connection is of no more use: the rest of the request is still on its way.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        more: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        close: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.code: Final = code
+        self.document: Final = {"error": message, "code": code, **(more or {})}
+        self.headers: Final = headers
+        self.close: Final = close
+
+
+def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return ``document`` as a JSON response that nobody keeps."""
+    always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    body = orjson.dumps(document)
+    return web.Response(
+        body=body, status=status, content_type="application/json", headers={**always, **(headers or {})}
+    )
+
+
+def in_json(handler: Handler) -> Handler:
+    """Answer in JSON whatever ``handler`` raises."""
+
+    @wraps(handler)
+    async def answering(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception as error:
+            return _answer_to(_as_failure(request, error))
+
+    return answering
+
+
+def _as_failure(request: web.Request, error: Exception) -> Failure:
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, Refused):
+        return Failure(error.code, error.message, {"fields": error.fields} if error.fields else None)
+    if isinstance(error, Unavailable):
+        sentence = f"The request could not be carried out now ({error}); try again."
+        return Failure("unavailable", sentence, headers={"Retry-After": str(RETRY_AFTER)})
+    log.error("%s %s failed", request.method, request.match_info.route.resource, exc_info=error)
+    return Failure("internal", "The server failed; its log says why. Try again later.")
+
+
+def _answer_to(failure: Failure) -> web.Response:
+    response = answer(failure.document, STATUS.get(failure.code, 422), failure.headers)
+    if failure.close:
+        response.force_close()
+    return response
