@@ -121,6 +121,13 @@ function located(refusal) {
   return room ? { ...refusal, path: "room" } : refusal;
 }
 
+/** The problems of the HTTP API's answer, by the path of their field in the form. */
+function byField(items) {
+  const fields = {};
+  for (const { field, error } of items) (fields[(field ?? "").replace(/^data\.?/, "")] ??= []).push(error);
+  return fields;
+}
+
 function events(wire, log) {
   const form = $("form-event");
   const all = page.events.filter((event) => event.publishable);
@@ -147,7 +154,7 @@ function events(wire, log) {
     say(form, ok ? `✓ Published as ${body.id}` : "", "good");
     log.note("publish", `${event.type} to ${event.room || "nowhere"}: ${status} ${ok ? body.id : body.error ?? ""}`,
       { room: event.room, request: event, status, answer: body }, !ok);
-    if (!ok) showRefusal(form, located(body));
+    if (!ok) showRefusal(form, body.items ? { fields: byField(body.items) } : located(body));
   });
   $("event-curl").addEventListener("click", () => {
     const event = compose();

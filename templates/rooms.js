@@ -104,11 +104,13 @@ export class People {
     const tabs = connections > 1 ? ` · ${plural(connections, "connection")}` : "";
     const kick = this.#act("Kick", `Take ${username} out of the room ${room}`, room, id, async () => {
       const words = `All connections of ${username} (user ${id}) leave ${room}. Nothing keeps them from joining again.`;
-      return (await confirm(`Kick ${username} from ${room}?`, words, "Kick")) && call("DELETE", `${path(room)}/members/${encodeURIComponent(id)}`);
+      const sure = await confirm(`Kick ${username} from ${room}?`, words, "Kick");
+      return sure && call("DELETE", `${path(room)}/members/${encodeURIComponent(id)}`);
     });
     const disconnect = this.#act("Disconnect", `Disconnect ${username} everywhere`, room, id, async () => {
       const words = `All connections of ${username} (user ${id}) are closed with 4410. Nothing keeps them from coming back.`;
-      return (await confirm(`Disconnect ${username}?`, words, "Disconnect")) && call("DELETE", `/api/v1/users/${encodeURIComponent(id)}`);
+      const sure = await confirm(`Disconnect ${username}?`, words, "Disconnect");
+      return sure && call("DELETE", `/api/v1/users/${encodeURIComponent(id)}/connections`);
     });
     return el("li", { className: "member" },
       el("span", { className: "name", textContent: username }),
