@@ -99,9 +99,11 @@ class Plugin:
 
         ``rooms`` limits the room types such an event may be published to; none given is any.
         """
+        self._claim("event", self.events, type, _TYPE)
+        if isinstance(rooms, str) or not all(map(_ROOM_TYPE.match, rooms)):
+            raise PluginError(f"event {type!r} goes to room types like ('environment',), not to {rooms!r}")
 
         def declare(schema: _S) -> _S:
-            self._claim("event", self.events, type, _TYPE)
             validator = self._validator(f"event {type}", schema)
             self.events[type] = EventType(type, validator, _description(schema), rooms, published_by_core)
             return schema
@@ -114,9 +116,9 @@ class Plugin:
         ``schema`` validates ``data`` before the handler sees it. The dict that the handler returns is the data of a
         frame of type ``reply``, sent if the request had an ``id``; nothing returned is an empty one.
         """
+        self._claim("command", self.commands, type, _TYPE)
 
         def declare(handler: _H) -> _H:
-            self._claim("command", self.commands, type, _TYPE)
             if not _is_async(handler):
                 raise PluginError(f"the handler of command {type!r} must be an `async def` function")
             validator = self._validator(f"command {type}", schema)
@@ -169,10 +171,11 @@ class Plugin:
         return declare
 
     def _claim(self, kind: str, taken: dict[str, Any], type: str, form: re.Pattern[str]) -> None:
+        if not isinstance(type, str):
+            raise PluginError(f'{kind} {type!r} of plugin {self.name!r} is no name; say @{self.name}.…("its_name")')
         if not form.match(type):
-            raise PluginError(
-                f"{kind} {type!r} of plugin {self.name!r} must be a lower-case word, or some joined by dots"
-            )
+            words = "a lower-case word" if form is _ROOM_TYPE else "a lower-case word, or some joined by dots"
+            raise PluginError(f"{kind} {type!r} of plugin {self.name!r} must be {words}")
         if type in taken:
             raise PluginError(f"plugin {self.name!r} declares {kind} {type!r} twice")
 

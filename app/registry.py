@@ -48,6 +48,8 @@ class Registry:
             self._owners["event", type] = origin
         for item in (origin, *loaded):
             self._add(item)
+        for item in self:
+            self._check_destinations(item)
 
     def _add(self, item: Loaded) -> None:
         plugin = item.plugin
@@ -64,6 +66,16 @@ class Registry:
         self.rooms.update(plugin.rooms)
         for event in plugin.events.values():
             self._events_by_schema[event.validator.schema.__class__] = event
+
+    def _check_destinations(self, item: Loaded) -> None:
+        """Find the event that could never be published, because no room is of a type that it goes to."""
+        for event in item.plugin.events.values():
+            for type in event.rooms:
+                if type not in self.rooms:
+                    raise PluginError(
+                        f"event {event.type!r} of plugin {item.plugin.name!r} ({item.source}) goes to rooms of type "
+                        f"{type!r}, and no plugin declares one. Correct its name, or install the plugin that has it."
+                    )
 
     def owner(self, kind: str, type: str) -> str:
         """The name of the plugin that declares ``type``; ``kind`` is ``command``, ``event`` or ``room type``."""
