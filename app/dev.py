@@ -76,7 +76,7 @@ def greeting(server: Server, *, wanted: int) -> str:
 def _lines(base: str, settings: Settings) -> list[str]:
     join = orjson.dumps({"type": "join_room", "room": ROOM}).decode()
     publish = ["curl", f"{base}/api/v1/events", "-H", f"Authorization: Bearer {settings.api_key}"]
-    publish += ["-H", "Content-Type: application/json", "-d", orjson.dumps(EVENT).decode()]
+    publish += ["-d", orjson.dumps(EVENT).decode()]
     shell, token, fragment = "Or connect from a shell", "TOKEN", ""
     if settings.jwt_secret is not None:
         token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
