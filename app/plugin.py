@@ -154,7 +154,7 @@ class Plugin:
         """Serve the decorated ``async def handler(service, request)`` at ``/plugins/<name><path>``.
 
         The route is open to anyone who reaches the server; a handler that needs a token checks for one itself. What it
-        raises is answered with JSON: ``Refused`` with status 400, anything but aiohttp's own exceptions with 500.
+        raises is answered as by the HTTP API, in JSON: ``Refused`` with status 422, and what it did not mean with 500.
         """
         if method not in _METHODS or not path.startswith("/"):
             methods = ", ".join(_METHODS)

@@ -1,19 +1,14 @@
-"""The routes of plugins, under ``/plugins/<name>``; what fails in one is its caller's 500 and the log's traceback."""
+"""The routes of plugins, under ``/plugins/<name>``. What fails in one is its caller's 500 and the log's traceback."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-
 from aiohttp import web
 
-from ..errors import PluginError, Refused, Unavailable
-from ..gateway import Gateway
+from ..context import Service
+from ..errors import PluginError
 from ..plugin import MountedRoute
-from ..registry import Loaded
+from .errors import Handler, in_json
 from .keys import GATEWAY
-
-log = logging.getLogger("roomcast.plugins")
 
 
 def add(app: web.Application) -> None:
@@ -23,40 +18,22 @@ def add(app: web.Application) -> None:
         for route in loaded.plugin.routes:
             path = f"/plugins/{loaded.plugin.name}{route.path}"
             try:
-                app.router.add_route(route.method, path, _guarded(gateway, loaded, route))
+                app.router.add_route(route.method, path, in_json(_handler(gateway.service, route)))
             except (ValueError, RuntimeError) as error:
-                raise PluginError(f"plugin from {loaded.source}: route {route.method} {path}: {error}") from error
+                reason = f"route {route.method} {path} cannot be served: {error}"
+                raise PluginError(f"plugin {loaded.plugin.name!r} ({loaded.source}): {reason}.") from error
 
 
-def _guarded(
-    gateway: Gateway, loaded: Loaded, route: MountedRoute
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Return the handler of ``route`` with its errors turned into answers."""
-
+def _handler(service: Service, route: MountedRoute) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            response = await route.handler(gateway.service, request)
-            if not isinstance(response, web.StreamResponse):
-                raise TypeError(f"the handler returned a {type(response).__name__}, not a response of aiohttp")
-            return response
-        except web.HTTPException:
+            response = await route.handler(service, request)
+        except Exception as error:
+            if request.writer.output_size:  # no other answer can follow half a one: aiohttp logs this and hangs up
+                raise ConnectionAbortedError("the route failed after its answer had begun") from error
             raise
-        except Refused as refused:
-            return _error(400, refused)
-        except Unavailable as unavailable:
-            return _error(503, Refused("unavailable", f"The server cannot do this now ({unavailable}); try again."))
-        except Exception:
-            if request.writer.output_size:  # half an answer is out: aiohttp logs the error and hangs up
-                raise
-            name = loaded.plugin.name
-            log.exception("route %s /plugins/%s%s of plugin %s failed", route.method, name, route.path, name)
-            return _error(500, Refused("internal", f"Plugin {name} failed; the server's log says why."))
+        if not isinstance(response, web.StreamResponse):
+            raise TypeError(f"the handler returned a {type(response).__name__}, not a response of aiohttp")
+        return response
 
     return handle
-
-
-def _error(status: int, refused: Refused) -> web.Response:
-    body = {"error": refused.message, "code": refused.code}
-    if refused.fields:
-        body["fields"] = dict(refused.fields)  # type: ignore[assignment]
-    return web.json_response(body, status=status)

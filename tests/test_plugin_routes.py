@@ -1,0 +1,154 @@
+"""Routes of plugins: mounted under the plugin's name, and unable to harm more than their caller."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from aiohttp import web
+from marshmallow import Schema, fields
+
+from roomcast import Plugin, Refused, Service
+from roomcast.errors import PluginError, Unavailable
+from roomcast.testing import running
+
+pytest_plugins = ("roomcast.testing",)
+
+demo = Plugin("demo")
+
+
+@demo.event("demo.done")
+class Done(Schema):
+    """Something was done."""
+
+    what = fields.String(required=True)
+
+
+@demo.route("GET", "/greet/{name}")
+async def greet(service: Service, request: web.Request) -> web.Response:
+    """Greet who is named in the path."""
+    return web.Response(text=f"Hello {request.match_info['name']}")
+
+
+@demo.route("POST", "/done")
+async def done(service: Service, request: web.Request) -> web.Response:
+    """Publish the body, as a webhook would."""
+    id = await service.publish(Done, "channel:1", await request.json(), sender="webhook")
+    members = [member.username for member in await service.members("channel:1")]
+    return web.json_response({"id": id, "members": members, "kept": len(await service.history("channel:1"))})
+
+
+@demo.route("GET", "/fails/{how}")
+async def fails(service: Service, request: web.Request) -> web.StreamResponse:
+    """Fail, in one of the ways that there are."""
+    how = request.match_info["how"]
+    if how == "late":
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half an answ")
+    if how == "none":
+        return None
+    raise {
+        "refused": Refused("not_today", "Come back tomorrow.", {"day": ["Too early."]}),
+        "unavailable": Unavailable("the broker is away"),
+        "gone": web.HTTPGone(text="moved to nowhere"),
+    }.get(how) or LookupError(f"a secret reason, {how}")
+
+
+@pytest.fixture
+def roomcast_plugins() -> list[Plugin]:
+    """The plugin of this module."""
+    return [demo]
+
+
+async def test_a_route_is_under_its_plugins_name(gateway):
+    """Parts of the path are there as aiohttp gives them; other paths and methods are not."""
+    async with gateway.session.get("/plugins/demo/greet/alice") as response:
+        assert (response.status, await response.text()) == (200, "Hello alice")
+    for method, path, status in (
+        ("GET", "/greet/alice", 404),
+        ("GET", "/plugins/greet/alice", 404),
+        ("GET", "/plugins/demo/greet/a/b", 404),
+        ("POST", "/plugins/demo/greet/alice", 405),
+    ):
+        async with gateway.session.request(method, path) as response:
+            assert response.status == status
+
+
+async def test_a_route_publishes_and_looks_at_rooms(gateway, connect):
+    """The service that it gets is the gateway's."""
+    alice = await connect("alice", rooms=["channel:1"])
+    await alice.join("channel:1")
+    await alice.next("user_joined")
+    async with gateway.session.post("/plugins/demo/done", json={"what": "it"}) as response:
+        answer = await response.json()
+    event = await alice.next("demo.done")
+    assert answer == {"id": event["id"], "members": ["alice"], "kept": 2}
+    assert (event["data"], event["sender"]) == ({"what": "it"}, "webhook")
+
+
+async def test_data_that_does_not_fit_is_refused_by_field(gateway):
+    """What the service raises is an answer that says what was wrong."""
+    async with gateway.session.post("/plugins/demo/done", json={"what": 1}) as response:
+        assert response.status == 422
+        body = await response.json()
+    assert body == {
+        "error": "data.what: Not a valid string.",
+        "code": "invalid_data",
+        "fields": {"what": ["Not a valid string."]},
+    }
+    assert await gateway.service.history("channel:1") == []
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "code"), [("refused", 422, "not_today"), ("unavailable", 503, "unavailable")]
+)
+async def test_what_is_meant_is_no_failure(gateway, caplog, how, status, code):
+    """A refusal and a broker that is away are answers in JSON, and nothing is logged."""
+    async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
+        assert response.status == status
+        assert (await response.json())["code"] == code
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_aiohttps_own_exceptions_are_answers(gateway):
+    """A plugin may answer by raising one."""
+    async with gateway.session.get("/plugins/demo/fails/gone") as response:
+        assert (response.status, await response.text()) == (410, "moved to nowhere")
+
+
+@pytest.mark.parametrize(
+    ("how", "logged"), [("badly", "a secret reason, badly"), ("none", "the handler returned a NoneType")]
+)
+async def test_a_failure_is_the_callers_500_and_the_logs_traceback(gateway, connect, caplog, how, logged):
+    """The caller is not told why; users and other callers notice nothing."""
+    alice = await connect("alice")
+    async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
+        assert response.status == 500
+        body = await response.text()
+        assert (await response.json())["code"] == "internal"
+    assert logged not in body
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert logged in str(record.exc_info[1])
+    assert "/plugins/demo/fails/{how}" in record.getMessage()
+    await alice.nothing("error")
+    async with gateway.session.get("/plugins/demo/greet/alice") as response:
+        assert response.status == 200
+
+
+async def test_half_an_answer_is_not_passed_off_as_a_whole(gateway, caplog):
+    """A route that fails in the middle of its answer breaks the connection, and is logged."""
+    async with gateway.session.get("/plugins/demo/fails/late") as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert str(record.exc_info[1].__cause__) == "a secret reason, late"
+
+
+async def test_a_route_that_cannot_be_served_stops_the_start():
+    """The sentence names plugin, package and path."""
+    broken = Plugin("broken")
+    broken.route("GET", "/{unclosed")(greet)
+    with pytest.raises(PluginError, match=r"plugin 'broken' .* route GET /plugins/broken/\{unclosed cannot be served"):
+        async with running([broken]):
+            raise AssertionError("it started")
