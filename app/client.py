@@ -50,6 +50,14 @@ class Client(Connection):
         """The room that only this user's connections are in."""
         return f"user:{self.identity.user_id}"
 
+    @property
+    def owed(self) -> int:
+        """Bytes that this client has yet to take: those unsent, and those that wait for the end of the turn."""
+        pending = self.pending
+        if pending is None:
+            return self.backlog
+        return self.backlog + (len(pending) if isinstance(pending, bytes) else sum(map(len, pending)))
+
     def tell(self, payload: bytes) -> None:
         """Send the JSON ``payload`` to this client at the end of the turn."""
         self.hub.send(self, frames.text(payload))

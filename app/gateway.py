@@ -15,7 +15,7 @@ from marshmallow import Schema
 
 from . import frames, protocol
 from .access import RoomPolicy
-from .broker import Broker, Publication, UserId
+from .broker import Broker, History, Publication, UserId
 from .client import Client
 from .connection import LOST, SILENT, Sweep
 from .context import Context, Service
@@ -96,6 +96,8 @@ class Gateway:
         self._interval: Final = 1 / settings.ws_message_rate if settings.ws_message_rate else 0.0
         self._deadlines: Final[dict[asyncio.Task[Any], float]] = {}
         self._background: Final[set[asyncio.Task[Any]]] = set()
+        #: For clients on their way in that asked for it: what they missed of their user's own room.
+        self._missed: Final[dict[Client, History]] = {}
         self._stack: Final = AsyncExitStack()
         self._last_id = 0
 
@@ -156,10 +158,11 @@ class Gateway:
 
     # Connections.
 
-    async def admit(self, identity: Identity, remote: str) -> Client | None:
+    async def admit(self, identity: Identity, remote: str, since: str | None = None) -> Client | None:
         """Return a client for ``identity``, as yet without a transport, or None if the user has too many connections.
 
-        Whoever gets one must either have it take over its transport or give it back with ``release``.
+        Whoever gets one must either have it take over its transport or give it back with ``release``, and if it gave
+        ``since``, the last event id that the client has seen of its user's own room, not wait before that.
         """
         self._last_id += 1
         client = Client(self, self._last_id, identity, remote)
@@ -170,17 +173,33 @@ class Gateway:
         except BaseException:
             await self.broker.release(identity.user_id, client.id)
             raise
+        if since is not None:
+            try:
+                self._missed[client] = await self.broker.history(client.personal_room, since)
+            except BaseException:
+                await self.release(client)
+                raise
         return client
 
     async def release(self, client: Client) -> None:
         """Give back what ``admit`` took, for a client whose transport died before it was taken over."""
+        self._missed.pop(client, None)
         await self.membership.unsubscribe(client.personal_room)
         await self.broker.release(client.identity.user_id, client.id)
 
     def welcome(self, client: Client) -> None:
         """Put a client that has just got its transport into its user's own room, and greet it."""
         self.membership.enter_personal(client)
-        client.tell(protocol.connected(client.identity.user_id, client.identity.username))
+        identity = client.identity
+        history = self._missed.pop(client, None)
+        if history is None:
+            client.tell(protocol.connected(identity.user_id, identity.username))
+            return
+        missed, recovered = self.membership.replay(client, history)
+        resumed = {"recovered": recovered, "last_id": history.last_id}
+        client.tell(protocol.connected(identity.user_id, identity.username, resumed))
+        if missed:
+            self.hub.send(client, missed)
 
     def depart_soon(self, client: Client) -> None:
         """Take the client out of its rooms, but not in the middle of whatever is going on."""
@@ -314,7 +333,10 @@ class Gateway:
         answer: bytes | None = None
         try:
             result = await command.handler(context, data)
-            answer = protocol.encode(result or {})
+            try:
+                answer = protocol.encode(result or {})
+            except Refused as refused:
+                raise TypeError(f"its handler returned what is no JSON: {refused}") from None
         finally:
             await self.broker.settle(key, answer)
         return result
@@ -357,8 +379,9 @@ class Gateway:
             refused = error
         elif isinstance(error, Forbidden):
             refused = error.refused
+            self._note("join refused", client, str(refused))
         elif isinstance(error, Unavailable):
-            refused = Refused("unavailable", f"{request.type} could not be carried out now ({error}); try again.")
+            refused = Refused("unavailable", f"{request.type} could not be carried out now; try again soon. {error}")
         else:
             log.error("%s of user %s failed", request.type, client.identity.user_id, exc_info=error)
             refused = _internal(request)
@@ -370,8 +393,18 @@ class Gateway:
         self.errors[refused.code if refused.code in ERROR_CODES else "plugin"] += 1
         try:
             client.tell(protocol.error(refused, room=room, id=id))
-        except Refused:  # the fields that a plugin gave are no JSON
-            client.tell(protocol.error(Refused(refused.code, refused.message), room=room, id=id))
+        except Refused as error:  # what a plugin gave is no JSON
+            log.error("A refusal was sent without its fields: %s", error)
+            sentence = str(refused.message).encode("ascii", "backslashreplace").decode()
+            client.tell(protocol.error(Refused(str(refused.code), sentence), room=room, id=id))
+
+    @staticmethod
+    def _note(what: str, client: Client, why: str) -> None:
+        """Write the log line of something that an operator will want to know of a user."""
+        identity = client.identity
+        connections_log.info(
+            "%s: user %s (%s) from %s: %s", what, identity.user_id, identity.username, client.remote, why
+        )
 
     async def _cut_off(self) -> None:
         """Cancel the handlers that have hung too long."""
@@ -380,21 +413,26 @@ class Gateway:
             task.cancel()
 
     async def _ping(self, client: Client, request: Request) -> None:
+        protocol.takes_only(request)
         client.tell(protocol.pong(request.id))
 
     async def _refresh_token(self, client: Client, request: Request) -> None:
         """Go on with a newer token of the same user; rooms that it no longer covers are left."""
+        protocol.takes_only(request, "token")
         token = (request.data or {}).get("token")
         if not isinstance(token, str):
             raise Refused("invalid_data", "data.token: give the new token.", {"token": ["Missing or not a string."]})
         try:
             identity = self.authenticator.verify(token)
         except AuthenticationFailed as failed:
-            raise Refused("bad_token", f"The new token is not valid: {failed}.") from None
+            self._note("new token refused", client, str(failed))
+            raise Refused("bad_token", f"The new token is refused. {failed}") from None
         if identity.user_id != client.identity.user_id:
+            self._note("new token refused", client, f"it is of user {identity.user_id}")
             raise Refused("bad_token", "The new token is another user's; connect anew to change the user.")
         client.identity = identity
         client.tell(protocol.reply("token_refreshed", {"expires": identity.expires}, id=request.id))
+        await self.membership.review(client)
 
     # Publishing and delivery.
 
@@ -468,6 +506,7 @@ class Gateway:
                 client.close(DISCONNECTED)
             elif order["room"] in client.rooms:
                 room = order["room"]
+                self._note("removed from a room", client, room)
                 self._begin_beside(self.membership.take_out(client, room, f"Removed from room {room}"))
 
     async def kick(self, room: str, user_id: UserId) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import frames, protocol
@@ -14,6 +13,7 @@ from .errors import Refused, RoomcastError
 from .protocol import Request
 
 if TYPE_CHECKING:
+    from .broker import History
     from .gateway import Gateway
 
 log = logging.getLogger("roomcast")
@@ -82,7 +82,7 @@ class Membership:
         room = request.room
         if room is None:
             raise protocol.bad_room(None)
-        resume, since = _since(request.data)
+        resume, since = _since(request)
         await self._check(client, room)
         newly = not self._hub.has(room, client)
         if newly and len(client.rooms) >= self._most_rooms:
@@ -93,9 +93,13 @@ class Membership:
         data: dict[str, Any] = {"message": f"Joined room {room}"}
         missed: bytes = b""
         if resume:
-            history = await self._broker.history(room, since or "")
-            data |= {"recovered": history.recovered, "last_id": history.last_id}
-            missed = b"".join(frames.event(event.payload, event.id) for event in history.events)
+            try:
+                history = await self._broker.history(room, since or "")
+            except BaseException:
+                await self.unsubscribe(room)
+                raise
+            missed, recovered = self.replay(client, history)
+            data |= {"recovered": recovered, "last_id": history.last_id}
         # From here to the member's being in the hub nothing may wait: the history and the listener are in step now, so
         # whatever comes later comes live, and nothing comes twice.
         if client.end is not None:
@@ -110,6 +114,16 @@ class Membership:
         if newly:
             client.rooms = (*client.rooms, room)
             await self._enter(client, room)
+
+    def replay(self, client: Client, history: History) -> tuple[bytes, bool]:
+        """Return the frames that the client missed, and whether they are all.
+
+        More than it may leave unread would close it with 1013; it would come back, ask for the same, and never get on.
+        """
+        missed = [frames.event(event.payload, event.id) for event in history.events]
+        if missed and client.owed + sum(map(len, missed)) > self._gateway.settings.ws_max_buffer:
+            return b"", False
+        return b"".join(missed), history.recovered
 
     async def _check(self, client: Client, room: str) -> None:
         """Raise ``Forbidden`` unless the rule of the room's type lets the client in."""
@@ -139,10 +153,13 @@ class Membership:
 
     async def leave(self, client: Client, request: Request) -> None:
         """Take the client out of the room and answer ``left_room``; leaving where one is not is no error."""
-        if request.room is None:
+        room = request.room
+        if room is None:
             raise protocol.bad_room(None)
-        _nothing_in(request.data)
-        await self.take_out(client, request.room, f"Left room {request.room}", request.id)
+        protocol.takes_only(request)
+        if room == client.personal_room:
+            raise Refused("bad_room", f"{room} is your own room; you are in it for as long as you are connected.")
+        await self.take_out(client, room, f"Left room {room}", request.id)
 
     async def take_out(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
         """Take the client out of the room, tell it so with ``message``, and announce the user's going to the rest."""
@@ -152,14 +169,26 @@ class Membership:
             client.rooms = tuple(one for one in client.rooms if one != room)
             await self._gone(client, room, empty)
 
+    async def review(self, client: Client) -> None:
+        """Take the client, which has a new token, out of the rooms that the built-in rule keeps that token out of."""
+        for room in client.rooms:
+            by_plugin = self._gateway.registry.room(room).rule is not None
+            if not by_plugin and self._gateway.policy.decide(client.identity, room) is False:
+                await self.take_out(client, room, f"The new token does not cover room {room}")
+
     async def depart(self, client: Client) -> None:
         """Take a client whose connection ended out of all its rooms, and give its lease back."""
         rooms, client.rooms = client.rooms, ()
-        for room in rooms:
-            await self._gone(client, room, self._hub.leave(room, client))
-        if self._hub.leave_personal(client.personal_room, client):
-            await self._unsubscribe(client.personal_room)
-        await self._broker.release(client.identity.user_id, client.id)
+        # What is here goes first, and whatever the broker does: nobody may go on writing to a client that has gone.
+        left = [(room, self._hub.leave(room, client)) for room in rooms]
+        last = self._hub.leave_personal(client.personal_room, client)
+        try:
+            for room, empty in left:
+                await self._gone(client, room, empty)
+            if last:
+                await self._unsubscribe(client.personal_room)
+        finally:
+            await self._broker.release(client.identity.user_id, client.id)
 
     async def _gone(self, client: Client, room: str, empty: bool) -> None:
         """The client is out of the hub's room, which is ``empty`` now or not; tell the broker and the others."""
@@ -170,21 +199,13 @@ class Membership:
             await self._announce(UserLeft, room, client)
 
 
-def _since(data: Mapping[str, Any] | None) -> tuple[bool, str | None]:
+def _since(request: Request) -> tuple[bool, str | None]:
     """Return (whether the client wants to know where it stands, the id it has seen last) of a join's data."""
-    if not data:
+    if not request.data:
         return False, None
-    for field in data:
-        if field != "since":
-            raise Refused("invalid_data", f"data.{field}: join_room takes only since.", {field: ["Unknown field."]})
-    since = data["since"]
+    protocol.takes_only(request, "since")
+    since = request.data["since"]
     if since is not None and not isinstance(since, str):
         message = "give the id of the last event you saw, or null"
         raise Refused("invalid_data", f"data.since: {message}.", {"since": [f"Not a string; {message}."]})
     return True, since
-
-
-def _nothing_in(data: Mapping[str, Any] | None) -> None:
-    if data:
-        field = next(iter(data))
-        raise Refused("invalid_data", f"data.{field}: this message takes no data.", {field: ["Unknown field."]})

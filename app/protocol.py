@@ -23,6 +23,8 @@ _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 
 #: The longest ``id`` and ``key`` of a request, in characters.
 MAX_KEY: Final = 128
+#: An ``id`` that is a number must be one that can be sent back: of 64 bits, with a sign or without.
+_NUMBERS: Final = range(-(2**63), 2**64)
 
 RequestId = str | int
 
@@ -50,15 +52,21 @@ def parse(payload: bytes | bytearray) -> Request:
     except msgspec.ValidationError as error:
         raise _bad_envelope(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("bad_json", f"The frame is not valid JSON: {_uncapped(str(error))}.") from None
+        problem = _uncapped(str(error).removeprefix("JSON is malformed: "))
+        raise Refused("bad_json", f"The frame is not valid JSON: {problem}.") from None
     except RecursionError:
         raise Refused("bad_json", "The frame is nested too deeply; send flatter JSON.") from None
     if request.room is not None and not _is_room(request.room):
         raise bad_room(request.room)
     if request.key is not None and not 0 < len(request.key) <= MAX_KEY:
         raise Refused("bad_message", f"key must have 1 to {MAX_KEY} characters.")
-    if request.id.__class__ is str and len(request.id) > MAX_KEY:
-        raise Refused("bad_message", f"id must have at most {MAX_KEY} characters.")
+    id = request.id
+    if id is not None:
+        if id.__class__ is str:
+            if len(id) > MAX_KEY:
+                raise Refused("bad_message", f"id must have at most {MAX_KEY} characters.")
+        elif id not in _NUMBERS:
+            raise Refused("bad_message", "id is a number of more than 64 bits; send a smaller one, or a string.")
     return request
 
 
@@ -72,6 +80,16 @@ def _bad_envelope(problem: str) -> Refused:
 
 def _uncapped(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:].replace("`", "'")
+
+
+def takes_only(request: Request, *fields: str) -> None:
+    """Raise ``Refused`` if the ``data`` of a core command has anything but ``fields``."""
+    for field in request.data or ():
+        if field not in fields:
+            known = f"only {' and '.join(fields)}" if fields else "no data"
+            raise Refused(
+                "invalid_data", f"data.{field[:60]}: {request.type} takes {known}.", {field: ["Unknown field."]}
+            )
 
 
 def is_room(name: str) -> bool:
@@ -135,10 +153,10 @@ def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | No
     return encode(document)
 
 
-def connected(user_id: int | str, username: str) -> bytes:
-    """Build the welcome."""
+def connected(user_id: int | str, username: str, resumed: Mapping[str, Any] | None = None) -> bytes:
+    """Build the welcome; ``resumed`` is added to its data for who asked where the user's own room stands."""
     now = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    data = {"message": "Connected successfully", "user_id": user_id, "username": username}
+    data = {"message": "Connected successfully", "user_id": user_id, "username": username, **(resumed or {})}
     return orjson.dumps({"type": "connected", "data": data, "timestamp": now})
 
 

@@ -79,7 +79,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
     try:
         identity = await identify(gateway, offer)
-        client = await gateway.admit(identity, remote)
+        client = await gateway.admit(identity, remote, request.rel_url.query.get("since"))
     except AuthenticationFailed as failed:
         log.info("refused a connection from %s: %s", remote, failed)
         return _refuse(request, gateway, accept, offer, AUTHENTICATION_FAILED)
