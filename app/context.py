@@ -78,7 +78,7 @@ class Context(Service):
 
     @property
     def claims(self) -> Mapping[str, Any]:
-        """All claims of the token."""
+        """The token's further claims: without the id, the name, the rooms, the times and the parties."""
         return self._client.identity.claims
 
     @property
