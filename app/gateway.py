@@ -29,6 +29,7 @@ from .errors import (
     TOO_MANY_MESSAGES,
     AuthenticationFailed,
     Close,
+    PluginError,
     Refused,
     Unavailable,
 )
@@ -37,7 +38,7 @@ from .identity import Authenticator, Identity
 from .membership import Forbidden, Membership
 from .plugin import Command, EventType
 from .protocol import Request
-from .registry import Registry
+from .registry import Loaded, Registry
 from .settings import Settings
 from .stepper import Stepper, Suspended
 
@@ -111,14 +112,21 @@ class Gateway:
             self._stack.push_async_callback(self.policy.close)
             await self.policy.start()
             for loaded in self.registry:
-                for lifespan in loaded.plugin.lifespans:
-                    await self._stack.enter_async_context(lifespan(self.service))
+                await self._start_plugin(loaded)
             self._stack.callback(self._stepper.close)
             self._stack.push_async_callback(self._end_tasks)
             self.spawn(self.sweep.run(self._cut_off))
         except BaseException:
             await self._stack.aclose()
             raise
+
+    async def _start_plugin(self, loaded: Loaded) -> None:
+        for lifespan in loaded.plugin.lifespans:
+            try:
+                await self._stack.enter_async_context(lifespan(self.service))
+            except Exception as error:
+                what = f"plugin {loaded.plugin.name!r} ({loaded.source}) failed as it started"
+                raise PluginError(f"{what}: {type(error).__name__}: {error}.") from error
 
     async def drain(self) -> None:
         """Close every connection with 1012, evenly spread over ``DRAIN_SECONDS``, lest they return at once."""
@@ -127,10 +135,10 @@ class Gateway:
         pause = self.settings.drain_seconds / max(len(everyone), 1)
         begun = self._loop.time()
         for number, connection in enumerate(everyone):
-            connection.close(SERVICE_RESTART)
             ahead = begun + number * pause - self._loop.time()
             if ahead > 0.01:
                 await asyncio.sleep(ahead)
+            connection.close(SERVICE_RESTART)
 
     async def close(self) -> None:
         """Drop what is still connected, and stop everything that ``start`` started."""

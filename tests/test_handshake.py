@@ -356,6 +356,7 @@ async def test_a_broker_that_fails_is_4500():
         ((), "https://localhost.evil.example", False),
         ((), "null", False),
         ((), "", False),
+        ((), "http://[", False),
         (("https://app.example",), "https://app.example", True),
         (("https://app.example",), "https://APP.example", True),
         (("https://app.example",), "http://app.example", False),

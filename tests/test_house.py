@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": set(),
     "bench": {"errors", "measures", "wire"},
     "listening": {"errors", "logs", "wire"},
-    "publishing": {"errors", "wire"},
+    "publishing": {"errors", "logs", "wire"},
     "dev": {"run", "settings", "tokens", "web"},
     "doctor": {"errors", "registry", "run", "settings", "tokens", "wire"},
     "cli": {
