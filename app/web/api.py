@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/v1"
 MAX_HISTORY: Final = 1000
+#: How long the rest of a body that is too large is read and thrown away, in seconds.
+LINGER: Final = 2.0
 
 _decode: Final = msgspec.json.Decoder().decode
 _is_user_id: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
@@ -93,16 +95,16 @@ async def _body(request: web.Request) -> bytes:
     limit, seconds = request.client_max_size, request.app[GATEWAY].settings.handshake_timeout
     sentence = f"The body is larger than {limit} bytes; publish fewer events at once."
     if (request.content_length or 0) > limit:
-        raise Failure("body_too_large", sentence, close=True)
+        raise Failure("body_too_large", sentence, close=LINGER)
     try:
         async with asyncio.timeout(seconds):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise Failure("body_too_large", sentence, close=True) from None
+        raise Failure("body_too_large", sentence, close=LINGER) from None
     except TimeoutError:
-        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.", close=True) from None
+        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.", close=0) from None
     except web.RequestPayloadError as error:
-        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.", close=True) from None
+        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.", close=0) from None
 
 
 def _json(body: bytes) -> Any:

@@ -6,6 +6,8 @@ thing went wrong, and else the ones in ``STATUS``.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
@@ -45,7 +47,8 @@ RETRY_AFTER: Final = 1
 class Failure(RoomcastError):
     """A request that cannot be answered as asked: ``code`` (see ``STATUS``), a sentence, ``more`` fields, ``headers``.
 
-    With ``close`` the connection is of no more use: the rest of the request is still on its way.
+    With ``close`` the answer is the last on its connection, which is closed after up to so many seconds in which the
+    rest of the request is read and thrown away.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Failure(RoomcastError):
         more: Mapping[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        close: bool = False,
+        close: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code: Final = code
@@ -83,7 +86,11 @@ def in_json(handler: Handler) -> Handler:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:
-            return _answer_to(_as_failure(request, error))
+            failure = _as_failure(request, error)
+        response = answer(failure.document, STATUS.get(failure.code, 422), failure.headers)
+        if failure.close is not None:
+            await _hang_up(request, response, failure.close)
+        return response
 
     return answering
 
@@ -100,8 +107,17 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
     return Failure("internal", "The server failed; its log says why. Try again later.")
 
 
-def _answer_to(failure: Failure) -> web.Response:
-    response = answer(failure.document, STATUS.get(failure.code, 422), failure.headers)
-    if failure.close:
-        response.force_close()
-    return response
+async def _hang_up(request: web.Request, response: web.Response, linger: float) -> None:
+    """Send ``response``, read for a moment what the client still sends, and close.
+
+    A socket that is closed with unread bytes sends a reset, which can take the answer from the client before it was
+    read. aiohttp would read on by itself, but for 10 s, and even when the client has gone.
+    """
+    response.force_close()
+    await response.prepare(request)
+    await response.write_eof()
+    with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+        async with asyncio.timeout(linger):
+            while await request.content.readany():
+                pass
+    request.protocol.force_close()
