@@ -48,20 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "registry",
         "schemas",
     },
-    # The command line, and what it needs besides a server: one file for each command that is more than a few lines.
-    "run": {"broker", "errors", "gateway", "registry", "settings", "web"},
-    "tokens": {"errors", "identity", "settings"},
-    "wire": {"errors", "frames"},
-    "measures": set(),
-    "bench": {"errors", "measures", "wire"},
-    "listening": {"errors", "logs", "wire"},
-    "publishing": {"errors", "logs", "wire"},
-    "dev": {"run", "settings", "tokens", "web"},
-    "doctor": {"errors", "registry", "run", "settings", "tokens", "wire"},
-    "cli": {
-        *("bench", "dev", "doctor", "errors", "listening", "logs", "measures", "publishing", "registry", "run"),
-        *("settings", "tokens", "web", "wire"),
-    },
+    "cli": {"broker", "errors", "frames", "gateway", "identity", "logs", "registry", "settings", "web"},
     "__main__": {"cli"},
     # For plugin authors' tests: a server with the plugins under test.
     "testing": {"broker", "context", "errors", "gateway", "identity", "plugin", "registry", "settings", "web"},

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager, suppress
 
 from roomcast import registry
 from roomcast.broker import MemoryBroker
+from roomcast.cli.listening import Listener, line
+from roomcast.cli.wire import target
 from roomcast.errors import SERVICE_RESTART
 from roomcast.gateway import Gateway
 from roomcast.identity import make_token
-from roomcast.listening import Listener, line
 from roomcast.settings import Settings
 from roomcast.web.server import Address, Server
-from roomcast.wire import target
 
 SECRET = "a secret of the tests, long enough for anything"
 PATIENCE = 20.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roomcast.measures import Latencies
+from roomcast.cli.measures import Latencies
 
 
 def filled(microseconds) -> Latencies:

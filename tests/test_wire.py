@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roomcast import frames
+from roomcast.cli.wire import PATH, End, Ended, Stream, Target, Unreachable, Wire, masked, target
 from roomcast.errors import RoomcastError
 from roomcast.frames import BINARY, CLOSE, PONG, TEXT, Reader
 from roomcast.web import handshake
-from roomcast.wire import PATH, End, Ended, Stream, Target, Unreachable, Wire, masked, target
 
 
 @given(st.sampled_from([TEXT, BINARY]), st.integers(0, 200) | st.sampled_from([125, 126, 65535, 65536, 70000]))

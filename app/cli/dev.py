@@ -11,11 +11,11 @@ from typing import Final
 
 import orjson
 
+from ..settings import Settings
+from ..web.handshake import PATH
+from ..web.server import Server
 from . import tokens
 from .run import VERSION, is_free, url
-from .settings import Settings
-from .web.handshake import PATH
-from .web.server import Server
 
 #: How long the token of the printed lines holds, in seconds.
 TOKEN_LIFETIME: Final = 12 * 3600

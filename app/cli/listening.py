@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import orjson
 
-from .errors import RoomcastError
-from .logs import escape
+from ..errors import RoomcastError
+from ..logs import escape
 from .wire import End, Ended, Stream, Target, Unreachable
 
 #: Waits before the next attempt to connect: up to this many seconds at first, twice as many each time, and at most so

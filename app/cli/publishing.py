@@ -8,9 +8,9 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from ..errors import RoomcastError
+from ..logs import escape
 from . import wire
-from .errors import RoomcastError
-from .logs import escape
 
 PATH: Final = "/api/v1/events"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 import aiohttp
 import orjson
 
-from . import registry, tokens
-from .errors import PluginError, RoomcastError, SettingsError
+from .. import registry
+from ..errors import PluginError, RoomcastError, SettingsError
+from ..settings import Settings, describe
+from . import tokens
 from .run import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
-from .settings import Settings, describe
 from .wire import Ended, Stream, Target, why
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"

@@ -16,14 +16,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from .. import logs, registry
+from ..errors import PluginError, RoomcastError, SettingsError
+from ..registry import Loaded
+from ..settings import Settings
+from ..web.server import Address, Server
 from . import bench as bench_
 from . import dev as dev_
 from . import doctor as doctor_
-from . import listening, logs, measures, publishing, registry, run, tokens, wire
-from .errors import PluginError, RoomcastError, SettingsError
-from .registry import Loaded
-from .settings import Settings
-from .web.server import Address, Server
+from . import listening, measures, publishing, run, tokens, wire
 
 _T = TypeVar("_T")
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from .errors import RoomcastError
+from ..errors import RoomcastError
 from .measures import Latencies, Result
 from .wire import End, Target, Unreachable, Wire
 

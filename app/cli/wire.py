@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, Self, cast
 
 from yarl import URL
 
-from .errors import RoomcastError
-from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from ..errors import RoomcastError
+from ..frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
 #: Where a server listens for WebSockets, if a URL names no path.
 PATH: Final = "/api/v1/ws/connect"

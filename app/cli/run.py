@@ -22,14 +22,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from . import registry
-from .broker import MemoryBroker
-from .errors import RoomcastError, SettingsError
-from .gateway import Gateway
-from .registry import Registry
-from .settings import Settings
-from .web.server import Address, Server
-from .web.server import serve as serve_until
+from .. import registry
+from ..broker import MemoryBroker
+from ..errors import RoomcastError, SettingsError
+from ..gateway import Gateway
+from ..registry import Registry
+from ..settings import Settings
+from ..web.server import Address, Server
+from ..web.server import serve as serve_until
 
 log = logging.getLogger("roomcast")
 
