@@ -79,7 +79,8 @@ def _bad_envelope(problem: str) -> Refused:
 
 
 def _uncapped(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:].replace("`", "'")
+    """Return a library's sentence as part of one's own; it may name a field as long as a message can be."""
+    return sentence[:1].lower() + sentence[1:200].replace("`", "'")
 
 
 def takes_only(request: Request, *fields: str) -> None:
