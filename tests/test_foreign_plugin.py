@@ -86,14 +86,18 @@ class Team:
         await user.join(ROOM)
         return user
 
+    async def leave(self) -> None:
+        """Close all connections, for which a server that stops would wait."""
+        for user in self.users:
+            await user.close()
+
 
 @pytest_asyncio.fixture
 async def team(server: Running, session: aiohttp.ClientSession) -> AsyncIterator[Team]:
     """Users of ``server``, who leave with the test."""
     team = Team(server, session)
     yield team
-    for user in team.users:
-        await user.close()
+    await team.leave()
 
 
 def errors(server: Running) -> list[dict[str, str]]:
@@ -172,6 +176,7 @@ async def test_a_handler_that_raises_fails_its_caller_alone(team, server):
     await alice.command("deploy.rollback", {"version": "1.1"}, room=ROOM)
     assert await alice.command("deploy.verify", room=ROOM) == {"version": "1.1"}
     assert (await bob.next("deploy.finished"))["data"] == {"version": "1.1"}
+    await team.leave()
     (logged,) = errors(server)
     assert logged["message"] == "deploy.verify of user alice failed"
     assert "roomcast_deploy" in logged["exception"]
