@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 import orjson
 import websockets
+from multidict import CIMultiDict
 from websockets.asyncio.client import ClientConnection
 
 from roomcast import Plugin, registry
@@ -168,8 +169,9 @@ async def answer(
     server: Server, method: str, path: str, json: Any = None, *, key: str | None = KEY, **options: Any
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """As ``call``, with the whole response. ``headers`` and ``data`` (bytes as they are) are aiohttp's."""
-    headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
-    headers |= options.pop("headers", {})
+    headers = CIMultiDict(options.pop("headers", {}))
+    if key is not None:
+        headers.setdefault("Authorization", f"Bearer {key}")
     if json is not None:
         options["data"] = orjson.dumps(json)
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
