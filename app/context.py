@@ -118,7 +118,7 @@ class Context(Service):
         key = self._key
         if key is not None:
             self._published += 1
-            key = f"{self.user_id}/{key}/{self._published}"
+            key = f"{key}/{self._published}"
         payload = gateway.payload(event, where, data, self._client.identity.username)
         return gateway.broker.publish(where, payload, key)
 

@@ -56,6 +56,8 @@ SERVER_ENDS: Final = frozenset({*CLOSES, LOST, SILENT})
 CLIENT_ENDS: Final = {code: Close(code, "Closed By Client", reconnect=False) for code in (1000, 1001, 1005)}
 LEFT_OTHERWISE: Final = Close(0, "Closed By Client", reconnect=False)
 
+#: The deadline of a command that was cut off; one that goes on all the same is cut off again.
+_CUT_OFF: Final = 0.0
 #: How the payloads of user_joined and user_left begin.
 _PRESENCE: Final = b'{"type":"user_'
 
@@ -315,12 +317,14 @@ class Gateway:
                     known = ", ".join(sorted([*self._core, *self.registry.commands]))
                     raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
                 data = command.validator.load(request.data if request.data is not None else {})
-                context = Context(self, client, request.room, request.key)
                 if request.key is None:
+                    context = Context(self, client, request.room)
                     result = self._stepper.begin(command.handler(context, data))  # type: ignore[arg-type]  # async def
                 else:
-                    result = self._stepper.begin(self._once(command, context, data, request.key))
-        except Exception as error:
+                    key = f"{client.identity.user_id}/{type}/{request.room}/{request.key}"
+                    context = Context(self, client, request.room, key)
+                    result = self._stepper.begin(self._once(command, context, data, key))
+        except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited what was cancelled
             self._failed(client, request, error)
             return
         if result.__class__ is Suspended:
@@ -332,7 +336,6 @@ class Gateway:
 
     async def _once(self, command: Command, context: Context, data: dict[str, Any], key: str) -> Any:
         """Carry out a command unless it was before; only what succeeded is remembered, for what failed did nothing."""
-        key = f"{context.user_id}/{key}"
         claimed = await self.broker.claim(key)
         if isinstance(claimed, bytes):
             return orjson.loads(claimed)
@@ -351,9 +354,11 @@ class Gateway:
 
     def _resumed(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
         """A command that had to wait is over: answer it, then go on with what the client sent meanwhile."""
-        del self._deadlines[task]
+        was_cut_off = self._deadlines.pop(task) == _CUT_OFF
         waiting, client.waiting = client.waiting, None
-        if task.cancelled():
+        if task.cancelled() and not was_cut_off:
+            self._failed(client, request, asyncio.CancelledError("the handler awaited what was cancelled"))
+        elif task.cancelled():
             seconds = self.settings.handler_timeout
             refused = Refused("timeout", f"{request.type} took over {seconds:g} s and was cut off.")
             self._failed(client, request, refused)
@@ -376,9 +381,11 @@ class Gateway:
 
     def _answer(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
         try:
+            if result is not None and not isinstance(result, Mapping):
+                raise Refused("internal", f"a {result.__class__.__name__} and not a dict")
             client.tell(protocol.reply(command.reply, result or {}, room=request.room, id=request.id))
         except Refused as refused:
-            log.error("The handler of %s returned what is no JSON: %s", request.type, refused)
+            log.error("The handler of %s returned what cannot be its reply: %s", request.type, refused)
             self._refuse(client, _internal(request), request.room, request.id)
 
     def _failed(self, client: Client, request: Request, error: BaseException) -> None:
@@ -418,6 +425,7 @@ class Gateway:
         """Cancel the handlers that have hung too long."""
         now = self._loop.time()
         for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
+            self._deadlines[task] = _CUT_OFF
             task.cancel()
 
     async def _ping(self, client: Client, request: Request) -> None:
