@@ -64,6 +64,15 @@ async def test_it_is_open_and_says_its_format(serve: Serve):
             assert "roomcast_connections" in {family.name for family in read(await response.text())}
 
 
+async def test_a_format_that_nobody_knows_is_the_usual_one(serve: Serve):
+    """A client that asks for nonsense gets the text format, and not an error."""
+    server = await serve()
+    for accept in ("application/openmetrics-text; version=new", "text/plain; version=x", ";;,", "image/png"):
+        async with answer(server, "GET", "/metrics", key=None, headers={"Accept": accept}) as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
 async def test_it_tells_of_nobody(serve: Serve):
     """No user, no room, no token and no key is in it, whatever they did."""
     server = await serve()

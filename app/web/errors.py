@@ -103,7 +103,8 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
     if isinstance(error, Unavailable):
         sentence = f"The request could not be carried out now ({error}); try again."
         return Failure("unavailable", sentence, headers={"Retry-After": str(RETRY_AFTER)})
-    log.error("%s %s failed", request.method, request.match_info.route.resource, exc_info=error)
+    resource = request.match_info.route.resource
+    log.error("%s %s failed", request.method, resource.canonical if resource is not None else "", exc_info=error)
     return Failure("internal", "The server failed; its log says why. Try again later.")
 
 

@@ -6,7 +6,7 @@ Nothing is counted here. The gateway and the hub count in plain integers on thei
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Final
@@ -116,11 +116,18 @@ class _Families(Collector):
         return self._families
 
 
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except TypeError:  # prometheus-client compares whatever version is asked for with numbers
+        return choose_encoder("")
+
+
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /metrics`` in the format that the client asks for."""
     # In a thread: to count the open files, /proc/self/fd is read, which takes 3 us for each connection.
     process = await asyncio.to_thread(lambda: list(_PROCESS.collect()))
     own = GatewayCollector(request.app[GATEWAY]).collect()
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    encode, content_type = _encoder(request.headers.get("Accept", ""))
     headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
     return web.Response(body=encode(_Families([*own, *process])), headers=headers)
