@@ -134,7 +134,8 @@ async def test_messages_in_and_out(serve: Serve):
         await alice.recv_type("notification.new")
         assert await counted() == [2, 5, 4, 8]
         assert (await call(server, "POST", "/api/v1/events", [event, {**event, "room": "x"}]))[0] == 422
-        await alice.settled()
+        await alice.send("ping")
+        await alice.recv_type("pong")
         assert await counted() == [3, 5, 4, 8]
 
 
