@@ -67,6 +67,7 @@ class Server:
             handle_signals=False,
             keepalive_timeout=30,
             shutdown_timeout=1,
+            lingering_time=2,  # of reading on after an early answer; by default 10 s, even past the server's end
             tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
         )
         await self._runner.setup()
