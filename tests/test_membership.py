@@ -203,7 +203,7 @@ async def test_in_a_crowd_comings_and_messages_keep_their_order(serve: Serve):
         await gateway.publish("task.deleted", ROOM, {"task_id": "last"}, None, None)
         while first.heard[-1]["data"].get("task_id") != "last":
             await first.recv()
-        offsets = [int(frame["id"].split("-")[1]) for frame in first.heard if "id" in frame]
+        offsets = [offset(frame["id"]) for frame in first.heard if "id" in frame]
         assert offsets == list(range(1, len(offsets) + 1))
         stored = await gateway.service.history(ROOM)
         assert [frame for frame in first.heard if "id" in frame] == stored
@@ -267,6 +267,11 @@ async def test_the_own_room_is_there_from_the_start_and_stays(serve: Serve):
 async def say(server: Server, number: int, room: str = ROOM) -> str:
     """Publish event ``number``; return its id."""
     return await server.gateway.publish("task.deleted", room, {"task_id": number}, None, None)
+
+
+def offset(id: str) -> int:
+    """The place of an event in its room."""
+    return int(id.rpartition("-")[2])
 
 
 def numbers(frames: list[dict[str, Any]]) -> list[int]:
@@ -397,25 +402,28 @@ async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Se
                 await gateway.publish("task.deleted", ROOM, {"task_id": sent}, None, None)
             await asyncio.sleep(pause)
 
-    async def hear(user: User, count: int) -> str:
-        """Read so many events, and keep their numbers; the id of the last is returned."""
-        for _ in range(count):
+    async def hear(user: User, joined: dict[str, Any], more: int) -> str:
+        """Read on from the replay into so many live events, and keep all their numbers; return the last one's id."""
+        end = offset(joined["data"]["last_id"]) + more
+        while True:
             event = await user.recv_type("task.deleted")
             heard.append(event["data"]["task_id"])
-        return str(event["id"])
+            if offset(event["id"]) >= end:
+                return str(event["id"])
 
     publishers = [asyncio.create_task(publish(pause)) for pause in (0, 0.0003)]
     heard: list[int] = []
     since = ""
-    for round in range(60):
+    for round in range(150):
         async with connect(server) as alice:
             joined = await alice.join(ROOM, since=since)
             assert joined["data"]["recovered"] is (round > 0)
-            since = await hear(alice, round % 7 + 1)
+            since = await hear(alice, joined, round % 7 + 1)
             await alice.send("leave_room", ROOM)
             await alice.recv_type("left_room")  # what comes before it was not taken note of, and so comes again
-            assert (await alice.join(ROOM, since=since))["data"]["recovered"] is True
-            since = await hear(alice, round % 5 + 1)
+            joined = await alice.join(ROOM, since=since)
+            assert joined["data"]["recovered"] is True
+            since = await hear(alice, joined, round % 5 + 1)
             alice.socket.transport.abort()
     stop.set()
     await asyncio.gather(*publishers)
