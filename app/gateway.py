@@ -509,8 +509,7 @@ class Gateway:
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Tell the members that events were lost for good, and where the room stands now."""
-        data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
-        self.hub.deliver(room, frames.text(protocol.reply("resync", data, room=room)))
+        self.hub.deliver(room, frames.text(protocol.resync(room, last_id)))
 
     def on_signal(self, message: bytes) -> None:
         """Carry out here what an operator asked of all nodes."""

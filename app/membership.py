@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,7 @@ from . import frames, protocol
 from .client import Client
 from .context import Context
 from .core import UserJoined, UserLeft
-from .errors import Refused, RoomcastError
+from .errors import INTERNAL_ERROR, TOO_SLOW, Refused, RoomcastError
 from .protocol import Request
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from .gateway import Gateway
 
 log = logging.getLogger("roomcast")
+
+#: What a frame has at most besides an event's payload and id.
+_FRAMING: Final = 20
+#: How long to wait before looking again whether a client has taken its portion, in seconds.
+_PAUSE: Final = 0.01
 
 
 class Forbidden(RoomcastError):
@@ -35,6 +41,7 @@ class Membership:
         self._hub: Final = gateway.hub
         self._broker: Final = gateway.broker
         self._most_rooms: Final = gateway.settings.max_rooms_per_connection
+        self._most_unread: Final = gateway.settings.ws_max_buffer
         self._announce_max: Final = gateway.settings.announce_max
         self._joining: Final[dict[str, int]] = {}
 
@@ -90,16 +97,14 @@ class Membership:
                 "too_many_rooms", f"This connection is in {self._most_rooms} rooms, the most allowed; leave one."
             )
         await self.subscribe(room)
-        data: dict[str, Any] = {"message": f"Joined room {room}"}
-        missed: bytes = b""
         if resume:
             try:
-                history = await self._broker.history(room, since or "")
+                answer = await self._resume(client, request, room, since or "")
             except BaseException:
                 await self.unsubscribe(room)
                 raise
-            missed, recovered = self.replay(client, history)
-            data |= {"recovered": recovered, "last_id": history.last_id}
+        else:
+            answer = _joined(request)
         # From here to the member's being in the hub nothing may wait: the history and the listener are in step now, so
         # whatever comes later comes live, and nothing comes twice.
         if client.end is not None:
@@ -108,22 +113,63 @@ class Membership:
         self._arrived(room)
         if newly or resume:  # a member that only asks again still gets what waits for it
             self._hub.join(room, client)
-        client.tell(protocol.reply("joined_room", data, room=room, id=request.id))
-        if missed:
-            self._hub.send(client, missed)
+        self._hub.send(client, answer)
         if newly:
             client.rooms = (*client.rooms, room)
             await self._enter(client, room)
 
-    def replay(self, client: Client, history: History) -> tuple[bytes, bool]:
-        """Return the frames that the client missed, and whether they are all.
+    async def _resume(self, client: Client, request: Request, room: str, since: str) -> bytes:
+        """Return the frames to send next: ``joined_room`` and what was missed, or its end if it came in portions."""
+        history = await self._broker.history(room, since)
+        answer = _joined(request, recovered=history.recovered, last_id=history.last_id)
+        if self._fits(client, history):
+            return answer + _frames(history)
+        self._hub.send(client, answer)
+        try:
+            history = await self._feed(client, room, history, since)
+        except BaseException as error:  # it was told that it has joined, and has not
+            client.close(TOO_SLOW if isinstance(error, asyncio.CancelledError) else INTERNAL_ERROR)
+            raise
+        if not history.recovered:
+            return frames.text(protocol.resync(room, history.last_id))
+        return _frames(history)
 
-        More than it may leave unread would close it with 1013; it would come back, ask for the same, and never get on.
+    async def _feed(self, client: Client, room: str, history: History, since: str) -> History:
+        """Send what the client missed in portions, each when the one before is taken; return the last, to be sent.
+
+        All at once would close it with 1013; it would come back, ask for the same, and never get on. Who is too slow
+        even for this is closed in the end, and may resume from where it got to.
         """
-        missed = [frames.event(event.payload, event.id) for event in history.events]
-        if missed and client.owed + sum(map(len, missed)) > self._gateway.settings.ws_max_buffer:
+        while client.end is None and history.recovered and not self._fits(client, history):
+            if client.owed:
+                await asyncio.sleep(_PAUSE)
+            else:
+                portion = b""
+                for event in history.events:
+                    portion += frames.event(event.payload, event.id)
+                    since = event.id
+                    if len(portion) >= self._most_unread // 2:
+                        break
+                self._hub.send(client, portion)
+            # Anew after every wait, or what was published meanwhile would be neither in it nor live.
+            history = await self._broker.history(room, since)
+        return history
+
+    def _fits(self, client: Client, history: History) -> bool:
+        """Whether the client may be sent all of ``history`` at once and leave it unread."""
+        if not history.events:
+            return True
+        size = sum(len(event.payload) + len(event.id) + _FRAMING for event in history.events)
+        return client.owed + size <= self._most_unread
+
+    def replay(self, client: Client, history: History) -> tuple[bytes, bool]:
+        """Return the frames of what the client missed of its user's own room, and whether they are all.
+
+        More than it may leave unread is not begun: it would be closed for it each time it comes back.
+        """
+        if not self._fits(client, history):
             return b"", False
-        return b"".join(missed), history.recovered
+        return _frames(history), history.recovered
 
     async def _check(self, client: Client, room: str) -> None:
         """Raise ``Forbidden`` unless the rule of the room's type lets the client in."""
@@ -197,6 +243,15 @@ class Membership:
             await self._unsubscribe(room)
         if change.edge and change.users < self._announce_max:
             await self._announce(UserLeft, room, client)
+
+
+def _joined(request: Request, **resumed: Any) -> bytes:
+    data = {"message": f"Joined room {request.room}", **resumed}
+    return frames.text(protocol.reply("joined_room", data, room=request.room, id=request.id))
+
+
+def _frames(history: History) -> bytes:
+    return b"".join([frames.event(event.payload, event.id) for event in history.events])
 
 
 def _since(request: Request) -> tuple[bool, str | None]:

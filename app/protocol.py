@@ -178,6 +178,12 @@ def pong(id: RequestId | None = None) -> bytes:
     return reply("pong", {"timestamp": timestamp()}, id=id)
 
 
+def resync(room: str, last_id: str) -> bytes:
+    """Build what tells a client that events were lost for good, and where the room stands now."""
+    data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
+    return reply("resync", data, room=room)
+
+
 def error(refused: Refused, *, room: str | None = None, id: RequestId | None = None) -> bytes:
     """Build the ``error`` frame that tells a client what was refused and why."""
     data: dict[str, Any] = {"error": refused.message, "code": refused.code}

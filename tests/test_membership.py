@@ -11,7 +11,7 @@ from serving import PATIENCE, Serve, User, call, connect
 
 from roomcast import Context, Plugin
 from roomcast.broker import Change, History, MemoryBroker
-from roomcast.errors import Unavailable
+from roomcast.errors import TOO_SLOW, Unavailable
 from roomcast.hub import CROWD
 from roomcast.web.server import Server
 
@@ -29,10 +29,10 @@ async def members(server: Server, room: str = ROOM) -> dict[int | str, int]:
 
 
 async def until(condition: Any) -> None:
-    """Wait for what happens in a turn or two of the server's loop, which is this one."""
+    """Wait for what happens in the server, on whose loop this runs."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 def nothing_left(server: Server) -> bool:
@@ -367,39 +367,88 @@ async def test_a_member_may_ask_again_for_what_it_missed(serve: Serve):
         assert numbers(await alice.settled()) == [3]
 
 
-async def test_a_replay_of_more_than_a_client_may_leave_unread_is_not_begun(serve: Serve):
-    """It would end in 1013 each time it is tried; so it is not recovered, and the connection lives."""
+async def test_a_long_replay_comes_in_portions(serve: Serve):
+    """More than a client may leave unread is sent as it is taken: it loses nothing, and its connection neither."""
     server = await serve(ws_max_buffer=20_000, announce_max=0, ws_message_rate=0)
+    publish = server.gateway.publish
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     first = await say(server, 0)
-    ids = [await server.gateway.publish("task.updated", ROOM, data, None, None) for _ in range(9)]
+    ids = [await publish("task.updated", ROOM, data, None, None) for _ in range(300)]
     async with connect(server) as alice:
-        assert (await alice.join(ROOM, since=first))["data"]["recovered"] is False
-        assert kinds(await alice.settled()) == []
-        assert (await alice.join(ROOM, since=ids[3]))["data"]["recovered"] is True
-        assert len(await alice.settled()) == 5
-        # Two at once are held to the limit together.
-        for _ in range(2):
-            await alice.send("join_room", ROOM, {"since": ids[3]})
-        frames = await alice.settled()
-        recovered = [frame["data"]["recovered"] for frame in frames if frame["type"] == "joined_room"]
-        assert recovered[0] is True
-        assert kinds(frames).count("task.updated") == 5 * sum(recovered)
+        # Another join at the same time is held to the limit together with it.
+        await alice.send("join_room", ROOM, {"since": first}, id=1)
+        await alice.send("join_room", ROOM, {"since": first}, id=2)
+        for request in (1, 2):
+            joined = await alice.recv()
+            assert joined["data"] == {"message": f"Joined room {ROOM}", "recovered": True, "last_id": ids[-1]}
+            assert joined["id"] == request
+            assert [(await alice.recv())["id"] for _ in ids] == ids
+        ids.append(await publish("task.updated", ROOM, data, None, None))
+        assert [frame["id"] for frame in await alice.settled()] == ids[-1:]
+        assert not server.gateway.membership._joining
 
 
-async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Serve):
+async def test_what_is_lost_during_a_long_replay_is_said(serve: Serve):
+    """If the history goes by faster than a client takes it, it is told to load the state anew, and is in the room."""
+    server = await serve(ws_max_buffer=20_000, announce_max=0, history_size=100)
+    publish = server.gateway.publish
+    data = {"task_id": 1, "changes": {"text": "x" * 3000}}
+    first = await say(server, 0)
+    for _ in range(90):
+        await publish("task.updated", ROOM, data, None, None)
+    async with connect(server) as alice:
+        await alice.send("join_room", ROOM, {"since": first})
+        assert (await alice.recv())["data"]["recovered"] is True
+        for _ in range(200):
+            last = await publish("task.updated", ROOM, data, None, None)
+        resync = await alice.recv_type("resync")
+        assert (resync["room"], resync["data"]["last_id"]) == (ROOM, last)
+        await say(server, 1)
+        assert numbers(await alice.settled()) == [1]
+
+
+@pytest.mark.parametrize("end", ["cut off", "crash"])
+async def test_who_is_too_slow_for_a_long_replay_is_not_left_halfway(serve: Serve, end: str):
+    """It was told that it has joined: if it does not take the replay in time it is closed, to come and go on."""
+    server = await serve(
+        announce_max=0,
+        history_size=5000,
+        handler_timeout=0.3 if end == "cut off" else 10.0,
+        ws_heartbeat_interval=2.0,
+    )
+    data = {"task_id": 1, "changes": {"text": "x" * 9000}}
+    first = await say(server, 0)
+    for _ in range(2000):
+        await server.gateway.publish("task.updated", ROOM, data, None, None)
+    async with connect(server) as alice:
+        alice.socket.transport.pause_reading()
+        await alice.send("join_room", ROOM, {"since": first})
+        client = next(iter(server.gateway.sweep.connections))
+        await until(lambda: client.paused)
+        if end == "cut off":
+            await until(lambda: client.end is not None)
+            assert client.end == TOO_SLOW
+        alice.socket.transport.abort()
+        await until(lambda: nothing_left(server))
+
+
+@pytest.mark.parametrize(("buffer", "rounds"), [(2**24, 150), (4000, 20)], ids=["at once", "in portions"])
+async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Serve, buffer: int, rounds: int):
     """Who goes and comes back again and again, while others publish at full speed, hears each event once, in order."""
-    server = await serve(history_size=100_000, ws_message_rate=0, ws_max_buffer=2**24, announce_max=0)
+    server = await serve(history_size=100_000, ws_message_rate=0, ws_max_buffer=buffer, announce_max=0)
     gateway = server.gateway
     stop = asyncio.Event()
     sent = 0
 
-    async def publish(pause: float) -> None:
+    async def publish(count: int = 3) -> None:
         nonlocal sent
+        for _ in range(count):
+            sent += 1
+            await gateway.publish("task.deleted", ROOM, {"task_id": sent}, None, None)
+
+    async def keep_publishing(pause: float) -> None:
         while not stop.is_set():
-            for _ in range(3):
-                sent += 1
-                await gateway.publish("task.deleted", ROOM, {"task_id": sent}, None, None)
+            await publish()
             await asyncio.sleep(pause)
 
     async def hear(user: User, joined: dict[str, Any], more: int) -> str:
@@ -411,10 +460,11 @@ async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Se
             if offset(event["id"]) >= end:
                 return str(event["id"])
 
-    publishers = [asyncio.create_task(publish(pause)) for pause in (0, 0.0003)]
+    pace = 0.0003 if buffer > 4000 else 0.01  # in portions of so few bytes nobody catches up with more
+    publishers = [asyncio.create_task(keep_publishing(pause)) for pause in (pace, 2 * pace)]
     heard: list[int] = []
     since = ""
-    for round in range(150):
+    for round in range(rounds):
         async with connect(server) as alice:
             joined = await alice.join(ROOM, since=since)
             assert joined["data"]["recovered"] is (round > 0)
@@ -425,6 +475,7 @@ async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Se
             assert joined["data"]["recovered"] is True
             since = await hear(alice, joined, round % 5 + 1)
             alice.socket.transport.abort()
+        await publish(60)
     stop.set()
     await asyncio.gather(*publishers)
     assert heard == list(range(heard[0], heard[0] + len(heard)))
