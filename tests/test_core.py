@@ -1,135 +1,112 @@
-"""The core's own events: notifications as the document shows them, comings and goings as nobody else may tell them."""
+"""What belongs to roomcast itself: its events and its room type, and that no plugin takes their names."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from serving import Serve, connect
 
-from roomcast import Refused
+from roomcast import Plugin, Refused
+from roomcast.core import COMMANDS, FRAMES, core
+from roomcast.errors import PluginError
+from roomcast.registry import Loaded, Registry
+from roomcast.schemas import Validator
 
-pytest_plugins = ("roomcast.testing",)
-
-#: From the document, word for word.
-NOTIFICATION = """
-{
-  "type": "notification.new",
-  "data": {
-    "title": "You were mentioned",
-    "message": "Alice mentioned you in channel #general",
-    "link": "/project/123/channel/456",
-    "priority": "normal"
-  },
-  "timestamp": "2025-11-13T12:00:00Z"
-}
-"""
-USER_JOINED = """
-{
-  "type": "user_joined",
-  "room": "channel:456",
-  "data": {
-    "username": "alice",
-    "user_id": 12345
-  },
-  "sender": "alice",
-  "timestamp": "2025-11-13T12:00:00Z"
-}
-"""
+NOTICE = {"title": "You were mentioned", "message": "Alice mentioned you in channel #general"}
 
 
-async def test_the_documents_notification_reaches_its_user_alone(gateway, connect):
-    """All connections of the user get it, without having joined anything and without a room; nobody else does."""
-    example = json.loads(NOTIFICATION)
-    tabs = [await connect("bob", user_id=12345) for _ in range(2)]
-    carol = await connect("carol", user_id=1234, rooms=["*"])
-    id = await gateway.service.publish("notification.new", "user:12345", example["data"])
-    for tab in tabs:
-        event = await tab.next("notification.new")
-        assert event == example | {"timestamp": event["timestamp"], "id": id}
-        await tab.nothing()
-    await carol.nothing()
+@pytest.fixture(scope="module")
+def notification() -> Validator:
+    """The checks of a notification's data."""
+    return core.events["notification.new"].validator
 
 
-async def test_a_notification_may_name_its_sender(gateway, connect):
-    """Given one, it is there; the room is not."""
-    bob = await connect("bob")
-    await gateway.service.publish("notification.new", "user:bob", {"title": "T", "message": "M"}, sender="alice")
-    event = await bob.next("notification.new")
-    assert event.keys() == {"type", "data", "sender", "timestamp", "id"}
-    assert event["sender"] == "alice"
-
-
-async def test_a_notification_is_of_normal_priority_unless_said(gateway, connect):
-    """The link may be left out."""
-    bob = await connect("bob")
-    await gateway.service.publish("notification.new", "user:bob", {"title": "T", "message": "M"})
-    assert (await bob.next("notification.new"))["data"] == {"title": "T", "message": "M", "priority": "normal"}
+def test_a_notification_has_a_priority_and_maybe_a_link(notification: Validator):
+    """Priority is normal unless another is given; a link is left out where there is none."""
+    assert notification.event(NOTICE) == {**NOTICE, "priority": "normal"}
+    whole = {**NOTICE, "link": "/project/123/channel/456", "priority": "urgent"}
+    assert notification.event(whole) == whole
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
     [
+        ({"title": None}, "title"),
         ({"title": ""}, "title"),
         ({"title": "x" * 201}, "title"),
-        ({"title": None}, "title"),
-        ({"message": 1}, "message"),
+        ({"message": None}, "message"),
+        ({"message": 7}, "message"),
         ({"message": "x" * 4001}, "message"),
+        ({"link": 7}, "link"),
         ({"link": "x" * 2001}, "link"),
-        ({"priority": "highest"}, "priority"),
-        ({"urgent": True}, "urgent"),
+        ({"priority": "extreme"}, "priority"),
+        ({"colour": "red"}, "colour"),
     ],
 )
-async def test_a_notification_that_does_not_fit_is_refused_by_field(gateway, connect, change, field):
-    """Nothing reaches the user."""
-    bob = await connect("bob")
-    with pytest.raises(Refused) as refused:
-        await gateway.service.publish("notification.new", "user:bob", {"title": "T", "message": "M"} | change)
-    assert (refused.value.code, list(refused.value.fields)) == ("invalid_data", [field])
-    await bob.nothing()
+def test_what_is_no_notification_is_refused_by_field(notification: Validator, change: dict, field: str):
+    """Title and message are texts of bounded length, the priority one of four, and nothing else is known."""
+    with pytest.raises(Refused) as caught:
+        notification.event({**NOTICE, **change})
+    assert list(caught.value.fields or ()) == [field]
 
 
-async def test_a_notification_goes_to_users_only(gateway):
-    """A room of many is no place for one."""
-    with pytest.raises(Refused, match="user:…") as refused:
-        await gateway.service.publish("notification.new", "channel:456", {"title": "T", "message": "M"})
-    assert refused.value.code == "bad_room"
+@pytest.mark.parametrize("field", list(NOTICE))
+def test_title_and_message_must_be_there(notification: Validator, field: str):
+    """A notification without a title or a message is none."""
+    with pytest.raises(Refused) as caught:
+        notification.event({name: value for name, value in NOTICE.items() if name != field})
+    assert list(caught.value.fields or ()) == [field]
 
 
-async def test_a_coming_is_told_as_the_document_shows_it(connect):
-    """Everyone in the room, the one who joins included, gets the example with a time and an id of its own."""
-    bob = await connect("bob", rooms=["*"])
-    await bob.join("channel:456")
-    await bob.next("user_joined")
-    alice = await connect("alice", user_id=12345, rooms=["*"])
-    await alice.join("channel:456")
-    for user in (alice, bob):
-        event = await user.next("user_joined")
-        assert event == json.loads(USER_JOINED) | {"timestamp": event["timestamp"], "id": event["id"]}
-        await user.nothing("user_joined")
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_no_plugin_takes_a_core_command(command: str):
+    """A plugin that declares a command of the core stops the start."""
+    plugin = Plugin("thief")
+
+    async def handler(ctx, data):
+        """Steal."""
+
+    plugin.command(command, core.events["notification.new"].validator.schema.__class__)(handler)
+    with pytest.raises(PluginError, match="thief"):
+        Registry([Loaded(plugin, "thief 1.0", "thief")])
 
 
-async def test_a_going_is_told_to_those_who_stay(connect):
-    """With the fields of the coming; the one who left gets ``left_room`` alone."""
-    alice, bob = await connect("alice", user_id=12345, rooms=["*"]), await connect("bob", rooms=["*"])
-    for user in (alice, bob):
-        await user.join("channel:456")
-    assert await alice.leave("channel:456") == {"message": "Left room channel:456"}
-    event = await bob.next("user_left")
-    expected = json.loads(USER_JOINED) | {"type": "user_left"}
-    assert event == expected | {"timestamp": event["timestamp"], "id": event["id"]}
-    await alice.nothing("user_left")
+@pytest.mark.parametrize("frame", [*FRAMES, *core.events])
+def test_no_plugin_takes_a_frame_of_the_core(frame: str):
+    """A plugin that declares an event of the name of a frame that only the server sends stops the start."""
+    plugin = Plugin("thief")
+    plugin.event(frame)(core.events["notification.new"].validator.schema.__class__)
+    with pytest.raises(PluginError, match="thief"):
+        Registry([Loaded(plugin, "thief 1.0", "thief")])
+
+
+def test_no_plugin_takes_the_users_rooms():
+    """A plugin that declares the room type user stops the start."""
+    plugin = Plugin("thief")
+    plugin.room("user")
+    with pytest.raises(PluginError, match="thief"):
+        Registry([Loaded(plugin, "thief 1.0", "thief")])
 
 
 @pytest.mark.parametrize("type", ["user_joined", "user_left"])
-async def test_nobody_else_tells_of_comings_and_goings(gateway, connect, type):
-    """No plugin or backend publishes them, nor any client."""
-    alice = await connect("alice", rooms=["*"])
-    await alice.join("channel:1")
-    await alice.next("user_joined")
-    data = {"username": "ghost", "user_id": 0}
+async def test_only_roomcast_announces_who_comes_and_goes(serve: Serve, type: str):
+    """Neither a backend nor a client can say that somebody came or went."""
+    server = await serve()
+    who = {"username": "mallory", "user_id": 6}
     with pytest.raises(Refused, match="announced by roomcast itself"):
-        await gateway.service.publish(type, "channel:1", data)
-    with pytest.raises(Refused) as refused:
-        await alice.command(type, data, room="channel:1")
-    assert refused.value.code == "unknown_type"
-    await alice.nothing()
+        server.gateway.publish(type, "channel:1", who, None, None)
+    async with connect(server) as alice:
+        await alice.join("channel:1")
+        await alice.settled()
+        await alice.send(type, "channel:1", who)
+        assert [frame["type"] for frame in await alice.settled()] == ["error"]
+
+
+async def test_a_notification_goes_only_to_users(serve: Serve):
+    """notification.new in any other room is refused with a sentence that says where it goes."""
+    server = await serve()
+    with pytest.raises(Refused, match=r"notification\.new goes to user:…, not to channel:1\."):
+        server.gateway.publish("notification.new", "channel:1", NOTICE, None, None)
+    async with connect(server, "a.b-c", "alice") as alice:
+        await server.gateway.publish("notification.new", "user:a.b-c", NOTICE, "system", None)
+        event = await alice.recv()
+        assert set(event) == {"type", "data", "sender", "timestamp", "id"}
