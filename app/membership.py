@@ -111,6 +111,7 @@ class Membership:
             await self.unsubscribe(room)
             return
         self._arrived(room)
+        newly = room not in client.rooms  # a member may have been kicked meanwhile
         if newly or resume:  # a member that only asks again still gets what waits for it
             self._hub.join(room, client)
         self._hub.send(client, answer)
@@ -125,6 +126,7 @@ class Membership:
         if self._fits(client, history):
             return answer + _frames(history)
         self._hub.send(client, answer)
+        self._hub.leave(room, client)  # a member that asks again gets in portions what comes live meanwhile, too
         try:
             history = await self._feed(client, room, history, since)
         except BaseException as error:  # it was told that it has joined, and has not

@@ -388,6 +388,45 @@ async def test_a_long_replay_comes_in_portions(serve: Serve):
         assert not server.gateway.membership._joining
 
 
+async def test_a_members_long_replay_runs_into_what_comes_live(serve: Serve):
+    """Who is in the room already and asks for much gets all of it in order, what comes meanwhile in its place."""
+    server = await serve(ws_max_buffer=20_000, announce_max=0, history_size=5000)
+    data = {"task_id": 1, "changes": {"text": "x" * 3000}}
+    async with connect(server) as alice:
+        alice_joined = await alice.join(ROOM, since="")
+        ids = [await server.gateway.publish("task.updated", ROOM, data, None, None) for _ in range(100)]
+        while alice.heard[-1].get("id") != ids[-1]:
+            await alice.recv()
+        await alice.send("join_room", ROOM, {"since": alice_joined["data"]["last_id"]})
+        assert (await alice.recv())["type"] == "joined_room"
+        ids += [await server.gateway.publish("task.updated", ROOM, data, None, None) for _ in range(50)]
+        assert [(await alice.recv())["id"] for _ in ids] == ids
+        await say(server, 1)
+        assert numbers(await alice.settled()) == [1]
+        assert await members(server) == {1: 1}
+    await until(lambda: nothing_left(server))
+
+
+async def test_who_is_kicked_during_a_long_replay_joins_anew(serve: Serve):
+    """The join that is under way goes on as a new one, and when the client goes nothing of it stays."""
+    server = await serve(ws_max_buffer=20_000)
+    data = {"task_id": 1, "changes": {"text": "x" * 3000}}
+    async with connect(server) as alice:
+        start = (await alice.join(ROOM, since=""))["data"]["last_id"]
+        for _ in range(100):
+            last = await server.gateway.publish("task.updated", ROOM, data, None, None)
+        await alice.recv_type("task.updated", id=last)
+        await alice.send("join_room", ROOM, {"since": start})
+        await alice.recv_type("joined_room")
+        await server.gateway.kick(ROOM, 1)
+        await alice.recv_type("left_room")
+        await alice.recv_type("user_joined", sender="alice")
+        await alice.recv_type("user_left")
+        await alice.recv_type("user_joined")
+        assert await members(server) == {1: 1}
+    await until(lambda: nothing_left(server))
+
+
 async def test_what_is_lost_during_a_long_replay_is_said(serve: Serve):
     """If the history goes by faster than a client takes it, it is told to load the state anew, and is in the room."""
     server = await serve(ws_max_buffer=20_000, announce_max=0, history_size=100)
