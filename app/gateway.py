@@ -109,13 +109,13 @@ class Gateway:
     async def start(self) -> None:
         """Start the broker, the room policy, the plugins' lifespans and the sweep; if one fails, stop the others."""
         try:
+            self._stack.callback(self._stepper.close)
             self._stack.push_async_callback(self.broker.close)
             await self.broker.start(self)
             self._stack.push_async_callback(self.policy.close)
             await self.policy.start()
             for loaded in self.registry:
                 await self._start_plugin(loaded)
-            self._stack.callback(self._stepper.close)
             self._stack.push_async_callback(self._end_tasks)
             self.spawn(self.sweep.run(self._cut_off))
         except BaseException:

@@ -18,7 +18,7 @@ from wire import Peer, masked
 
 from roomcast import Context, Plugin, Refused
 from roomcast.broker import MemoryBroker
-from roomcast.errors import DISCONNECTED, ERROR_CODES, Unavailable
+from roomcast.errors import DISCONNECTED, ERROR_CODES, PluginError, Unavailable
 from roomcast.frames import TEXT
 from roomcast.gateway import BURST_SECONDS, MAX_WAITING
 from roomcast.logs import RedactingFilter
@@ -189,6 +189,55 @@ async def test_a_handler_that_hangs_is_cut_off(serve: Serve, bench: Bench):
         error = await alice.recv()
         assert (error["id"], error["data"]["code"]) == (1, "timeout")
         assert (await alice.recv())["id"] == 2
+
+
+@pytest.mark.parametrize("wait_first", [False, True])
+async def test_a_handler_that_awaits_what_was_cancelled_harms_nobody(serve: Serve, wait_first: bool):
+    """A handler's own cancellation is its caller's internal error, not a time-out and not the connection's end."""
+    plugin = Plugin("gone")
+
+    @plugin.command("gone", Anything)
+    async def gone(ctx: Context, data: dict[str, Any]) -> None:
+        if wait_first:
+            await asyncio.sleep(0)
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    server = await serve(plugins=[plugin])
+    async with connect(server) as alice:
+        await alice.send(type="gone", id=1)
+        assert (await alice.recv_type("error"))["data"]["code"] == "internal"
+        await alice.send(type="ping", id=2)
+        assert (await alice.recv_type("pong"))["id"] == 2
+
+
+async def test_a_reply_that_is_no_dict_is_internal(serve: Serve, caplog):
+    """A handler that returns a list has its caller told internal, and the log what it returned."""
+    plugin = Plugin("listed")
+
+    @plugin.command("listed", Anything)
+    async def listed(ctx: Context, data: dict[str, Any]) -> Any:
+        return [1]
+
+    server = await serve(plugins=[plugin])
+    async with connect(server) as alice:
+        await alice.send(type="listed", id=1)
+        assert (await alice.recv_type("error"))["data"]["code"] == "internal"
+    assert "a list and not a dict" in caplog.text
+
+
+async def test_a_plugin_that_fails_as_it_starts_is_named(serve: Serve):
+    """The start stops with the plugin's name, its package and the reason."""
+    plugin = Plugin("flop")
+
+    @plugin.lifespan
+    async def fail(service: Any) -> Any:
+        raise OSError("no such database")
+        yield
+
+    with pytest.raises(PluginError, match=r"plugin 'flop' \(package 'test 0'.*OSError: no such database"):
+        await serve(plugins=[plugin])
 
 
 async def test_every_error_code_is_listed():
