@@ -232,15 +232,6 @@ class Connection(asyncio.Protocol):
 
     # What the server does.
 
-    def write(self, data: bytes) -> None:
-        """Write frames now; the hub's side of a turn. Nothing is written after a close frame."""
-        outlet = self.outlet
-        if outlet is None:
-            return
-        outlet.write(data)
-        if self.paused:
-            self.check_backlog()
-
     def check_backlog(self) -> None:
         """Close a peer for which more waits than may."""
         outlet = self.outlet

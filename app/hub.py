@@ -153,7 +153,7 @@ class Hub:
         """Send ``frame`` to every member of ``room``, in its order, but if they are a crowd not at once.
 
         A crowd that comes back would cost its square if each arrival were written to all by itself: 1,000 joins into
-        one room took 9 s, and take 1.2 s this way.
+        one room took 9 s, and take 0.4 to 0.7 s this way.
         """
         entry = self.rooms.get(room)
         if entry is None or entry.due or len(entry.members) < CROWD:
@@ -221,7 +221,7 @@ class Hub:
         frames = room.take()
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         for connection in room.members:
-            outlet = connection.outlet  # what Connection.write does, without the call: 0.1 us each
+            outlet = connection.outlet  # here and in flush, not in a method of its own: 0.1 us for each write
             if outlet is not None:
                 outlet.write(data)
                 if connection.paused:
