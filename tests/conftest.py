@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis_servers import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import PATIENCE, Serve, running
 
 from roomcast.web.server import Server
@@ -17,6 +18,8 @@ try:
     from uvloop import new_event_loop as new_loop
 except ImportError:
     from asyncio import new_event_loop as new_loop
+
+__all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio"]
 
 #: A package of its own; test_foreign_plugin.py runs its tests, where it is installed.
 collect_ignore = ["foreign"]

@@ -1,0 +1,103 @@
+"""The proxy that tests of faults use, against a server that echoes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tcp_proxy import Proxy
+
+
+@pytest_asyncio.fixture
+async def proxy() -> AsyncIterator[Proxy]:
+    """A proxy before a server that echoes."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with server, Proxy("127.0.0.1", server.sockets[0].getsockname()[1]) as proxy:
+        yield proxy
+
+
+async def test_what_is_sent_comes_through_and_is_counted(proxy: Proxy) -> None:
+    """Bytes go there and back, and their numbers are known."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"x" * 300_000)
+    assert await reader.readexactly(300_000) == b"x" * 300_000
+    assert (proxy.connections, proxy.open, proxy.sent, proxy.received) == (1, 1, 300_000, 300_000)
+    writer.write_eof()
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_latency_is_added_in_each_direction(proxy: Proxy) -> None:
+    """An echo takes twice the latency, and what is sent at once comes at once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    proxy.latency = 0.05
+    began = time.monotonic()
+    writer.write(b"a")
+    await asyncio.sleep(0)
+    writer.write(b"b")
+    assert await reader.readexactly(2) == b"ab"
+    assert time.monotonic() - began >= 0.1
+    writer.close()
+
+
+async def test_a_stall_closes_nothing_and_loses_nothing(proxy: Proxy) -> None:
+    """While it lasts nothing comes; afterwards everything does."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    proxy.stall(to_server=False)
+    writer.write(b"later")
+    arrival = asyncio.ensure_future(reader.readexactly(5))
+    while proxy.sent < 5:
+        await asyncio.sleep(0.001)
+    other_reader, other_writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    assert not arrival.done() and proxy.received == 0
+    proxy.flow()
+    assert await arrival == b"later"
+    for one in (writer, other_writer):
+        one.close()
+    assert await other_reader.read() == b""
+
+
+async def test_a_reset_is_one(proxy: Proxy) -> None:
+    """The client gets ECONNRESET, not an end in order; and may connect again."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"
+    proxy.reset()
+    with pytest.raises(ConnectionResetError):
+        await reader.readexactly(1)
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"
+    writer.close()
+
+
+async def test_it_refuses_until_it_is_started_again(proxy: Proxy) -> None:
+    """New connections are refused, the old ones stay, and the port remains the same."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"
+    await proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"b")
+    assert await reader.readexactly(1) == b"b"
+    port = proxy.port
+    await proxy.start()
+    assert proxy.port == port
+    _, again = await asyncio.open_connection("127.0.0.1", port)
+    for one in (writer, again):
+        one.close()
