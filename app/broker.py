@@ -27,6 +27,7 @@ from heapq import heappop, heappush
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from .errors import Unavailable
+from .held import Held, count, has, minus, plus
 
 #: How long an idempotency key is remembered, in seconds.
 KEY_TTL = 300.0
@@ -198,47 +199,11 @@ class Broker(ABC):
 
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
 
-#: Up to this many connections of one user are a tuple, which is smaller than a set: 72 bytes for two against 232.
-_FEW = 4
-
 #: How many rooms or keys a sweep looks at before it lets others run, so that it holds the loop for about 1 ms.
 _SLICE = 1000
 
-_Held = int | tuple[int, ...] | set[int]
 _K = TypeVar("_K", str, tuple[str, str])
 _V = TypeVar("_V")
-
-
-def _has(held: _Held, connection: int) -> bool:
-    return held == connection if isinstance(held, int) else connection in held
-
-
-def _plus(held: _Held, connection: int) -> _Held:
-    """Return ``held`` with ``connection`` in it."""
-    if _has(held, connection):
-        return held
-    if isinstance(held, set):
-        held.add(connection)
-        return held
-    few = (held,) if isinstance(held, int) else held
-    return (*few, connection) if len(few) < _FEW else {*few, connection}
-
-
-def _minus(held: _Held, connection: int) -> _Held | None:
-    """Return ``held`` without ``connection``, or None when nothing is left."""
-    if not _has(held, connection):
-        return held
-    if isinstance(held, int):
-        return None
-    if isinstance(held, set):
-        held.discard(connection)
-        return held or None
-    rest = tuple(other for other in held if other != connection)
-    return rest[0] if len(rest) == 1 else rest
-
-
-def _count(held: _Held) -> int:
-    return 1 if isinstance(held, int) else len(held)
 
 
 class _Log:
@@ -354,8 +319,8 @@ class MemoryBroker(Broker):
         self._logs: dict[str, _Log] = {}
         # A dict where a set would do: half the size.
         self._subscribed: dict[str, None] = {}
-        self._leases: dict[UserId, _Held] = {}
-        self._presence: dict[str, dict[UserId, tuple[str, _Held]]] = {}
+        self._leases: dict[UserId, Held] = {}
+        self._presence: dict[str, dict[UserId, tuple[str, Held]]] = {}
         self._keys: _Expiring[tuple[str, str], str] = _Expiring()
         self._claims: _Expiring[str, bytes | bool] = _Expiring()
         self._kept: _Expiring[str, bytes] = _Expiring()
@@ -445,11 +410,11 @@ class MemoryBroker(Broker):
         """See ``Broker``."""
         self._check()
         held = self._leases.get(user_id)
-        if held is not None and _has(held, connection):
+        if held is not None and has(held, connection):
             return True
-        if (0 if held is None else _count(held)) >= limit:
+        if (0 if held is None else count(held)) >= limit:
             return False
-        self._leases[user_id] = connection if held is None else _plus(held, connection)
+        self._leases[user_id] = connection if held is None else plus(held, connection)
         return True
 
     async def release(self, user_id: UserId, connection: int) -> None:
@@ -458,7 +423,7 @@ class MemoryBroker(Broker):
         held = self._leases.get(user_id)
         if held is None:
             return
-        rest = _minus(held, connection)
+        rest = minus(held, connection)
         if rest is None:
             del self._leases[user_id]
         else:
@@ -471,7 +436,7 @@ class MemoryBroker(Broker):
         if users is None:
             users = self._presence[room] = {}
         known = users.get(user_id)
-        users[user_id] = (username, connection if known is None else _plus(known[1], connection))
+        users[user_id] = (username, connection if known is None else plus(known[1], connection))
         return Change(known is None, len(users))
 
     async def leave(self, room: str, user_id: UserId, connection: int) -> Change:
@@ -482,7 +447,7 @@ class MemoryBroker(Broker):
         if known is None:
             return Change(False, len(users))
         username, held = known
-        rest = _minus(held, connection)
+        rest = minus(held, connection)
         if rest is not None:
             users[user_id] = (username, rest)
             return Change(False, len(users))
@@ -495,7 +460,7 @@ class MemoryBroker(Broker):
         """See ``Broker``."""
         self._check()
         users = self._presence.get(room, {})
-        return [Member(user_id, username, _count(held)) for user_id, (username, held) in users.items()]
+        return [Member(user_id, username, count(held)) for user_id, (username, held) in users.items()]
 
     async def rooms(self) -> dict[str, int]:
         """See ``Broker``."""
