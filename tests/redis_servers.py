@@ -24,7 +24,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -51,6 +51,7 @@ DOWN_AFTER = 1000
 SERVICE = "main"
 
 _T = TypeVar("_T")
+_given: set[int] = set()
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
@@ -86,12 +87,11 @@ def free_port() -> int:
     """
     while True:
         port = random.randrange(12_000, 32_000)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class RedisServer:
@@ -109,7 +109,7 @@ class RedisServer:
         password: str | None = None,
         unix_socket: bool = False,
         sentinel: str = "",
-        **config: str | int,
+        **config: Any,
     ) -> None:
         self.port = free_port()
         self.user = user
@@ -293,7 +293,7 @@ class SentinelTrio(_Several):
     A primary that is silent for ``DOWN_AFTER`` ms is replaced by the replica; when it comes back, it becomes one.
     """
 
-    def __init__(self, **config: str | int) -> None:
+    def __init__(self, **config: Any) -> None:
         super().__init__()
         self.data = [RedisServer(**config)]
         self.data.append(RedisServer(replicaof=f"127.0.0.1 {self.data[0].port}", **config))
@@ -356,7 +356,7 @@ class SentinelTrio(_Several):
 class Cluster(_Several):
     """A Cluster of three primaries, ``servers[:3]`` at the start, and a replica of each, ``servers[3:]``."""
 
-    def __init__(self, **config: str | int) -> None:
+    def __init__(self, **config: Any) -> None:
         super().__init__()
         for _ in range(6):
             server = RedisServer(
