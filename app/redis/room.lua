@@ -1,0 +1,42 @@
+-- The state of a room: a hash with its epoch e, the offset of its newest event o, and the run_id r of the server that
+-- gave the epoch. A server with another run_id was started or promoted since, and may have lost events that were
+-- acknowledged; their ids would be given twice. So there a room begins a new epoch.
+
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- An epoch is the time it began in ms, or more if that would not be more than every epoch the stream knows.
+local function new_epoch(now, old, stream)
+  local epoch = math.max(now, tonumber(old or 0) + 1)
+  if redis.call('EXISTS', stream) == 1 then
+    local info = redis.call('XINFO', 'STREAM', stream)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then
+        epoch = math.max(epoch, tonumber(string.match(info[i + 1], '^%d+')) + 1)
+      end
+    end
+  end
+  return text(epoch)
+end
+
+-- Returns epoch and offset, both as text; nil if there is no such room and none is to be made.
+local function open_room(meta, stream, run, now, life, make)
+  local state = redis.call('HMGET', meta, 'e', 'o', 'r')
+  if state[3] == run then
+    redis.call('PEXPIRE', meta, life)
+    return state[1], state[2]
+  end
+  if not state[1] and not make then
+    return nil
+  end
+  local epoch = new_epoch(now, state[1], stream)
+  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run)
+  redis.call('PEXPIRE', meta, life)
+  return epoch, '0'
+end

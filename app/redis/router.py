@@ -1,0 +1,337 @@
+"""The way to Redis: takes commands and scripts to whichever server holds their key, and minds what is in between.
+
+What is asked for while a server cannot be reached fails at once, or, if its caller has patience, waits in order and
+bounded. What was under way when a connection broke may have been carried out or not; only what is patient is sent
+again, so it must be harmless twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import hiredis
+
+from ..errors import Unavailable
+from .keeper import Keeper, Lost, spell
+from .link import Link, Part, ReplyError
+from .scripts import Script
+from .servers import Address, Name, Servers
+
+log = logging.getLogger("roomcast.redis")
+
+#: Answers that mean "not carried out, because not here or not now": the servers may have changed roles.
+ELSEWHERE: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN"})
+#: How long a call without patience follows a server's roles around, in seconds.
+_FOLLOW: Final = 1.0
+#: How often the map of servers is looked at when nothing seems wrong, and when something does, in seconds.
+_LOOK: Final = 5.0
+_LOOK_SOON: Final = 0.2
+
+#: Connects to an address; pushes and the loss are told to the functions given.
+Opener = Callable[[Address | None, Callable[[list[Any]], None], Lost], Awaitable[Link]]
+
+
+class Call:
+    """One command on its way; calling it with the reply ends it."""
+
+    __slots__ = ("args", "deadline", "future", "keys", "lane", "script", "sent", "size")
+
+    def __init__(
+        self, script: Script | None, keys: Sequence[str | bytes], args: Sequence[Part], future: asyncio.Future[Any]
+    ) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.future = future
+        self.lane: Lane | None = None
+        self.deadline = 0.0
+        self.sent = 0
+        self.size = 0
+
+    def pack(self, link: Link) -> bytes:
+        """What to write on ``link``."""
+        script = self.script
+        if script is None:
+            packed: bytes = hiredis.pack_command(tuple(self.args))
+        elif script.stamped:
+            packed = hiredis.pack_command(
+                ("EVALSHA", script.sha, len(self.keys), *self.keys, link.run_id, self.sent, *self.args)
+            )
+        else:
+            packed = hiredis.pack_command(("EVALSHA", script.sha, len(self.keys), *self.keys, *self.args))
+        return packed
+
+    def __call__(self, reply: Any) -> None:
+        """Take the reply."""
+        if self.future.done():
+            return
+        if reply.__class__ is ReplyError:
+            assert self.lane is not None
+            self.lane.refused(self, reply)
+        else:
+            self.future.set_result(reply)
+
+    def fail(self, why: str) -> None:
+        """End it with ``Unavailable``."""
+        if not self.future.done():
+            self.future.set_exception(Unavailable(why))
+
+
+class Lane:
+    """The commands for one server, in order."""
+
+    def __init__(self, name: Name, router: Router, open_: Opener) -> None:
+        self.name: Final = name
+        self.waiting: Final[deque[Call]] = deque()
+        self._router: Final = router
+
+        async def dial(address: Address | None, lost: Lost) -> Link:
+            return await open_(address, lambda push: None, lost)
+
+        self.keeper: Final = Keeper(name, "commands", router.servers.address, dial, self._up, self._down)
+
+    def send(self, call: Call) -> None:
+        """Send ``call`` now, or let it wait if it has patience; raise ``Unavailable``."""
+        link = self.keeper.link
+        call.lane = self
+        if link is not None:
+            link.ask(call.pack(link), call)
+            call.sent += 1
+        elif call.deadline:
+            self.waiting.append(call)
+        else:
+            raise Unavailable(self.trouble())
+
+    def trouble(self) -> str:
+        """A sentence that says what is wrong with the server."""
+        return f"Redis at {spell(self.name)} cannot be reached: {self.keeper.why}."
+
+    def _up(self, link: Link) -> None:
+        calls = list(self.waiting)
+        self.waiting.clear()
+        for call in calls:
+            if not call.future.done():
+                self.send(call)
+        self._router.returned(self)
+
+    def _down(self, link: Link, why: str) -> None:
+        """Let the patient wait at the head of the line, in the order they came; the others must know."""
+        lost = [one for one in link.abandoned if isinstance(one, Call)]
+        self.waiting.extendleft(call for call in reversed(lost) if call.deadline)
+        for call in lost:
+            if not call.deadline:
+                call.fail(f"The connection to Redis at {spell(self.name)} broke before it answered: {why}.")
+        self._router.look_soon()
+
+    def refused(self, call: Call, error: ReplyError) -> None:
+        """The server does not carry out ``call``: take it elsewhere, or tell its caller."""
+        link = self.keeper.link
+        if error.code == "NOSCRIPT" and call.script is not None and link is not None:
+            link.ask(hiredis.pack_command(("SCRIPT", "LOAD", call.script.text)), None)
+            link.ask(call.pack(link), call)
+        elif error.code in ELSEWHERE:
+            if error.code in ("READONLY", "LOADING") and link is not None:
+                link.abort("it is a replica now" if error.code == "READONLY" else "it is loading its data")
+            self._router.reroute(call, str(error))
+        else:
+            log.error("Redis at %s refused a command: %s", spell(self.name), error)
+            hint = " Its memory is full (maxmemory)" if error.code == "OOM" else ""
+            call.fail(f"Redis at {spell(self.name)} refused a command: {error}.{hint}")
+
+    def expire(self, now: float) -> None:
+        """Fail those whose patience has ended."""
+        waiting = self.waiting
+        while waiting and (waiting[0].deadline <= now or waiting[0].future.done()):
+            waiting.popleft().fail(self.trouble())
+
+
+class Router:
+    """All lanes. ``open_`` connects to a server; at most ``buffer`` bytes of patient calls are under way or waiting.
+
+    ``on_return`` are called when a server is reachable again after it was not, and at first; ``on_look`` whenever it
+    was looked up which servers there are.
+    """
+
+    def __init__(self, servers: Servers, open_: Opener, buffer: int) -> None:
+        self.servers: Final = servers
+        self.on_return: Final[list[Callable[[], None]]] = []
+        self.on_look: Final[list[Callable[[], None]]] = []
+        self._open: Final = open_
+        self._buffer: Final = buffer
+        self._held = 0
+        self._lanes: Final[dict[Name, Lane]] = {}
+        #: Calls whose server is to be found out.
+        self._homeless: list[Call] = []
+        self._soon: Final = asyncio.Event()
+        self._loop: Final = asyncio.get_running_loop()
+        self._tender: asyncio.Task[None] | None = None
+
+    async def start(self, wait: float) -> None:
+        """Connect; raise ``Unavailable`` if not all servers can be reached within ``wait`` seconds."""
+        deadline = self._loop.time() + wait
+        while True:
+            try:
+                await self.servers.refresh()
+                break
+            except Unavailable as error:
+                if self._loop.time() > deadline:
+                    raise Unavailable(f"Redis cannot be reached: {error}.") from error
+                await asyncio.sleep(_LOOK_SOON)
+        self._arrange()
+        self._tender = asyncio.create_task(self._tend(), name="roomcast redis servers")
+        while troubles := self.troubles():
+            if self._loop.time() > deadline:
+                raise Unavailable(troubles[0])
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Drop every connection; what waits fails."""
+        if self._tender is not None:
+            self._tender.cancel()
+            await asyncio.wait([self._tender])
+        lanes = list(self._lanes.values())
+        self._lanes.clear()
+        for lane in lanes:
+            link = lane.keeper.link
+            await lane.keeper.close()
+            for call in [*(link.abandoned if link is not None else ()), *lane.waiting]:
+                if isinstance(call, Call):
+                    call.fail("This node is closing its broker.")
+        for call in self._homeless:
+            call.fail("This node is closing its broker.")
+
+    def troubles(self) -> list[str]:
+        """A sentence for each server that cannot be reached."""
+        return [lane.trouble() for lane in self._lanes.values() if lane.keeper.link is None]
+
+    # Asking.
+
+    def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Part], *, patience: float = 0.0
+    ) -> asyncio.Future[Any]:
+        """Run ``script`` on the server of ``keys[0]``, whose hash tag all keys share; the result is its reply.
+
+        Raises ``Unavailable``, here or from the future. With ``patience``, in seconds, it waits for a server that
+        cannot be reached, and is sent again if the connection broke before the reply.
+        """
+        return self._begin(Call(script, keys, args, self._loop.create_future()), patience)
+
+    def call(self, key: str, *parts: Part, patience: float = 0.0) -> asyncio.Future[Any]:
+        """Carry out one command on the server of ``key``; the rest as in ``run``."""
+        return self._begin(Call(None, (key,), parts, self._loop.create_future()), patience)
+
+    async def everywhere(self, *parts: Part) -> list[Any]:
+        """Carry out one command on every server; the results are their replies."""
+        calls = []
+        for lane in list(self._lanes.values()):
+            call = Call(None, (), parts, self._loop.create_future())
+            lane.send(call)
+            calls.append(call.future)
+        return await asyncio.gather(*calls)
+
+    def _begin(self, call: Call, patience: float) -> asyncio.Future[Any]:
+        if patience:
+            call.size = sum(len(part) for part in call.args if isinstance(part, bytes | str))
+            if self._held + call.size > self._buffer and self._held:
+                raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
+            call.deadline = self._loop.time() + patience
+            self._held += call.size
+            call.future.add_done_callback(lambda _: self._free(call))
+        self._route(call)
+        return call.future
+
+    def _free(self, call: Call) -> None:
+        self._held -= call.size
+
+    def _route(self, call: Call) -> None:
+        key = call.keys[0]
+        try:
+            lane = self._lanes.get(self.servers.name(key.encode() if isinstance(key, str) else key))
+            if lane is None:
+                raise Unavailable("This node's broker is closed, or its servers are changing.")
+        except Unavailable:
+            if not call.deadline:
+                raise
+            self._homeless.append(call)
+            self.look_soon()
+        else:
+            lane.send(call)
+
+    def reroute(self, call: Call, why: str) -> None:
+        """Take ``call``, which was not carried out, to its server as soon as that is known."""
+        now = self._loop.time()
+        if not call.deadline:
+            call.deadline = now + _FOLLOW
+        if call.deadline <= now:
+            call.fail(f"Redis does not take it now: {why}.")
+            return
+        self._homeless.append(call)
+        self.look_soon()
+
+    # Minding.
+
+    def returned(self, lane: Lane) -> None:
+        """``lane`` can be used (again)."""
+        for told in self.on_return:
+            told()
+
+    def look_soon(self) -> None:
+        """Something seems to have changed among the servers."""
+        self._soon.set()
+
+    async def _tend(self) -> None:
+        looked = self._loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SOON):
+                    await self._soon.wait()
+            now = self._loop.time()
+            if self._soon.is_set() or now - looked > _LOOK or self._homeless or self.troubles():
+                self._soon.clear()
+                looked = now
+                await self._look()
+            for lane in self._lanes.values():
+                lane.expire(self._loop.time())
+            if self._soon.is_set():
+                await asyncio.sleep(_LOOK_SOON / 4)
+
+    async def _look(self) -> None:
+        try:
+            await self.servers.refresh()
+        except Unavailable as error:
+            log.debug("the servers cannot be found out: %s", error)
+        else:
+            self._arrange()
+        homeless, self._homeless = self._homeless, []
+        now = self._loop.time()
+        for call in homeless:
+            if call.future.done():
+                continue
+            if call.deadline <= now:
+                call.fail("Redis has no server for it now.")
+            else:
+                self._route(call)
+
+    def _arrange(self) -> None:
+        """Have a lane for each server there is now, and none besides."""
+        names = self.servers.names()
+        for name in names:
+            if name not in self._lanes:
+                self._lanes[name] = Lane(name, self, self._open)
+            else:
+                self._lanes[name].keeper.mind(self.servers.address(name))
+        for name in [name for name in self._lanes if name not in names]:
+            lane = self._lanes.pop(name)
+            link = lane.keeper.link
+            self._homeless += [call for call in lane.waiting if not call.future.done()]
+            for call in link.abandoned if link is not None else ():
+                if isinstance(call, Call):
+                    self.reroute(call, "its server left") if call.deadline else call.fail("Its Redis server left.")
+            asyncio.ensure_future(lane.keeper.close())  # noqa: RUF006  # holds nothing that is needed
+        for told in self.on_look:
+            told()

@@ -1,0 +1,178 @@
+"""Which server holds a key: the one there is, the one that Sentinel names, or those of a Cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+import redis.asyncio
+from redis.asyncio.sentinel import Sentinel
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from ..errors import Unavailable
+from .urls import Target
+
+log = logging.getLogger("roomcast.redis")
+
+#: Where a server is: host and port, or the path of a Unix socket.
+Address = tuple[str, int] | str
+#: What stands for a server, also when it moves: its address, or the name of Sentinel's service.
+Name = tuple[str, int] | str
+
+
+class Servers(ABC):
+    """The servers that the keys are on. ``name`` of a key's server; ``address`` of a name, asked at each connect."""
+
+    #: Counts up whenever keys moved from one server to another.
+    version = 0
+    #: Whether keys are spread over several servers: no call may then touch keys of two hash tags.
+    is_cluster = False
+
+    @abstractmethod
+    def names(self) -> tuple[Name, ...]:
+        """Every server that holds keys now."""
+
+    @abstractmethod
+    def name(self, key: bytes) -> Name:
+        """The server of ``key``; raise ``Unavailable`` if no server holds its slot."""
+
+    def address(self, name: Name) -> Address | None:
+        """Where the server ``name`` is; None if that is not known yet."""
+        return name
+
+    async def refresh(self) -> None:  # noqa: B027  # one server does not move
+        """Learn where things are now; raise ``Unavailable`` if nobody tells."""
+
+
+def find(target: Target, timeout: float) -> Servers:
+    """Return the ``Servers`` that ``target`` speaks of; questions to them time out after ``timeout`` seconds."""
+    if target.kind == "sentinel":
+        return _BySentinel(target, timeout)
+    if target.kind == "cluster":
+        return _Cluster(target, timeout)
+    return _Single(target.path or target.addresses[0])
+
+
+class _Single(Servers):
+    def __init__(self, address: Address) -> None:
+        self._address: Final = address
+
+    def names(self) -> tuple[Name, ...]:
+        return (self._address,)
+
+    def name(self, key: bytes) -> Name:
+        return self._address
+
+
+class _BySentinel(Servers):
+    """One server under the name of its service; which it is now, the sentinels say."""
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        self._service: Final = target.service or ""
+        self._timeout: Final = timeout
+        self._target: Final = target
+        self._address: Address | None = None
+
+    def names(self) -> tuple[Name, ...]:
+        return (self._service,)
+
+    def name(self, key: bytes) -> Name:
+        return self._service
+
+    def address(self, name: Name) -> Address | None:
+        return self._address
+
+    async def refresh(self) -> None:
+        target = self._target
+        options = {
+            **_options(target, self._timeout),
+            "username": target.sentinel_username,
+            "password": target.sentinel_password,
+        }
+        sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)
+        try:
+            async with asyncio.timeout(self._timeout * len(target.addresses)):
+                host, port = await sentinel.discover_master(self._service)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable(f"no sentinel names a primary of {self._service!r} ({error})") from error
+        finally:
+            await asyncio.gather(*[one.aclose() for one in sentinel.sentinels], return_exceptions=True)
+        address = (str(host), int(port))
+        if self._address not in (None, address):
+            log.info("Sentinel names another primary of %s: %s:%d", self._service, *address)
+        self._address = address
+
+
+class _Cluster(Servers):
+    """Sixteen thousand slots on several primaries; any of them knows the map."""
+
+    is_cluster = True
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        self._target: Final = target
+        self._timeout: Final = timeout
+        self._slots: list[Name | None] = [None] * 16384
+        self._names: tuple[Name, ...] = ()
+        self._seen: dict[tuple[str, int], None] = dict.fromkeys(target.addresses)
+
+    def names(self) -> tuple[Name, ...]:
+        return self._names
+
+    def name(self, key: bytes) -> Name:
+        slot = key_slot(key)
+        name = self._slots[slot]
+        if name is None:
+            raise Unavailable(f"Slot {slot} of the Redis Cluster is on no server now.")
+        return name
+
+    async def refresh(self) -> None:
+        """Ask the servers for the map, one after the other until one answers."""
+        reasons = []
+        for host, port in [*self._seen]:
+            try:
+                slots = await self._ask(host, port)
+            except (RedisError, OSError, TimeoutError) as error:
+                reasons.append(f"{host}:{port}: {error or type(error).__name__}")
+                self._seen[host, port] = self._seen.pop((host, port))  # the next time, others first
+                continue
+            self._learn(slots, host)
+            return
+        raise Unavailable(f"no server of the Redis Cluster tells its slots ({'; '.join(reasons)})")
+
+    async def _ask(self, host: str, port: int) -> dict[tuple[int, int], dict[str, Any]]:
+        target = self._target
+        client = redis.asyncio.Redis(
+            host=host,
+            port=port,
+            username=target.username,
+            password=target.password,
+            single_connection_client=True,
+            **_options(target, self._timeout),
+        )
+        async with client, asyncio.timeout(self._timeout):
+            slots: dict[tuple[int, int], dict[str, Any]] = await client.execute_command("CLUSTER SLOTS")
+            return slots
+
+    def _learn(self, slots: dict[tuple[int, int], dict[str, Any]], asked: str) -> None:
+        found: list[Name | None] = [None] * 16384
+        for (first, last), servers in slots.items():
+            host, port = servers["primary"][:2]
+            name = (str(host) or asked, int(port))
+            found[int(first) : int(last) + 1] = [name] * (int(last) + 1 - int(first))
+            self._seen.setdefault(name)
+            for replica in servers.get("replicas", ()):
+                self._seen.setdefault((str(replica[0]) or asked, int(replica[1])))
+        if found != self._slots:
+            self.version += 1
+        self._slots = found
+        self._names = tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def _options(target: Target, timeout: float) -> dict[str, Any]:
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    if target.tls:
+        options |= {"ssl": True, "ssl_ca_certs": target.ca}
+    return options
