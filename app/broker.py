@@ -90,6 +90,12 @@ class Listener(Protocol):
     def on_resync(self, room: str, last_id: str) -> None:
         """Events of a subscribed room were lost for good; the history no longer reaches back."""
 
+    def on_gone(self, room: str, member: Member, users: int) -> None:
+        """The node that held ``member`` in ``room`` died; ``users`` are left. One node alone is told."""
+
+    def on_back(self, room: str, member: Member, users: int) -> None:
+        """``member``, here all the while, had been taken for gone by others; with them there are ``users`` again."""
+
     def on_signal(self, message: bytes) -> None:
         """A message that some node sent to all nodes with ``signal``; perhaps before ``signal`` returns."""
 

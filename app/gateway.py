@@ -15,7 +15,7 @@ from marshmallow import Schema
 
 from . import frames, protocol
 from .access import RoomPolicy
-from .broker import Broker, History, Publication, UserId
+from .broker import Broker, History, Member, Publication, UserId
 from .client import Client
 from .connection import LOST, SILENT, Sweep
 from .context import Context, Service
@@ -510,6 +510,14 @@ class Gateway:
     def on_resync(self, room: str, last_id: str) -> None:
         """Tell the members that events were lost for good, and where the room stands now."""
         self.hub.deliver(room, frames.text(protocol.resync(room, last_id)))
+
+    def on_gone(self, room: str, member: Member, users: int) -> None:
+        """Announce that a user is gone whose node died."""
+        self.spawn(self.membership.gone(room, member, users))
+
+    def on_back(self, room: str, member: Member, users: int) -> None:
+        """Announce that a user of this node whom the others took for gone is still here."""
+        self.spawn(self.membership.back(room, member, users))
 
     def on_signal(self, message: bytes) -> None:
         """Carry out here what an operator asked of all nodes."""

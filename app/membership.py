@@ -14,8 +14,9 @@ from .errors import INTERNAL_ERROR, TOO_SLOW, Refused, RoomcastError
 from .protocol import Request
 
 if TYPE_CHECKING:
-    from .broker import History
+    from .broker import History, Member
     from .gateway import Gateway
+    from .identity import Identity
 
 log = logging.getLogger("roomcast")
 
@@ -192,12 +193,21 @@ class Membership:
         identity = client.identity
         change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
         if change.edge and change.users <= self._announce_max:
-            await self._announce(UserJoined, room, client)
+            await self._announce(UserJoined, room, identity)
 
-    async def _announce(self, event: type[UserJoined] | type[UserLeft], room: str, client: Client) -> None:
-        identity = client.identity
-        data = {"username": identity.username, "user_id": identity.user_id}
-        await self._gateway.publish_core(event, room, data, identity.username)
+    async def _announce(self, event: type[UserJoined] | type[UserLeft], room: str, who: Identity | Member) -> None:
+        data = {"username": who.username, "user_id": who.user_id}
+        await self._gateway.publish_core(event, room, data, who.username)
+
+    async def gone(self, room: str, member: Member, users: int) -> None:
+        """Announce the going of ``member``, whose node died; ``users`` are left in the room."""
+        if users < self._announce_max:
+            await self._announce(UserLeft, room, member)
+
+    async def back(self, room: str, member: Member, users: int) -> None:
+        """Announce that ``member``, of whom others had taken leave, was here all the while."""
+        if users <= self._announce_max:
+            await self._announce(UserJoined, room, member)
 
     async def leave(self, client: Client, request: Request) -> None:
         """Take the client out of the room and answer ``left_room``; leaving where one is not is no error."""
@@ -244,7 +254,7 @@ class Membership:
         if empty:
             await self._unsubscribe(room)
         if change.edge and change.users < self._announce_max:
-            await self._announce(UserLeft, room, client)
+            await self._announce(UserLeft, room, client.identity)
 
 
 def _joined(request: Request, **resumed: Any) -> bytes:

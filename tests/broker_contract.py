@@ -27,6 +27,8 @@ class Heard:
         self.events: list[tuple[str, str, bytes]] = []
         self.resyncs: list[tuple[str, str]] = []
         self.signals: list[bytes] = []
+        self.gone: list[tuple[str, Member, int]] = []
+        self.back: list[tuple[str, Member, int]] = []
         self._told = asyncio.Event()
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
@@ -35,6 +37,14 @@ class Heard:
 
     def on_resync(self, room: str, last_id: str) -> None:
         self.resyncs.append((room, last_id))
+        self._told.set()
+
+    def on_gone(self, room: str, member: Member, users: int) -> None:
+        self.gone.append((room, member, users))
+        self._told.set()
+
+    def on_back(self, room: str, member: Member, users: int) -> None:
+        self.back.append((room, member, users))
         self._told.set()
 
     def on_signal(self, message: bytes) -> None:
