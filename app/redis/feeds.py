@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 
-import hiredis
-
 from ..broker import Event, History, Listener
 from ..errors import Unavailable
 from .keeper import Keeper, Lost, spell
 from .keys import Keys
-from .link import Link, ReplyError
+from .link import Link, ReplyError, pack
 from .router import Opener, Router
 from .scripts import Script
 from .servers import Address, Name
@@ -228,7 +226,7 @@ class Feeds:
             if wanted:
                 new.setdefault(link, []).append(channel)
             else:
-                link.tell(hiredis.pack_command(("SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE", channel)))
+                link.tell(pack(("SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE", channel)))
         for link, channels in new.items():
             self._begin(link, channels)
 
@@ -238,7 +236,6 @@ class Feeds:
 
     def _introduce(self, link: Link, channels: list[bytes]) -> None:
         """Subscribe, and look where the rooms stand, on one connection: the looks come after the subscriptions."""
-        pack = hiredis.pack_command
         if self._sharded:
             parts = [pack(("SSUBSCRIBE", channel)) for channel in channels]
         else:
@@ -302,7 +299,7 @@ class Feeds:
         mine = [channel for channel in self._feeds if self._is_on(channel, name)]
         self._begin(link, mine)
         if self._is_on(self._echo_channel, name):
-            link.tell(hiredis.pack_command(("SUBSCRIBE", self._echo_channel)))
+            link.tell(pack(("SUBSCRIBE", self._echo_channel)))
 
     def _is_on(self, channel: bytes, name: Name) -> bool:
         try:

@@ -6,7 +6,7 @@
 local run, epoch_seen, since = ARGV[1], ARGV[3], ARGV[4]
 local limit, size, ttl, life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local now = clock()
-local epoch, offset = open_room(KEYS[1], KEYS[2], run, now, life, true)
+local epoch, offset = open_room(KEYS[1], KEYS[2], run, life, true)
 local top = tonumber(offset)
 local found = {}
 
@@ -23,7 +23,7 @@ local function fresh(fields)
 end
 
 if since == '' then
-  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', math.min(limit, size))
+  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', math.min(limit, size)) or {}
   for i = #newest, 1, -1 do
     if fresh(newest[i][2]) then
       found[#found + 1] = newest[i][1]
@@ -41,7 +41,7 @@ if seen == top then
   return {epoch, offset, 1, found}
 end
 local first = text(seen + 1)
-local events = redis.call('XRANGE', KEYS[2], epoch .. '-' .. first, epoch .. '-' .. offset, 'COUNT', limit)
+local events = redis.call('XRANGE', KEYS[2], epoch .. '-' .. first, epoch .. '-' .. offset, 'COUNT', limit) or {}
 if #events == 0 or events[1][1] ~= epoch .. '-' .. first or not fresh(events[1][2]) then
   return {epoch, offset, 0, found}
 end

@@ -24,7 +24,11 @@ Part = str | bytes | int | float
 PING_EVERY: Final = 1.0
 
 _NOTHING: Final = object()
-_PING: Final[bytes] = hiredis.pack_command(("PING",))
+
+#: A command as bytes to write. hiredis' own type says that it has one part.
+pack: Final[Callable[[tuple[Part, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
+
+_PING: Final = pack(("PING",))
 
 
 class ReplyError(Exception):
@@ -88,7 +92,7 @@ class Link(asyncio.Protocol):
 
         For subscriptions, which are confirmed by pushes and refused by replies.
         """
-        self._send(packed + hiredis.pack_command(("PING", end)), Waiting(self._loop.time(), done, end))
+        self._send(packed + pack(("PING", end)), Waiting(self._loop.time(), done, end))
 
     def tell(self, packed: bytes) -> None:
         """Send a packed command that is answered by pushes alone."""
@@ -102,7 +106,7 @@ class Link(asyncio.Protocol):
             if not future.done():
                 future.set_result(reply)
 
-        self.ask(hiredis.pack_command(parts), done)
+        self.ask(pack(parts), done)
         try:
             async with asyncio.timeout(self._timeout):
                 reply = await future
@@ -270,7 +274,7 @@ async def _greet(link: Link, credentials: tuple[str | None, str | None], db: int
             await link.get("SELECT", db)
         link.run_id = _run_id(await link.get("INFO", "server"))
         for script in scripts:
-            link.ask(hiredis.pack_command(("SCRIPT", "LOAD", script.text)), None)
+            link.ask(pack(("SCRIPT", "LOAD", script.text)), None)
     except ReplyError as error:
         raise Unavailable(_refused(error)) from error
 

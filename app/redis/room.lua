@@ -11,9 +11,13 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- An epoch is the time it began in ms, or more if that would not be more than every epoch the stream knows.
-local function new_epoch(now, old, stream)
-  local epoch = math.max(now, tonumber(old or 0) + 1)
+-- An epoch is the time it began in microseconds, or more if that would not be more than every epoch the stream knows,
+-- or if this script has begun one at the same time: no two rooms have the same.
+local begun = 0
+local function new_epoch(old, stream)
+  local time = redis.call('TIME')
+  local epoch = math.max(time[1] * 1000000 + time[2] + begun, tonumber(old or 0) + 1)
+  begun = begun + 1
   if redis.call('EXISTS', stream) == 1 then
     local info = redis.call('XINFO', 'STREAM', stream)
     for i = 1, #info, 2 do
@@ -26,7 +30,7 @@ local function new_epoch(now, old, stream)
 end
 
 -- Returns epoch and offset, both as text; nil if there is no such room and none is to be made.
-local function open_room(meta, stream, run, now, life, make)
+local function open_room(meta, stream, run, life, make)
   local state = redis.call('HMGET', meta, 'e', 'o', 'r')
   if state[3] == run then
     redis.call('PEXPIRE', meta, life)
@@ -35,7 +39,7 @@ local function open_room(meta, stream, run, now, life, make)
   if not state[1] and not make then
     return nil
   end
-  local epoch = new_epoch(now, state[1], stream)
+  local epoch = new_epoch(state[1], stream)
   redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run)
   redis.call('PEXPIRE', meta, life)
   return epoch, '0'

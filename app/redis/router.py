@@ -14,11 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-import hiredis
-
 from ..errors import Unavailable
 from .keeper import Keeper, Lost, spell
-from .link import Link, Part, ReplyError
+from .link import Link, Part, ReplyError, pack
 from .scripts import Script
 from .servers import Address, Name, Servers
 
@@ -57,14 +55,9 @@ class Call:
         """What to write on ``link``."""
         script = self.script
         if script is None:
-            packed: bytes = hiredis.pack_command(tuple(self.args))
-        elif script.stamped:
-            packed = hiredis.pack_command(
-                ("EVALSHA", script.sha, len(self.keys), *self.keys, link.run_id, self.sent, *self.args)
-            )
-        else:
-            packed = hiredis.pack_command(("EVALSHA", script.sha, len(self.keys), *self.keys, *self.args))
-        return packed
+            return pack(tuple(self.args))
+        stamp = (link.run_id, self.sent) if script.stamped else ()
+        return pack(("EVALSHA", script.sha, len(self.keys), *self.keys, *stamp, *self.args))
 
     def __call__(self, reply: Any) -> None:
         """Take the reply."""
@@ -132,7 +125,7 @@ class Lane:
         """The server does not carry out ``call``: take it elsewhere, or tell its caller."""
         link = self.keeper.link
         if error.code == "NOSCRIPT" and call.script is not None and link is not None:
-            link.ask(hiredis.pack_command(("SCRIPT", "LOAD", call.script.text)), None)
+            link.ask(pack(("SCRIPT", "LOAD", call.script.text)), None)
             link.ask(call.pack(link), call)
         elif error.code in ELSEWHERE:
             if error.code in ("READONLY", "LOADING") and link is not None:

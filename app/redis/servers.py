@@ -92,7 +92,7 @@ class _BySentinel(Servers):
             "username": target.sentinel_username,
             "password": target.sentinel_password,
         }
-        sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)
+        sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._timeout * len(target.addresses)):
                 host, port = await sentinel.discover_master(self._service)
@@ -142,9 +142,9 @@ class _Cluster(Servers):
             return
         raise Unavailable(f"no server of the Redis Cluster tells its slots ({'; '.join(reasons)})")
 
-    async def _ask(self, host: str, port: int) -> dict[tuple[int, int], dict[str, Any]]:
+    async def _ask(self, host: str, port: int) -> list[Any]:
         target = self._target
-        client = redis.asyncio.Redis(
+        client: Any = redis.asyncio.Redis(
             host=host,
             port=port,
             username=target.username,
@@ -153,18 +153,17 @@ class _Cluster(Servers):
             **_options(target, self._timeout),
         )
         async with client, asyncio.timeout(self._timeout):
-            slots: dict[tuple[int, int], dict[str, Any]] = await client.execute_command("CLUSTER SLOTS")
+            slots: list[Any] = await client.execute_command("CLUSTER SLOTS")
             return slots
 
-    def _learn(self, slots: dict[tuple[int, int], dict[str, Any]], asked: str) -> None:
+    def _learn(self, slots: list[Any], asked: str) -> None:
+        """Take the map: of each range of slots the first, the last, and its servers, the primary first."""
         found: list[Name | None] = [None] * 16384
-        for (first, last), servers in slots.items():
-            host, port = servers["primary"][:2]
-            name = (str(host) or asked, int(port))
-            found[int(first) : int(last) + 1] = [name] * (int(last) + 1 - int(first))
-            self._seen.setdefault(name)
-            for replica in servers.get("replicas", ()):
-                self._seen.setdefault((str(replica[0]) or asked, int(replica[1])))
+        for first, last, *servers in slots:
+            names = [((host or b"").decode() or asked, int(port)) for host, port, *_ in servers]
+            for name in names:
+                self._seen.setdefault(name)
+            found[first : last + 1] = [names[0]] * (last + 1 - first)
         if found != self._slots:
             self.version += 1
         self._slots = found
