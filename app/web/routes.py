@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import api, console, handshake, health, metrics, plugin_routes, tickets
+from . import api, console, handshake, health, metrics, plugin_routes, static, tickets
 
 
 def add(app: web.Application) -> None:
@@ -17,4 +17,5 @@ def add(app: web.Application) -> None:
     app.router.add_options(tickets.PATH, tickets.preflight)
     api.add(app)
     console.add(app)
+    static.add(app)
     plugin_routes.add(app)
