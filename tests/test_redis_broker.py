@@ -130,7 +130,7 @@ async def test_what_one_publishes_in_a_row_stays_in_order(node: Node) -> None:
 
 
 async def test_history_is_in_step_with_what_is_heard(node: Node) -> None:
-    """Whoever reads the history of a subscribed room in the midst of publishing has every event once: there, or live."""
+    """Whoever reads the history of a subscribed room in the midst of publishing has every event once."""
     a, b = await node(history_size=500), await node(history_size=500)
     await b.broker.subscribe([ROOM])
     first = await a.broker.publish(ROOM, b"first")

@@ -8,6 +8,7 @@ connection was lost, and now and then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
@@ -35,6 +36,8 @@ QUIET: Final = 20.0
 #: Events fetched at once to mend a hole.
 _PAGE: Final = 256
 _UNKNOWN: Final = -1
+#: How long a message may be on its way from Redis before it is fetched instead, in seconds.
+_ON_ITS_WAY: Final = 0.1
 
 
 class Feed:
@@ -52,6 +55,23 @@ class Feed:
         self.last = _UNKNOWN
         self.held: list[bytes] | None = []
         self.heard = True
+
+
+class _Record:
+    """What the listener is told of a room while its history is read; ``reached`` when that comes up to ``goal``."""
+
+    __slots__ = ("events", "goal", "reached")
+
+    def __init__(self, reached: asyncio.Future[None]) -> None:
+        self.events: list[tuple[str, int, bytes]] = []
+        self.goal = 0
+        self.reached: Final = reached
+
+    def add(self, epoch: str, offset: int, payload: bytes) -> None:
+        """One more event was told."""
+        self.events.append((epoch, offset, payload))
+        if self.goal and offset >= self.goal and not self.reached.done():
+            self.reached.set_result(None)
 
 
 class _Subscriber:
@@ -108,7 +128,7 @@ class Feeds:
         #: What is subscribed (True) or unsubscribed at the end of this turn.
         self._changes: dict[bytes, bool] = {}
         #: Rooms whose history is being read, with what the listener is told of meanwhile.
-        self._recording: Final[dict[str, list[list[tuple[str, int, bytes]]]]] = {}
+        self._recording: Final[dict[str, list[_Record]]] = {}
         self._mending: Final[dict[str, asyncio.Task[None]]] = {}
         #: A channel of our own, for proofs that the way through Redis and back is whole.
         self._echo_channel: Final = f"{keys.prefix}:!echo:{node}".encode()
@@ -363,7 +383,7 @@ class Feeds:
         room = feed.room
         if self._recording and room in self._recording:
             for record in self._recording[room]:
-                record.append((feed.epoch, offset, payload))
+                record.add(feed.epoch, offset, payload)
         self._listener.on_event(room, f"{feed.epoch}-{offset}", payload)
 
     def _lost(self, feed: Feed, epoch: str, last: int) -> None:
@@ -459,60 +479,45 @@ class Feeds:
     async def history(self, room: str, since: str | None, limit: int | None) -> History:
         """See ``Broker``: of a subscribed room, exactly what the listener was told of when this returns.
 
-        The stream may be ahead of what the listener was told, and by the time of the reply the listener ahead of that.
-        So what is told meanwhile is recorded and added, and what is not told yet is left out: it will come live.
+        The stream may be ahead of what the listener was told; then this waits until it is not. By that time the
+        listener may be ahead of what was read; so what it is told meanwhile is recorded, and added.
         """
         epoch_seen, offset = _split(since) if since is not None else ("", "")
         most = self._size if limit is None else min(limit, self._size)
-        record: list[tuple[str, int, bytes]] = []
+        feed = self._feeds.get(self._keys.channel(room).encode())
+        if feed is None or feed.last == _UNKNOWN or limit is not None:
+            epoch, top, reaches, events = await self._read(room, epoch_seen, offset, most, self._size)
+            return History(events, reaches, f"{epoch}-{top}")
+        record = _Record(self._loop.create_future())
         records = self._recording.setdefault(room, [])
         records.append(record)
         try:
             epoch, top, reaches, events = await self._read(room, epoch_seen, offset, most, self._size)
-            if since is not None and reaches and limit is None:
-                await self._catch_up(room, epoch, int(offset))
+            await self._catch_up(feed, record, epoch, top)
         finally:
             records.remove(record)
             if not records:
                 del self._recording[room]
-        feed = self._feeds.get(self._keys.channel(room).encode())
-        if feed is None or feed.last == _UNKNOWN or limit is not None:
-            return History(events if reaches else (), reaches, f"{epoch}-{top}")
-        if not feed.epoch:  # had no event when it was looked at
-            feed.epoch = epoch
-        return self._in_step(feed, epoch, top, reaches, events, record, since)
-
-    async def _catch_up(self, room: str, epoch: str, offset: int) -> None:
-        """Wait until the listener was told of ``offset``, which a client has heard on another node already.
-
-        It would be told again of what is told now.
-        """
-        feed = self._feeds.get(self._keys.channel(room).encode())
-        while feed is not None and feed.epoch in ("", epoch) and _UNKNOWN < feed.last < offset:
-            feed.epoch = epoch
-            await asyncio.shield(self._mend(feed))
-
-    def _in_step(
-        self,
-        feed: Feed,
-        epoch: str,
-        top: int,
-        reaches: bool,
-        events: list[Event],
-        record: list[tuple[str, int, bytes]],
-        since: str | None,
-    ) -> History:
         last_id = f"{feed.epoch}-{feed.last}"
-        if feed.epoch != epoch:
-            # The listener will be told of a new epoch, or was while this was read: members hear resync, or did.
-            told = [Event(f"{e}-{o}", payload) for e, o, payload in record if e == feed.epoch]
-            return History(() if since is not None else [*events, *told], since is None, last_id)
+        if feed.epoch != epoch:  # a new one began meanwhile, and members were told to resync
+            return History((), since is None, last_id)
         if not reaches:
             return History((), False, last_id)
-        later = [Event(f"{e}-{o}", payload) for e, o, payload in record if e == epoch and o > top]
-        if top > feed.last:
-            events = [event for event in events if _offset(event.id, epoch) <= feed.last]
+        later = [Event(f"{e}-{o}", payload) for e, o, payload in record.events if e == epoch and o > top]
         return History([*events, *later], True, last_id)
+
+    async def _catch_up(self, feed: Feed, record: _Record, epoch: str, top: int) -> None:
+        """Wait until the listener was told of ``top``: by a message that is on its way, or else by what is fetched."""
+        if not feed.epoch:  # had no event when it was looked at
+            feed.epoch = epoch
+        if feed.epoch == epoch and feed.last < top:
+            record.goal = top
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ON_ITS_WAY):
+                    await record.reached
+        channel = self._keys.channel(feed.room).encode()
+        while self._feeds.get(channel) is feed and _behind(feed, epoch, top):
+            await asyncio.shield(self._mend(feed))
 
     # Minding.
 
@@ -559,7 +564,6 @@ def _split(since: str) -> tuple[str, str]:
     return (epoch, digits) if epoch.isascii() and epoch.isdecimal() and len(epoch) < 20 else ("none", "0")
 
 
-def _offset(id: str, epoch: str) -> int:
-    """The offset of an id, or 0 if it is of an earlier epoch."""
-    found, _, digits = id.rpartition("-")
-    return int(digits) if found == epoch else 0
+def _behind(feed: Feed, epoch: str, top: int) -> bool:
+    """Whether the listener was told of less than the event ``top`` of ``epoch``."""
+    return int(feed.epoch) < int(epoch) or (feed.epoch == epoch and feed.last < top)

@@ -52,6 +52,23 @@ class Waiting:
         self.replies: list[Any] | None = [] if end is not None else None
 
 
+class _Answer:
+    """Somebody who awaits the reply to one command."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future: Final = future
+
+    def __call__(self, reply: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(reply)
+
+    def fail(self, why: str) -> None:
+        if not self.future.done():
+            self.future.set_exception(Unavailable(why))
+
+
 class Link(asyncio.Protocol):
     """A connection. ``on_push`` gets what the server sends unasked, ``on_lost`` once the sentence of what ended it.
 
@@ -100,18 +117,13 @@ class Link(asyncio.Protocol):
 
     async def get(self, *parts: Part) -> Any:
         """Carry out one command and return its reply; raise ``ReplyError``, or ``Unavailable`` if it is lost."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-
-        def done(reply: Any) -> None:
-            if not future.done():
-                future.set_result(reply)
-
-        self.ask(pack(parts), done)
+        answer = _Answer(self._loop.create_future())
+        self.ask(pack(parts), answer)
         try:
             async with asyncio.timeout(self._timeout):
-                reply = await future
+                reply = await answer.future
         except TimeoutError:
-            raise Unavailable(self._why or "it gave no answer") from None
+            raise Unavailable(f"it has not answered for {self._timeout:g} s") from None
         if isinstance(reply, ReplyError):
             raise reply
         return reply
@@ -185,6 +197,9 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         self._why = self._why or (f"the connection broke: {exc}" if exc else "it closed the connection")
         self._transport = None
+        for done in self.abandoned:
+            if isinstance(done, _Answer):
+                done.fail(self._why)
         self._on_lost(self, self._why)
 
     def _pause(self) -> float:

@@ -1,0 +1,190 @@
+"""The way to Redis: what waits, what fails, and what is sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis_servers import FreshRedis, RedisServer, SentinelTrio
+from tcp_proxy import Proxy
+
+from roomcast.errors import Unavailable
+from roomcast.redis.broker import RedisBroker
+from roomcast.redis.router import Router
+from roomcast.redis.scripts import Script
+from roomcast.redis.servers import find
+from roomcast.redis.urls import parse
+
+Start = Callable[..., Awaitable[Router]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """``await start(url)``: a router that the test's end closes."""
+    routers = []
+
+    async def start(url: str, buffer: int = 2**20, timeout: float = 1.0) -> Router:
+        target = parse(url)
+        opener = RedisBroker(target, timeout=timeout)
+        opener._tls = None
+        router = Router(find(target, timeout), opener._open, buffer)
+        await router.start(5)
+        routers.append(router)
+        return router
+
+    yield start
+    for router in routers:
+        await router.close()
+
+
+async def down(router: Router) -> None:
+    """Wait until the router knows that its server is away."""
+    async with asyncio.timeout(10):
+        while not router.troubles():
+            await asyncio.sleep(0.01)
+
+
+async def test_commands_and_scripts(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
+    """Commands and scripts are answered, and a refused one says what the server said."""
+    router = await start(redis_server.url)
+    key = f"{{{redis_prefix}}}:k"
+    await router.call(key, "SET", key, "v", "PX", 10_000)
+    assert await router.call(key, "GET", key) == b"v"
+    assert await router.run(Script("claim"), (key,), (1000,)) == b"v"
+    with pytest.raises(Unavailable, match="WRONGTYPE"):
+        await router.call(key, "LPUSH", key, "x")
+
+
+async def test_a_server_that_forgot_its_scripts(start: Start, fresh_redis: FreshRedis) -> None:
+    """Scripts that an operator flushed are loaded again by their next use."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    await server("SCRIPT", "FLUSH")
+    assert await router.run(Script("claim"), ("k",), (1000,)) == 1
+
+
+async def test_the_impatient_fail_at_once(start: Start, fresh_redis: FreshRedis) -> None:
+    """Without patience a call to a server that is away fails with a sentence that names it."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    server.kill()
+    await down(router)
+    with pytest.raises(Unavailable, match=rf"Redis at {server.address} cannot be reached: .+\."):
+        await router.call("k", "GET", "k")
+
+
+async def test_the_patient_wait_in_order(start: Start, fresh_redis: FreshRedis) -> None:
+    """With patience calls wait for the server, and are carried out in the order they were made."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    server.kill()
+    await down(router)
+    calls = [router.call("k", "RPUSH", "k", i, patience=30) for i in range(50)]
+    await server.start()
+    assert await asyncio.gather(*calls) == list(range(1, 51))
+    assert await server("LRANGE", "k", 0, -1) == [str(i) for i in range(50)]
+
+
+async def test_patience_ends(start: Start, fresh_redis: FreshRedis) -> None:
+    """Who has waited long enough is told, and nothing is done for them later."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    server.kill()
+    await down(router)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await router.call("k", "SET", "k", "late", patience=0.3)
+    await server.start()
+    assert await router.call("other", "GET", "k", patience=30) is None
+
+
+async def test_who_gives_up_is_not_served(start: Start, fresh_redis: FreshRedis) -> None:
+    """A waiting call that was cancelled is not carried out when the server is back."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    server.kill()
+    await down(router)
+    call = router.call("k", "SET", "k", "v", patience=30)
+    call.cancel()
+    await server.start()
+    assert await router.call("k", "GET", "k", patience=30) is None
+
+
+async def test_the_buffer_is_bounded(start: Start, fresh_redis: FreshRedis) -> None:
+    """No more bytes wait than the buffer holds; what is over is refused at once, and room is made again."""
+    server = await fresh_redis()
+    router = await start(server.url, buffer=10_000)
+    server.kill()
+    await down(router)
+    calls = [router.call("k", "APPEND", "k", b"x" * 3000, patience=30) for _ in range(3)]
+    with pytest.raises(Unavailable, match="REDIS_BUFFER"):
+        router.call("k", "APPEND", "k", b"x" * 3000, patience=30)
+    await server.start()
+    assert await asyncio.gather(*calls) == [3000, 6000, 9000]
+    assert await router.call("k", "APPEND", "k", b"x" * 3000, patience=30) == 12_000
+
+
+async def test_what_was_under_way_is_sent_again(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
+    """When a connection breaks before the answers, the patient calls are sent again, in order; the others fail."""
+    key = f"{{{redis_prefix}}}:k"
+    async with Proxy("127.0.0.1", redis_server.port) as proxy:
+        router = await start(f"redis://127.0.0.1:{proxy.port}", timeout=20)
+        proxy.stall(to_server=True, to_client=False)
+        patient = [router.call(key, "RPUSH", key, i, patience=30) for i in range(5)]
+        impatient = router.call(key, "RPUSH", key, "impatient")
+        await asyncio.sleep(0)
+        proxy.reset()
+        proxy.flow()
+        assert await asyncio.gather(*patient) == [1, 2, 3, 4, 5]
+        with pytest.raises(Unavailable, match="broke before it answered"):
+            await impatient
+    await redis_server("DEL", key)
+
+
+async def test_the_return_is_told(start: Start, fresh_redis: FreshRedis) -> None:
+    """Who asked for it hears when the server is back."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    back = asyncio.Event()
+    router.on_return.append(back.set)
+    server.kill()
+    await down(router)
+    assert not back.is_set()
+    await server.start()
+    async with asyncio.timeout(10):
+        await back.wait()
+    assert router.troubles() == []
+
+
+async def test_no_server_at_the_start() -> None:
+    """A server that is not there at the start is said to be away, after the wait."""
+    target = parse("redis://127.0.0.1:1")
+    router = Router(find(target, 0.2), RedisBroker(target)._open, 1000)
+    with pytest.raises(Unavailable, match=r"Redis at 127\.0\.0\.1:1 cannot be reached: connection refused"):
+        await router.start(0.3)
+    await router.close()
+
+
+async def test_sentinel_names_the_primary(start: Start, sentinel_trio: SentinelTrio) -> None:
+    """By way of Sentinel the primary is found, and after a failover the next one."""
+    router = await start(sentinel_trio.url)
+    before = await sentinel_trio.primary()
+    await router.call("k", "SET", "k", "v")
+    assert await before("GET", "k") == "v"
+    await sentinel_trio.kill_primary()
+    after = await sentinel_trio.failed_over(before)
+    await router.call("k", "SET", "k", "after", patience=15)
+    assert await after("GET", "k") == "after"
+    await before.start()
+
+
+async def test_a_primary_that_became_a_replica(start: Start, fresh_redis: FreshRedis) -> None:
+    """A server that turns into a replica is let go of: it would refuse every write."""
+    server, other = await fresh_redis(), await fresh_redis()
+    router = await start(server.url)
+    await server("REPLICAOF", "127.0.0.1", other.port)
+    call = router.call("k", "SET", "k", "v", patience=20)
+    await down(router)
+    assert "replica" in router.troubles()[0]
+    await server("REPLICAOF", "NO", "ONE")
+    assert await call == b"OK"
