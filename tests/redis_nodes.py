@@ -75,11 +75,11 @@ async def router_to(url: str) -> AsyncIterator[Router]:
 
 
 @asynccontextmanager
-async def nodes(url: str, prefix: str, count: int, lease: float = 30.0) -> AsyncIterator[list[Node]]:
-    """So many nodes that share the server at ``url``; they do nothing by themselves."""
+async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n") -> AsyncIterator[list[Node]]:
+    """So many nodes, named ``stem`` and a number, that share the server at ``url``; they do nothing by themselves."""
     async with AsyncExitStack() as stack:
         yield [
-            Node(f"n{number}", await stack.enter_async_context(router_to(url)), prefix, lease)
+            Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease)
             for number in range(count)
         ]
 

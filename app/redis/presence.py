@@ -191,18 +191,20 @@ class Presence:
                 del self._work[room]
 
     def _next(self, room: str, work: _Work) -> list[UserId]:
-        """Take the users that are to be written next."""
-        users = list(islice(work.queue, _USERS))
+        """Take the users that are to be written next; no write is under way."""
+        users = dict.fromkeys(islice(work.queue, _USERS))
         for user_id in users:
             del work.queue[user_id]
         here = self._rooms.get(room)
         while work.again and len(users) < _USERS:
             user_id = work.again.pop()
             known = here.users.get(user_id) if here is not None else None
-            if known is not None and user_id not in work.doubts:
-                work.doubts[user_id] = _Doubt(known[0])
-                users.append(user_id)
-        return users
+            if known is not None and user_id not in users:
+                work.queue.pop(user_id, None)
+                if user_id not in work.doubts:
+                    work.doubts[user_id] = _Doubt(known[0])
+                users[user_id] = None
+        return list(users)
 
     async def _write(self, room: str, work: _Work, users: list[UserId]) -> None:
         """Write how ``users`` stand, and tell who is to be told."""
@@ -268,10 +270,11 @@ class Presence:
         return any(user_id not in work.doubts for user_id in here.users)
 
     def _again(self, room: str, work: _Work) -> None:
-        """Have all users of this node in ``room`` written, the others told of what is in doubt."""
+        """Have all users of this node in ``room`` written, in the order they came, and first those who left."""
         here = self._rooms.get(room)
-        work.again = list(reversed(here.users)) if here is not None else []
-        work.queue.update(dict.fromkeys(work.doubts))
+        users = here.users if here is not None else {}
+        work.again = list(reversed(users))
+        work.queue.update((user_id, None) for user_id in work.doubts if user_id not in users)
 
     # Asking.
 
