@@ -52,6 +52,8 @@ async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
                     await client.xadd(key, {b"t": int(entry[b"t"]) - ms, b"p": entry[b"p"]}, id=id)
                 await client.execute_command("XSETID", key, last)
                 await client.pexpire(key, left)
+            if key.endswith(b":m"):
+                await client.hincrby(key, b"x", -ms)
             if (left := await client.pttl(key)) - ms > 0:
                 await client.pexpire(key, left - ms)
             else:

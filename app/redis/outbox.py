@@ -1,13 +1,13 @@
-"""Publishing: what is published in one room while a batch of it is under way goes out together in the next.
+"""Publishing: what is published in one turn of the loop goes out in one call, and while a batch of a room is under way
+what else is published there waits for the next.
 
-So there is one batch of a room under way at a time, which keeps the order also when a batch has to be sent again; and
-the busier a room or Redis is, the larger its batches and the cheaper each event.
+So there is one batch of a room under way at a time, which keeps the order also when it has to be sent again; and the
+busier a room or Redis is, the larger the batches and the cheaper each event.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -20,138 +20,168 @@ from .scripts import Script
 
 PUBLISH: Final = Script("room", "publish", stamped=True)
 
-#: Events in one batch at most; the rest waits for the next. Redis takes about 1 ms for so many, and nobody else's.
+#: Events in one batch at most; the rest waits for the next. Redis is busy with so many for about 1 ms.
 MOST: Final = 128
 
 Item = tuple[bytes, str | None, "asyncio.Future[str]"]
+#: Of a room: the events of a batch.
+Group = tuple[str, Sequence[tuple[bytes, str | None, Any]]]
 
 
-class _Room:
-    """The events of a room that wait for the batch under way to be done."""
-
-    __slots__ = ("flying", "items")
+class _Numbers:
+    """Names for the receipts of batches under way: ``take`` gives a place that is free, and a number never given."""
 
     def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.flying = False
+        self._free: Final[list[int]] = []
+        self._places = 0
+        self._last = 0
+
+    def take(self) -> tuple[int, int]:
+        self._last += 1
+        if self._free:
+            return self._free.pop(), self._last
+        self._places += 1
+        return self._places, self._last
+
+    def give_back(self, place: int) -> None:
+        self._free.append(place)
 
 
 class Outbox:
-    """Publishes for one node. ``lives`` are texts for publish.lua: history size, its ms, the meta's ms."""
+    """Publishes for one node. ``keep`` events stay in a stream, for ``ttl_ms``; a room's meta for ``life_ms``."""
 
     def __init__(
-        self, router: Router, keys: Keys, node: str, size: int, ttl_ms: int, life_ms: int, patience: float
+        self, router: Router, keys: Keys, node: str, keep: int, ttl_ms: int, life_ms: int, patience: float
     ) -> None:
         self._router: Final = router
         self._keys: Final = keys
         self._node: Final = node
         self._patience: Final = patience
-        announce = "SPUBLISH" if router.servers.is_cluster else "PUBLISH"
+        #: In a Cluster one call is for one room: no other need be on the same server.
+        self._apart: Final = router.servers.is_cluster
+        announce = "SPUBLISH" if self._apart else "PUBLISH"
         receipt_ms = max(int(patience * 4000), 10_000)
-        self._fixed: Final[tuple[Part, ...]] = (*(receipt_ms, size, ttl_ms, life_ms, int(KEY_TTL * 1000), announce),)
-        self._rooms: Final[dict[str, _Room]] = {}
+        self._fixed: Final[tuple[Part, ...]] = (receipt_ms, keep, ttl_ms, life_ms, int(KEY_TTL * 1000), announce)
+        #: Rooms with a batch under way or due: what waits for the next.
+        self._waiting: Final[dict[str, list[Item]]] = {}
         self._due: list[str] = []
-        self._numbers: Final = itertools.count(1)
+        self._numbers: Final = _Numbers()
         self._loop: Final = asyncio.get_running_loop()
 
     def publish(self, room: str, payload: bytes, key: str | None) -> asyncio.Future[str]:
         """Publish at the end of this turn, or with the next batch of the room; the result is the id."""
-        entry = self._rooms.get(room)
-        if entry is None:
-            entry = self._rooms[room] = _Room()
         future: asyncio.Future[str] = self._loop.create_future()
-        entry.items.append((payload, key, future))
-        if not entry.flying:
-            entry.flying = True
-            if not self._due:
-                self._loop.call_soon(self._send_due)
-            self._due.append(room)
+        waiting = self._waiting.get(room)
+        if waiting is not None:
+            waiting.append((payload, key, future))
+        else:
+            self._waiting[room] = [(payload, key, future)]
+            self._is_due(room)
         return future
+
+    def _is_due(self, room: str) -> None:
+        if not self._due:
+            self._loop.call_soon(self._send_due)
+        self._due.append(room)
 
     def _send_due(self) -> None:
         due, self._due = self._due, []
+        batch: list[Group] = []
+        events = 0
         for room in due:
-            self._send(room)
+            waiting = self._waiting[room]
+            items = [item for item in waiting[:MOST] if not item[2].done()]  # who gave up before, is not published
+            self._waiting[room] = waiting[MOST:]
+            if not items:
+                self._next(room)
+                continue
+            batch.append((room, items))
+            events += len(items)
+            if self._apart or events >= MOST:
+                self._send(batch)
+                batch, events = [], 0
+        if batch:
+            self._send(batch)
 
-    def _send(self, room: str) -> None:
-        entry = self._rooms[room]
-        items = [item for item in entry.items[:MOST] if not item[2].done()]  # who gave up before, is not published
-        entry.items = entry.items[MOST:]
-        if not items:
-            self._next(room, entry)
-            return
-        keys = [self._keys.receipt(room, self._node)]
-        args: list[Part] = [*self._fixed, 1]
-        self._add(room, items, keys, args)
+    def _send(self, batch: list[Group]) -> None:
         try:
-            batch = self._router.run(PUBLISH, keys, args, patience=self._patience)
+            place, reply = self._run(batch)
         except Exception as error:  # the server is away and the buffer full
-            self._fail(items, error)
-            self._next(room, entry)
+            self._end(batch, error)
         else:
-            batch.add_done_callback(partial(self._sent, room, entry, items))
+            reply.add_done_callback(partial(self._sent, batch, place))
 
-    def _add(
-        self, room: str, items: Sequence[tuple[bytes, str | None, Any]], keys: list[str], args: list[Part]
-    ) -> None:
-        """Add a room's events to the arguments of publish.lua."""
+    def _run(self, batch: list[Group]) -> tuple[int, asyncio.Future[list[bytes]]]:
+        """Run publish.lua; return the place of its receipt, to be given back when it is done."""
         names = self._keys
-        keys += (names.meta(room), names.stream(room), names.channel(room))
-        args.append(len(items))
-        for payload, key, _ in items:
-            if key is None:
-                args += (b"", payload)
-            else:
-                keys.append(names.key(room, key))
-                args += (b"1", payload)
+        place, number = self._numbers.take()
+        keys = [names.receipt(batch[0][0], f"{self._node}/{place}")]
+        args: list[Part] = [number, *self._fixed, len(batch)]
+        size = 0
+        for room, items in batch:
+            keys += (names.meta(room), names.stream(room), names.channel(room))
+            args.append(len(items))
+            for payload, key, _ in items:
+                size += len(payload)
+                if key is None:
+                    args += (b"", payload)
+                else:
+                    keys.append(names.key(room, key))
+                    args += (b"1", payload)
+        try:
+            return place, self._router.run(PUBLISH, keys, args, patience=self._patience, size=size)
+        except BaseException:
+            self._numbers.give_back(place)
+            raise
 
-    def _sent(self, room: str, entry: _Room, items: Sequence[Item], batch: asyncio.Future[list[bytes]]) -> None:
-        if batch.cancelled():
+    def _sent(self, batch: list[Group], place: int, reply: asyncio.Future[list[bytes]]) -> None:
+        self._numbers.give_back(place)
+        error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
+        if error is not None:
+            self._end(batch, error)
+            return
+        ids = iter(reply.result())
+        for room, items in batch:
             for _, _, future in items:
-                future.cancel()
-        elif (error := batch.exception()) is not None:
-            self._fail(items, error)
-        else:
-            for (_, _, future), id in zip(items, batch.result(), strict=True):
+                id = next(ids)
                 if not future.done():
                     future.set_result(id.decode())
-        self._next(room, entry)
+            self._next(room)
 
-    @staticmethod
-    def _fail(items: Sequence[Item], error: BaseException) -> None:
-        for _, _, future in items:
-            if not future.done():
-                future.set_exception(error)
+    def _end(self, batch: list[Group], error: BaseException) -> None:
+        for room, items in batch:
+            for _, _, future in items:
+                if not future.done():
+                    future.set_exception(error)
+            self._next(room)
 
-    def _next(self, room: str, entry: _Room) -> None:
-        if entry.items:
-            if not self._due:
-                self._loop.call_soon(self._send_due)
-            self._due.append(room)
+    def _next(self, room: str) -> None:
+        if self._waiting[room]:
+            self._is_due(room)
         else:
-            del self._rooms[room]
+            del self._waiting[room]
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all in one step; in a Cluster, in one step for each room."""
-        if not publications:
-            return []
         rooms: dict[str, list[int]] = {}
         for number, publication in enumerate(publications):
             rooms.setdefault(publication.room, []).append(number)
-        groups = [[one] for one in rooms.items()] if self._router.servers.is_cluster else [list(rooms.items())]
+        batch: list[Group] = [
+            (room, [(publications[number].payload, publications[number].key, None) for number in numbers])
+            for room, numbers in rooms.items()
+        ]
+        batches = [[group] for group in batch] if self._apart else [batch] if batch else []
+        replies = await asyncio.gather(*map(self._finish, batches))
         ids = [""] * len(publications)
-        replies = await asyncio.gather(*[self._group(group, publications) for group in groups])
-        for group, reply in zip(groups, replies, strict=True):
-            numbers = [number for _, numbers in group for number in numbers]
-            for number, id in zip(numbers, reply, strict=True):
-                ids[number] = id.decode()
+        given = iter([id for reply in replies for id in reply])
+        for numbers in rooms.values():
+            for number in numbers:
+                ids[number] = next(given).decode()
         return ids
 
-    async def _group(self, group: list[tuple[str, list[int]]], publications: Sequence[Publication]) -> list[bytes]:
-        keys = [self._keys.receipt(group[0][0], f"{self._node}/{next(self._numbers)}")]
-        args: list[Part] = [*self._fixed, len(group)]
-        for room, numbers in group:
-            items = [(publications[number].payload, publications[number].key, None) for number in numbers]
-            self._add(room, items, keys, args)
-        ids: list[bytes] = await self._router.run(PUBLISH, keys, args, patience=self._patience)
-        return ids
+    async def _finish(self, batch: list[Group]) -> list[bytes]:
+        place, reply = self._run(batch)
+        try:
+            return await reply
+        finally:
+            self._numbers.give_back(place)

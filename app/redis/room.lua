@@ -1,5 +1,5 @@
--- The state of a room: a hash with its epoch e, the offset of its newest event o, and the run_id r of the server that
--- gave the epoch. A server with another run_id was started or promoted since, and may have lost events that were
+-- The state of a room: a hash with its epoch e, the offset of its newest event o, the run_id r of the server that gave the
+-- epoch, and the time x when its end was put off last. A server with another run_id was started or promoted since, and may have lost events that were
 -- acknowledged; their ids would be given twice. So there a room begins a new epoch.
 
 local function clock()
@@ -29,18 +29,16 @@ local function new_epoch(old, stream)
   return text(epoch)
 end
 
--- Returns epoch and offset, both as text; nil if there is no such room and none is to be made.
-local function open_room(meta, stream, run, life, make)
-  local state = redis.call('HMGET', meta, 'e', 'o', 'r')
+-- Returns epoch and offset, both as text, and x as a number; nil if there is no such room and none is to be made.
+local function open_room(meta, stream, run, make)
+  local state = redis.call('HMGET', meta, 'e', 'o', 'r', 'x')
   if state[3] == run then
-    redis.call('PEXPIRE', meta, life)
-    return state[1], state[2]
+    return state[1], state[2], tonumber(state[4])
   end
   if not state[1] and not make then
     return nil
   end
   local epoch = new_epoch(state[1], stream)
-  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run)
-  redis.call('PEXPIRE', meta, life)
-  return epoch, '0'
+  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run, 'x', '0')
+  return epoch, '0', 0
 end

@@ -205,18 +205,20 @@ class Router:
     # Asking.
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Part], *, patience: float = 0.0
+        self, script: Script, keys: Sequence[str], args: Sequence[Part], *, patience: float = 0.0, size: int = 0
     ) -> asyncio.Future[Any]:
         """Run ``script`` on the server of ``keys[0]``, whose hash tag all keys share; the result is its reply.
 
         Raises ``Unavailable``, here or from the future. With ``patience``, in seconds, it waits for a server that
-        cannot be reached, and is sent again if the connection broke before the reply.
+        cannot be reached, and is sent again if the connection broke before the reply; ``size`` is what it holds then,
+        in bytes.
         """
-        return self._begin(Call(script, keys, args, self._loop.create_future()), patience)
+        return self._begin(Call(script, keys, args, self._loop.create_future()), patience, size)
 
     def call(self, key: str, *parts: Part, patience: float = 0.0) -> asyncio.Future[Any]:
         """Carry out one command on the server of ``key``; the rest as in ``run``."""
-        return self._begin(Call(None, (key,), parts, self._loop.create_future()), patience)
+        size = sum(len(part) for part in parts if isinstance(part, bytes | str)) if patience else 0
+        return self._begin(Call(None, (key,), parts, self._loop.create_future()), patience, size)
 
     async def everywhere(self, *parts: Part) -> list[Any]:
         """Carry out one command on every server; the results are their replies."""
@@ -227,13 +229,13 @@ class Router:
             calls.append(call.future)
         return await asyncio.gather(*calls)
 
-    def _begin(self, call: Call, patience: float) -> asyncio.Future[Any]:
+    def _begin(self, call: Call, patience: float, size: int) -> asyncio.Future[Any]:
         if patience:
-            call.size = sum(len(part) for part in call.args if isinstance(part, bytes | str))
-            if self._held + call.size > self._buffer and self._held:
+            call.size = size
+            if self._held + size > self._buffer and self._held:
                 raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
             call.deadline = self._loop.time() + patience
-            self._held += call.size
+            self._held += size
             call.future.add_done_callback(lambda _: self._free(call))
         self._route(call)
         return call.future
