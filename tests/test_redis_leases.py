@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 
 import pytest
 from hypothesis import given, settings
@@ -203,7 +204,7 @@ def test_any_order_of_steps(redis_server: RedisServer, rounds: list[list[tuple[s
 
 async def _play(server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
     held: set[tuple[int, int, int]] = set()
-    async with nodes(server.url, f"play-{random.getrandbits(40):x}", 3) as three:
+    async with nodes(server.url, f"play-{secrets.token_hex(5)}", 3) as three:
 
         async def step(what: str, node: int, user: int, connection: int) -> None:
             lease = (node, user, connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections import Counter
 
 import pytest
@@ -440,7 +441,7 @@ class _Books:
 
 
 async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int | str, int]]], abrupt: bool) -> None:
-    prefix, books = f"play-{random.getrandbits(40):x}", _Books()
+    prefix, books = f"play-{secrets.token_hex(5)}", _Books()
     async with Proxy("127.0.0.1", server.port) as proxy, nodes(f"redis://127.0.0.1:{proxy.port}", prefix, 3) as three:
 
         async def step(what: str, node: int, room: str, user_id: int | str, connection: int) -> None:
@@ -449,11 +450,12 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
                 proxy.reset()
             elif what == "enter":
                 books.truth.add((node, room, user_id, connection))
-                with_edge = await _quiet(presence.enter(room, user_id, "name", connection))
-                books.heard[room, user_id] += with_edge
+                came = await _quiet(presence.enter(room, user_id, "name", connection))
+                books.heard[room, user_id] += came
             elif what == "leave":
                 books.truth.discard((node, room, user_id, connection))
-                books.heard[room, user_id] -= await _quiet(presence.leave(room, user_id, connection))
+                went = await _quiet(presence.leave(room, user_id, connection))
+                books.heard[room, user_id] -= went
             elif what in ("renew", "restore"):
                 await getattr(presence, what)()
 
