@@ -225,5 +225,5 @@ export class ChatClient {
 
   /** Send any command. Resolves to its reply. */
   send<Type extends keyof Commands>(message: Message<Type, Commands[Type]["data"]>): Promise<Commands[Type]["reply"]>;
-  send<Type extends string>(message: Type extends keyof Commands ? never : Message<Type>): Promise<Frame>;
+  send<Type extends string>(message: Message<Type> & (Type extends keyof Commands ? never : unknown)): Promise<Frame>;
 }

@@ -150,6 +150,7 @@ class Link {
   #attempts = 0;
   #openedAt = 0;
   #heardAt = 0;
+  #hopeAt = 0;
   #probing = false;
   #token;
   /** The close [code, reason] after which only a new token helps; null if the old one is still good. */
@@ -186,6 +187,7 @@ class Link {
 
   /** There is reason to hope: connect now, or see whether the connection still lives. */
   wake() {
+    this.#hopeAt = Date.now();
     if (this.state === "waiting") this.#open();
     else this.doubt();
   }
@@ -291,6 +293,10 @@ class Link {
   #delay(code) {
     const { base, max, drain } = this.#options.reconnect;
     if (this.#attempts === 0 && this.#refused) return 0;
+    if (code === 1006 && Date.now() - this.#hopeAt < PROBE) {
+      this.#hopeAt = 0; // the machine woke, and only now learns that its connection broke while it slept
+      return 0;
+    }
     if (this.#attempts === 0 && code === 1012) return Math.random() * drain;
     const bound = Math.min(max, base * 2 ** this.#attempts);
     return code === 4429 ? 5 * bound * (1 + Math.random()) : Math.random() * bound;
@@ -385,10 +391,10 @@ class Link {
     let flying = 0;
     for (const request of this.#lane) {
       if (flying >= this.#options.inFlight) return;
-      const repeated = request.sentAt && !CORE.has(request.type);
-      const alone = repeated || request.alone;
       if (!request.flying) {
-        if (alone && flying) return;
+        const repeated = request.sentAt && !CORE.has(request.type);
+        request.alone ||= repeated;
+        if (request.alone && flying) return;
         if (repeated && this.#rejoining.size) return; // whether the server still knows its key is not known yet
         if (repeated && Date.now() - request.sentAt > KEYS_LAST) {
           this.#giveUp(request, "was not answered for minutes");
@@ -398,8 +404,7 @@ class Link {
         request.sentAt ||= Date.now();
         this.#transmit(request);
       }
-      request.alone = alone;
-      if (alone) return;
+      if (request.alone) return;
       flying++;
     }
   }

@@ -1,0 +1,575 @@
+"""roomcast.js in a real Chromium: it reconnects, resumes, and sends once what was said offline."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import shell
+from aiohttp import web
+from browser import chromium
+from client_pages import Client, eventually, visit
+from playwright.async_api import Browser
+from serving import running, token_for
+from tcp_proxy import Proxy
+
+from roomcast.errors import SERVICE_RESTART, TOO_MANY_MESSAGES
+from roomcast.identity import make_token
+from roomcast.web.server import Server
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+DOCUMENT = Path(__file__).parent / "data" / "chat_client.html"
+ROOM = "channel:1"
+#: Back-off that never comes to an end in a test: whoever connects all the same was told to.
+NEVER = {"reconnect": {"base": 1e9, "max": 1e9, "drain": 1e9}}
+
+Start = Callable[..., Awaitable[Client]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests."""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """What the test's fixtures opened; closed in reverse."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(stack: AsyncExitStack) -> Server:
+    """A server without a limit of messages a second."""
+    return await stack.enter_async_context(running(ws_message_rate=0, history_size=5000))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def proxy(stack: AsyncExitStack, server: Server) -> Proxy:
+    """The network between the pages and the server."""
+    return await stack.enter_async_context(Proxy("127.0.0.1", server.port))
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start(browser: Browser, stack: AsyncExitStack, proxy: Proxy) -> AsyncIterator[Start]:
+    """Start clients, each on a page of its own in a browser context of its own; see ``Client.start``."""
+    clients: list[Client] = []
+
+    async def start(*args: Any, port: int | None = None, **options: Any) -> Client:
+        context = await browser.new_context()
+        stack.push_async_callback(context.close)
+        client = await visit(context, port or proxy.port)
+        clients.append(client)
+        return await client.start(*args, **options)
+
+    yield start
+    assert [client.complaints for client in clients] == [[] for _ in clients]
+
+
+async def say(server: Server, *contents: str, room: str = ROOM) -> None:
+    """Let bob say something, by the server's own hand."""
+    for content in contents:
+        await server.gateway.publish(
+            "message", room, {"content": content, "username": "bob", "user_id": 2}, "bob", None
+        )
+
+
+def close_all(server: Server, close: Any = SERVICE_RESTART) -> None:
+    """Close every connection of the server."""
+    for connection in list(server.gateway.sweep.connections):
+        connection.close(close)
+
+
+# As in the document.
+
+
+async def test_the_documents_usage_runs_with_only_the_import_changed(browser, stack):
+    """The usage block, word for word, on a page of another origin: it connects, joins, and hears."""
+    text = DOCUMENT.read_text()
+    usage = text[text.index("// Usage") : text.index("</script>")].replace("your_jwt_token", token_for(12345))
+    script = f'import {{ ChatClient }} from "http://localhost:8000/static/roomcast.js";\n{usage}'
+    page = f'<!doctype html><link rel="icon" href="data:,"><script type="module">{script}</script>'
+
+    async def serve(request: web.Request) -> web.Response:
+        return web.Response(text=page, content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    runner = web.AppRunner(app, access_log=None)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server = await stack.enter_async_context(running(allowed_origins=(origin,)))
+    rules = f"--host-resolver-rules=MAP localhost:8000 127.0.0.1:{server.port}"
+    other = await stack.enter_async_context(chromium(rules))
+    tab = await other.new_page()
+    logged: list[str] = []
+    tab.on("console", lambda message: logged.append(message.text))
+    await tab.goto(origin)
+    await eventually(lambda: ROOM in server.gateway.hub.rooms)
+    await say(server, "Hello everyone!")
+    await server.gateway.publish("task.created", ROOM, {"task_id": 789, "title": "Write it down"}, "alice", None)
+    await eventually(lambda: len(logged) >= 3)
+    assert logged == ["Connected as alice", "bob: Hello everyone!", "New task: Write it down"]
+
+
+async def test_what_is_asked_before_connecting_is_done_in_order(start):
+    """Joins and messages wait for the connection; the join leaves as soon as the welcome is read."""
+    alice = await start()
+    sent = """[client.joinRoom("channel:1"), ..."abcdefghij".split("").map((text) => client.sendMessage("channel:1", text))]"""
+    await alice.js(f"window.sent = {sent}, await client.connect(), await Promise.all(sent)")
+    assert await alice.said(10) == list("abcdefghij")
+    assert await alice.js("client.state") == "open"
+    assert await alice.js("client.user") == {"user_id": 1, "username": "alice"}
+    assert await alice.js("client.rooms") == [ROOM]
+    assert await alice.js("states()") == ["connecting", "open"]
+
+
+async def test_joining_takes_no_more_than_the_handshake_and_one_answer(start):
+    """The welcome comes with the handshake's answer, and the join is the next frame: two round trips in all."""
+    alice = await start()
+    traced = """(async () => {
+        const frames = [];
+        const { ChatClient } = await import("/static/roomcast.js");
+        const other = new ChatClient(argument, { trace: (way, text) => frames.push(`${way} ${JSON.parse(text).type}`) });
+        other.connect();
+        await other.joinRoom("channel:1");
+        other.close();
+        return frames;
+    })()"""
+    assert await alice.js(f"await {traced}", token_for(7)) == ["in connected", "out join_room", "in joined_room"]
+
+
+# Coming back.
+
+
+async def test_nothing_is_lost_doubled_or_swapped_over_twenty_losses(start, server, proxy):
+    """1,000 messages over 20 losses: lost before the server read them, or after it did and before it could say so."""
+    alice, bob = await start(join=ROOM, queue=2000), await start(token_for(2, "bob"), join=ROOM)
+    await alice.js("window.sent = []")
+    for loss in range(20):
+        for client in (alice, bob):
+            await client.until(f"types('joined_room').length > {loss}")
+        await alice.js("await Promise.all(sent), null")
+        received = server.gateway.received
+        proxy.stall(to_server=loss % 2 == 0, to_client=loss % 2 == 1)
+        fifty = f"Array.from({{ length: 50 }}, (_, n) => client.sendMessage('channel:1', String({loss * 50} + n)))"
+        await alice.js(f"sent.push(...{fifty})")
+        if loss % 2:
+            await eventually(lambda received=received: server.gateway.received > received)
+        proxy.reset()
+        proxy.flow()
+    replies = await alice.js("(await Promise.all(sent)).map((reply) => reply.data.event_id)")
+    expected = [str(number) for number in range(1000)]
+    assert await bob.said(1000) == expected
+    assert await alice.said(1000) == expected
+    assert len(set(replies)) == 1000
+    assert await bob.js("types('message').map((message) => message.id)") == replies
+    assert await bob.js("types('resync')") == []
+
+
+async def test_missed_events_come_in_order_to_the_same_handlers(start, server, proxy):
+    """What was said in every room while the page was cut off comes before what is said later."""
+    alice = await start(join=ROOM)
+    await alice.js("await client.joinRoom('project:9')")
+    await say(server, "1")
+    await alice.said(1)
+    await proxy.refuse()
+    proxy.reset()
+    await alice.until("client.state === 'waiting'")
+    await say(server, "2", "3")
+    await say(server, "4", "5", room="project:9")
+    await proxy.start()
+    await alice.said(5)
+    await say(server, "6")
+    said = await alice.said(6)
+    assert [one for one in said if one in "1236"] == ["1", "2", "3", "6"]
+    assert [one for one in said if one in "45"] == ["4", "5"]
+    assert await alice.js("types('joined_room').map((frame) => frame.data.recovered)") == [False, False, True, True]
+    assert await alice.js("types('resync')") == []
+
+
+async def test_notifications_are_resumed_too(start, server, proxy):
+    """What was sent to the user while their page was cut off comes with the next welcome, once."""
+    alice = await start(join=ROOM)
+
+    async def notify(title: str) -> None:
+        await server.gateway.publish("notification.new", "user:1", {"title": title, "message": ""}, None, None)
+
+    await notify("1")
+    await alice.until("types('notification.new').length === 1")
+    await proxy.refuse()
+    proxy.reset()
+    await alice.until("client.state === 'waiting'")
+    await notify("2")
+    await notify("3")
+    await proxy.start()
+    await alice.until("types('notification.new').length >= 3")
+    await notify("4")
+    await alice.until("types('notification.new').length >= 4")
+    assert await alice.js("types('notification.new').map((frame) => frame.data.title)") == ["1", "2", "3", "4"]
+
+
+async def test_a_hole_in_the_history_is_told(browser, stack):
+    """When the history no longer reaches back, the page gets a resync, and goes on from there."""
+    server = await stack.enter_async_context(running(history_size=3))
+    proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
+    context = await browser.new_context()
+    stack.push_async_callback(context.close)
+    alice = await (await visit(context, proxy.port)).start(join=ROOM)
+    await say(server, "before")
+    await alice.said(1)
+    await proxy.refuse()
+    proxy.reset()
+    await alice.until("client.state === 'waiting'")
+    await say(server, *"abcdefgh")
+    await proxy.start()
+    await alice.until("types('resync').length === 1")
+    await say(server, "after")
+    assert (await alice.said(2))[:2] == ["before", "after"]
+    assert await alice.js("types('resync')[0].room") == ROOM
+
+
+async def test_a_server_that_was_killed_is_found_again(start):
+    """Killed in mid-stream and started anew: a resync, an honest word on what was under way, and the rest is sent."""
+    first = await asyncio.to_thread(shell.Running, WS_MESSAGE_RATE="0")
+    port = int(first.url.rpartition(":")[2])
+    try:
+        token = make_token(shell.SECRET, user_id=1, username="alice", rooms=["*"])
+        alice = await start(token, port=port, join=ROOM, inFlight=4)
+        await alice.js("await client.sendMessage('channel:1', 'before')")
+        first.signal(signal.SIGSTOP)
+        await alice.js("window.sent = [...'abcdefgh'].map((text) => client.sendMessage('channel:1', text)), null")
+        first.signal(signal.SIGKILL)
+        await alice.until("client.state !== 'open'")
+    finally:
+        await asyncio.to_thread(first.stop)
+    second = await asyncio.to_thread(shell.Running, "serve", "--port", str(port), WS_MESSAGE_RATE="0")
+    try:
+        await alice.until("types('resync').length === 1 || types('resync').length === 2")
+        outcomes = await alice.js("outcomes(sent)")
+        assert [outcome.get("code") for outcome in outcomes] == ["uncertain"] * 4 + [None] * 4
+        assert "may have been carried out" in outcomes[0]["message"]
+        assert await alice.said(5) == ["before", *"efgh"]
+        assert ROOM in await alice.js("types('resync').map((frame) => frame.room)")
+    finally:
+        await asyncio.to_thread(second.stop)
+
+
+async def test_silence_is_noticed(start, server, proxy):
+    """A connection on which nothing comes any more, though nobody closed it, is given up and made anew."""
+    alice = await start(join=ROOM, heartbeat=300)
+    proxy.stall()
+    await alice.until("client.state === 'waiting' || states().includes('waiting')")
+    assert (
+        await alice.js("types('state').find((frame) => frame.data.state === 'waiting').data.reason") == "No heartbeat"
+    )
+    await say(server, "meanwhile")
+    proxy.reset()
+    proxy.flow()
+    assert await alice.said(1) == ["meanwhile"]
+
+
+async def test_a_quiet_connection_stays(start, server):
+    """Pings keep a connection on which nobody says anything."""
+    alice = await start(join=ROOM, heartbeat=60)
+    received = server.gateway.received
+    await eventually(lambda: server.gateway.received > received + 5)
+    assert await alice.js("states()") == ["connecting", "open"]
+    assert await alice.js("types('pong')") == []
+
+
+async def test_the_browser_goes_offline_and_online(start, server, proxy):
+    """It comes back at once when the browser is online again, with what was missed and what was said meanwhile."""
+    alice = await start(join=ROOM, heartbeat=400, **NEVER)
+    proxy.stall()
+    await proxy.refuse()
+    await alice.page.context.set_offline(True)
+    await alice.until("client.state === 'waiting'")
+    await alice.js("window.sent = ['b', 'c'].map((text) => client.sendMessage('channel:1', text)), null")
+    await say(server, "a")
+    proxy.reset()
+    proxy.flow()
+    await proxy.start()
+    await alice.page.context.set_offline(False)
+    assert await alice.said(3) == ["a", "b", "c"]
+
+
+async def test_a_page_that_slept_comes_back(start, server, proxy):
+    """A frozen page, whose connection broke meanwhile, hears all that it missed as soon as it wakes."""
+    alice = await start(join=ROOM, **NEVER)
+    session = await alice.page.context.new_cdp_session(alice.page)
+    await session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    await say(server, "a", "b")
+    proxy.reset()
+    await eventually(lambda: not server.gateway.sweep.connections)
+    await say(server, "c")
+    await session.send("Page.setWebLifecycleState", {"state": "active"})
+    await alice.page.bring_to_front()
+    await asyncio.sleep(2); print(await alice.js("heard"))
+    assert await alice.said(3) == ["a", "b", "c"]
+
+
+async def test_waits_grow_and_are_left_to_chance(start, server):
+    """Doubling up to a bound and any time below it; over the drain time after 1012; longer after 4429."""
+    alice = await start(join=ROOM, reconnect={"base": 4_000_000, "max": 10_000_000, "drain": 3_000_000})
+    await alice.js("Math.random = () => 0.5, null")
+    waits = []
+    for close in (SERVICE_RESTART, TOO_MANY_MESSAGES, SERVICE_RESTART, SERVICE_RESTART):
+        close_all(server, close)
+        await alice.until("client.state === 'waiting'")
+        waits.append(await alice.js("heard.at(-1).data.delay"))
+        await alice.js("window.dispatchEvent(new Event('online'))")
+        await alice.until("client.state === 'open'")
+    assert waits == [1_500_000, 60_000_000, 5_000_000, 5_000_000]
+
+
+async def test_it_stays_away_if_told_to(start, server):
+    """Without `reconnect` a loss is the end; what waits is rejected, and connect() begins anew, in the same rooms."""
+    alice = await start(join=ROOM, reconnect=False)
+    close_all(server)
+    await alice.until("client.state === 'closed'")
+    assert await alice.js("heard.at(-1).data.code") == 1012
+    await say(server, "meanwhile")
+    await alice.js("await client.connect()")
+    assert await alice.said(1) == ["meanwhile"]
+
+
+async def test_closing_is_for_good(start, server):
+    """close() closes with 1000, rejects what waits, and nothing comes back by itself."""
+    alice = await start(join=ROOM)
+    await alice.js("window.sent = client.sendMessage('channel:1', 'x'), client.close(), null")
+    await eventually(lambda: not server.gateway.sweep.connections)
+    assert [outcome["code"] for outcome in await alice.js("await outcomes([sent])")] == ["closed"]
+    assert await alice.js("states().at(-1)") == "closed"
+
+
+# Tokens.
+
+
+async def test_a_token_is_asked_for_at_each_connect(start, server):
+    """A function is called anew for every connection, and told that nothing was wrong with the one before."""
+    alice = await start(lambda about: token_for(), join=ROOM)
+    close_all(server)
+    await alice.until("types('connected').length === 2")
+    assert [about["refused"] for about in alice.asked] == [False, False]
+    assert await alice.js("client.state") == "open"
+
+
+async def test_a_token_is_replaced_before_it_ends(start, server):
+    """The connection outlives its first token, and the page hears nothing of it but token_refreshed."""
+    alice = await start(lambda about: token_for(expires_in=2.5), join=ROOM)
+    await alice.until("types('token_refreshed').length === 2")
+    assert await alice.js("types('connected').length") == 1
+    assert await alice.js("states()") == ["connecting", "open"]
+
+
+async def test_a_token_that_ends_is_the_end_without_a_new_one(start):
+    """At 4401 a fixed token stays away, with the reason."""
+    alice = await start(token_for(expires_in=2), join=ROOM)
+    await alice.until("client.state === 'closed'")
+    assert await alice.js("[heard.at(-1).data.code, heard.at(-1).data.reason]") == [4401, "Authentication Failed"]
+
+
+async def test_a_refused_token_is_replaced_or_the_end(start, server):
+    """After 4401 a function is asked for a new token; if it brings the same one, that is the end."""
+    tokens = iter([token_for(expires_in=-1), token_for(), token_for()])
+    alice = await start(lambda about: next(tokens))
+    await alice.js("await client.connect()")
+    assert [about["refused"] for about in alice.asked] == [False, True]
+    old = token_for(expires_in=-1)
+    bob = await start(lambda about: old)
+    assert (await bob.js("await outcomes([client.connect()])"))[0]["code"] == "closed"
+    assert await bob.js("heard.at(-1).data.code") == 4401
+    assert len(bob.asked) == 2
+
+
+async def test_a_provider_that_fails_is_asked_again(start):
+    """A token function that throws is like a network that is down; one that brings nothing is a logout."""
+    tries = iter([True, True, False])
+
+    def flaky(about: dict[str, Any]) -> str:
+        if next(tries):
+            raise RuntimeError("the application is down")
+        return token_for()
+
+    alice = await start(flaky)
+    await alice.js("await client.connect()")
+    assert await alice.js("states()") == ["connecting", "waiting", "connecting", "waiting", "connecting", "open"]
+    assert "the application is down" in await alice.js("types('state')[1].data.reason")
+    gone = await start(lambda about: None)
+    assert (await gone.js("await outcomes([client.connect()])"))[0]["code"] == "closed"
+
+
+async def test_a_client_is_one_users(start, server):
+    """A token of another user is not used: what waits was said by the first."""
+    users = iter([1, 2])
+    alice = await start(lambda about: token_for(next(users)), join=ROOM)
+    close_all(server)
+    await alice.until("client.state === 'closed'")
+    assert "another user" in await alice.js("heard.at(-1).data.reason")
+
+
+# Requests.
+
+
+async def test_a_refusal_has_its_code_and_sentence(start):
+    """A rejected promise carries the server's words, and an error event says the same; unawaited it does no harm."""
+    alice = await start(join=ROOM)
+    outcome, other = await alice.js(
+        "await outcomes([client.send({type: 'nonsense'}), client.sendMessage('channel:1', '')])"
+    )
+    assert (outcome["code"], other["code"]) == ("unknown_type", "invalid_data")
+    assert "nonsense" in outcome["message"]
+    assert list(other["fields"]) == ["content"]
+    await alice.js("client.sendMessage('channel:2', 'not there'), null")
+    await alice.until("types('error').length === 3")
+    assert await alice.js("types('error')[2].data.code") == "not_joined"
+
+
+async def test_a_reply_has_the_id_that_was_given(start):
+    """send() takes the document's envelope, gives back its id, and an id of the page's cannot be mixed up with others."""
+    alice = await start(join=ROOM)
+    ask = "client.send({ type: 'send_message', room: 'channel:1', id: argument, data: { content: 'x' } })"
+    for id in (1, "1", "a-7", "r1"):
+        reply = await alice.js(f"await {ask}", id)
+        assert (reply["type"], reply["id"]) == ("sent", id)
+    reply = await alice.js("await client.send({ type: 'ping' })")
+    assert (reply["type"], "id" in reply) == ("pong", False)
+    assert await alice.said(4) == ["x"] * 4
+
+
+async def test_a_forbidden_room_does_not_cost_the_others(start, server):
+    """After 4403 a new token brings the client back, into the rooms that it was in, and not to the forbidden one."""
+    tokens = iter([token_for(rooms=["channel:*"]), token_for(rooms=["channel:*"], jti="2")])
+    alice = await start(lambda about: next(tokens), join=ROOM)
+    outcome = (await alice.js("await outcomes([client.joinRoom('project:1')])"))[0]
+    assert (outcome["code"], outcome["message"]) == ("forbidden", "You have no access to project:1.")
+    await alice.until("types('connected').length === 2")
+    await say(server, "still here")
+    assert await alice.said(1) == ["still here"]
+    assert await alice.js("client.rooms") == [ROOM]
+    fixed = await start(token_for(rooms=[]))
+    await fixed.js("client.connect(), await outcomes([client.joinRoom('project:1')])")
+    await fixed.until("client.state === 'closed'")
+    assert await fixed.js("heard.at(-1).data.code") == 4403
+
+
+async def test_the_queue_is_bounded(start):
+    """What does not fit is rejected at once, and what does is sent, in order."""
+    alice = await start(queue=3)
+    await alice.js(
+        "window.sent = ['join', ...'abcd'].map((text) => text === 'join' ? client.joinRoom('channel:1') : client.sendMessage('channel:1', text)), null"
+    )
+    assert [one.get("code") for one in await alice.js("client.connect(), await outcomes(sent)")] == [None] * 3 + [
+        "queue_full"
+    ] * 2
+    assert await alice.said(2) == ["a", "b"]
+
+
+async def test_what_cannot_be_sent_is_refused_here(start, server):
+    """A message that is too long or no JSON never leaves, and does not cost the connection."""
+    alice = await start(join=ROOM)
+    received = server.gateway.received
+    long = "client.sendMessage('channel:1', 'é'.repeat(40000))"
+    circle = "(() => { const data = {}; data.data = data; return client.send({ type: 'send_message', room: 'channel:1', data }); })()"
+    outcomes = await alice.js(f"await outcomes([{long}, {circle}])")
+    assert [outcome["code"] for outcome in outcomes] == ["too_big", "invalid_data"]
+    assert server.gateway.received == received
+    assert await alice.js("client.state") == "open"
+
+
+async def test_a_rate_limit_is_kept_and_survived(browser, stack):
+    """Below the server's limit nothing is refused; above it, what was refused is sent again until it is through."""
+    server = await stack.enter_async_context(running(ws_message_rate=40))
+    context = await browser.new_context()
+    stack.push_async_callback(context.close)
+    for user, rate in ((1, 38), (2, 0)):
+        client = await (await visit(context, server.port)).start(
+            token_for(user), join=f"channel:{user}", rate=rate, inFlight=1
+        )
+        sent = f"Array.from({{ length: 240 }}, (_, n) => client.sendMessage('channel:{user}', String(n)))"
+        assert len(await client.js(f"await Promise.all({sent})")) == 240
+        assert await client.said(240) == [str(number) for number in range(240)]
+        assert (server.gateway.errors["rate_limited"] > 0) == (rate == 0)
+
+
+async def test_joining_twice_asks_once(start, server):
+    """A page that joins its rooms at every welcome, as the document's does, loses nothing by it."""
+    alice = await start()
+    await alice.js(
+        "client.on('connected', () => client.joinRoom('channel:1')), client.connect(), await client.joinRoom('channel:1')"
+    )
+    close_all(server)
+    await say(server, "meanwhile")
+    assert await alice.said(1) == ["meanwhile"]
+    assert await alice.js("types('connected').length") == 2
+    await alice.js("await client.joinRoom('channel:1')")
+
+
+async def test_leaving_is_in_order_too(start, server):
+    """What was said before leaving is said in the room; afterwards nothing comes of it, nor after a loss."""
+    alice = await start(join=ROOM)
+    asked = "[client.sendMessage('channel:1', 'bye'), client.leaveRoom('channel:1')]"
+    replies = await alice.js(f"(await Promise.all({asked})).map((frame) => frame.type)")
+    assert replies == ["sent", "left_room"]
+    close_all(server)
+    await alice.until("types('connected').length === 2")
+    await say(server, "unheard")
+    await alice.js("await client.send({ type: 'ping' })")
+    assert await alice.js("[said, client.rooms]") == [["bye"], []]
+
+
+async def test_history_is_read_from_an_id(start, server):
+    """joinRoom with `since` brings what came after it; a room that the user was taken out of is not entered again."""
+    alice, bob = await start(join=ROOM), await start(token_for(2, "bob"))
+    await say(server, "a", "b", "c")
+    await alice.said(3)
+    first = await alice.js("types('message')[0].id")
+    await bob.js("client.connect(), await client.joinRoom('channel:1', { since: argument })", first)
+    assert await bob.said(2) == ["b", "c"]
+    await server.gateway.kick(ROOM, 2)
+    await bob.until("types('left_room').length === 1")
+    assert await bob.js("client.rooms") == []
+
+
+async def test_a_handlers_fault_is_its_own(start, server):
+    """A handler that throws keeps no other from hearing; one that was taken off hears no more."""
+    alice = await start(join=ROOM)
+    await alice.js(
+        "window.late = [], window.off = client.on('message', () => { off(); throw new Error('mine'); }), null"
+    )
+    await alice.js("client.on('message', (message) => late.push(message.data.content)), null")
+    await say(server, "a", "b")
+    await alice.until("late.length === 2")
+    assert [text for text in alice.complaints if "mine" in text] == ["mine"]
+    alice.complaints.clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{ reconect: false }", "has no option reconect; there are: url, reconnect"),
+        ("{ queue: 0 }", "The option queue must be a number from 1 on, not 0."),
+        ("{ reconnect: { max: 'long' } }", "The option max must be a number from 0 on, not long."),
+        ("{ url: 'ftp://x' }", "The option url must begin with ws, wss, http or https: ftp://x"),
+        ("{ WebSocket: null }", "There is no WebSocket here"),
+    ],
+)
+async def test_a_wrong_option_is_named(start, options, words):
+    """What cannot be meant is said at once."""
+    alice = await start()
+    made = (
+        f"(() => {{ try {{ new client.constructor('x', {options}); }} catch (error) {{ return error.message; }} }})()"
+    )
+    assert words in await alice.js(made)
