@@ -133,8 +133,8 @@ class TestComingAndGoing:
             assert [change.edge for change in changes].count(True) == 1
             assert changes[1].edge is False
             assert await node.presence.members(ROOM) == [Member(1, "a", 2)]
-            changes = await asyncio.gather(leave(ROOM, 1, 2), leave(ROOM, 1, 3), enter(ROOM, 1, "a", 4))
-            assert [change.edge for change in changes] == [False] * 3
+            again = await asyncio.gather(leave(ROOM, 1, 2), leave(ROOM, 1, 3), enter(ROOM, 1, "a", 4))
+            assert [change.edge for change in again] == [False] * 3
             assert await node.presence.members(ROOM) == [Member(1, "a", 1)]
             assert node.gone == node.back == []
 
