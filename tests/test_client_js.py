@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -305,19 +306,59 @@ async def test_the_browser_goes_offline_and_online(start, server, proxy):
     assert await alice.said(3) == ["a", "b", "c"]
 
 
-async def test_a_page_that_slept_comes_back(start, server, proxy):
-    """A frozen page, whose connection broke meanwhile, hears all that it missed as soon as it wakes."""
-    alice = await start(join=ROOM, **NEVER)
-    session = await alice.page.context.new_cdp_session(alice.page)
-    await session.send("Page.setWebLifecycleState", {"state": "frozen"})
-    await say(server, "a", "b")
-    proxy.reset()
-    await eventually(lambda: not server.gateway.sweep.connections)
-    await say(server, "c")
-    await session.send("Page.setWebLifecycleState", {"state": "active"})
-    await alice.page.bring_to_front()
-    await asyncio.sleep(2); print(await alice.js("heard"))
+def group_of(flag: str) -> int:
+    """The process group of the browser that was started with ``flag``; it is a group of its own."""
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if flag.encode() in line.read_bytes().split(b"\0"):
+                group = os.getpgid(int(line.parent.name))
+                assert group != os.getpgid(0)
+                return group
+    raise AssertionError("the browser is not among the processes")
+
+
+async def test_a_laptop_that_slept_comes_back(stack):
+    """The whole browser stands still, the server gives it up for dead; awake, it hears all that it missed, in order."""
+    server = await stack.enter_async_context(running(ws_heartbeat_interval=0.2))
+    flag = f"--asleep-in-test={server.port}"
+    browser = await stack.enter_async_context(chromium(flag))
+    alice = await (await visit(await browser.new_context(), server.port)).start(join=ROOM, heartbeat=2000)
+    await say(server, "a")
+    await alice.said(1)
+    os.killpg(group := group_of(flag), signal.SIGSTOP)
+    try:
+        await say(server, "b")
+        await eventually(lambda: not server.gateway.sweep.connections)
+        await say(server, "c")
+    finally:
+        os.killpg(group, signal.SIGCONT)
     assert await alice.said(3) == ["a", "b", "c"]
+    assert await alice.js("types('resync')") == []
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        "document.dispatchEvent(new Event('resume'))",
+        "window.dispatchEvent(new Event('pageshow'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+    ],
+)
+async def test_a_page_that_is_seen_again_does_not_wait(start, server, sign):
+    """Whatever shows that the page is awake connects at once, however long the wait was to be."""
+    alice = await start(join=ROOM, **NEVER)
+    close_all(server)
+    await alice.until("client.state === 'waiting'")
+    await alice.js(f"window.sent = client.sendMessage('channel:1', 'a'), {sign}")
+    assert await alice.said(1) == ["a"]
+
+
+async def test_a_loss_that_is_noticed_on_waking_is_no_reason_to_wait(start, proxy):
+    """The sign of waking may come before the news that the connection broke meanwhile."""
+    alice = await start(join=ROOM, **NEVER)
+    await alice.js("document.dispatchEvent(new Event('resume'))")
+    proxy.reset()
+    await alice.until("types('joined_room').length === 2")
 
 
 async def test_waits_grow_and_are_left_to_chance(start, server):
