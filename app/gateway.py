@@ -56,6 +56,8 @@ SERVER_ENDS: Final = frozenset({*CLOSES, LOST, SILENT})
 CLIENT_ENDS: Final = {code: Close(code, "Closed By Client", reconnect=False) for code in (1000, 1001, 1005)}
 LEFT_OTHERWISE: Final = Close(0, "Closed By Client", reconnect=False)
 
+#: How long the end of a node waits for the broker to hear who has left, in seconds; leases tell it later.
+_FAREWELL: Final = 2.0
 #: The deadline of a command that was cut off; one that goes on all the same is cut off again.
 _CUT_OFF: Final = 0.0
 #: How the payloads of user_joined and user_left begin.
@@ -99,6 +101,8 @@ class Gateway:
         self._interval: Final = 1 / settings.ws_message_rate if settings.ws_message_rate else 0.0
         self._deadlines: Final[dict[asyncio.Task[Any], float]] = {}
         self._background: Final[set[asyncio.Task[Any]]] = set()
+        #: Those of them that take a client out of rooms.
+        self._beside: Final[set[asyncio.Task[Any]]] = set()
         #: For clients on their way in that asked for it: what they missed of their user's own room.
         self._missed: Final[dict[Client, History]] = {}
         self._stack: Final = AsyncExitStack()
@@ -147,7 +151,14 @@ class Gateway:
         self.draining = True
         for connection in list(self.sweep.connections):
             connection.abort(SERVICE_RESTART)
+        await self._departures()
         await self._stack.aclose()
+
+    async def _departures(self) -> None:
+        """Wait until everyone has left their rooms, in the broker as well, but no longer than ``_FAREWELL``."""
+        deadline = self._loop.time() + _FAREWELL
+        while (self.sweep.connections or self._beside) and self._loop.time() < deadline:
+            await asyncio.sleep(0.005)
 
     async def _end_tasks(self) -> None:
         tasks = [*self._deadlines, *self._background]
@@ -230,7 +241,9 @@ class Gateway:
         else:
             if suspended is not None:
                 self._background.add(suspended.task)
+                self._beside.add(suspended.task)
                 suspended.task.add_done_callback(self._spawned)
+                suspended.task.add_done_callback(self._beside.discard)
 
     def ended(self, client: Client) -> None:
         """A client's connection is over: leave, count it and write its log line."""

@@ -116,7 +116,7 @@ class RedisBroker(Broker):
             raise
         self._running = True
         self._returned = asyncio.Event()
-        self._router.on_return.append(self._returned.set)
+        self._router.on_return += (self._presence.hold, self._returned.set)
         self._renewing = asyncio.create_task(self._renew(), name="roomcast redis leases")
 
     async def _open(self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: Lost) -> Link:
@@ -142,10 +142,8 @@ class RedisBroker(Broker):
             for each in work:
                 try:
                     await each()
-                except Unavailable as error:
-                    log.debug("leases were not renewed: %s", error)
                 except Exception:
-                    log.exception("Renewing leases failed")
+                    log.exception("Renewing leases failed; it is tried again in %g s", self._lease / 3)
 
     async def close(self) -> None:
         """See ``Broker``."""
@@ -155,12 +153,8 @@ class RedisBroker(Broker):
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
-        for each in (self._presence.close, self._leases.close):
-            try:
-                async with asyncio.timeout(2):
-                    await each()
-            except (Unavailable, TimeoutError):
-                log.warning("Redis cannot be reached: what this node holds there lapses in %g s", self._lease)
+        await self._presence.close()
+        await self._leases.close()
         await self._stop()
 
     async def _stop(self) -> None:
