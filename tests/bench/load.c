@@ -14,8 +14,8 @@
  * for --warmup seconds that are not counted and --duration seconds that are. What is still on its way is waited for,
  * up to --drain seconds. With neither window nor rate the end of the run is a second line on standard input.
  *
- * Templates: %K the next line of --tokens, %R the room's number, %M a mark (the time in ns and the room's count of
- * messages) with --pad bytes after it, %L the last id seen in a frame, as JSON (null if none was).
+ * Templates: %K the next line of --tokens (--first are passed over), %R the room's number, %M a mark (the time in ns
+ * and the room's count of messages) with --pad bytes after it, %L the last id seen in a frame, as JSON (null if none).
  * --ping TEXT:REPLY answers frames that are TEXT, as Engine.IO wants it.
  *
  * Each client checks the counts in the marks: what it did not get by the end is lost, what came after a higher count is
@@ -27,7 +27,7 @@
  * all that its room had been sent by then. BACK is printed when all are, and --duration begins. A frame with the text
  * --recovered is an answer to the join that says that nothing was missed.
  *
- * Prints one JSON object; exit status 1 if not all connections became ready.
+ * Prints one JSON object, and ends with a further line or the end of standard input: until then its CPU can be read.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -63,7 +63,7 @@ struct client {
 struct room { uint64_t sent; int received[MAX_WINDOW]; };   /* received: by how many members, for each in flight */
 
 static struct {
-    int publishers, members, back_to, rooms, per_room, ramp, window, pad, n_hello;
+    int publishers, members, back_to, rooms, per_room, ramp, window, pad, first, n_hello;
     double rate, duration, warmup, drain, patience;
     const char *path, *tokens, *join, *joined, *recovered, *publish, *hello[MAX_HELLO], *ping, *pong;
 } opt = { .rooms = 1, .per_room = 1, .ramp = 100, .duration = 5, .warmup = 1, .drain = 5, .patience = 60, .path = "/" };
@@ -165,7 +165,7 @@ static size_t fill_in(const char *template, struct client *c, char *text, size_t
         if (end - p < 64 + opt.pad + longest_token) fail("%.40s... is too long", text);
         if (*template != '%') { *p++ = *template; continue; }
         switch (*++template) {
-        case 'K': if (tokens) p = stpcpy(p, tokens[(c - clients) % n_tokens]); break;
+        case 'K': if (tokens) p = stpcpy(p, tokens[(opt.first + c - clients) % n_tokens]); break;
         case 'R': p += sprintf(p, "%d", c->room); break;
         case 'L': p += sprintf(p, *c->id ? "\"%s\"" : "null", c->id); break;
         case 'M':
@@ -461,7 +461,7 @@ static void report(double connecting, int ready, double seconds) {
     const char *comma = "";
     for (int i = 0; i < CLOSE_CODES; i++)
         if (close_codes[i]) printf("%s\"%d\": %llu", comma, i, (ull)close_codes[i]), comma = ", ";
-    puts("}}");
+    puts("}}"), fflush(stdout);
 }
 
 static void read_tokens(const char *name) {
@@ -484,7 +484,8 @@ static void read_options(int count, char **words) {
         {"publishers", .number = &opt.publishers}, {"members", .number = &opt.members},
         {"return", .number = &opt.back_to}, {"rooms", .number = &opt.rooms},
         {"per-room", .number = &opt.per_room}, {"ramp", .number = &opt.ramp},
-        {"window", .number = &opt.window}, {"pad", .number = &opt.pad}, {"rate", .real = &opt.rate},
+        {"window", .number = &opt.window}, {"pad", .number = &opt.pad},
+        {"first", .number = &opt.first}, {"rate", .real = &opt.rate},
         {"duration", .real = &opt.duration}, {"warmup", .real = &opt.warmup}, {"drain", .real = &opt.drain},
         {"patience", .real = &opt.patience}, {"path", .text = &opt.path}, {"tokens", .text = &opt.tokens},
         {"join", .text = &opt.join}, {"joined", .text = &opt.joined}, {"recovered", .text = &opt.recovered},
@@ -541,5 +542,6 @@ int main(int count, char **words) {
     if (opt.window || opt.rate > 0) seconds = run();
     else while (stdin_line < 2) turn(20);
     report(connecting, ready, seconds);
-    return ready < n_clients;
+    getchar();
+    return 0;
 }

