@@ -44,6 +44,7 @@ CURVE_ALGORITHMS: Mapping[str, str] = {
 MAX_SHOWN = 100
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_PREFIX = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
 _DEFAULT_PORT = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
 
 
@@ -100,6 +101,24 @@ class Settings:
 
     redis_url: str | None = _setting(
         None, "str", "The Redis that the nodes share; without it the embedded broker of one process", secret=True
+    )
+    redis_prefix: str = _setting(
+        "roomcast", "str", "What all keys in Redis begin with; deployments that share a Redis need one each"
+    )
+    redis_ca: str | None = _setting(
+        None, "str", "The path of the authority's certificates that rediss:// trusts, in PEM; by default the system's"
+    )
+    redis_lease: float = _setting(
+        30.0, "float", "How long the connections and members of a node that died are counted on", unit="s", above=0
+    )
+    redis_wait: float = _setting(
+        5.0, "float", "How long the start, and a publish, wait for a Redis that is away", unit="s", above=0
+    )
+    redis_buffer: int = _setting(
+        16777216, "int", "Publishes that may wait for Redis at once; past that they fail", unit="bytes", minimum=1
+    )
+    redis_timeout: float = _setting(
+        3.0, "float", "Silence after which Redis counts as hung, and its connection is made anew", unit="s", above=0
     )
     max_connections_per_user: int = _setting(5, "int", "Connections a user may hold at once", minimum=1)
     max_rooms_per_connection: int = _setting(200, "int", "Rooms a connection may be in at once", minimum=1)
@@ -182,7 +201,8 @@ class Settings:
             rule: Rule = item.metadata["rule"]
             if not rule.fits(value := getattr(self, item.name)):
                 raise _refusal(item, value)
-        _check_broker(self)
+        _check_prefix(self.redis_prefix)
+        _check_buffer(self)
         _check_api_key(self.api_key)
         _check_room_access(self.room_access)
         object.__setattr__(self, "allowed_origins", tuple(map(_origin, self.allowed_origins)))
@@ -266,10 +286,20 @@ def _refusal(item: Field[Any], given: Any) -> SettingsError:
     return SettingsError(f"{item.name.upper()} is {_shown(rule, given)}; it must be {rule.wanted}.")
 
 
-def _check_broker(settings: Settings) -> None:
-    if settings.redis_url is not None:
+def _check_prefix(value: str) -> None:
+    """Braces would choose the hash tag of keys, and globs mean other keys wherever patterns are written."""
+    if not _PREFIX.fullmatch(value):
         raise SettingsError(
-            "REDIS_URL is set, but this version has only the embedded broker, which serves one process: unset it."
+            f"REDIS_PREFIX is {_shown(Rule('str', ''), value)}; it must be 1 to 64 visible ASCII characters, and none "
+            "of {}[]*?\\."
+        )
+
+
+def _check_buffer(settings: Settings) -> None:
+    if settings.ws_max_buffer < settings.ws_max_message_size:
+        raise SettingsError(
+            f"WS_MAX_BUFFER is {settings.ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
+            f"{settings.ws_max_message_size}, or a message of that size would close whoever it is sent to."
         )
 
 

@@ -141,7 +141,7 @@ async def alive(peer: Peer) -> bool:
 )
 async def test_a_fault_is_told_and_the_connection_lives_on(serve: Serve, message: str, code: str):
     """Each gets one error frame, with its code and a short sentence, and the next message is answered as ever."""
-    server = await serve(ws_max_message_size=4 * MIB)
+    server = await serve(ws_max_message_size=4 * MIB, ws_max_buffer=4 * MIB)
     async with connect(server) as user, connect(server, 2, "bob") as bob:
         await user.join(ROOM)
         await bob.join(ROOM)

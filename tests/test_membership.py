@@ -369,7 +369,7 @@ async def test_a_member_may_ask_again_for_what_it_missed(serve: Serve):
 
 async def test_a_long_replay_comes_in_portions(serve: Serve):
     """More than a client may leave unread is sent as it is taken: it loses nothing, and its connection neither."""
-    server = await serve(ws_max_buffer=20_000, announce_max=0, ws_message_rate=0)
+    server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, ws_message_rate=0)
     publish = server.gateway.publish
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     first = await say(server, 0)
@@ -390,7 +390,7 @@ async def test_a_long_replay_comes_in_portions(serve: Serve):
 
 async def test_a_members_long_replay_runs_into_what_comes_live(serve: Serve):
     """Who is in the room already and asks for much gets all of it in order, what comes meanwhile in its place."""
-    server = await serve(ws_max_buffer=20_000, announce_max=0, history_size=5000)
+    server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, history_size=5000)
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     async with connect(server) as alice:
         alice_joined = await alice.join(ROOM, since="")
@@ -409,7 +409,7 @@ async def test_a_members_long_replay_runs_into_what_comes_live(serve: Serve):
 
 async def test_who_is_kicked_during_a_long_replay_joins_anew(serve: Serve):
     """The join that is under way goes on as a new one, and when the client goes nothing of it stays."""
-    server = await serve(ws_max_buffer=20_000)
+    server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000)
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     async with connect(server) as alice:
         start = (await alice.join(ROOM, since=""))["data"]["last_id"]
@@ -429,7 +429,7 @@ async def test_who_is_kicked_during_a_long_replay_joins_anew(serve: Serve):
 
 async def test_what_is_lost_during_a_long_replay_is_said(serve: Serve):
     """If the history goes by faster than a client takes it, it is told to load the state anew, and is in the room."""
-    server = await serve(ws_max_buffer=20_000, announce_max=0, history_size=100)
+    server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, history_size=100)
     publish = server.gateway.publish
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     first = await say(server, 0)
@@ -474,7 +474,9 @@ async def test_who_is_too_slow_for_a_long_replay_is_not_left_halfway(serve: Serv
 @pytest.mark.parametrize(("buffer", "rounds"), [(2**24, 150), (4000, 20)], ids=["at once", "in portions"])
 async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Serve, buffer: int, rounds: int):
     """Who goes and comes back again and again, while others publish at full speed, hears each event once, in order."""
-    server = await serve(history_size=100_000, ws_message_rate=0, ws_max_buffer=buffer, announce_max=0)
+    server = await serve(
+        history_size=100_000, ws_message_rate=0, ws_max_buffer=buffer, ws_max_message_size=4000, announce_max=0
+    )
     gateway = server.gateway
     stop = asyncio.Event()
     sent = 0

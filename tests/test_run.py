@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from shell import PATIENCE, ROOMCAST, SECRET, Process, Running, refusal
+from redis_servers import free_port
+from shell import PATIENCE, ROOMCAST, SECRET, Process, Running, refusal, roomcast
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
@@ -107,6 +108,43 @@ def test_a_port_in_use_is_refused():
         f"roomcast cannot listen on 127.0.0.1, port {port}: something else listens there already; choose another port "
         "with --port."
     )
+
+
+# Redis.
+
+
+def test_the_broker_on_redis_is_named_without_its_password(redis_server, redis_prefix):
+    """The line of the start says where the broker is, and clients are served."""
+    url = f"{redis_server.url}/0?sentinel_password=pa55"
+    with Running(REDIS_URL=url, REDIS_PREFIX=redis_prefix) as server:
+        assert f"broker: {redis_server.url};" in server.err[0]
+        with connect(server.ws + URL) as client:
+            assert greeted(client)
+        assert server.stop() == 0
+    assert "pa55" not in "\n".join(server.err)
+
+
+def test_dev_runs_on_redis_too(redis_server, redis_prefix):
+    """Its first line says so."""
+    with Running("dev", "--port", "0", REDIS_URL=redis_server.url, REDIS_PREFIX=redis_prefix) as server:
+        server.wait_for(f"for development: broker {redis_server.url}, every room open", server.out)
+
+
+def test_a_redis_that_is_not_there_stops_the_start():
+    """Status 1 after REDIS_WAIT, and a sentence with the address and the reason."""
+    port = free_port()
+    variables = {"JWT_SECRET": SECRET, "REDIS_URL": f"redis://127.0.0.1:{port}", "REDIS_WAIT": "0.3"}
+    done = roomcast("serve", "--port", "0", **variables)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"Error: Redis at 127.0.0.1:{port} cannot be reached: connection refused."
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_redis_url_stops_the_start():
+    """Status 2, and its password is not repeated."""
+    sentence = refusal("serve", "--port", "0", JWT_SECRET=SECRET, REDIS_URL="http://:pa55@cache:6379")
+    assert sentence.startswith("REDIS_URL ")
+    assert "pa55" not in sentence
 
 
 # Unix sockets.

@@ -123,12 +123,26 @@ def test_values_given_in_code_are_checked_too():
         Settings(jwt_secret=SECRET, ws_heartbeat_interval=float("nan"))
 
 
-def test_redis_is_refused_without_showing_it():
-    """Only the embedded broker is built in; a Redis URL, which may hold a password, is not repeated."""
-    sentence = refusal(JWT_SECRET=SECRET, REDIS_URL="redis://:pa55@cache:6379/0")
-    assert "REDIS_URL" in sentence
-    assert "embedded broker" in sentence
-    assert "pa55" not in sentence
+def test_a_redis_url_is_not_shown():
+    """It may hold a password."""
+    settings = read(JWT_SECRET=SECRET, REDIS_URL="redis://:pa55@cache:6379/0")
+    assert settings.redis_url == "redis://:pa55@cache:6379/0"
+    assert "pa55" not in repr(settings)
+
+
+@pytest.mark.parametrize("prefix", ["a b", "{room}", "app:*", "a?", "[a]", "a\\b", "\t", "caf\u00e9", "x" * 65])
+def test_a_prefix_that_would_mean_other_keys_is_refused(prefix):
+    """Braces, globs, spaces and what is not ASCII have no place in the names of keys."""
+    assert "REDIS_PREFIX is " in refusal(JWT_SECRET=SECRET, REDIS_PREFIX=f"x{prefix}x")
+    assert read(JWT_SECRET=SECRET, REDIS_PREFIX="shop:eu-1/live").redis_prefix == "shop:eu-1/live"
+
+
+def test_a_buffer_that_takes_no_whole_message_is_refused():
+    """Each recipient of the longest message would be closed; the sentence names both settings."""
+    sentence = refusal(JWT_SECRET=SECRET, WS_MAX_BUFFER="1000", WS_MAX_MESSAGE_SIZE="1001")
+    assert "WS_MAX_BUFFER is 1000" in sentence
+    assert "WS_MAX_MESSAGE_SIZE, which is 1001" in sentence
+    assert read(JWT_SECRET=SECRET, WS_MAX_BUFFER="1000", WS_MAX_MESSAGE_SIZE="1000").ws_max_buffer == 1000
 
 
 def test_a_key_is_required():

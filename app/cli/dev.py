@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..web.handshake import PATH
 from ..web.server import Server
 from . import tokens
-from .run import VERSION, is_free, url
+from .run import VERSION, broker_name, is_free, redis_target, url
 
 #: How long the token of the printed lines holds, in seconds.
 TOKEN_LIFETIME: Final = 12 * 3600
@@ -62,7 +62,7 @@ def greeting(server: Server, *, wanted: int) -> str:
     gateway, base = server.gateway, url(server)
     taken = wanted not in (0, server.port)
     lines = [
-        f"roomcast {VERSION}, for development: embedded broker, "
+        f"roomcast {VERSION}, for development: broker {broker_name(redis_target(gateway.settings))}, "
         + ("every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"),
         *([f"Port {wanted} is taken, so this is on port {server.port}; --port chooses another."] if taken else []),
         "",

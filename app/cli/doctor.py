@@ -68,6 +68,8 @@ def settings(environ: Mapping[str, str]) -> Iterator[Finding]:
                 return
             # Go on as if it were right, to find the next one.
             trial[named[0]] = ""
+            if named[0] == "WS_MAX_BUFFER":
+                trial["WS_MAX_MESSAGE_SIZE"] = ""
             if named[0].startswith("JWT_"):
                 trial |= {"JWT_PUBLIC_KEY": "", "JWT_ALGORITHMS": "", "JWT_SECRET": secrets.token_hex(32)}
     if not problems:

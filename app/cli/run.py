@@ -23,9 +23,11 @@ from types import FrameType
 from typing import Final
 
 from .. import registry
-from ..broker import MemoryBroker
+from ..broker import Broker, MemoryBroker
 from ..errors import RoomcastError, SettingsError
 from ..gateway import Gateway
+from ..redis.broker import RedisBroker
+from ..redis.urls import Target, parse
 from ..registry import Registry
 from ..settings import Settings
 from ..web.server import Address, Server
@@ -66,7 +68,8 @@ def new_loop() -> asyncio.AbstractEventLoop:
 def run(settings: Settings, address: Address, ready: Callable[[Server], None], *, dev: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    ``ready`` is called once clients can connect. Raises ``PluginError`` or ``StartError``.
+    ``ready`` is called once clients can connect. Raises ``PluginError`` or ``StartError``, and with Redis
+    ``SettingsError`` if REDIS_URL is wrong, or ``Unavailable`` if nothing answers there within REDIS_WAIT.
     """
     plugins = registry.load()
     if address.unix_socket is not None:
@@ -74,9 +77,10 @@ def run(settings: Settings, address: Address, ready: Callable[[Server], None], *
     files = raise_file_limit()
     if files is not None and files < FEW_FILES:
         log.warning("only %d files can be open at once, and each connection is one; %s", files, MORE_FILES)
+    redis = redis_target(settings)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
-            runner.run(_serve(settings, plugins, address, ready, dev))
+            runner.run(_serve(settings, redis, plugins, address, ready, dev))
         except RoomcastError:
             raise
         except Exception as error:
@@ -86,13 +90,44 @@ def run(settings: Settings, address: Address, ready: Callable[[Server], None], *
             raise StartError(sentence) from error
 
 
+def redis_target(settings: Settings) -> Target | None:
+    """Return what REDIS_URL says, None if it is not set; raise ``SettingsError``."""
+    if settings.redis_url is None:
+        return None
+    return parse(settings.redis_url, ca=settings.redis_ca)
+
+
+def broker_name(redis: Target | None) -> str:
+    """Return what to call the broker before others: its URL without anything secret."""
+    return redis.safe if redis else "embedded"
+
+
+def _broker(settings: Settings, redis: Target | None) -> Broker:
+    if redis is None:
+        return MemoryBroker(settings.history_size, settings.history_ttl)
+    return RedisBroker(
+        redis,
+        prefix=settings.redis_prefix,
+        lease=settings.redis_lease,
+        wait=settings.redis_wait,
+        buffer=settings.redis_buffer,
+        timeout=settings.redis_timeout,
+        history_size=settings.history_size,
+        history_ttl=settings.history_ttl,
+    )
+
+
 async def _serve(
-    settings: Settings, plugins: Registry, address: Address, ready: Callable[[Server], None], dev: bool
+    settings: Settings,
+    redis: Target | None,
+    plugins: Registry,
+    address: Address,
+    ready: Callable[[Server], None],
+    dev: bool,
 ) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    broker = MemoryBroker(settings.history_size, settings.history_ttl)
-    server = Server(Gateway(settings, plugins, broker), address, dev=dev)
+    server = Server(Gateway(settings, plugins, _broker(settings, redis)), address, dev=dev)
 
     path, inode = address.unix_socket, 0
 
@@ -100,7 +135,8 @@ async def _serve(
         nonlocal inode
         inode = path.stat().st_ino if path is not None else 0
         names = ", ".join(plugins.plugins)
-        log.info("roomcast %s listens on %s (broker: embedded; plugins: %s)", VERSION, url(server), names)
+        broker = broker_name(redis)
+        log.info("roomcast %s listens on %s (broker: %s; plugins: %s)", VERSION, url(server), broker, names)
         _tune_gc()
         ready(server)
 
