@@ -55,7 +55,8 @@ class History(NamedTuple):
 
     ``events`` are those after the ``since`` asked for, oldest first. ``recovered`` is False when the history does not
     reach back to ``since`` (too old, another epoch, or not an id of this room); ``events`` is then empty.
-    ``last_id`` is the newest id of the room (offset 0 if nothing was published yet).
+    ``last_id`` is the newest id of the room (offset 0 if nothing was published yet), whether or not that event is
+    among ``events``.
     """
 
     events: Sequence[Event]
@@ -142,11 +143,12 @@ class Broker(ABC):
 
     @abstractmethod
     async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
-        """The kept events of ``room`` after the id ``since`` (None: all that is kept), the newest ``limit`` of them.
+        """The kept events of ``room``: the oldest ``limit`` after the id ``since``, or the newest ``limit`` without it.
 
-        With ``since`` and more than ``limit`` events after it, ``recovered`` is False. ``since`` may be any string
-        that a client sent: what is not an id of this room is answered with ``recovered`` False, never with an error.
-        The id with offset 0 is one: it stands before the room's first event.
+        ``limit`` is 1 or more; None is no limit. Whoever reads on from the last of a page gets the next, and has all
+        when that is ``last_id``. ``since`` may be any string that a client sent: what is not an id of this room is
+        answered with ``recovered`` False, never with an error. The id with offset 0 is one: it stands before the
+        room's first event.
         """
 
     @abstractmethod
@@ -244,11 +246,12 @@ class _Log:
         offset = int(digits)
         return offset if offset <= self.top and str(offset) == digits else None
 
-    def newest(self, count: int) -> list[Event]:
-        """The newest ``count`` events, oldest first; there must be so many."""
-        kept = self.payloads[len(self.payloads) - count :]
+    def last(self, count: int, limit: int | None) -> list[Event]:
+        """The oldest ``limit`` of the last ``count`` events, oldest first; there must be ``count``."""
+        first = len(self.payloads) - count
+        kept = self.payloads[first : None if limit is None else first + limit]
         prefix = self.prefix
-        return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(kept, self.top - len(kept) + 1)]
+        return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(kept, self.top - count + 1)]
 
 
 class _Expiring(Generic[_K, _V]):
@@ -403,14 +406,14 @@ class MemoryBroker(Broker):
         now = self._clock()
         log = self._logs.get(room) or self._begin(room, now)
         log.trim(self._size, now - self._ttl)
-        reach = len(log.payloads) if limit is None else min(limit, len(log.payloads))
+        kept = len(log.payloads)
         last_id = f"{log.prefix}{log.top}"
         if since is None:
-            return History(log.newest(reach), True, last_id)
+            return History(log.last(kept if limit is None else min(limit, kept), limit), True, last_id)
         offset = log.offset_of(since)
-        if offset is None or offset < log.top - reach:
+        if offset is None or offset < log.top - kept:
             return History((), False, last_id)
-        return History(log.newest(log.top - offset), True, last_id)
+        return History(log.last(log.top - offset, limit), True, last_id)
 
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
         """See ``Broker``."""

@@ -315,13 +315,31 @@ class HistoryContract:
             assert (found.recovered, found.last_id) == (True, ids[-1])
 
     async def test_limit_with_since(self, house: House) -> None:
-        """With since and more than limit events after it, recovered is False; with exactly limit, all come."""
+        """With since, history is the oldest events after it, no more than limit; last_id is still the room's newest."""
         ids = await house.fill(4)
-        exact = await house.broker.history(ROOM, ids[1], 2)
-        assert ([event.id for event in exact.events], exact.recovered) == (ids[2:], True)
-        assert _gone(await house.broker.history(ROOM, ids[0], 2)) == ids[-1]
-        assert (await house.broker.history(ROOM, ids[-1], 0)).recovered
-        assert _gone(await house.broker.history(ROOM, ids[-2], 0)) == ids[-1]
+        for since in range(4):
+            for limit in range(1, 6):
+                found = await house.broker.history(ROOM, ids[since], limit)
+                assert [event.id for event in found.events] == ids[since + 1 : since + 1 + limit]
+                assert (found.recovered, found.last_id) == (True, ids[-1])
+
+    async def test_a_limit_does_not_reach_back_to_what_is_gone(self, house: House) -> None:
+        """A since whose next event is no longer kept does not resume, however few events are asked for."""
+        ids = await house.fill(HISTORY_SIZE + 2)
+        for limit in (1, HISTORY_SIZE, HISTORY_SIZE + 2):
+            assert _gone(await house.broker.history(ROOM, ids[0], limit)) == ids[-1]
+        assert [event.id for event in (await house.broker.history(ROOM, ids[1], 1)).events] == [ids[2]]
+
+    async def test_pages_make_the_whole(self, house: House) -> None:
+        """Reading on from the last id of each page until that is last_id gives everything once, in order."""
+        start = (await house.broker.history(ROOM)).last_id
+        ids = await house.fill(HISTORY_SIZE)
+        read: list[str] = []
+        found = await house.broker.history(ROOM, start, 2)
+        while found.events:
+            read += [event.id for event in found.events]
+            found = await house.broker.history(ROOM, read[-1], 2)
+        assert (read, found.recovered, found.last_id) == (ids, True, ids[-1])
 
     async def test_old_events_are_gone(self, house: House) -> None:
         """An event older than HISTORY_TTL is gone, and resuming from before it says so."""

@@ -343,24 +343,26 @@ async def test_the_history_is_given_as_clients_get_it(serve: Serve):
 
 
 async def test_the_history_goes_on_from_an_id(serve: Serve):
-    """What came after ``since``, the newest ``limit`` without it; and not a part of it that leaves a gap."""
+    """The oldest ``limit`` after ``since``, and whether there are more; without it the newest ``limit``."""
     server = await serve()
     await room_of_three(server)
     path = "/api/v1/rooms/channel:1/history"
     _, everything = await call(server, "GET", path)
     a, b, c = everything["events"]
-    for query, events, recovered in [
-        (f"since={a['id']}", [b, c], True),
-        (f"since={c['id']}", [], True),
-        (f"since={a['id']}&limit=2", [b, c], True),
-        (f"since={a['id']}&limit=1", [], False),
-        ("since=elsewhere-1", [], False),
-        ("since=", [], False),
-        ("limit=2", [b, c], True),
-        ("limit=1000", [a, b, c], True),
+    for query, events, recovered, more in [
+        (f"since={a['id']}", [b, c], True, False),
+        (f"since={c['id']}", [], True, False),
+        (f"since={c['id']}&limit=1", [], True, False),
+        (f"since={a['id']}&limit=2", [b, c], True, False),
+        (f"since={a['id']}&limit=1", [b], True, True),
+        (f"since={b['id']}&limit=1", [c], True, False),
+        ("since=elsewhere-1", [], False, False),
+        ("since=", [], False, False),
+        ("limit=2", [b, c], True, False),
+        ("limit=1000", [a, b, c], True, False),
     ]:
         status, body = await call(server, "GET", f"{path}?{query}")
-        assert (status, body["events"], body["recovered"]) == (200, events, recovered), query
+        assert (status, body["events"], body["recovered"], body["more"]) == (200, events, recovered, more), query
         assert body["last_id"] == c["id"]
 
 

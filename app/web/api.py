@@ -151,16 +151,18 @@ async def members(request: web.Request) -> web.StreamResponse:
 
 @keyed
 async def history(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET …/history?since=&limit=``: the kept events after an id, or the newest ones, as clients get them.
+    """Answer ``GET …/history?since=&limit=``: the oldest events after an id, or the newest ones, as clients get them.
 
-    ``recovered`` is false, and there are no events, if the history does not reach back to ``since`` or more than
-    ``limit`` events came after it.
+    ``more`` is true if further events came after the last one given. ``recovered`` is false, and there are no events,
+    if the history does not reach back to ``since``.
     """
     room = _room(request)
     since, limit = _query(request)
     found = await request.app[GATEWAY].broker.history(room, since, limit)
+    last_id = found.last_id
+    more = bool(found.events) and found.events[-1].id != last_id
     events = [decode(event) for event in found.events]
-    return answer({"room": room, "events": events, "recovered": found.recovered, "last_id": found.last_id})
+    return answer({"room": room, "events": events, "recovered": found.recovered, "last_id": last_id, "more": more})
 
 
 def _query(request: web.Request) -> tuple[str | None, int | None]:
