@@ -196,10 +196,10 @@ class Load(Process):
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
-        assert self.child.stdin is not None
-        assert self.child.stdout is not None
-        self.child.stdin.close()
-        self.child.stdout.close()
+        for pipe in (self.child.stdin, self.child.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def line(self) -> str:
         """Wait for the next line of its output."""
@@ -218,8 +218,11 @@ class Load(Process):
     def go(self) -> None:
         """Begin the run, or end it where the load only holds connections."""
         assert self.child.stdin is not None
-        self.child.stdin.write("\n")
-        self.child.stdin.flush()
+        try:
+            self.child.stdin.write("\n")
+            self.child.stdin.flush()
+        except BrokenPipeError as error:
+            raise self.failed("ended too early") from error
 
     def result(self) -> dict[str, Any]:
         """What it reports at its end."""
@@ -229,14 +232,13 @@ class Load(Process):
 
 def compile_load(folder: Path) -> None:
     """Compile load.c into ``folder``."""
-    done = subprocess.run(
-        [os.environ.get("CC", "cc"), "-O2", "-o", str(folder / "load"), str(HERE / "load.c")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Failed(f"load.c cannot be compiled with {os.environ.get('CC', 'cc')}: {done.stderr}")
+    command = [os.environ.get("CC", "cc"), "-O2", "-o", str(folder / "load"), str(HERE / "load.c")]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise Failed(f"There is no C compiler {command[0]} for load.c; install one, or set CC.") from error
+    except subprocess.CalledProcessError as error:
+        raise Failed(f"load.c cannot be compiled with {command[0]}: {error.stderr}") from error
 
 
 def python_of(variable: str) -> str:

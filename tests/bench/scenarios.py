@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processes import Cluster, Load, Pins, Process, System, cluster
+from processes import Cluster, Failed, Load, Pins, Process, System, cluster
 
 Result = dict[str, Any]
 
@@ -125,7 +125,8 @@ def bystander(bench: Bench, system: System) -> Result:
         meter = Meter(nodes.named(exchange))
         exchange.go()
         report, shares = exchange.result(), meter.shares()
-    rate = report["delivered"] / report["seconds"]
+    if not (rate := report["delivered"] / report["seconds"]):
+        raise Failed("no message went from A to B")
     note = f"{rate:,.0f} messages/s pass by; {_seen(report, _percent(shares))}"
     busy = shares["C"]
     return {"cost": (busy - idle) / rate * 1e6, "idle": idle * 1e3, "busy": busy * 1e3, "note": note, "report": report}
