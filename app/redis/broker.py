@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..broker import KEY_TTL, Broker, Change, History, Listener, Member, Publication, UserId
 from ..errors import Unavailable
-from .feeds import HISTORY, LOOK, QUIET, Feeds
+from .feeds import HISTORY, QUIET, Feeds
 from .keeper import Lost
 from .keys import Keys
 from .leases import Leases
@@ -21,6 +21,7 @@ from .presence import Presence
 from .router import Router
 from .scripts import Script
 from .servers import Address, find
+from .subscriptions import LOOK
 from .urls import Target
 
 log = logging.getLogger("roomcast.redis")
@@ -110,13 +111,13 @@ class RedisBroker(Broker):
         try:
             await self._router.start(self._wait)
             await self._feeds.start(self._wait)
-            await self._feeds.subscribe([SIGNALS])
+            await self._feeds.subscriptions.add([SIGNALS])
         except BaseException:
             await self._stop()
             raise
         self._running = True
         self._returned = asyncio.Event()
-        self._router.on_return += (self._presence.hold, self._returned.set)
+        self._router.on_return.extend((self._presence.hold, self._returned.set))
         self._renewing = asyncio.create_task(self._renew(), name="roomcast redis leases")
 
     async def _open(self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: Lost) -> Link:
@@ -168,10 +169,10 @@ class RedisBroker(Broker):
     async def ping(self) -> None:
         """See ``Broker``: every server is asked, and a message goes through Redis and back to this node."""
         self._check()
-        if troubles := [*self._router.troubles(), *self._feeds.troubles()]:
+        if troubles := [*self._router.troubles(), *self._feeds.subscriptions.troubles()]:
             raise Unavailable(" ".join(troubles))
         await self._router.everywhere("PING")
-        await self._feeds.echo()
+        await self._feeds.subscriptions.echo()
 
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         """See ``Broker``."""
@@ -187,12 +188,12 @@ class RedisBroker(Broker):
     async def subscribe(self, rooms: Iterable[str]) -> None:
         """See ``Broker``."""
         self._check()
-        await self._feeds.subscribe(rooms)
+        await self._feeds.subscriptions.add(rooms)
 
     async def unsubscribe(self, rooms: Iterable[str]) -> None:
         """See ``Broker``."""
         self._check()
-        self._feeds.unsubscribe(rooms)
+        self._feeds.subscriptions.remove(rooms)
 
     async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
         """See ``Broker``."""
