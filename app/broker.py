@@ -166,12 +166,16 @@ class Broker(ABC):
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
         """Note that a ``connection`` of this node is in ``room``. Entering twice changes nothing (edge False).
 
-        A user has one ``username`` in a room: the one given last.
+        A user has one ``username`` in a room: the one given last. With ``Unavailable`` the connection is in all the
+        same; when the shared part is back it learns of it, and the listener is told with ``on_back``.
         """
 
     @abstractmethod
     async def leave(self, room: str, user_id: UserId, connection: int) -> Change:
-        """Note that it no longer is. Leaving where it never was changes nothing (edge False)."""
+        """Note that it no longer is. Leaving where it never was changes nothing (edge False).
+
+        With ``Unavailable`` it is out all the same; the shared part learns of it when it is back.
+        """
 
     @abstractmethod
     async def members(self, room: str) -> list[Member]:

@@ -10,10 +10,12 @@ from . import frames, protocol
 from .client import Client
 from .context import Context
 from .core import UserJoined, UserLeft
-from .errors import INTERNAL_ERROR, TOO_SLOW, Refused, RoomcastError
+from .errors import INTERNAL_ERROR, TOO_SLOW, Refused, RoomcastError, Unavailable
 from .protocol import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .broker import History, Member
     from .gateway import Gateway
     from .identity import Identity
@@ -118,7 +120,7 @@ class Membership:
         self._hub.send(client, answer)
         if newly:
             client.rooms = (*client.rooms, room)
-            await self._enter(client, room)
+            await self._finish(self._enter(client, room))
 
     async def _resume(self, client: Client, request: Request, room: str, since: str) -> bytes:
         """Return the frames to send next: ``joined_room`` and what was missed, or its end if it came in portions."""
@@ -189,11 +191,23 @@ class Membership:
         if allowed is not True:
             raise Forbidden(room)
 
+    @staticmethod
+    async def _finish(rest: Coroutine[Any, Any, None]) -> None:
+        """Do the ``rest`` of a command whose answer is sent: if it is cut off, the answer stands, and is no error."""
+        try:
+            await rest
+        except asyncio.CancelledError:
+            log.warning("The broker took too long over a coming or going; it may not be announced")
+
     async def _enter(self, client: Client, room: str) -> None:
+        """Tell the broker and the others of a client that is in; a broker that is away learns it when it is back."""
         identity = client.identity
-        change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
-        if change.edge and change.users <= self._announce_max:
-            await self._announce(UserJoined, room, identity)
+        try:
+            change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
+            if change.edge and change.users <= self._announce_max:
+                await self._announce(UserJoined, room, identity)
+        except Unavailable as error:
+            log.warning("The coming of user %s to %s is announced late or not: %s", identity.user_id, room, error)
 
     async def _announce(self, event: type[UserJoined] | type[UserLeft], room: str, who: Identity | Member) -> None:
         data = {"username": who.username, "user_id": who.user_id}
@@ -217,7 +231,7 @@ class Membership:
         protocol.takes_only(request)
         if room == client.personal_room:
             raise Refused("bad_room", f"{room} is your own room; you are in it for as long as you are connected.")
-        await self.take_out(client, room, f"Left room {room}", request.id)
+        await self._finish(self.take_out(client, room, f"Left room {room}", request.id))
 
     async def take_out(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
         """Take the client out of the room, tell it so with ``message``, and announce the user's going to the rest."""
@@ -250,11 +264,17 @@ class Membership:
 
     async def _gone(self, client: Client, room: str, empty: bool) -> None:
         """The client is out of the hub's room, which is ``empty`` now or not; tell the broker and the others."""
-        change = await self._broker.leave(room, client.identity.user_id, client.id)
-        if empty:
-            await self._unsubscribe(room)
-        if change.edge and change.users < self._announce_max:
-            await self._announce(UserLeft, room, client.identity)
+        identity = client.identity
+        try:
+            try:
+                change = await self._broker.leave(room, identity.user_id, client.id)
+            finally:
+                if empty:
+                    await self._unsubscribe(room)
+            if change.edge and change.users < self._announce_max:
+                await self._announce(UserLeft, room, identity)
+        except Unavailable as error:
+            log.warning("The going of user %s from %s is announced late or not: %s", identity.user_id, room, error)
 
 
 def _joined(request: Request, **resumed: Any) -> bytes:

@@ -526,9 +526,14 @@ async def test_resume_in_the_midst_of_traffic_has_no_gap_and_no_double(serve: Se
 
 
 class Fragile(MemoryBroker):
-    """A broker whose ``broken`` methods cannot be reached."""
+    """A broker whose ``broken`` methods cannot be reached, and whose ``hanging`` ones never return."""
 
     broken: frozenset[str] = frozenset()
+    hanging: frozenset[str] = frozenset()
+
+    async def _hang(self, method: str) -> None:
+        if method in self.hanging:
+            await asyncio.Event().wait()
 
     def _reach(self, method: str) -> None:
         if method in self.broken:
@@ -538,9 +543,23 @@ class Fragile(MemoryBroker):
         self._reach("history")
         return await super().history(room, since, limit)
 
+    async def enter(self, room: str, user_id: int | str, username: str, connection: int) -> Change:
+        change = await super().enter(
+            room, user_id, username, connection
+        )  # in all the same, as on Redis
+        self._reach("enter")
+        await self._hang("enter")
+        return change
+
     async def leave(self, room: str, user_id: int | str, connection: int) -> Change:
+        change = await super().leave(room, user_id, connection)
         self._reach("leave")
-        return await super().leave(room, user_id, connection)
+        await self._hang("leave")
+        return change
+
+    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+        self._reach("publish")
+        return await super().publish(room, payload, key)
 
     async def subscribe(self, rooms: Any) -> None:
         self._reach("subscribe")
@@ -565,6 +584,25 @@ async def test_a_join_that_fails_at_the_broker_leaves_nothing(serve: Serve, meth
         assert ROOM not in broker._subscribed
         broker.broken = frozenset()
         await alice.join(ROOM)
+
+
+FAULTS = [("broken", "enter"), ("broken", "publish"), ("broken", "leave"), ("hanging", "enter"), ("hanging", "leave")]
+
+
+@pytest.mark.parametrize(("how", "method"), FAULTS)
+async def test_a_coming_or_going_that_was_answered_gets_no_error(serve: Serve, how: str, method: str):
+    """Whatever the broker does after the answer: who was told that it is in, or out, is, and can go on."""
+    broker = Fragile()
+    server = await serve(broker=broker, handler_timeout=0.05, ws_heartbeat_interval=0.2)
+    async with connect(server) as alice:
+        setattr(broker, how, frozenset([method]))
+        for type, answer in (("join_room", "joined_room"), ("leave_room", "left_room"), ("join_room", "joined_room")):
+            await alice.send(type, ROOM, id=1)
+            assert [kind for kind in kinds(await alice.settled()) if not kind.startswith("user_")] == [answer]
+            assert (ROOM in server.gateway.hub.rooms) is (type == "join_room")
+        assert await members(server) == {1: 1}
+        setattr(broker, how, frozenset())
+    await until(lambda: nothing_left(server))
 
 
 async def test_a_departure_that_fails_at_the_broker_is_over_here_all_the_same(serve: Serve, caplog):
