@@ -167,9 +167,11 @@ class Link {
   /** The id of the last event of each room; "" is the user's own. */
   #positions = new Map();
 
-  constructor(options, host) {
+  /** `own` is the id of the last of the user's own notifications that were heard, if there was one. */
+  constructor(options, host, own) {
     this.#options = options;
     this.#host = host;
+    if (own) this.#positions.set("", own);
   }
 
   connect() {
@@ -593,24 +595,25 @@ class Household {
   #first;
   #empty;
 
-  constructor(options, first, empty) {
+  constructor({ options, token, own }, empty) {
     const household = this;
-    this.#first = first;
+    this.#first = token;
     this.#empty = empty;
-    this.#link = new Link(options, {
+    const host = {
       get renewable() {
         return [...household.#tabs].some((tab) => tab.renewable);
       },
       token: (about) => this.#token(about),
       message: (message) => this.#spread(message),
       state: (state) => this.#changed(state),
-    });
+    };
+    this.#link = new Link({ ...options, WebSocket }, host, own);
   }
 
-  add(tab) {
+  add(tab, lock) {
     this.#link.connect();
     this.#tabs.add(tab);
-    tab.port.postMessage({ do: "attached", state: this.#state, welcome: this.#link.welcome });
+    tab.port.postMessage({ do: "attached", state: this.#state, welcome: this.#link.welcome, lock });
   }
 
   take(tab, order) {
@@ -700,28 +703,49 @@ class Household {
   }
 }
 
+/**
+ * Hold a lock for as long as this tab or worker lives, by which others learn that it has gone, however it ended. Where
+ * there are none (http:, but for localhost), `name` is undefined: a tab's goodbye has to do.
+ */
+function hold() {
+  const name = `${WORKER} ${random()}`;
+  return new Promise((resolve) => {
+    const held = () => new Promise((release) => resolve({ name, release }));
+    const request = globalThis.navigator?.locks?.request(name, held) ?? Promise.reject();
+    request.catch(() => resolve({ name: undefined, release() {} }));
+  });
+}
+
+/** Call `act` when nobody holds the lock `name` any longer; returns how to wait no more. */
+function whenFree(name, act) {
+  const waiting = new AbortController();
+  if (name) navigator.locks.request(name, { signal: waiting.signal }, act).catch(() => {});
+  return () => waiting.abort();
+}
+
 const leaving = (room) => JSON.stringify({ type: "leave_room", room });
 
 function serveTabs(scope) {
   const households = new Map();
+  const lock = hold();
   scope.onconnect = ({ ports: [port] }) => {
     let household;
     const tab = { port, rooms: new Set(), wanted: new Set(), tokens: new Map(), renewable: false };
-    port.onmessage = ({ data: order }) => {
+    port.onmessage = async ({ data: order }) => {
       if (order.do !== "attach") {
         household?.take(tab, order);
         return;
       }
-      const { key, options, token, lock } = order;
+      const { key } = order;
+      const { name } = await lock;
       tab.renewable = order.renewable;
       household = households.get(key);
       if (!household) {
-        household = new Household({ ...options, WebSocket }, token, () => households.delete(key));
+        household = new Household(order, () => households.delete(key));
         households.set(key, household);
       }
-      household.add(tab);
-      // The tab holds the lock for as long as it lives, however it ends.
-      if (lock) navigator.locks.request(lock, () => household.remove(tab));
+      household.add(tab, name);
+      whenFree(order.lock, () => household.remove(tab));
     };
   };
 }
@@ -732,15 +756,17 @@ class SharedLink {
   #port;
   #host;
   #count = 0;
-  #dones = new Map();
+  #requests = new Map();
   #release = () => {};
+  #unwatch = () => {};
 
   /** Resolve to a link through the worker; reject where there can be none. */
-  static async attach(options, host, key, token) {
+  static async attach(options, host, order) {
     const worker = new SharedWorker(options.worker, { type: "module", name: WORKER });
     const link = new SharedLink(worker.port, host);
     const { WebSocket, trace, ...plain } = options;
-    const lock = await link.#hold();
+    const { name, release } = await hold();
+    link.#release = release;
     await new Promise((resolve, reject) => {
       const fail = () => {
         link.#letGo();
@@ -748,15 +774,17 @@ class SharedLink {
       };
       const timer = setTimeout(fail, TAB_PATIENCE);
       worker.onerror = fail;
-      worker.port.onmessage = ({ data: { state, welcome } }) => {
+      worker.port.onmessage = ({ data: { state, welcome, lock } }) => {
         clearTimeout(timer);
         worker.onerror = null;
         worker.port.onmessage = ({ data }) => link.#take(data);
+        link.#unwatch = whenFree(lock, () => link.#died());
         resolve();
         host.state(state);
         if (welcome) host.message(welcome);
       };
-      worker.port.postMessage({ do: "attach", key, options: plain, renewable: host.renewable, token, lock });
+      const { renewable } = host;
+      worker.port.postMessage({ do: "attach", options: { ...plain, worker: "" }, renewable, lock: name, ...order });
     });
     return link;
   }
@@ -778,37 +806,32 @@ class SharedLink {
     this.#port.postMessage({ do: "doubt" });
   }
 
-  request({ done, ...request }) {
+  request(request) {
     const n = ++this.#count;
-    this.#dones.set(n, done);
-    this.#port.postMessage({ do: "request", n, request });
+    this.#requests.set(n, request);
+    const { done, ...rest } = request;
+    this.#port.postMessage({ do: "request", n, request: rest });
   }
 
   close() {
     this.#letGo();
     this.#host.state({ state: "closed", attempts: 0, code: 1000, reason: "" });
-    for (const done of this.#dones.values()) done({ code: "closed", message: "The client was closed before the answer came." });
-    this.#dones.clear();
+    const message = "The client was closed before the answer came.";
+    for (const { done } of this.#requests.values()) done({ code: "closed", message });
+    this.#requests.clear();
   }
 
-  /** Hold a lock until the end, by which the worker learns of it. Without locks (http:) it relies on goodbyes. */
-  async #hold() {
-    if (!globalThis.navigator?.locks) return undefined;
-    const lock = `${WORKER} ${random()}`;
-    const held = await new Promise((resolve) => {
-      const hold = () => {
-        resolve(true);
-        return new Promise((release) => (this.#release = release));
-      };
-      navigator.locks.request(lock, hold).catch(() => resolve(false));
-    });
-    return held ? lock : undefined;
+  /** The worker crashed: what it was asked has to be asked again, of another. */
+  #died() {
+    this.#letGo();
+    this.#host.orphaned([...this.#requests.values()]);
   }
 
   #letGo() {
     this.#port.postMessage({ do: "bye" });
     this.#port.onmessage = null;
     this.#port.close();
+    this.#unwatch();
     this.#release();
   }
 
@@ -817,9 +840,9 @@ class SharedLink {
     else if (order.do === "state") this.#host.state(order.state);
     else if (order.do === "token") this.#token(order);
     else if (order.do === "outcome") {
-      const done = this.#dones.get(order.n);
-      this.#dones.delete(order.n);
-      done?.(order.error, order.frame);
+      const request = this.#requests.get(order.n);
+      this.#requests.delete(order.n);
+      request?.done(order.error, order.frame);
     }
   }
 
@@ -866,6 +889,7 @@ export class ChatClient {
       token: async (about) => (typeof client.token === "function" ? client.token(about) : client.token),
       message: (message) => client.#deliver(message),
       state: (state) => client.#changed(state),
+      orphaned: (requests) => client.#orphaned(requests),
     };
   }
 
@@ -953,6 +977,7 @@ export class ChatClient {
         if (error) reject(new RoomcastError(error));
         else resolve(frame);
       };
+      request.askedAt = Date.now();
       this.#submit(request, message);
     });
     promise.catch(() => {}); // who does not wait for the outcome hears of it as an `error` event
@@ -1006,7 +1031,8 @@ export class ChatClient {
     const token = await this.#firstToken(turn);
     if (turn !== this.#turn) return;
     const key = `${this.#options.url} ${typeof shared === "string" ? shared : userOf(token)}`;
-    const link = await SharedLink.attach(this.#options, this.#host, key, token).catch(() => null);
+    const order = { key, token, own: this.#positions.get("") };
+    const link = await SharedLink.attach(this.#options, this.#host, order).catch(() => null);
     if (turn !== this.#turn) {
       link?.close();
       return;
@@ -1016,6 +1042,14 @@ export class ChatClient {
       link.request({ ...request, done: (error, frame) => (error ? this.#refused(request, error, frame) : this.#replied(request, frame)) });
     }
     this.#use(link ?? new Link(this.#options, this.#host));
+  }
+
+  /** The worker is gone with what it had yet to do; which of it was done is known by its keys. */
+  #orphaned(requests) {
+    this.#link = null;
+    for (const request of requests) request.sentAt = request.askedAt;
+    this.#early.unshift(...requests);
+    this.#attach(++this.#turn);
   }
 
   /** Ask for the first token, by which one knows whose connection to share, until there is one. */
