@@ -316,9 +316,13 @@ class SentinelTrio(_Several):
         await self.data[1].start()
         await until(self._in_sync, "the replica is in sync")
         await asyncio.gather(*(sentinel.start() for sentinel in self.sentinels))
-        for sentinel in self.sentinels:
-            await sentinel("SENTINEL", "DEBUG", "publish-period", 100, "info-period", 500)
+        await self._tune("publish-period", 100, "info-period", 500)
         await until(self._know_each_other, "the sentinels know each other and the replica")
+        # Four of the first are how long a sentinel bears with a new primary that nobody has told it of.
+        await self._tune("publish-period", 2000, "info-period", 1000)
+
+    async def _tune(self, *periods: str | int) -> None:
+        await asyncio.gather(*(sentinel("SENTINEL", "DEBUG", *periods) for sentinel in self.sentinels))
 
     async def primary(self) -> RedisServer:
         """The server that the first sentinel names."""
