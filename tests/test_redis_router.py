@@ -188,3 +188,18 @@ async def test_a_primary_that_became_a_replica(start: Start, fresh_redis: FreshR
     assert "replica" in router.troubles()[0]
     await server("REPLICAOF", "NO", "ONE")
     assert await call == b"OK"
+
+
+async def test_patience_is_with_the_outage(start: Start, fresh_redis: FreshRedis) -> None:
+    """Once a server has been away for as long as a call would wait, calls fail at once, and leave nothing behind."""
+    server = await fresh_redis()
+    router = await start(server.url, buffer=1000)
+    server.kill()
+    await down(router)
+    with pytest.raises(Unavailable):
+        await router.call("k", "SET", "k", "v", patience=0.3)
+    for _ in range(10):
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            router.call("k", "SET", "k", b"x" * 400, patience=0.3)
+        await asyncio.sleep(0)
+    assert router._held == 0

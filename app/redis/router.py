@@ -37,7 +37,7 @@ Opener = Callable[[Address | None, Callable[[list[Any]], None], Lost], Awaitable
 class Call:
     """One command on its way; calling it with the reply ends it."""
 
-    __slots__ = ("args", "deadline", "future", "keys", "lane", "script", "sent", "size")
+    __slots__ = ("args", "deadline", "future", "keys", "lane", "patience", "script", "sent", "size")
 
     def __init__(
         self, script: Script | None, keys: Sequence[str | bytes], args: Sequence[Part], future: asyncio.Future[Any]
@@ -48,6 +48,7 @@ class Call:
         self.future = future
         self.lane: Lane | None = None
         self.deadline = 0.0
+        self.patience = 0.0
         self.sent = 0
         self.size = 0
 
@@ -81,6 +82,9 @@ class Lane:
     def __init__(self, name: Name, router: Router, open_: Opener) -> None:
         self.name: Final = name
         self.waiting: Final[deque[Call]] = deque()
+        #: Patience is with an outage, not with each call: a client's commands wait one after the other, and a hundred
+        #: of them would keep it waiting a hundred times as long.
+        self._away_since = asyncio.get_running_loop().time()
         self._router: Final = router
 
         async def dial(address: Address | None, lost: Lost) -> Link:
@@ -95,7 +99,8 @@ class Lane:
         if link is not None:
             link.ask(call.pack(link), call)
             call.sent += 1
-        elif call.deadline:
+        elif call.deadline and self._away_since + call.patience > asyncio.get_running_loop().time():
+            call.deadline = min(call.deadline, self._away_since + call.patience)
             self.waiting.append(call)
         else:
             raise Unavailable(self.trouble())
@@ -114,6 +119,7 @@ class Lane:
 
     def _down(self, link: Link, why: str) -> None:
         """Let the patient wait at the head of the line, in the order they came; the others must know."""
+        self._away_since = asyncio.get_running_loop().time()
         lost = [one for one in link.abandoned if isinstance(one, Call)]
         self.waiting.extendleft(call for call in reversed(lost) if call.deadline)
         for call in lost:
@@ -209,9 +215,9 @@ class Router:
     ) -> asyncio.Future[Any]:
         """Run ``script`` on the server of ``keys[0]``, whose hash tag all keys share; the result is its reply.
 
-        Raises ``Unavailable``, here or from the future. With ``patience``, in seconds, it waits for a server that
-        cannot be reached, and is sent again if the connection broke before the reply; ``size`` is what it holds then,
-        in bytes.
+        Raises ``Unavailable``, here or from the future. With ``patience`` it waits for a server that cannot be reached,
+        until that has been away for so many seconds, and is sent again if the connection broke before the reply;
+        ``size`` is what it holds then, in bytes.
         """
         return self._begin(Call(script, keys, args, self._loop.create_future()), patience, size)
 
@@ -234,10 +240,15 @@ class Router:
             call.size = size
             if self._held + size > self._buffer and self._held:
                 raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
+            call.patience = patience
             call.deadline = self._loop.time() + patience
             self._held += size
             call.future.add_done_callback(lambda _: self._free(call))
-        self._route(call)
+        try:
+            self._route(call)
+        except Unavailable:
+            call.future.cancel()
+            raise
         return call.future
 
     def _free(self, call: Call) -> None:
@@ -309,8 +320,11 @@ class Router:
                 continue
             if call.deadline <= now:
                 call.fail("Redis has no server for it now.")
-            else:
+                continue
+            try:
                 self._route(call)
+            except Unavailable as error:
+                call.fail(str(error))
 
     def _arrange(self) -> None:
         """Have a lane for each server there is now, and none besides."""
