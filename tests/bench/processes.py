@@ -66,7 +66,10 @@ class Process:
 
     def cpu(self) -> float:
         """User and system time so far, in seconds: of the process's CPU clock, since /proc counts hundredths alone."""
-        return time.clock_gettime(~self.child.pid << 3 | 2)
+        try:
+            return time.clock_gettime(~self.child.pid << 3 | 2)
+        except OSError as error:
+            raise self.failed("ended during the run") from error
 
     def pss(self) -> int:
         """Its proportional share of memory, in KiB."""
@@ -95,6 +98,12 @@ class Process:
                 return
             time.sleep(0.05)
         raise self.failed(f"did not listen on port {port} within {PATIENCE:g} s")
+
+
+def machine_cpu() -> float:
+    """What all processes of this machine have used so far and its host has withheld, in seconds."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 class Protocol(NamedTuple):

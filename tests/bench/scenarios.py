@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from processes import Cluster, Failed, Load, Pins, Process, System, cluster
+from processes import Cluster, Failed, Load, Pins, Process, System, cluster, machine_cpu
 
 Result = dict[str, Any]
 
@@ -48,16 +48,17 @@ class Meter:
     def __init__(self, processes: Mapping[str, Process]) -> None:
         self._processes = processes
         self._begin = time.monotonic()
-        self._before = {name: process.cpu() for name, process in processes.items()}
+        self._before = self._used()
 
     def shares(self) -> dict[str, float]:
-        """Each one's share of a CPU since the beginning; none of one that has ended."""
-        seconds = time.monotonic() - self._begin
-        return {
-            name: (process.cpu() - self._before[name]) / seconds
-            for name, process in self._processes.items()
-            if process.child.poll() is None
-        }
+        """Each one's share of a CPU since the beginning; ``others`` are what else this machine did."""
+        seconds, used = time.monotonic() - self._begin, self._used()
+        shares = {name: (used[name] - self._before[name]) / seconds for name in used}
+        whole = shares.pop("whole")
+        return {**shares, "others": max(0.0, whole - sum(shares.values()))}
+
+    def _used(self) -> dict[str, float]:
+        return {name: process.cpu() for name, process in self._processes.items()} | {"whole": machine_cpu()}
 
 
 def _percent(shares: Mapping[str, float]) -> str:
@@ -147,7 +148,8 @@ def crash(bench: Bench, system: System) -> Result:
             load.ready(5100)
             load.go()
             time.sleep(2)
-            meter, killed = Meter(nodes.named(load)), time.monotonic()
+            left = {name: process for name, process in nodes.named(load).items() if name != "A"}
+            meter, killed = Meter(left), time.monotonic()
             nodes.nodes[0].kill()
             line = load.line()
             back = line.startswith("BACK")
