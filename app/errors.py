@@ -43,6 +43,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "not_author": ErrorCode("Only the author of a message may change or delete it."),
     "rate_limited": ErrorCode("Too many messages a second; slow down, or be closed with 4429.", temporary=True),
     "in_progress": ErrorCode("A command with the same key is still being carried out.", temporary=True),
+    "key_reused": ErrorCode("The key was used for another command of this type and room, with other data."),
     "timeout": ErrorCode("The command took too long and was cut off.", temporary=True),
     "unavailable": ErrorCode("The broker cannot be reached at the moment.", temporary=True),
     "internal": ErrorCode("The server failed; its log has the reason.", temporary=True),

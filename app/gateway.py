@@ -8,8 +8,10 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final
 
+import msgspec
 import orjson
 from marshmallow import Schema
 
@@ -60,6 +62,9 @@ LEFT_OTHERWISE: Final = Close(0, "Closed By Client", reconnect=False)
 _FAREWELL: Final = 2.0
 #: The deadline of a command that was cut off; one that goes on all the same is cut off again.
 _CUT_OFF: Final = 0.0
+#: The length of the digest of a keyed command's data, in bytes: nobody finds two of one by chance, and none of 128 bits
+#: on purpose within the five minutes that a key lives.
+_DIGEST: Final = 16
 #: How the payloads of user_joined and user_left begin.
 _PRESENCE: Final = b'{"type":"user_'
 
@@ -157,7 +162,7 @@ class Gateway:
     async def _departures(self) -> None:
         """Wait until everyone has left their rooms, in the broker as well, but no longer than ``_FAREWELL``."""
         deadline = self._loop.time() + _FAREWELL
-        while (self.sweep.connections or self._beside) and self._loop.time() < deadline:
+        while (self.sweep.connections or self._beside) and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     async def _end_tasks(self) -> None:
@@ -336,7 +341,7 @@ class Gateway:
                 else:
                     key = f"{client.identity.user_id}/{type}/{request.room}/{request.key}"
                     context = Context(self, client, request.room, key)
-                    result = self._stepper.begin(self._once(command, context, data, key))
+                    result = self._stepper.begin(self._once(command, context, data, key, _digest(request)))
         except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited what was cancelled
             self._failed(client, request, error)
             return
@@ -347,18 +352,23 @@ class Gateway:
         elif command is not None and request.id is not None:
             self._answer(client, request, command, result)
 
-    async def _once(self, command: Command, context: Context, data: dict[str, Any], key: str) -> Any:
-        """Carry out a command unless it was before; only what succeeded is remembered, for what failed did nothing."""
+    async def _once(self, command: Command, context: Context, data: dict[str, Any], key: str, digest: bytes) -> Any:
+        """Carry out a command unless it was before; only what succeeded is remembered, for what failed did nothing.
+
+        Before the answer stands the ``digest`` of what was asked, so that nobody gets the answer to something else.
+        """
         claimed = await self.broker.claim(key)
         if isinstance(claimed, bytes):
-            return orjson.loads(claimed)
+            if not claimed.startswith(digest):
+                raise Refused("key_reused", "This key was used with other data; take a new key for each command.")
+            return orjson.loads(claimed[_DIGEST:])
         if not claimed:
             raise Refused("in_progress", "A command with this key is still being carried out; ask again in a moment.")
         answer: bytes | None = None
         try:
             result = await command.handler(context, data)
             try:
-                answer = protocol.encode(result or {})
+                answer = digest + protocol.encode(result or {})
             except Refused as refused:
                 raise TypeError(f"its handler returned what is no JSON: {refused}") from None
         finally:
@@ -552,6 +562,11 @@ class Gateway:
     async def disconnect(self, user_id: UserId) -> None:
         """Close all connections of a user, on every node."""
         await self.broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
+
+
+def _digest(request: Request) -> bytes:
+    """Return a digest of the request's data that does not depend on the order of fields."""
+    return blake2b(msgspec.json.encode(request.data or {}, order="deterministic"), digest_size=_DIGEST).digest()
 
 
 def _internal(request: Request) -> Refused:

@@ -271,6 +271,30 @@ async def test_a_repeated_key_gives_the_first_reply_again(serve: Serve):
         assert [frame["data"]["content"] for frame in bob.heard if frame["type"] == "message"] == ["once", "twice"]
 
 
+async def test_a_key_that_comes_with_other_data_is_refused(serve: Serve, bench: Bench):
+    """Nobody is given the answer to something else; the order of fields is no difference, nor is a missing ``data``."""
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    groups = [
+        [{"n": {"a": 1, "b": [2**60]}}, {"n": {"b": [2**60], "a": 1}}],
+        [{}, None],
+        [{"n": 1}],
+        [{"n": True}],
+        [{"n": "1"}],
+        [{"n": deep}],
+    ]
+    async with connect(await serve(plugins=[bench.plugin])) as alice:
+        for number, same in enumerate(groups):
+            for data in same:
+                await alice.send("quick", data=data, id=1, key=f"k{number}")
+                assert (await alice.recv())["data"] == {"n": (same[0] or {}).get("n")}
+            for other in (one for group in groups if group is not same for one in group):
+                await alice.send("quick", data=other, id=1, key=f"k{number}")
+                assert (await alice.recv())["data"]["code"] == "key_reused"
+    assert len(bench.done) == len(groups)
+
+
 async def test_a_key_is_its_users_own(serve: Serve):
     """The same key of another user is another key."""
     server = await serve()
