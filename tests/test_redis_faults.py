@@ -154,12 +154,17 @@ async def until_true(condition: Callable[[], object], what: str) -> None:
 
 
 class Nodes:
-    """Gateways that share a Redis; two publishers on the first, so that batches arise, and one on each other."""
+    """Gateways that share a Redis; two publishers on the first, so that batches arise, and one on each other.
 
-    def __init__(self, prefix: str, servers: list[Server], publishers: list[Publisher]) -> None:
+    On the last there is somebody ``quiet`` besides.
+    """
+
+    def __init__(self, prefix: str, servers: list[Server], publishers: list[Publisher], quiet: Member) -> None:
         self.prefix = prefix
         self.servers = servers
         self.publishers = publishers
+        self.quiet = quiet
+        self.members = [*publishers, quiet]
 
     @property
     def failed(self) -> dict[int, str]:
@@ -187,7 +192,7 @@ class Nodes:
             for one in self.publishers:
                 error.add_note(one.state)
             raise
-        first = max(next(when for when in one.times if when > since) for one in self.publishers) - since
+        first = max(next(when for when in one.times if when > since) for one in self.members) - since
         ready = time.monotonic() - since
         print(
             f"\n{what}: first messages after {first:.2f} s, caught up after {caught_up:.2f} s, ready at {ready:.2f} s"
@@ -203,8 +208,8 @@ class Nodes:
         if any(number in publisher.failed for publisher, number in said):
             return False
         texts = [(f"{publisher.name}:{number}", publisher.acked[number]) for publisher, number in said]
-        await until_true(lambda: all(one.knows(*text) for one in self.publishers for text in texts), "all know of it")
-        return all(text in one.heard for one in self.publishers for text, _ in texts)
+        await until_true(lambda: all(one.knows(*text) for one in self.members for text in texts), "all know of it")
+        return all(text in one.heard for one in self.members for text, _ in texts)
 
     async def _are_ready(self) -> bool:
         return all([(await call(server, "GET", "/health/ready"))[0] == 200 for server in self.servers])
@@ -223,8 +228,7 @@ class Nodes:
 
     async def refuse(self) -> None:
         """While Redis is away: pings are answered, new connections closed with 4500, and the HTTP API answers 503."""
-        for one in self.publishers:
-            await (await one.user.socket.ping())
+        await (await self.quiet.user.socket.ping())
         for server in self.servers:
             assert await refused(server, f"{PATH}?token={token_for(77)}") == (4500, "Internal Server Error")
         event = {"type": "task.updated", "room": ROOM, "data": {"task_id": 1, "changes": {}}}
@@ -238,11 +242,11 @@ class Nodes:
         """
         ids = [id for publisher in self.publishers for id in publisher.acked.values()]
         assert len(set(ids)) == len(ids), "one id for two messages"
-        for one in self.publishers:
+        for one in self.members:
             assert one.is_connected
-            assert list(one.acked) == sorted(one.acked), "answers out of order"
             assert lost or one.told == (0, 0), "a resync, though nothing can have been lost"
             for publisher in self.publishers:
+                assert list(publisher.acked) == sorted(publisher.acked), "answers out of order"
                 said = [text for text in one.heard if text.startswith(f"{publisher.name}:")]
                 assert said == sorted(said, key=lambda text: int(text.partition(":")[2])), "out of order"
                 for number, id in publisher.acked.items():
@@ -272,15 +276,18 @@ async def nodes(*urls: str, **options: Any) -> AsyncIterator[Nodes]:
                 broker=broker(url, prefix, **options), ws_message_rate=0, ws_max_buffer=2**26, handler_timeout=60.0
             )
             servers.append(await stack.enter_async_context(gateway))
-        publishers = []
-        for number, server in enumerate([servers[0], *servers], 1):
-            user = await stack.enter_async_context(connect(server, number, f"user-{number}"))
-            await user.join(ROOM)
-            publishers.append(Publisher(user))
-            stack.push_async_callback(publishers[-1].close)
-        for publisher in publishers:
+
+        async def user(server: Server, number: int) -> User:
+            one = await stack.enter_async_context(connect(server, number, f"user-{number}"))
+            await one.join(ROOM)
+            return one
+
+        users = [await user(server, number) for number, server in enumerate([servers[0], *servers, servers[-1]], 1)]
+        ours = Nodes(prefix, servers, [Publisher(one) for one in users[:-1]], Member(users[-1]))
+        for member in ours.members:
+            stack.push_async_callback(member.close)
+        for publisher in ours.publishers:
             publisher.begin()
-        ours = Nodes(prefix, servers, publishers)
         await until_true(lambda: ours.acked > 20, "it has begun")
         yield ours
 
@@ -309,8 +316,8 @@ async def test_a_kill(fresh_redis: FreshRedis) -> None:
         await ours.end()
         ours.check(lost=True)
         for node in ours.servers:
-            await until(lambda node=node: members_are(node, {1, 2, 3}), "the members are known again")
-        types = {frame["type"] for one in ours.publishers for frame in one.frames}
+            await until(lambda node=node: members_are(node, {1, 2, 3, 4}), "the members are known again")
+        types = {frame["type"] for one in ours.members for frame in one.frames}
         assert "user_left" not in types
 
 
@@ -344,6 +351,34 @@ async def test_a_redis_that_hangs_for_longer_than_a_publish_waits(fresh_redis: F
         server.resume()
         await ours.are_back(time.monotonic(), "SIGSTOP beyond the wait")
         await ours.end()
+        ours.check(lost=False)
+
+
+async def test_who_goes_on_talking_is_answered_while_redis_is_away(fresh_redis: FreshRedis) -> None:
+    """A client's messages wait together, not one after the other, or it would not be read for minutes and drop out."""
+    server = await fresh_redis()
+    async with nodes(server.url, server.url) as ours:
+        await ours.end()
+        server.kill()
+        publisher = ours.publishers[0]
+        for _ in range(100):
+            await publisher.say()
+        pong = await publisher.user.socket.ping()
+        await until_true(lambda: not publisher.pending, "every message is refused")
+        await pong
+        assert len(publisher.failed) >= 100
+        assert publisher.is_connected
+
+
+async def test_scripts_that_the_server_forgets(fresh_redis: FreshRedis) -> None:
+    """After SCRIPT FLUSH the next user gets in, joins a room that is new to the node, and nothing is lost."""
+    server = await fresh_redis()
+    async with nodes(server.url, server.url) as ours:
+        await server("SCRIPT", "FLUSH")
+        async with connect(ours.servers[1], 50) as user:
+            await user.join("channel:2")
+        await ours.end()
+        assert not ours.failed
         ours.check(lost=False)
 
 
