@@ -18,7 +18,7 @@ START = """async ([token, options]) => {
     window.types = (type) => heard.filter((message) => message.type === type);
     window.states = () => types("state").map((message) => message.data.state);
     window.outcomes = (promises) => Promise.allSettled(promises).then((all) => all.map(
-        ({ value, reason }) => value ? { value } : { code: reason.code, message: reason.message, fields: reason.fields }));
+        ({ value, reason }) => value ? { value } : { ...reason, message: reason.message }));
     const bring = token ?? (async (about) => window.bringToken(about));
     window.client = new ChatClient(bring, options);
     client.on("*", (message) => heard.push(message));

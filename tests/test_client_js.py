@@ -127,7 +127,7 @@ async def test_the_documents_usage_runs_with_only_the_import_changed(browser, st
 async def test_what_is_asked_before_connecting_is_done_in_order(start):
     """Joins and messages wait for the connection; the join leaves as soon as the welcome is read."""
     alice = await start()
-    sent = """[client.joinRoom("channel:1"), ..."abcdefghij".split("").map((text) => client.sendMessage("channel:1", text))]"""
+    sent = "[client.joinRoom('channel:1'), ...[...'abcdefghij'].map((text) => client.sendMessage('channel:1', text))]"
     await alice.js(f"window.sent = {sent}, await client.connect(), await Promise.all(sent)")
     assert await alice.said(10) == list("abcdefghij")
     assert await alice.js("client.state") == "open"
@@ -142,7 +142,8 @@ async def test_joining_takes_no_more_than_the_handshake_and_one_answer(start):
     traced = """(async () => {
         const frames = [];
         const { ChatClient } = await import("/static/roomcast.js");
-        const other = new ChatClient(argument, { trace: (way, text) => frames.push(`${way} ${JSON.parse(text).type}`) });
+        const trace = (way, text) => frames.push(`${way} ${JSON.parse(text).type}`);
+        const other = new ChatClient(argument, { trace });
         other.connect();
         await other.joinRoom("channel:1");
         other.close();
@@ -479,7 +480,7 @@ async def test_a_refusal_has_its_code_and_sentence(start):
 
 
 async def test_a_reply_has_the_id_that_was_given(start):
-    """send() takes the document's envelope, gives back its id, and an id of the page's cannot be mixed up with others."""
+    """send() takes the document's envelope and gives back its id, which cannot be mixed up with others."""
     alice = await start(join=ROOM)
     ask = "client.send({ type: 'send_message', room: 'channel:1', id: argument, data: { content: 'x' } })"
     for id in (1, "1", "a-7", "r1"):
@@ -509,12 +510,10 @@ async def test_a_forbidden_room_does_not_cost_the_others(start, server):
 async def test_the_queue_is_bounded(start):
     """What does not fit is rejected at once, and what does is sent, in order."""
     alice = await start(queue=3)
-    await alice.js(
-        "window.sent = ['join', ...'abcd'].map((text) => text === 'join' ? client.joinRoom('channel:1') : client.sendMessage('channel:1', text)), null"
-    )
-    assert [one.get("code") for one in await alice.js("client.connect(), await outcomes(sent)")] == [None] * 3 + [
-        "queue_full"
-    ] * 2
+    sent = "[client.joinRoom('channel:1'), ...[...'abcd'].map((text) => client.sendMessage('channel:1', text))]"
+    await alice.js(f"window.sent = {sent}, null")
+    outcomes = await alice.js("client.connect(), await outcomes(sent)")
+    assert [one.get("code") for one in outcomes] == [None, None, None, "queue_full", "queue_full"]
     assert await alice.said(2) == ["a", "b"]
 
 
@@ -523,8 +522,8 @@ async def test_what_cannot_be_sent_is_refused_here(start, server):
     alice = await start(join=ROOM)
     received = server.gateway.received
     long = "client.sendMessage('channel:1', 'é'.repeat(40000))"
-    circle = "(() => { const data = {}; data.data = data; return client.send({ type: 'send_message', room: 'channel:1', data }); })()"
-    outcomes = await alice.js(f"await outcomes([{long}, {circle}])")
+    circle = "client.send({ type: 'send_message', room: 'channel:1', data: window.data })"
+    outcomes = await alice.js(f"window.data = {{}}, data.data = data, await outcomes([{long}, {circle}])")
     assert [outcome["code"] for outcome in outcomes] == ["too_big", "invalid_data"]
     assert server.gateway.received == received
     assert await alice.js("client.state") == "open"
@@ -548,9 +547,8 @@ async def test_a_rate_limit_is_kept_and_survived(browser, stack):
 async def test_joining_twice_asks_once(start, server):
     """A page that joins its rooms at every welcome, as the document's does, loses nothing by it."""
     alice = await start()
-    await alice.js(
-        "client.on('connected', () => client.joinRoom('channel:1')), client.connect(), await client.joinRoom('channel:1')"
-    )
+    join = "client.joinRoom('channel:1')"
+    await alice.js(f"client.on('connected', () => {join}), client.connect(), await {join}")
     close_all(server)
     await say(server, "meanwhile")
     assert await alice.said(1) == ["meanwhile"]
