@@ -163,6 +163,10 @@ class Broker(ABC):
         """Give a lease back; one that is not held is no error."""
 
     @abstractmethod
+    async def connections(self, user_id: UserId) -> int:
+        """How many leases ``user_id`` has, on all nodes."""
+
+    @abstractmethod
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
         """Note that a ``connection`` of this node is in ``room``. Entering twice changes nothing (edge False).
 
@@ -441,6 +445,12 @@ class MemoryBroker(Broker):
             del self._leases[user_id]
         else:
             self._leases[user_id] = rest
+
+    async def connections(self, user_id: UserId) -> int:
+        """See ``Broker``."""
+        self._check()
+        held = self._leases.get(user_id)
+        return 0 if held is None else count(held)
 
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
         """See ``Broker``."""

@@ -427,6 +427,17 @@ class LeaseContract:
         taken = [await house.broker.admit(7, connection, 40) for connection in range(100, 130)]
         assert taken == [True] * 20 + [False] * 10
 
+    async def test_connections_are_counted(self, house: House) -> None:
+        """A user's connections are those admitted and not released; one refused is none."""
+        counts = []
+        for connection in (1, 1, 2, 3):
+            await house.broker.admit(7, connection, 2)
+            counts.append(await house.broker.connections(7))
+        await house.broker.admit("7", 4, 2)
+        await house.broker.release(7, 1)
+        counts += [await house.broker.connections(user_id) for user_id in (7, "7", 8)]
+        assert counts == [1, 1, 2, 2, 1, 1, 0]
+
     async def test_limit_0_admits_nobody(self, house: House) -> None:
         """A limit of 0 admits nobody."""
         assert not await house.broker.admit(7, 1, 0)
@@ -589,6 +600,7 @@ CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
     "history": lambda broker: broker.history(ROOM),
     "admit": lambda broker: broker.admit(1, 1, 5),
     "release": lambda broker: broker.release(1, 1),
+    "connections": lambda broker: broker.connections(1),
     "enter": lambda broker: broker.enter(ROOM, 1, "alice", 1),
     "leave": lambda broker: broker.leave(ROOM, 1, 1),
     "members": lambda broker: broker.members(ROOM),

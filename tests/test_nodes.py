@@ -122,15 +122,17 @@ async def test_the_limit_holds_for_all_nodes(nodes: Nodes) -> None:
 
 
 async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:
-    """An operator's order is carried out wherever the user is."""
+    """An operator's order is carried out wherever the user is, and says how many connections it meets on all nodes."""
     a, b = await nodes(2)
-    async with connect(b, 2, "bob") as bob:
+    async with connect(b, 2, "bob") as bob, connect(a, 2, "bob") as tab:
         await bob.join(ROOM)
         status, _ = await call(a, "DELETE", f"/api/v1/rooms/{ROOM}/members/2")
         assert status < 300
         await bob.recv_type("left_room", room=ROOM)
-        await call(a, "DELETE", "/api/v1/users/2/connections")
-        assert await bob.closed() == (4410, "Disconnected")
+        counted = await call(a, "DELETE", "/api/v1/users/2/connections")
+        assert counted == (200, {"user_id": 2, "connections": 2})
+        for one in (bob, tab):
+            assert await one.closed() == (4410, "Disconnected")
 
 
 async def test_notifications_find_their_user(nodes: Nodes) -> None:

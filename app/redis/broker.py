@@ -210,6 +210,11 @@ class RedisBroker(Broker):
         self._check()
         await self._leases.release(user_id, connection)
 
+    async def connections(self, user_id: UserId) -> int:
+        """See ``Broker``."""
+        self._check()
+        return await self._leases.count(user_id)
+
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> Change:
         """See ``Broker``."""
         self._check()

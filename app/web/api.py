@@ -192,12 +192,12 @@ async def kick(request: web.Request) -> web.StreamResponse:
 
 @keyed
 async def disconnect(request: web.Request) -> web.StreamResponse:
-    """Answer ``DELETE /api/v1/users/{user_id}/connections``: close them all with 4410, and say how many were here.
+    """Answer ``DELETE /api/v1/users/{user_id}/connections``: close them all with 4410, and say how many there were.
 
     A user without connections is no error: 0. Nothing keeps the user from connecting again.
     """
     gateway, user_id = request.app[GATEWAY], _user_id(request)
-    connections = len(gateway.hub.personal.get(f"user:{user_id}", ()))
+    connections = await gateway.broker.connections(user_id)
     await gateway.disconnect(user_id)
     return answer({"user_id": user_id, "connections": connections})
 
