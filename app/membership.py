@@ -242,11 +242,37 @@ class Membership:
             await self._gone(client, room, empty)
 
     async def review(self, client: Client) -> None:
-        """Take the client, which has a new token, out of the rooms that the built-in rule keeps that token out of."""
+        """Take the client, which has a new token, out of the rooms that it may no longer be in.
+
+        Plugins' rules are asked beside everything else: the client stays until they have answered. The URL of
+        ``ROOM_ACCESS`` is not asked again, for it is not told of the token.
+        """
         for room in client.rooms:
-            by_plugin = self._gateway.registry.room(room).rule is not None
-            if not by_plugin and self._gateway.policy.decide(client.identity, room) is False:
+            if self._gateway.registry.room(room).rule is not None:
+                self._gateway.spawn(self._ask_again(client, room))
+            elif self._gateway.policy.decide(client.identity, room) is False:
                 await self.take_out(client, room, f"The new token does not cover room {room}")
+
+    async def _ask_again(self, client: Client, room: str) -> None:
+        """Take the client out of ``room`` unless the rule, asked anew, lets it in within ``HANDLER_TIMEOUT``."""
+        identity = client.identity
+        try:
+            async with asyncio.timeout(self._gateway.settings.handler_timeout):
+                await self._check(client, room)
+        except Forbidden:
+            pass
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.error("The rule of %s awaited what was cancelled; user %s is out", room, identity.user_id)
+        except Exception:
+            log.exception("The rule of %s failed for a new token of user %s, who is out", room, identity.user_id)
+        else:
+            return
+        # It may have left meanwhile, or brought a still newer token, for which the rule is asked by itself.
+        if room in client.rooms and client.identity is identity:
+            await self.take_out(client, room, f"You have no access to room {room} with the new token")
 
     async def depart(self, client: Client) -> None:
         """Take a client whose connection ended out of all its rooms, and give its lease back."""

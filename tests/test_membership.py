@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from serving import PATIENCE, Serve, User, call, connect
+from serving import PATIENCE, Serve, User, call, connect, token_for
 
 from roomcast import Context, Plugin
 from roomcast.broker import Change, History, MemoryBroker
@@ -544,9 +544,7 @@ class Fragile(MemoryBroker):
         return await super().history(room, since, limit)
 
     async def enter(self, room: str, user_id: int | str, username: str, connection: int) -> Change:
-        change = await super().enter(
-            room, user_id, username, connection
-        )  # in all the same, as on Redis
+        change = await super().enter(room, user_id, username, connection)  # in all the same, as on Redis
         self._reach("enter")
         await self._hang("enter")
         return change
@@ -675,6 +673,68 @@ async def test_a_rule_that_says_anything_but_true_says_no(serve: Serve):
             await alice.send("join_room", f"odd:{entity}")
             assert (await alice.recv_type("error"))["data"]["code"] == code
         await alice.join("odd:yes")
+
+
+@pytest.mark.parametrize("mood", ["no", "boom", "hang", "cancelled", "one"])
+async def test_a_new_token_is_shown_to_the_rules_of_plugins(serve: Serve, mood: str):
+    """After refresh_token each rule is asked again; who is refused is out, also if the rule fails. Nothing waits."""
+    plugin = Plugin("moody")
+
+    @plugin.room("moody")
+    async def rule(ctx: Context, entity: str) -> Any:
+        if entity == "calm" or ctx.claims["mood"] == "yes":
+            return True
+        if ctx.claims["mood"] == "hang":
+            await asyncio.Event().wait()
+        elif ctx.claims["mood"] == "cancelled":
+            raise asyncio.CancelledError
+        return {"no": False, "one": 1}[ctx.claims["mood"]]  # or KeyError
+
+    server = await serve(plugins=[plugin], handler_timeout=0.1)
+    async with connect(server, token=token_for(mood="yes")) as alice, connect(server, 2, "bob") as bob:
+        for room in (ROOM, "moody:1", "moody:calm"):
+            await alice.join(room)
+        await bob.join(ROOM)
+        await alice.send("refresh_token", data={"token": token_for(mood=mood)})
+        await alice.recv_type("token_refreshed")
+        await alice.settled()  # nobody waits for the rule
+        if not [frame for frame in alice.heard if frame["type"] == "left_room"]:
+            await alice.recv_type("left_room")
+        left = [frame for frame in alice.heard if frame["type"] == "left_room"]
+        assert [(frame["room"], frame["data"]["message"]) for frame in left] == [
+            ("moody:1", "You have no access to room moody:1 with the new token")
+        ]
+        assert (await members(server, "moody:1"), await members(server, "moody:calm")) == ({}, {1: 1})
+        assert await members(server) == {1: 1, 2: 1}
+        assert set(kinds(await bob.settled())) == {"user_joined"}
+
+
+async def test_the_newest_token_counts(serve: Serve):
+    """A rule that answers for a token that has been replaced meanwhile changes nothing; nor for one who has left."""
+    plugin, gate, asked = Plugin("waiting"), asyncio.Event(), []
+
+    @plugin.room("slow")
+    async def rule(ctx: Context, entity: str) -> bool:
+        good = ctx.claims["good"]
+        asked.append(good)
+        if not good:
+            await gate.wait()
+        return good
+
+    server = await serve(plugins=[plugin])
+    async with connect(server, token=token_for(good=True)) as alice:
+        await alice.join("slow:1")
+        await alice.join("slow:2")
+        for good in (False, True):
+            await alice.send("refresh_token", data={"token": token_for(good=good)})
+            await alice.recv_type("token_refreshed")
+        await alice.send("leave_room", "slow:2")
+        await alice.recv_type("left_room", room="slow:2")
+        await until(lambda: len(asked) == 6)
+        gate.set()
+        assert kinds(await alice.settled()) == []
+        assert (await members(server, "slow:1"), await members(server, "slow:2")) == ({1: 1}, {})
+    await until(lambda: nothing_left(server))
 
 
 async def test_many_users_come_and_go_and_leave_nothing(serve: Serve):
