@@ -24,45 +24,42 @@ START = """async ([token, options]) => {
     client.on("*", (message) => heard.push(message));
     client.on("message", (message) => said.push(message.data.content));
 }"""
+Token = str | Callable[[dict[str, Any]], str | None] | None
 #: Comes back at once, so that a test need not wait for it.
 QUICK = {"reconnect": {"base": 10, "max": 50, "drain": 10}, "rate": 0}
 
 
 class Client:
-    """A page with a client. ``complaints`` are the page's uncaught errors; a test's end looks that there are none."""
+    """A page with a client. ``complaints`` are its uncaught errors, ``asked`` is what its token function was told."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.complaints: list[str] = []
         self.asked: list[dict[str, Any]] = []
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self._bring: Callable[[dict[str, Any]], str | None] | None = None
+        page.on("pageerror", self.complain)
 
-    async def start(
-        self,
-        token: str | Callable[[dict[str, Any]], str | None] | None = None,
-        *,
-        join: str | None = None,
-        **options: Any,
-    ) -> Client:
+    def complain(self, error: Any) -> None:
+        """Keep an error of the page's."""
+        self.complaints.append(str(error))
+
+    def bring(self, about: dict[str, Any]) -> str | None:
+        """Bring a token, for the page's function."""
+        assert self._bring is not None
+        self.asked.append(about)
+        return self._bring(about)
+
+    async def start(self, token: Token = None, *, join: str | None = None, **options: Any) -> Client:
         """Make a client with ``options``, connected and in the room ``join`` if one is named.
 
-        ``token`` is a token, by default alice's, or a function that brings one; it is given what the client says of it,
-        which is kept in ``asked``.
+        ``token`` is a token, by default alice's, or a function that brings one, which is given what the client says.
         """
         if callable(token):
-            bring = token
-
-            def brought(about: dict[str, Any]) -> str | None:
-                self.asked.append(about)
-                return bring(about)
-
-            await self.page.expose_function("bringToken", brought)
-            token = None
-        elif token is None:
-            token = token_for()
-        await self.page.evaluate(START, [token, {**QUICK, **options}])
+            self._bring = token
+        fixed = None if callable(token) else token or token_for()
+        await self.page.evaluate(START, [fixed, {**QUICK, **options}])
         if join is not None:
-            await self.js(f"client.connect(), await client.joinRoom({join!r})")
+            await self.js(f"client.connect(), await client.joinRoom({join!r}), null")
         return self
 
     async def js(self, expression: str, argument: Any = None) -> Any:
@@ -80,12 +77,37 @@ class Client:
         return said
 
 
-async def visit(context: BrowserContext, port: int) -> Client:
-    """A page of the server at ``port``, as yet without a client."""
-    context.set_default_timeout(PATIENCE)
-    client = Client(await context.new_page())
-    await client.page.goto(f"http://127.0.0.1:{port}/health/live")
-    return client
+class Pool:
+    """The tabs of one browser window, used again from test to test: opening one takes ten times as long."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        context.set_default_timeout(PATIENCE)
+        self._context = context
+        self._free: list[Page] = []
+        self._used: dict[Page, Client] = {}
+
+    async def visit(self, port: int) -> Client:
+        """A page of the server at ``port``, as yet without a client."""
+        page = self._free.pop() if self._free else await self._open()
+        client = self._used[page] = Client(page)
+        await page.goto(f"http://127.0.0.1:{port}/health/live")
+        return client
+
+    async def _open(self) -> Page:
+        page = await self._context.new_page()
+        await page.expose_function("bringToken", lambda about: self._used[page].bring(about))
+        page.on("crash", lambda page: self._used.pop(page, None))
+        return page
+
+    async def clear(self) -> None:
+        """Leave all pages, and look that none has complained."""
+        used, self._used = self._used, {}
+        for page, client in used.items():
+            page.remove_listener("pageerror", client.complain)
+            if not page.is_closed():
+                await page.goto("about:blank")
+                self._free.append(page)
+        assert [client.complaints for client in used.values()] == [[] for _ in used]
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

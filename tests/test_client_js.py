@@ -15,7 +15,7 @@ import pytest_asyncio
 import shell
 from aiohttp import web
 from browser import chromium
-from client_pages import Client, eventually, visit
+from client_pages import Client, Pool, eventually
 from playwright.async_api import Browser
 from serving import running, token_for
 from tcp_proxy import Proxy
@@ -60,20 +60,21 @@ async def proxy(stack: AsyncExitStack, server: Server) -> Proxy:
     return await stack.enter_async_context(Proxy("127.0.0.1", server.port))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(browser: Browser) -> Pool:
+    """The tabs of all tests."""
+    return Pool(await browser.new_context())
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def start(browser: Browser, stack: AsyncExitStack, proxy: Proxy) -> AsyncIterator[Start]:
-    """Start clients, each on a page of its own in a browser context of its own; see ``Client.start``."""
-    clients: list[Client] = []
+async def start(pool: Pool, proxy: Proxy) -> AsyncIterator[Start]:
+    """Start clients, each on a page of its own, behind the proxy or at another ``port``; see ``Client.start``."""
 
     async def start(*args: Any, port: int | None = None, **options: Any) -> Client:
-        context = await browser.new_context()
-        stack.push_async_callback(context.close)
-        client = await visit(context, port or proxy.port)
-        clients.append(client)
-        return await client.start(*args, **options)
+        return await (await pool.visit(port or proxy.port)).start(*args, **options)
 
     yield start
-    assert [client.complaints for client in clients] == [[] for _ in clients]
+    await pool.clear()
 
 
 async def say(server: Server, *contents: str, room: str = ROOM) -> None:
@@ -222,13 +223,11 @@ async def test_notifications_are_resumed_too(start, server, proxy):
     assert await alice.js("types('notification.new').map((frame) => frame.data.title)") == ["1", "2", "3", "4"]
 
 
-async def test_a_hole_in_the_history_is_told(browser, stack):
+async def test_a_hole_in_the_history_is_told(start, stack):
     """When the history no longer reaches back, the page gets a resync, and goes on from there."""
     server = await stack.enter_async_context(running(history_size=3))
     proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
-    context = await browser.new_context()
-    stack.push_async_callback(context.close)
-    alice = await (await visit(context, proxy.port)).start(join=ROOM)
+    alice = await start(port=proxy.port, join=ROOM)
     await say(server, "before")
     await alice.said(1)
     await proxy.refuse()
@@ -291,11 +290,12 @@ async def test_a_quiet_connection_stays(start, server):
     assert await alice.js("types('pong')") == []
 
 
-async def test_the_browser_goes_offline_and_online(start, server, proxy):
+async def test_the_browser_goes_offline_and_online(start, stack, server, proxy):
     """It comes back at once when the browser is online again, with what was missed and what was said meanwhile."""
     alice = await start(join=ROOM, heartbeat=400, **NEVER)
     proxy.stall()
     await proxy.refuse()
+    stack.push_async_callback(alice.page.context.set_offline, False)
     await alice.page.context.set_offline(True)
     await alice.until("client.state === 'waiting'")
     await alice.js("window.sent = ['b', 'c'].map((text) => client.sendMessage('channel:1', text)), null")
@@ -323,7 +323,7 @@ async def test_a_laptop_that_slept_comes_back(stack):
     server = await stack.enter_async_context(running(ws_heartbeat_interval=0.2))
     flag = f"--asleep-in-test={server.port}"
     browser = await stack.enter_async_context(chromium(flag))
-    alice = await (await visit(await browser.new_context(), server.port)).start(join=ROOM, heartbeat=2000)
+    alice = await (await Pool(await browser.new_context()).visit(server.port)).start(join=ROOM, heartbeat=2000)
     await say(server, "a")
     await alice.said(1)
     os.killpg(group := group_of(flag), signal.SIGSTOP)
@@ -529,18 +529,14 @@ async def test_what_cannot_be_sent_is_refused_here(start, server):
     assert await alice.js("client.state") == "open"
 
 
-async def test_a_rate_limit_is_kept_and_survived(browser, stack):
+async def test_a_rate_limit_is_kept_and_survived(start, stack):
     """Below the server's limit nothing is refused; above it, what was refused is sent again until it is through."""
-    server = await stack.enter_async_context(running(ws_message_rate=40))
-    context = await browser.new_context()
-    stack.push_async_callback(context.close)
-    for user, rate in ((1, 38), (2, 0)):
-        client = await (await visit(context, server.port)).start(
-            token_for(user), join=f"channel:{user}", rate=rate, inFlight=1
-        )
-        sent = f"Array.from({{ length: 240 }}, (_, n) => client.sendMessage('channel:{user}', String(n)))"
-        assert len(await client.js(f"await Promise.all({sent})")) == 240
-        assert await client.said(240) == [str(number) for number in range(240)]
+    server = await stack.enter_async_context(running(ws_message_rate=10))
+    for user, rate, count in ((1, 9, 50), (2, 0, 70)):
+        client = await start(token_for(user), port=server.port, join=f"channel:{user}", rate=rate, inFlight=1)
+        sent = f"Array.from({{ length: {count} }}, (_, n) => client.sendMessage('channel:{user}', String(n)))"
+        assert len(await client.js(f"await Promise.all({sent})")) == count
+        assert await client.said(count) == [str(number) for number in range(count)]
         assert (server.gateway.errors["rate_limited"] > 0) == (rate == 0)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from browser import chromium
-from client_pages import Client, eventually, visit
-from playwright.async_api import Browser, BrowserContext
+from client_pages import Client, Pool, eventually
+from playwright.async_api import Browser
 from playwright.async_api import Error as BrowserError
 from serving import call, running, token_for
 from tcp_proxy import Proxy
@@ -50,26 +50,21 @@ async def proxy(stack: AsyncExitStack, server: Server) -> Proxy:
     return await stack.enter_async_context(Proxy("127.0.0.1", server.port))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def context(browser: Browser, stack: AsyncExitStack) -> BrowserContext:
-    """A browser of one person: all tabs of a test."""
-    context = await browser.new_context()
-    stack.push_async_callback(context.close)
-    return context
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(browser: Browser) -> Pool:
+    """One person's tabs, those of all tests."""
+    return Pool(await browser.new_context())
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def tab(context: BrowserContext, proxy: Proxy) -> AsyncIterator[Open]:
+async def tab(pool: Pool, proxy: Proxy) -> AsyncIterator[Open]:
     """Open tabs with a client that shares its connection; see ``Client.start``."""
-    tabs: list[Client] = []
 
     async def tab(*args: Any, **options: Any) -> Client:
-        client = await visit(context, proxy.port)
-        tabs.append(client)
-        return await client.start(*args, **{"shared": True, **options})
+        return await (await pool.visit(proxy.port)).start(*args, **{"shared": True, **options})
 
     yield tab
-    assert [tab.complaints for tab in tabs] == [[] for _ in tabs]
+    await pool.clear()
 
 
 def connections(server: Server) -> int:
@@ -229,12 +224,12 @@ async def test_closing_for_good_is_told_to_every_tab(tab, server):
 
 
 @pytest.mark.parametrize("missing", ["SharedWorker", "its script"])
-async def test_without_a_shared_worker_a_tab_has_its_own(tab, context, server, missing):
+async def test_without_a_shared_worker_a_tab_has_its_own(pool, tab, proxy, server, missing):
     """Where a SharedWorker does not exist, or may not run, everything works as without `shared`."""
-    if missing == "SharedWorker":
-        await context.add_init_script("delete globalThis.SharedWorker")
-    worker = {} if missing == "SharedWorker" else {"worker": "/no/such/file.js"}
-    tabs = [await tab(join=ROOM, **worker) for _ in range(2)]
+    tabs = [await pool.visit(proxy.port) for _ in range(2)]
+    for one in tabs:
+        await one.js("delete globalThis.SharedWorker" if missing == "SharedWorker" else "null")
+        await one.start(join=ROOM, shared=True, **({} if missing == "SharedWorker" else {"worker": "/no/such/file.js"}))
     await say(server, "a")
     assert [await one.said(1) for one in tabs] == [["a"]] * 2
     assert connections(server) == 2
