@@ -51,7 +51,7 @@ PEER = python_of("PEERS_PYTHON")
 #: As many users as the largest scenario has connections, so that each has one of its own.
 USERS = 15_000
 
-#: roomcast on Redis and alone; the peers on Redis. Of Channels' layers and servers, README.md says which is quickest.
+#: roomcast on Redis and alone; the peers on Redis. README.md says why `channels` is the layer and server that it is.
 SYSTEMS = {
     system.name: system
     for system in (
