@@ -18,6 +18,7 @@ from ..gateway import Gateway
 from ..identity import MAX_NUMBER
 from . import batch
 from .auth import keyed
+from .elsewhere import methods
 from .errors import Failure, answer, in_json
 from .keys import GATEWAY
 from .once import once
@@ -222,11 +223,7 @@ def _user_id(request: web.Request) -> UserId:
 @in_json
 async def nothing_here(request: web.Request) -> web.StreamResponse:
     """Answer what no other route of the API takes: 405 where there is one for another method, else 404."""
-    allowed: set[str] = set()
-    for resource in request.app.router.resources():
-        allowed |= (await resource.resolve(request))[1] if resource is not request.match_info.route.resource else set()
-    path = request.path[:100]
+    path, allowed = request.path[:100], ", ".join(await methods(request))
     if allowed:
-        methods = ", ".join(sorted(allowed))
-        raise Failure("no_such_method", f"{path} takes {methods}, not {request.method}.", headers={"Allow": methods})
+        raise Failure("no_such_method", f"{path} takes {allowed}, not {request.method}.", headers={"Allow": allowed})
     raise Failure("no_such_path", f"There is no {path}; README.md lists the calls of the API.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import api, console, handshake, health, metrics, plugin_routes, static, tickets
+from . import api, console, elsewhere, handshake, health, metrics, plugin_routes, static, tickets
 
 
 def add(app: web.Application) -> None:
@@ -19,3 +19,4 @@ def add(app: web.Application) -> None:
     console.add(app)
     static.add(app)
     plugin_routes.add(app)
+    elsewhere.add(app)
