@@ -96,7 +96,7 @@ class Proxy:
         """End every connection with an RST, to both sides; what was not forwarded yet is lost."""
         for task, writers in self._pairs.items():
             for writer in writers:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # it may be closed already
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
                 writer.transport.abort()
             task.cancel()
