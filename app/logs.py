@@ -29,13 +29,16 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u202a-\u202e\u2066-\
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure(settings: Settings) -> None:
-    """Log to stderr as ``log_format`` and ``log_level`` say. Calling it again replaces what it did before."""
+def configure(settings: Settings, worker: int | None = None) -> None:
+    """Log to stderr as ``log_format`` and ``log_level`` say. Calling it again replaces what it did before.
+
+    ``worker`` is the number of this process among those that write to the same stderr; each line then has it.
+    """
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    handler.setFormatter(_JsonFormatter(worker) if settings.log_format == "json" else _TextFormatter(worker))
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
     # A line per HTTP request, health checks included, is for finding faults only.
@@ -85,8 +88,12 @@ class RedactingFilter(logging.Filter):
 class _TextFormatter(logging.Formatter):
     """Lines of time, level, logger and message; a traceback follows, indented, so that nothing passes for a line."""
 
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._mark = "" if worker is None else f"[worker {worker}] "
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname:<7} {record.name:<20} {escape(_message(record))}"
+        line = f"{_time(record)} {record.levelname:<7} {record.name:<20} {self._mark}{escape(_message(record))}"
         for block in _blocks(record).values():
             line += "".join(f"\n    | {escape(row)}" for row in block.splitlines())
         return line
@@ -95,10 +102,14 @@ class _TextFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, exception and stack if any, and the ``extra`` fields."""
 
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._mark = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         line = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         line |= {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
-        line |= {"message": _message(record), **_blocks(record)}
+        line |= {**self._mark, "message": _message(record), **_blocks(record)}
         try:
             return json.dumps(line, allow_nan=False)
         except (TypeError, ValueError):

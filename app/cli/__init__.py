@@ -25,6 +25,7 @@ from . import bench as bench_
 from . import dev as dev_
 from . import doctor as doctor_
 from . import listening, measures, publishing, run, tokens, wire
+from . import workers as workers_
 
 _T = TypeVar("_T")
 
@@ -97,7 +98,13 @@ def dev(host: str, port: int) -> None:
 @main.command()
 @_host()
 @_port()
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes to serve with.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes to serve with; more than one need REDIS_URL.",
+)
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key (PEM).")
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
@@ -110,19 +117,22 @@ def serve(
     users; API_KEY, for your backends to publish. SIGTERM or Ctrl-C closes the connections gently and stops; a second
     one stops at once.
     """
+    place = workers_.place(os.environ)
     settings = Settings.from_env()
-    if workers > 1:
-        raise SettingsError(
-            f"--workers {workers} needs REDIS_URL, by which processes hear of each other's events; without it the "
-            "embedded broker is used, and that serves one process. Run one worker."
-        )
+    workers_.check(workers, settings)
     if tls_key is not None and tls_cert is None:
         raise SettingsError("--tls-key is given without --tls-cert; TLS needs both.")
     if tls_cert is not None and unix_socket is not None:
         raise SettingsError("--unix-socket goes without TLS; the proxy in front of it does that.")
     tls = run.tls_context(tls_cert, tls_key) if tls_cert is not None else None
-    logs.configure(settings)
-    run.run(settings, Address(host, port, unix_socket, tls), lambda server: None)
+    logs.configure(settings, place.number if place else None)
+    address = Address(host, port, unix_socket, tls)
+    if place is not None:
+        place.serve(settings, address)
+    elif workers > 1:
+        workers_.supervise(settings, address, workers)
+    else:
+        run.run(settings, address, lambda server: None)
 
 
 # Tokens and events.

@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..web.handshake import PATH
 from ..web.server import Server
 from . import tokens
-from .run import VERSION, broker_name, is_free, redis_target, url
+from .run import VERSION, broker_name, is_free, url
 
 #: How long the token of the printed lines holds, in seconds.
 TOKEN_LIFETIME: Final = 12 * 3600
@@ -59,10 +59,10 @@ def free_port(host: str, wanted: int) -> int:
 
 def greeting(server: Server, *, wanted: int) -> str:
     """Return what is printed when ``server`` listens; ``wanted`` is the port that was asked for."""
-    gateway, base = server.gateway, url(server)
+    gateway, base = server.gateway, url(server.address, server.port)
     taken = wanted not in (0, server.port)
     lines = [
-        f"roomcast {VERSION}, for development: broker {broker_name(redis_target(gateway.settings))}, "
+        f"roomcast {VERSION}, for development: broker {broker_name(gateway.settings)}, "
         + ("every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"),
         *([f"Port {wanted} is taken, so this is on port {server.port}; --port chooses another."] if taken else []),
         "",

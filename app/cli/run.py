@@ -27,7 +27,7 @@ from ..broker import Broker, MemoryBroker
 from ..errors import RoomcastError, SettingsError
 from ..gateway import Gateway
 from ..redis.broker import RedisBroker
-from ..redis.urls import Target, parse
+from ..redis.urls import parse
 from ..registry import Registry
 from ..settings import Settings
 from ..web.server import Address, Server
@@ -65,48 +65,49 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def run(settings: Settings, address: Address, ready: Callable[[Server], None], *, dev: bool = False) -> None:
+def run(
+    settings: Settings,
+    address: Address,
+    ready: Callable[[Server], None],
+    *,
+    dev: bool = False,
+    watch: Callable[[asyncio.Event], None] = lambda stop: None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    ``ready`` is called once clients can connect. Raises ``PluginError`` or ``StartError``, and with Redis
-    ``SettingsError`` if REDIS_URL is wrong, or ``Unavailable`` if nothing answers there within REDIS_WAIT.
+    ``watch`` is given the event of the stop as the loop begins, and may set it. ``ready`` is called once clients can
+    connect; where that is is logged here, unless ``address`` brings its sockets: then who bound them does that.
+    Raises ``PluginError`` or ``StartError``, and with Redis ``SettingsError`` if REDIS_URL is wrong, or
+    ``Unavailable`` if nothing answers there within REDIS_WAIT.
     """
     plugins = registry.load()
-    if address.unix_socket is not None:
+    if address.unix_socket is not None and not address.sockets:
         make_way(address.unix_socket)
     files = raise_file_limit()
     if files is not None and files < FEW_FILES:
         log.warning("only %d files can be open at once, and each connection is one; %s", files, MORE_FILES)
-    redis = redis_target(settings)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
-            runner.run(_serve(settings, redis, plugins, address, ready, dev))
+            runner.run(_serve(settings, plugins, address, ready, dev, watch))
         except RoomcastError:
             raise
         except Exception as error:
-            if (sentence := _why_not(address, error)) is None:
+            if (sentence := why_not(address, error)) is None:
                 log.exception("roomcast failed")
                 sentence = "roomcast failed; the log above says why."
             raise StartError(sentence) from error
 
 
-def redis_target(settings: Settings) -> Target | None:
-    """Return what REDIS_URL says, None if it is not set; raise ``SettingsError``."""
+def broker_name(settings: Settings) -> str:
+    """Return what to call the broker before others: Redis' URL without anything secret. Raises ``SettingsError``."""
+    return "embedded" if settings.redis_url is None else parse(settings.redis_url).safe
+
+
+def _broker(settings: Settings) -> Broker:
     if settings.redis_url is None:
-        return None
-    return parse(settings.redis_url, ca=settings.redis_ca)
-
-
-def broker_name(redis: Target | None) -> str:
-    """Return what to call the broker before others: its URL without anything secret."""
-    return redis.safe if redis else "embedded"
-
-
-def _broker(settings: Settings, redis: Target | None) -> Broker:
-    if redis is None:
         return MemoryBroker(settings.history_size, settings.history_ttl)
     return RedisBroker(
-        redis,
+        parse(settings.redis_url, ca=settings.redis_ca),
         prefix=settings.redis_prefix,
         lease=settings.redis_lease,
         wait=settings.redis_wait,
@@ -119,34 +120,42 @@ def _broker(settings: Settings, redis: Target | None) -> Broker:
 
 async def _serve(
     settings: Settings,
-    redis: Target | None,
     plugins: Registry,
     address: Address,
     ready: Callable[[Server], None],
     dev: bool,
+    watch: Callable[[asyncio.Event], None],
 ) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    server = Server(Gateway(settings, plugins, _broker(settings, redis)), address, dev=dev)
+    watch(stop)
+    server = Server(Gateway(settings, plugins, _broker(settings)), address, dev=dev)
 
-    path, inode = address.unix_socket, 0
+    own = None if address.sockets else address.unix_socket
+    inode = 0
 
     def listening(server: Server) -> None:
         nonlocal inode
-        inode = path.stat().st_ino if path is not None else 0
-        names = ", ".join(plugins.plugins)
-        broker = broker_name(redis)
-        log.info("roomcast %s listens on %s (broker: %s; plugins: %s)", VERSION, url(server), broker, names)
+        inode = own.stat().st_ino if own is not None else 0
+        if not address.sockets:
+            announce(url(address, server.port), settings, plugins)
         _tune_gc()
         ready(server)
 
     try:
         await serve_until(server, stop, listening)
     finally:
-        with contextlib.suppress(OSError):
-            if path is not None and path.stat().st_ino == inode:  # and not that of a server that came after us
-                path.unlink()
+        if own is not None:
+            remove_socket(own, inode)
     log.info("roomcast has stopped")
+
+
+def announce(where: str, settings: Settings, plugins: Registry, workers: int = 1) -> None:
+    """Log that clients can connect to ``where``, and what to."""
+    names = ", ".join(plugins.plugins)
+    several = f"workers: {workers}; " if workers > 1 else ""
+    broker = broker_name(settings)
+    log.info("roomcast %s listens on %s (%sbroker: %s; plugins: %s)", VERSION, where, several, broker, names)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -237,6 +246,13 @@ def make_way(path: Path) -> None:
     raise StartError(f"Another server listens on {path}; stop it, or choose another path with --unix-socket.")
 
 
+def remove_socket(path: Path, inode: int) -> None:
+    """Remove the socket at ``path`` if it is the one with ``inode``, and not that of a server that came after us."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == inode:
+            path.unlink()
+
+
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there; True as well if the trouble is another than a port in use."""
     try:
@@ -251,17 +267,16 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def url(server: Server) -> str:
-    """Return where ``server`` listens, as somebody on this machine would write it."""
-    address = server.address
+def url(address: Address, port: int) -> str:
+    """Return where ``address`` is, with ``port`` as it was bound, as somebody on this machine would write it."""
     if address.unix_socket is not None:
         return f"unix:{address.unix_socket}"
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     host = f"[{host}]" if ":" in host else host
-    return f"{'http' if address.tls is None else 'https'}://{host}:{server.port}"
+    return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
 
 
-def _why_not(address: Address, error: Exception) -> str | None:
+def why_not(address: Address, error: Exception) -> str | None:
     """Return a sentence for what keeps a server from listening; None for any other failure."""
     if address.unix_socket is not None:
         ours = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS)

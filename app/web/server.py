@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from aiohttp import web
+from aiohttp import web, web_response
 from aiohttp.web_protocol import RequestHandler
 
 from ..connection import CLOSE_TIMEOUT
 from ..gateway import Gateway
-from . import routes
+from . import host, routes
 from .keys import DEV, GATEWAY
 
 log = logging.getLogger("roomcast")
 
+# What aiohttp puts into every answer, also to what is no HTTP, tells its version and Python's to whoever looks for one.
+web_response.SERVER_SOFTWARE = "roomcast"  # type: ignore[attr-defined]  # there is no way that is documented
+
 
 class Address(NamedTuple):
-    """Where to listen: ``host`` and ``port``, or ``unix_socket``; with ``tls`` if it is given."""
+    """Where to listen: ``host`` and ``port``, or ``unix_socket``; with ``tls`` if it is given.
+
+    With ``sockets``, which are bound there already, on these instead.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
     unix_socket: Path | None = None
     tls: ssl.SSLContext | None = None
+    sockets: tuple[socket.socket, ...] = ()
 
 
 class Server:
@@ -41,7 +50,7 @@ class Server:
         self.address: Final = address
         self._dev = dev
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._deadlines: asyncio.Task[None] | None = None
         self._first_seen: dict[RequestHandler, float] = {}
 
@@ -57,7 +66,8 @@ class Server:
             raise
 
     async def _listen(self) -> None:
-        app = web.Application(client_max_size=1024 * 1024)
+        guards = [host.guard(self.address.host)] if self._dev else []
+        app = web.Application(client_max_size=1024 * 1024, middlewares=guards)
         app[GATEWAY] = self.gateway
         app[DEV] = self._dev
         routes.add(app)
@@ -71,36 +81,32 @@ class Server:
             tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
         )
         await self._runner.setup()
-        self._listener = await self._bind()
+        self._listeners = await self._bind()
         self._deadlines = asyncio.create_task(self._drop_half_sent())
 
-    async def _bind(self) -> asyncio.Server:
+    async def _bind(self) -> list[asyncio.Server]:
         """Listen. aiohttp's own sites have no deadline for TLS, which would leave a silent client a minute."""
         assert self._runner is not None and self._runner.server is not None
         loop, factory, address = asyncio.get_running_loop(), self._runner.server, self.address
-        deadline = None if address.tls is None else self.gateway.settings.handshake_timeout
-        if address.unix_socket is not None:
-            return await loop.create_unix_server(
-                factory,
-                str(address.unix_socket),
-                ssl=address.tls,
-                ssl_handshake_timeout=deadline,
-                backlog=self.BACKLOG,
-            )
-        return await loop.create_server(
-            factory,
-            address.host,
-            address.port,
-            ssl=address.tls,
-            ssl_handshake_timeout=deadline,
-            backlog=self.BACKLOG,
-        )
+        options: dict[str, Any] = {"ssl": address.tls, "backlog": self.BACKLOG}
+        if address.tls is not None:
+            options["ssl_handshake_timeout"] = self.gateway.settings.handshake_timeout
+        if address.unix_socket is None:
+            if not address.sockets:
+                return [await loop.create_server(factory, address.host, address.port, **options)]
+            return [await loop.create_server(factory, sock=one, **options) for one in address.sockets]
+        if not address.sockets:
+            return [await loop.create_unix_server(factory, str(address.unix_socket), **options)]
+        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):  # not uvloop
+            options["cleanup_socket"] = False  # others serve the path still when this process ends
+        return [await loop.create_unix_server(factory, sock=one, **options) for one in address.sockets]
 
     @property
     def port(self) -> int:
-        """The port that was bound, when port 0 asked for any."""
-        assert self._listener is not None
-        port: int = self._listener.sockets[0].getsockname()[1]
+        """The port that was bound, when port 0 asked for any; 0 on a Unix socket."""
+        if self.address.unix_socket is not None:
+            return 0
+        port: int = self._listeners[0].sockets[0].getsockname()[1]
         return port
 
     async def _drop_half_sent(self) -> None:
@@ -120,8 +126,8 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, drain the connections, and close everything."""
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         await self.gateway.drain()
         if self._deadlines is not None:
             self._deadlines.cancel()
