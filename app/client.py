@@ -27,10 +27,13 @@ class Client(Connection):
     ``id`` is its number on this node, ``remote`` the address it came from, for the log, ``opened`` the loop time, by
     the sweep's clock, at which it came. ``rooms`` are those it joined.
     ``allowance`` and ``excess`` are the flood limit's: loop time up to which the rate is used up, messages over it.
-    ``waiting`` holds what came while a command of this client was under way; None when none is.
+    ``waiting`` holds what came while a command of this client was under way; None when none is. ``flying`` counts the
+    pipelined ones under way, beside which others of their kind may begin.
     """
 
-    __slots__ = ("allowance", "excess", "gateway", "gone", "id", "identity", "opened", "remote", "rooms", "waiting")
+    __slots__ = (
+        *("allowance", "excess", "flying", "gateway", "gone", "id", "identity", "opened", "remote", "rooms", "waiting"),
+    )
 
     def __init__(self, gateway: Gateway, id: int, identity: Identity, remote: str) -> None:
         super().__init__(gateway.hub, gateway.sweep)
@@ -41,6 +44,7 @@ class Client(Connection):
         self.opened = self.seen
         self.rooms: tuple[str, ...] = ()  # most join one or two, and a tuple is half a list
         self.waiting: deque[Request] | None = None
+        self.flying = 0
         self.gone = False
         self.allowance = 0.0
         self.excess = 0

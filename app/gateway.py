@@ -233,7 +233,7 @@ class Gateway:
 
     def _depart(self, client: Client) -> None:
         """Begin the leaving of a client, once, and not before the command that it has under way is over."""
-        if not client.gone and client.waiting is None:
+        if not client.gone and client.waiting is None and not client.flying:
             client.gone = True
             self._begin_beside(self.membership.depart(client))
 
@@ -323,6 +323,9 @@ class Gateway:
 
     def _perform(self, client: Client, request: Request) -> None:
         """Carry out a request; what has to wait goes on in a task, and the client's next request after it."""
+        if client.flying and (client.flying == MAX_WAITING or not self._may_fly(request)):
+            client.waiting = deque((request,))
+            return
         type = request.type
         command: Command | None = None
         try:
@@ -346,9 +349,14 @@ class Gateway:
             self._failed(client, request, error)
             return
         if result.__class__ is Suspended:
-            client.waiting = deque()
+            if command is not None and command.pipelined and request.key is None:
+                client.flying += 1
+                over = self._landed
+            else:
+                client.waiting = deque()
+                over = self._resumed
             self._deadlines[result.task] = self._loop.time() + self.settings.handler_timeout
-            result.task.add_done_callback(partial(self._resumed, client, request, command))
+            result.task.add_done_callback(partial(over, client, request, command))
         elif command is not None and request.id is not None:
             self._answer(client, request, command, result)
 
@@ -377,8 +385,30 @@ class Gateway:
 
     def _resumed(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
         """A command that had to wait is over: answer it, then go on with what the client sent meanwhile."""
-        was_cut_off = self._deadlines.pop(task) == _CUT_OFF
         waiting, client.waiting = client.waiting, None
+        self._finish(client, request, command, task)
+        self._catch_up(client, waiting or deque())
+
+    def _may_fly(self, request: Request) -> bool:
+        """Whether ``request`` may begin while pipelined commands of its client are under way."""
+        command = self.registry.commands.get(request.type)
+        return command is not None and command.pipelined and request.key is None
+
+    def _landed(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
+        """A pipelined command that had to wait is over: answer it; what waited for it may begin."""
+        client.flying -= 1
+        self._finish(client, request, command, task)
+        waiting = client.waiting
+        if waiting is None:
+            if client.end is not None:
+                self._depart(client)
+        elif not client.flying or self._may_fly(waiting[0]):
+            client.waiting = None
+            self._catch_up(client, waiting)
+
+    def _finish(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
+        """Answer a command that had to wait."""
+        was_cut_off = self._deadlines.pop(task) == _CUT_OFF
         if task.cancelled() and not was_cut_off:
             self._failed(client, request, asyncio.CancelledError("the handler awaited what was cancelled"))
         elif task.cancelled():
@@ -389,7 +419,6 @@ class Gateway:
             self._failed(client, request, error)
         elif command is not None and request.id is not None:
             self._answer(client, request, command, task.result())
-        self._catch_up(client, waiting or deque())
 
     def _catch_up(self, client: Client, waiting: deque[Request]) -> None:
         paused = len(waiting) >= MAX_WAITING

@@ -51,13 +51,14 @@ class EventType(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A declared command: its ``type``, what validates its data, its handler, and the type of its reply."""
+    """A declared command: its ``type``, what validates its data, its handler, the type of its reply; see ``Plugin``."""
 
     type: str
     validator: Validator
     handler: Handler
     description: str
     reply: str
+    pipelined: bool = False
 
 
 class RoomType(NamedTuple):
@@ -110,11 +111,17 @@ class Plugin:
 
         return declare
 
-    def command(self, type: str, schema: SchemaClass, *, reply: str = "reply") -> Callable[[_H], _H]:
+    def command(
+        self, type: str, schema: SchemaClass, *, reply: str = "reply", pipelined: bool = False
+    ) -> Callable[[_H], _H]:
         """Declare the decorated ``async def handler(ctx, data)`` as what happens on a client's message of ``type``.
 
         ``schema`` validates ``data`` before the handler sees it. The dict that the handler returns is the data of a
         frame of type ``reply``, sent if the request had an ``id``; nothing returned is an empty one.
+
+        A client's commands are carried out one after the other. One that is ``pipelined`` lets the next begin as soon
+        as it waits: for handlers that publish once and wait for nothing before that. What they publish keeps its order,
+        and a client need not wait for the broker to answer each before the next is taken.
         """
         self._claim("command", self.commands, type, _TYPE)
 
@@ -122,7 +129,7 @@ class Plugin:
             if not _is_async(handler):
                 raise PluginError(f"the handler of command {type!r} must be an `async def` function")
             validator = self._validator(f"command {type}", schema)
-            self.commands[type] = Command(type, validator, handler, _description(handler), reply)
+            self.commands[type] = Command(type, validator, handler, _description(handler), reply, pipelined)
             return handler
 
         return declare

@@ -66,7 +66,7 @@ class DeleteMessage(Schema):
     message_id = fields.String(required=True)
 
 
-@chat.command("send_message", SendMessage, reply="sent")
+@chat.command("send_message", SendMessage, reply="sent", pipelined=True)
 async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     """Say something to everyone in the room."""
     ctx.joined()

@@ -814,3 +814,103 @@ async def test_no_token_is_ever_logged(serve: Serve, caplog, bench: Bench):
         assert secret.rpartition(".")[2] not in shown
         assert secret not in written.stream.getvalue()
     assert "aiohttp" in caplog.text and "***" in written.stream.getvalue()
+
+
+class SlowBroker(MemoryBroker):
+    """A broker whose publishes of messages wait until they are let go, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[asyncio.Future[None]] = []
+
+    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+        if b'"message"' in payload:
+            self.held.append(asyncio.get_running_loop().create_future())
+            await self.held[-1]
+        return await super().publish(room, payload, key)
+
+    async def until_held(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while len(self.held) < count:
+                await asyncio.sleep(0.001)
+
+    def let_go(self) -> None:
+        held, self.held = self.held, []
+        for one in held:
+            if not one.done():
+                one.set_result(None)
+
+
+async def test_messages_do_not_wait_for_one_another(serve: Serve) -> None:
+    """A client's next message is taken while the broker has not answered the last; replies keep the order."""
+    broker = SlowBroker()
+    server = await serve(broker=broker)
+    async with connect(server) as alice:
+        await alice.join("channel:1")
+        for i in range(5):
+            await alice.send("send_message", "channel:1", {"content": str(i)}, id=i)
+        await broker.until_held(5)
+        broker.let_go()
+        frames = [await alice.recv() for _ in range(11)]
+        assert [frame["id"] for frame in frames if frame["type"] == "sent"] == [0, 1, 2, 3, 4]
+        contents = [frame["data"]["content"] for frame in frames if frame["type"] == "message"]
+        assert contents == ["0", "1", "2", "3", "4"]
+
+
+async def test_other_commands_wait_for_messages(serve: Serve) -> None:
+    """What is no message waits until the messages before it are answered, and those after it wait for it."""
+    broker = SlowBroker()
+    server = await serve(broker=broker)
+    async with connect(server) as alice:
+        await alice.join("channel:1")
+        await alice.send("send_message", "channel:1", {"content": "before"}, id="before")
+        await broker.until_held(1)
+        await alice.send("leave_room", "channel:1", id="leave")
+        await alice.send("send_message", "channel:1", {"content": "after"}, id="after")
+        async with connect(server, 2, "bob") as bob:
+            await bob.settled()  # by now alice's were read as well
+        assert len(broker.held) == 1
+        broker.let_go()
+        await alice.recv_type("error")
+        answers = [(frame["type"], frame.get("id")) for frame in alice.heard]
+        assert [answer for answer in answers if answer[1] in ("before", "leave", "after")] == [
+            ("sent", "before"),
+            ("left_room", "leave"),
+            ("error", "after"),
+        ]
+
+
+async def test_only_so_many_messages_are_under_way(serve: Serve) -> None:
+    """Beyond MAX_WAITING messages of a client the next waits; all are carried out in the end, in order."""
+    broker = SlowBroker()
+    server = await serve(broker=broker, ws_message_rate=0)
+    async with connect(server) as alice:
+        await alice.join("channel:1")
+        total = MAX_WAITING * 2 + 10
+        for i in range(total):
+            await alice.send("send_message", "channel:1", {"content": str(i)}, id=i)
+        await broker.until_held(MAX_WAITING)
+        async with connect(server, 2, "bob") as bob:
+            await bob.settled()
+        assert len(broker.held) == MAX_WAITING
+        got: list[int] = []
+        while len(got) < total:
+            broker.let_go()
+            got.append((await alice.recv_type("sent"))["id"])
+        assert got == list(range(total))
+
+
+async def test_a_client_that_goes_with_messages_under_way(serve: Serve) -> None:
+    """A client that is gone leaves its rooms once what it said is published."""
+    broker = SlowBroker()
+    server = await serve(broker=broker)
+    async with connect(server, 2, "bob") as bob:
+        await bob.join("channel:1")
+        async with connect(server) as alice:
+            await alice.join("channel:1")
+            await alice.send("send_message", "channel:1", {"content": "last words"})
+            await broker.until_held(1)
+        broker.let_go()
+        await bob.recv_type("message")
+        assert (await bob.recv_type("user_left"))["data"]["username"] == "alice"
+    assert not server.gateway.hub.members("channel:1")
