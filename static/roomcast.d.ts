@@ -226,4 +226,10 @@ export class ChatClient {
   /** Send any command. Resolves to its reply. */
   send<Type extends keyof Commands>(message: Message<Type, Commands[Type]["data"]>): Promise<Commands[Type]["reply"]>;
   send<Type extends string>(message: Message<Type> & (Type extends keyof Commands ? never : unknown)): Promise<Frame>;
+
+  /**
+   * For tools: send `text` as it stands, valid or not, at once. Whatever comes back is heard by `on` and by the option
+   * `trace`. Returns whether there is a connection; with `shared`, false.
+   */
+  sendText(text: string): boolean;
 }

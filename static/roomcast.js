@@ -95,6 +95,15 @@ function userOf(token) {
   return String(id ?? sub);
 }
 
+/** Find the id in the text of a request, which may be anything. */
+function idIn(text) {
+  try {
+    return JSON.parse(text)?.id;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Split an event's id "<epoch>-<offset>". */
 function split(id) {
   const dash = id.lastIndexOf("-");
@@ -161,6 +170,8 @@ class Link {
   /** Requests without an outcome, in the order in which they were made; and those on the wire, by their id there. */
   #lane = new Set();
   #flying = new Map();
+  /** The ids in texts that were sent as they were: their answers are no events, though their ids may look so. */
+  #strays = new Set();
   /** The rooms joined: whether on this connection, and who waits to hear that they are. */
   #rooms = new Map();
   #rejoining = new Set();
@@ -213,6 +224,15 @@ class Link {
     }
     this.#lane.add(request);
     this.#pump();
+  }
+
+  /** Send `text` as it is; whether there was a connection to send it on. */
+  write(text) {
+    if (!this.welcome) return false;
+    const id = idIn(text);
+    if (id !== undefined) this.#strays.add(id);
+    this.#write(text);
+    return true;
   }
 
   // Connecting.
@@ -311,6 +331,7 @@ class Link {
     for (const name of ["dial", "beat", "refresh", "hold", "pace"]) this.#clear(name);
     for (const request of this.#flying.values()) request.flying = false;
     this.#flying.clear();
+    this.#strays.clear();
     for (const room of this.#rejoining) this.#clear(room);
     this.#rejoining.clear();
     for (const room of this.#rooms.values()) room.live = false;
@@ -352,10 +373,21 @@ class Link {
       this.#welcomed(message);
       return;
     }
-    if (type === "left_room") this.#forget(room);
+    if (this.#strays.delete(id) || type === "joined_room") {
+      delete message.id;
+      this.#follow(message);
+    } else if (type === "left_room") this.#forget(room);
     else if (type === "resync") this.#positions.set(room ?? "", data.last_id);
     else if (typeof id === "string" && (!room || this.#rooms.has(room))) this.#positions.set(room ?? "", id);
     this.#host.message(message);
+  }
+
+  /** Take note of the answer to what was sent as text: the room is one's own from now on, or no longer. */
+  #follow({ type, room, data }) {
+    if (type === "left_room") this.#forget(room);
+    if (type !== "joined_room" || this.#rooms.has(room)) return;
+    this.#rooms.set(room, { live: true, waiting: [] });
+    if (data.last_id !== undefined && !data.recovered) this.#positions.set(room, data.last_id);
   }
 
   #answered(request, message) {
@@ -492,18 +524,18 @@ class Link {
         this.#host.message(message);
         return;
       }
-      const waiting = this.#rooms.get(room)?.waiting ?? [];
-      this.#forget(room);
       this.#host.message(message);
       this.#host.message(local("left_room", room, { message: `Could not join room ${room} again: ${error.message}` }));
-      for (const each of waiting) each(error, { ...message });
+      this.#forget(room, error, message);
     };
     this.#transmit({ type: "join_room", room, done });
   }
 
-  #forget(room) {
+  #forget(room, error = { code: "not_joined", message: `${room} was left before it could be joined again.`, room }, frame) {
+    const waiting = this.#rooms.get(room)?.waiting ?? [];
     this.#rooms.delete(room);
     this.#positions.delete(room);
+    for (const done of waiting) done(error, frame && { ...frame });
   }
 
   // Heartbeat: silence for an interval is answered with a ping, and for another one with a new connection.
@@ -619,9 +651,11 @@ class Household {
   take(tab, order) {
     if (order.do === "request") this.#request(tab, order);
     else if (order.do === "token") tab.tokens.get(order.n)?.(order);
-    else if (order.do === "connect") this.#link.connect();
-    else if (order.do === "wake") this.#link.wake();
-    else if (order.do === "doubt") this.#link.doubt();
+    else if (order.do === "connect" || order.do === "wake") {
+      this.#tabs.delete(tab); // it is before the user's eyes, and so the first to be asked for a token
+      this.#tabs.add(tab);
+      this.#link[order.do]();
+    } else if (order.do === "doubt") this.#link.doubt();
     else if (order.do === "bye") this.remove(tab);
   }
 
@@ -675,7 +709,7 @@ class Household {
     for (const tab of this.#tabs) tab.port.postMessage({ do: "state", state });
   }
 
-  /** Ask the tabs for a token, the newest first; one that does not answer, as it sleeps, is passed over. */
+  /** Ask the tabs for a token, the one seen last first; one that does not answer, as it sleeps, is passed over. */
   async #token(about) {
     const first = this.#first;
     this.#first = undefined;
@@ -968,6 +1002,11 @@ export class ChatClient {
     return this.#ask({ type, room }, { ...message, id: undefined, ...keyed }, id);
   }
 
+  /** Send `text` as it stands, valid or not, at once and without a promise; returns whether there is a connection. */
+  sendText(text) {
+    return this.#link?.write?.(text) ?? false;
+  }
+
   #ask(request, message, id) {
     const promise = new Promise((resolve, reject) => {
       request.done = (error, frame) => {
@@ -1090,6 +1129,7 @@ export class ChatClient {
       this.#positions.set(room, id);
     } else if (type === "resync") this.#positions.set(room, data.last_id);
     else if (type === "left_room") this.#forget(room);
+    else if (type === "joined_room") this.#rooms.add(room);
     else if (type === "connected") {
       this.#user = { user_id: data.user_id, username: data.username };
       this.#welcome?.resolve(message);

@@ -70,6 +70,7 @@ wire.addEventListener("frame", ({ detail: { direction, text, message } }) => {
   log.add(direction, text, message);
   if (message?.type === "user_joined" || message?.type === "user_left") people.soon();
 });
+wire.addEventListener("note", ({ detail: { type, text, data } }) => log.note(type, text, data));
 
 $("disconnect").addEventListener("click", () => wire.stop());
 $("again").addEventListener("click", () => wire.again());

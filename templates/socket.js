@@ -1,16 +1,15 @@
-// The connection: one WebSocket, the requests that wait for an answer, the rooms it is in, and coming back.
+// The connection: roomcast's own client, with every frame and all that it does by itself before the developer's eyes.
 
-import { page } from "./dom.js";
+import { ChatClient } from "/static/roomcast.js";
+import { number, page } from "./dom.js";
 
-// Events carry "<epoch>-<offset>" in their id; answers carry the id of the request.
-const EVENTS = new Set(page.events.map((event) => event.type));
 const BROWSER_CLOSES = {
   1001: ["Going Away", "The server or the page went away."],
   1005: ["No Status", "The connection was closed without a code."],
   1006: ["Connection Lost", "No closing frame came: the server is not reachable, or the network broke. Is roomcast running?"],
 };
-const FIRST_DELAY = 500;
-const LONGEST_DELAY = 15_000;
+// The one who tries the server out is one user; a crowd that comes back together is none.
+const RECONNECT = { base: 500, max: 15_000, drain: 1_000 };
 
 /** What a close means, in words, and whether coming back can help. */
 export function explain(code, reason) {
@@ -22,9 +21,9 @@ export function explain(code, reason) {
 }
 
 /**
- * Events: "state" (`phase`, `user` or `ended` changed), "rooms", "frame" with {direction, text, message}, and "stray"
- * with an error that answers no request of ours.
- * `phase` is off, connecting, on or waiting; `rooms` maps each joined room to the id of its last event.
+ * Events: "state" (`phase`, `user` or `ended` changed), "rooms", "frame" with {direction, text, message}, "note" with
+ * {type, text, data} of what the client does by itself, and "stray" with an error that answers no request of ours.
+ * `phase` is off, connecting, on or waiting.
  */
 export class Wire extends EventTarget {
   phase = "off";
@@ -32,57 +31,58 @@ export class Wire extends EventTarget {
   since = 0;
   ended = null;
   retryAt = 0;
-  rooms = new Map();
   comeBack = false;
-  #socket = null;
-  #token = "";
+  #client = null;
   #waiting = new Map();
-  #count = 0;
-  #attempts = 0;
-  #timer = 0;
-  #resuming = new Map();
   #last = "";
   #leaving = false;
+  #quiet = false;
+
+  /** The rooms that this connection is in. */
+  get rooms() {
+    return new Set(this.phase === "on" ? this.#client.rooms : []);
+  }
 
   /** Connect with `token`, as a new start. */
   connect(token) {
-    this.#token = token;
-    this.#attempts = 0;
-    this.#resuming.clear();
+    this.#quietly(() => this.#client?.close());
+    const url = new URL(page.socket, location.href);
+    const trace = (direction, text) => this.#frame(direction, text);
+    // The longest message is for the server to refuse, and for the developer to see.
+    const client = new ChatClient(token, { url, trace, reconnect: RECONNECT, maxSize: Infinity });
+    this.#client = client;
+    client.on("state", ({ data }) => this.#quiet || this.#changed(data));
+    client.on("*", (message) => this.#heard(message));
+    client.on("error", () => {}); // shown where it was asked
     this.again();
   }
 
   /** Connect once more with the last token, into the rooms that were joined. */
   again() {
-    clearTimeout(this.#timer);
-    this.#open();
+    this.#leaving = false;
+    this.#quietly(() => this.#client.close());
+    this.#client.connect();
   }
 
   /** Disconnect, and do not come back. */
   stop() {
-    clearTimeout(this.#timer);
     this.#leaving = true;
-    if (this.#socket) this.#socket.close(1000);
-    else this.#change("off");
+    this.#client.close();
   }
 
   /** Send `text` as it is; whether there was a connection to send it on. */
   send(text) {
-    if (this.phase !== "on") return false;
-    this.#socket.send(text);
-    this.#last = text;
-    this.#tell("out", text);
-    return true;
+    return this.#client?.sendText(text) ?? false;
   }
 
-  /** Give `message` an id, send it, and resolve to {ok, frame}; never rejects. */
-  request(message) {
-    const id = `c${++this.#count}`;
-    const { type, room, ...rest } = message;
-    if (!this.send(JSON.stringify({ type, id, room, ...rest }))) {
-      return Promise.resolve(failed("Not connected: connect first, under Rooms."));
+  /** Send `message`, and resolve to {ok, frame}; never rejects. */
+  async request(message) {
+    if (this.phase !== "on") return failed("Not connected: connect first, under Rooms.", "not_sent");
+    try {
+      return { ok: true, frame: await this.#client.send(message) };
+    } catch ({ message: error, code, fields }) {
+      return failed(error, code, fields);
     }
-    return this.answer(id);
   }
 
   /** Resolve to the frame that answers the request of `id`. */
@@ -95,96 +95,77 @@ export class Wire extends EventTarget {
     this.#waiting.delete(id);
   }
 
-  #open() {
-    const url = new URL(page.socket, location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    this.#leaving = false;
-    if (this.#socket) {
-      this.#socket.onclose = this.#socket.onmessage = null;
-      this.#socket.close(1000);
+  #frame(direction, text) {
+    const message = direction === "in" ? JSON.parse(text) : undefined;
+    this.dispatchEvent(new CustomEvent("frame", { detail: { direction, text, message } }));
+    if (direction === "out") {
+      this.#last = text;
+      return;
     }
-    this.#change("connecting");
-    // In the subprotocol the token is seen by no log on the way; one that cannot stand there goes into the URL.
-    const plain = /^[\w.-]+$/.test(this.#token);
-    if (!plain) url.searchParams.set("token", this.#token);
-    const socket = plain ? new WebSocket(url, ["bearer", this.#token]) : new WebSocket(url);
-    this.#socket = socket;
-    socket.onmessage = (event) => this.#heard(event.data);
-    socket.onclose = (event) => this.#closed(event);
-  }
-
-  #heard(text) {
-    let message = null;
-    try {
-      message = JSON.parse(text);
-    } catch {
-      // Shown in the log as the text it is.
-    }
-    this.#tell("in", text, message);
-    if (message === null) return;
-    this.#note(message);
-    const resolve = EVENTS.has(message.type) ? undefined : this.#waiting.get(message.id);
+    const resolve = this.#waiting.get(message.id);
     if (resolve) {
       this.#waiting.delete(message.id);
       resolve({ ok: message.type !== "error", frame: message });
-    } else if (message.type === "error") {
+    } else if (message.type === "error" && typeof message.id !== "number") { // the client's own ids are numbers
       this.dispatchEvent(new CustomEvent("stray", { detail: message }));
     }
   }
 
-  #note({ type, room, id, data }) {
-    if (type === "connected") {
-      this.user = data;
-      this.since = Date.now();
-      this.ended = null;
-      this.#attempts = 0;
-      this.#change("on");
-      this.#rejoin();
-    } else if (type === "joined_room" || type === "left_room") {
-      if (type === "left_room") this.rooms.delete(room);
-      else if (!this.rooms.has(room)) this.rooms.set(room, data.last_id ?? null);
-      this.dispatchEvent(new Event("rooms"));
-    } else if (EVENTS.has(type) && this.rooms.has(room)) {
-      this.rooms.set(room, id);
+  #heard({ type, room, data }) {
+    if (type === "connected") this.#welcomed();
+    if (type === "joined_room" || type === "left_room") this.dispatchEvent(new Event("rooms"));
+    if (type === "joined_room" && data.recovered) this.#note("resumed", `${room}: what was missed, if anything, follows`, { room });
+    if (type === "resync") this.#note("resync", `${room ?? "notifications"}: ${data.message}`, { room, ...data });
+  }
+
+  #welcomed() {
+    this.user = this.#client.user;
+    this.since = Date.now();
+    this.ended = null;
+    this.#change("on");
+  }
+
+  #changed({ state, code, reason, delay, retryAt, attempts }) {
+    if (state === "open") return; // the welcome comes next
+    if (state === "connecting") {
+      this.#change("connecting");
+      return;
     }
-  }
-
-  #rejoin() {
-    for (const [room, since] of this.#resuming) {
-      this.request(since ? { type: "join_room", room, data: { since } } : { type: "join_room", room });
+    if (!this.#leaving) this.#closed(code, reason);
+    else if (this.phase !== "waiting") this.ended = { ...explain(1000, ""), asked: true, last: "" };
+    if (state === "waiting" && !this.comeBack) {
+      this.#quietly(() => this.#client.close());
+      this.#change("off");
+      return;
     }
-    this.#resuming.clear();
-  }
-
-  #closed({ code, reason }) {
-    this.#socket = null;
-    const close = explain(code, reason);
-    this.ended = { ...close, asked: this.#leaving, last: code === 4403 ? this.#last : "" };
-    for (const [room, id] of this.rooms) this.#resuming.set(room, id);
-    this.rooms.clear();
-    for (const resolve of this.#waiting.values()) resolve(failed("The connection closed before the answer came."));
-    this.#waiting.clear();
-    this.dispatchEvent(new Event("rooms"));
-    const back = this.comeBack && close.reconnect && !this.#leaving;
-    if (back) this.#retry();
-    this.#change(back ? "waiting" : "off");
-  }
-
-  /** Come back after a while that doubles each time, half of it by chance, so that a crowd does not return at once. */
-  #retry() {
-    const delay = Math.min(FIRST_DELAY * 2 ** this.#attempts++, LONGEST_DELAY) * (0.5 + Math.random() / 2);
-    this.retryAt = Date.now() + delay;
-    this.#timer = setTimeout(() => this.#open(), delay);
+    if (state === "waiting") {
+      this.retryAt = retryAt;
+      this.#note("waiting", `Attempt ${number(attempts)} in ${number(Math.round(delay))} ms`, { code, reason, delay, attempts });
+    }
+    this.#change(state === "waiting" ? "waiting" : "off");
   }
 
   #change(phase) {
     this.phase = phase;
     this.dispatchEvent(new Event("state"));
+    this.dispatchEvent(new Event("rooms"));
   }
 
-  #tell(direction, text, message) {
-    this.dispatchEvent(new CustomEvent("frame", { detail: { direction, text, message } }));
+  #closed(code, reason) {
+    this.ended = { ...explain(code, reason), asked: false, last: code === 4403 ? this.#last : "" };
+    for (const resolve of this.#waiting.values()) resolve(failed("The connection closed before the answer came.", "closed"));
+    this.#waiting.clear();
+  }
+
+  #quietly(act) {
+    this.#quiet = true;
+    act();
+    this.#quiet = false;
+  }
+
+  #note(type, text, data) {
+    this.dispatchEvent(new CustomEvent("note", { detail: { type, text, data } }));
   }
 }
 
-const failed = (error) => ({ ok: false, frame: { type: "error", data: { error, code: "not_sent" } } });
+const failed = (error, code, fields) => ({ ok: false, frame: { type: "error", data: { error, code, fields } } });
