@@ -60,7 +60,7 @@ def two(redis_server, redis_prefix):
 
 def joined(stack: ExitStack, server: Running, user: int):
     """A client that is in the room."""
-    client = stack.enter_context(connect(server.ws + path(user)))
+    client = stack.enter_context(connect(server.ws + path(user), max_queue=None))
     client.send(json.dumps({"type": "join_room", "room": ROOM}))
     until(client, "joined_room")
     return client
