@@ -649,6 +649,24 @@ async def test_it_comes_back_only_if_told_to(dev, visit):
 
 
 @in_browser
+async def test_what_the_client_does_by_itself_is_shown(dev, visit):
+    """The wait, the resume with its missed events, and the way on are rows of the log, in the order of happening."""
+    tab = await visit(url(dev))
+    await tab.connect()
+    await tab.join("channel:1")
+    await tab.page.get_by_label("Reconnect", exact=True).check()
+    for connection in list(dev.gateway.sweep.connections):
+        connection.close(SERVICE_RESTART)
+    await say(dev, "meanwhile")
+    await expect(tab.rows("meanwhile", type="message")).to_have_count(1)
+    await expect(tab.rows("channel:1: what was missed", type="resumed")).to_have_count(1)
+    await expect(tab.rows("Attempt 1 in", type="waiting")).to_have_count(1)
+    shown = await tab.page.locator(".row .type").all_inner_texts()
+    ours = [type for type in shown if type in ("waiting", "connected", "resumed", "message")]
+    assert ours == ["connected", "waiting", "connected", "resumed", "message"]
+
+
+@in_browser
 async def test_what_users_write_is_text(dev, visit):
     """Names, messages, ids and errors full of markup are shown letter by letter, and run nowhere."""
     tab = await visit(url(dev))
