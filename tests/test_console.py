@@ -119,6 +119,23 @@ async def test_the_key_opens_it_and_nothing_else_does():
             assert 'id="log-rows"' in await answer.text()
 
 
+async def test_keys_are_not_found_by_trying():
+    """After five wrong keys from an address even the right one has to wait; the page says how long."""
+    async with serving(console=True, api_key=KEY, trust_proxy=True) as server, aiohttp.ClientSession() as http:
+        login, here = url(server, "/console/login"), {"X-Forwarded-For": "10.0.0.1"}
+        statuses = []
+        for key in [*("wrong" * n for n in range(6)), KEY]:
+            async with http.post(login, data={"key": key}, headers=here, allow_redirects=False) as answer:
+                statuses.append(answer.status)
+                text, wait = await answer.text(), answer.headers.get("Retry-After")
+        assert statuses == [403] * 5 + [429] * 2
+        assert 0 < int(wait) <= 60
+        assert f"try again in {wait} s" in text
+        there = {"X-Forwarded-For": "10.0.0.2"}
+        async with http.post(login, data={"key": KEY}, headers=there, allow_redirects=False) as answer:
+            assert answer.status == 303
+
+
 async def test_only_the_consoles_own_page_can_use_the_cookie():
     """A call with the cookie needs the console's header, and an Origin that is this host, if there is one."""
     async with serving(console=True, api_key=KEY) as server, aiohttp.ClientSession(cookie_jar=jar()) as http:
@@ -212,7 +229,7 @@ async def test_a_strange_host_does_not_get_into_the_policy():
     """A Host header that is no plain name is not repeated."""
     strange = {"Host": "a;script-src *"}
     async with (
-        serving(dev=True) as server,
+        serving(console=True, api_key=KEY) as server,
         aiohttp.ClientSession() as http,
         http.get(url(server), headers=strange) as answer,
     ):

@@ -11,6 +11,7 @@ from serving import KEY, PATH, Serve, answer, call, connect, refused, token_for
 from wire import Peer
 
 from roomcast.broker import MemoryBroker
+from roomcast.web.outstanding import MOST
 from roomcast.web.server import Server
 
 TICKETS = "/api/v1/tickets"
@@ -48,6 +49,21 @@ async def test_of_two_who_use_a_ticket_at_once_one_gets_in(serve: Serve):
 
     results = await asyncio.gather(*(attempt() for _ in range(5)), return_exceptions=True)
     assert results.count("connected") == 1
+
+
+async def test_a_user_can_have_so_many_tickets_at_a_time(serve: Serve):
+    """Then 429, with when to come back, until one of them is used; others still get theirs."""
+    server = await serve()
+    tickets = [await ticket_for(server, token_for(7)) for _ in range(MOST)]
+    async with answer(server, "POST", TICKETS, key=token_for(7)) as response:
+        body = await response.json()
+        assert (response.status, body["code"], response.headers["Retry-After"]) == (429, "too_many_tickets", "30")
+        assert f"{MOST} tickets" in body["error"]
+    await ticket_for(server, token_for(8))
+    async with connect(server, path=f"{PATH}?ticket={tickets[0]}"):
+        await ticket_for(server, token_for(7))
+        status, _ = await call(server, "POST", TICKETS, key=token_for(7))
+        assert status == 429
 
 
 async def test_the_answer_says_how_long_and_is_not_kept(serve: Serve):

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from importlib import resources
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 import aiohttp_jinja2
@@ -28,6 +29,7 @@ from ..plugin import Command, EventType
 from ..registry import Registry
 from ..schemas import Validator
 from . import handshake, session
+from .attempts import Attempts
 from .keys import DEV, GATEWAY
 
 log = logging.getLogger("roomcast.console")
@@ -40,6 +42,10 @@ TOKEN_LIFETIME: Final = 12 * 3600
 
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript"}
 _PAGE: Final = web.AppKey("console_page", dict[str, Any])
+_ATTEMPTS: Final = web.AppKey("console_attempts", Attempts)
+#: So many wrong keys an address may enter within so many seconds.
+WRONG_KEYS: Final = 5
+WRONG_KEYS_WITHIN: Final = 60.0
 
 #: What a close means to the developer before whom it happens, by code and reason.
 MEANINGS: Final[Mapping[Close, str]] = {
@@ -104,6 +110,7 @@ def add(app: web.Application) -> None:
     environment = aiohttp_jinja2.setup(app, loader=PackageLoader(TEMPLATES, ""))
     environment.policies["json.dumps_kwargs"] = {"default": str}  # a schema's default may be a date
     app[_PAGE] = page_data(gateway, dev=dev)
+    app[_ATTEMPTS] = Attempts(WRONG_KEYS, WRONG_KEYS_WITHIN)
     app.router.add_get(PATH, _console)
     app.router.add_post(f"{PATH}/login", _log_in)
     app.router.add_post(f"{PATH}/logout", _log_out)
@@ -127,11 +134,17 @@ async def _console(request: web.Request) -> web.StreamResponse:
     return _render(request, "console.html", {"page": request.app[_PAGE]})
 
 
-def _render(request: web.Request, template: str, context: dict[str, Any], status: int = 200) -> web.Response:
+def _render(
+    request: web.Request,
+    template: str,
+    context: dict[str, Any],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
     nonce = secrets.token_urlsafe(16)
     context |= {"nonce": nonce, "static": STATIC}
     response = aiohttp_jinja2.render_template(template, request, context, status=status)
-    response.headers.update(_headers(nonce, request.host))
+    response.headers.update({**_headers(nonce, request.host), **(headers or {})})
     return response
 
 
@@ -229,8 +242,12 @@ async def _log_in(request: web.Request) -> web.StreamResponse:
     if settings.api_key is None:
         return _render(request, "login.html", {"missing_key": True}, status=503)
     given = (await request.post()).get("key")
+    remote = handshake.remote_address(request, trust_proxy=settings.trust_proxy)
+    attempts = request.app[_ATTEMPTS]
+    if wait := ceil(attempts.wait(remote)):  # the right key too, or one could try on and see
+        return _render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})
     if not isinstance(given, str) or not session.is_key(given.strip(), settings.api_key):
-        remote = handshake.remote_address(request, trust_proxy=settings.trust_proxy)
+        attempts.add(remote)
         log.warning("refused a login at the console from %s: the key is wrong", remote)
         return _render(request, "login.html", {"wrong": True}, status=403)
     response = web.Response(status=303, headers={"Location": PATH, "Cache-Control": "no-store"})

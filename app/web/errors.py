@@ -37,6 +37,7 @@ STATUS: Final[Mapping[str, int]] = {
     "body_too_slow": 408,
     "in_progress": 409,
     "body_too_large": 413,
+    "too_many_tickets": 429,
     "internal": 500,
     "unavailable": 503,
 }

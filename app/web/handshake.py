@@ -31,6 +31,7 @@ from ..gateway import Gateway
 from ..identity import Identity
 from .keys import GATEWAY
 from .origin import is_allowed
+from .outstanding import OUTSTANDING
 
 log = logging.getLogger("roomcast.handshake")
 
@@ -79,6 +80,8 @@ async def connect(request: web.Request) -> web.StreamResponse:
     remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
     try:
         identity = await identify(gateway, offer)
+        if offer.ticket is not None:
+            request.app[OUTSTANDING].remove(identity.user_id, offer.ticket)
         client = await gateway.admit(identity, remote, request.rel_url.query.get("since"))
     except AuthenticationFailed as failed:
         log.info("refused a connection from %s: %s", remote, failed)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import api, console, elsewhere, handshake, health, metrics, plugin_routes, static, tickets
+from . import api, console, elsewhere, handshake, health, metrics, outstanding, plugin_routes, static, tickets
 
 
 def add(app: web.Application) -> None:
     """Give ``app`` all routes."""
+    app[outstanding.OUTSTANDING] = outstanding.Outstanding()
     app.router.add_get(handshake.PATH, handshake.connect)
     app.router.add_get("/health/live", health.live)
     app.router.add_get("/health/ready", health.ready)

@@ -10,6 +10,7 @@ import json
 import logging
 import secrets
 from functools import wraps
+from math import ceil
 from typing import Final
 
 from aiohttp import web
@@ -20,6 +21,7 @@ from .errors import Failure, Handler, answer, in_json
 from .handshake import remote_address
 from .keys import GATEWAY
 from .origin import is_allowed
+from .outstanding import MOST, OUTSTANDING
 
 log = logging.getLogger("roomcast.api")
 
@@ -72,12 +74,15 @@ async def post_ticket(request: web.Request) -> web.StreamResponse:
     if not token:
         raise unauthorized("bad_token", "Send the user's token as `Authorization: Bearer TOKEN`.", tried=False)
     try:
-        gateway.authenticator.verify(token)
+        identity = gateway.authenticator.verify(token)
     except AuthenticationFailed as failed:
         remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
         log.info("refused a ticket to %s: %s", remote, failed)
         raise unauthorized("bad_token", str(failed), tried=True) from None
     ticket = secrets.token_urlsafe(32)
     lifetime = gateway.settings.ticket_ttl
+    if not request.app[OUTSTANDING].add(identity.user_id, ticket, lifetime):
+        sentence = f"This user has {MOST} tickets that were not used yet; use them, or wait until they have ended."
+        raise Failure("too_many_tickets", sentence, headers={"Retry-After": str(ceil(lifetime))})
     await gateway.broker.put(f"ticket/{ticket}", json.dumps(token).encode(), lifetime)
     return answer({"ticket": ticket, "expires_in": lifetime})

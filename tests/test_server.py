@@ -1,0 +1,19 @@
+"""How the server presents itself to those who only knock."""
+
+from __future__ import annotations
+
+import pytest
+from serving import Serve
+from wire import Peer
+
+
+@pytest.mark.parametrize("request_line", ["GET /health/live HTTP/1.1", "GET /nowhere HTTP/1.1", "BREW /pot HTCPCP/1.0"])
+async def test_no_answer_tells_versions(serve: Serve, request_line: str):
+    """Not to good requests, and not to what is no HTTP."""
+    server = await serve()
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    await peer.send(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
+    lines = (await peer.head()).decode().lower().split("\r\n")
+    assert [line for line in lines if line.startswith("server:")] == ["server: roomcast"]
+    assert not any("python" in line or "aiohttp" in line for line in lines)
+    peer.close()
