@@ -14,10 +14,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
+from broker_contract import Heard
 from redis_servers import Cluster, FreshRedis, SentinelTrio, until
 from serving import PATH, User, call, connect, refused, running, token_for
 from tcp_proxy import Proxy
 
+from roomcast.broker import Member as BrokerMember
 from roomcast.redis.broker import RedisBroker
 from roomcast.redis.urls import parse
 from roomcast.web.server import Server
@@ -468,3 +470,35 @@ async def test_a_primary_of_the_cluster_that_is_killed(redis_cluster: Cluster) -
         ours.check(lost=True)
         await before.start()
         await until(redis_cluster.is_ready, "the cluster is whole again")
+
+
+class Announcer(Heard):
+    """A node that announces who has gone."""
+
+    broker: RedisBroker
+
+    def on_gone(self, room: str, member: BrokerMember, users: int) -> None:
+        """Say so in the room."""
+        self.announcing = asyncio.create_task(self.broker.publish(room, f"{member.username} left".encode()))
+
+
+async def test_a_node_ends_as_redis_returns(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """Who left while Redis was away is announced by the node they left, though it is about to end."""
+    redis = await fresh_redis()
+    ending = RedisBroker(parse(redis.url), prefix=redis_prefix, timeout=TIMEOUT)
+    other = RedisBroker(parse(redis.url), prefix=redis_prefix, timeout=TIMEOUT)
+    announcer, heard = Announcer(), Heard()
+    announcer.broker = ending
+    await ending.start(announcer)
+    await other.start(heard)
+    await other.subscribe([ROOM])
+    await ending.enter(ROOM, 1, "alice", 1)
+    redis.pause()
+    assert (await ending.leave(ROOM, 1, 1)).edge is False
+    ended = asyncio.get_running_loop().create_future()
+    ending._router.on_return.append(lambda: ended.set_result(asyncio.create_task(ending.close())))
+    redis.resume()
+    await (await ended)
+    await heard.until(lambda: [payload for *_, payload in heard.events] == [b"alice left"])
+    await announcer.announcing
+    await other.close()

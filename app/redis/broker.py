@@ -30,6 +30,8 @@ CLAIM: Final = Script("claim")
 
 #: The room that carries signals to all nodes; no client can name it.
 SIGNALS: Final = "!signals"
+#: How long ``close`` waits for what is being published, in seconds.
+_CLOSING: Final = 1.0
 #: A stream keeps so many events at least, though history may give fewer: for holes to be mended from.
 KEEP: Final = 100
 
@@ -148,14 +150,16 @@ class RedisBroker(Broker):
 
     async def close(self) -> None:
         """See ``Broker``."""
-        if not self._running:
+        if not self._running or self._renewing is None:
             return
-        self._running = False
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        renewing, self._renewing = self._renewing, None
+        renewing.cancel()
+        await asyncio.wait([renewing])
+        # What was put off while Redis was away may be done only now, and then those who left are still to be announced.
         await self._presence.close()
         await self._leases.close()
+        await self._outbox.finish(_CLOSING)
+        self._running = False
         await self._stop()
 
     async def _stop(self) -> None:

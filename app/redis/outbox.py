@@ -161,6 +161,14 @@ class Outbox:
         else:
             del self._waiting[room]
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until what ``publish`` was given is done, and what is begun in this turn, but no longer than this."""
+        deadline = self._loop.time() + seconds
+        await asyncio.sleep(0)
+        # Only the end of a node waits here, which is not worth an event for each batch.
+        while self._waiting and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all in one step; in a Cluster, in one step for each room."""
         rooms: dict[str, list[int]] = {}
