@@ -54,6 +54,7 @@ class World:
         self.disconnected: dict[int, int] = {}
         #: Checks of the limit that are under way.
         self.checks: set[asyncio.Task[None]] = set()
+        #: Until when too many connections of a user are not held against the nodes, in the loop's time.
         self.pardon = 0.0
 
     def random(self, who: str) -> random.Random:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,7 +15,8 @@ from soak_clients import World
 from soak_ledger import NEMESIS
 from soak_nodes import Node, lost
 
-#: How long the limit of connections may be exceeded after Redis has come back without its data, in seconds.
+#: How long the limit of connections may be exceeded after Redis has come back, in seconds: it has lost all leases, or
+#: stood still until they ended, and some nodes are let in again before others have said what they hold.
 PARDON = 5.0
 
 
@@ -132,7 +134,7 @@ class Nemesis:
     async def _kill_redis(self) -> bool:
         if self._redis_harmed:
             return False
-        self._redis_harmed = True
+        self._harm_redis()
         seconds = self._random.uniform(0, 3)
         self._note(f"kill -9 Redis, for {seconds:.2f} s")
         self._redis.kill()
@@ -147,7 +149,7 @@ class Nemesis:
     async def _stop_redis(self) -> bool:
         if self._redis_harmed:
             return False
-        self._redis_harmed = True
+        self._harm_redis()
         seconds = self._random.uniform(0.3, 6)
         self._note(f"stop Redis for {seconds:.2f} s")
         self._redis.pause()
@@ -158,6 +160,10 @@ class Nemesis:
 
         self._later(seconds, go_on)
         return True
+
+    def _harm_redis(self) -> None:
+        self._redis_harmed = True
+        self._world.pardon = math.inf
 
     def _redis_is_back(self, how: str) -> None:
         self._redis_harmed = False
