@@ -175,7 +175,9 @@ async def test_of_a_list_with_a_bad_event_nothing_is_published(serve: Serve):
         await alice.recv_type("user_joined")
         status, body = await call(server, "POST", EVENTS, [created("a"), created("b", "nowhere"), created("c")])
         assert (status, body["code"]) == (422, "invalid_events")
-        assert body["error"].startswith("1 of 3 events cannot be published, so none was. Item 1: room 'nowhere' is not")
+        assert body["error"].startswith(
+            "1 of 3 events cannot be published, so none was; the one of index 1: room 'nowhere' is not"
+        )
         assert [(item["index"], item["field"]) for item in body["items"]] == [(1, "room")]
         assert await alice.settled() == []
         _, kept = await call(server, "GET", "/api/v1/rooms/project:123/history")

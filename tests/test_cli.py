@@ -269,8 +269,8 @@ def test_each_bad_event_of_several_is_named(server):
     with listen(server, "task:9") as listener:
         done = publish(server, "-", stdin=json.dumps(events))
         assert done.returncode == 1
-        assert "item 1, data.task_id: " in done.stderr
-        assert "item 2, data.id: " in done.stderr
+        assert "index 1, data.task_id: " in done.stderr
+        assert "index 2, data.id: " in done.stderr
         assert publish(server, "-", stdin=json.dumps(events[0])).returncode == 0
         listener.wait_for("task.deleted", listener.out)
         assert sum("task.deleted" in line for line in listener.out) == 1

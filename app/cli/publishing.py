@@ -69,6 +69,6 @@ def _refusal(status: int, answer: Any, body: bytes, base: str) -> str:
     lines = [str(answer["error"])]
     if len(problems) > 1:  # one is in the sentence already
         lines += [
-            f"  item {one.get('index')}, {one.get('field') or 'as a whole'}: {one.get('error')}" for one in problems
+            f"  index {one.get('index')}, {one.get('field') or 'as a whole'}: {one.get('error')}" for one in problems
         ]
     return "\n".join(map(escape, lines))  # nothing that a server says steers the terminal

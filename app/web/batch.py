@@ -140,7 +140,8 @@ def _one(problems: list[Problem]) -> Failure:
 def _many(wrong: dict[int, list[Problem]], total: int) -> Failure:
     index, problems = next(iter(wrong.items()))
     more = _and_more(sum(map(len, wrong.values())) - 1)
-    sentence = f"{len(wrong)} of {total} events cannot be published, so none was. Item {index}: {problems[0].sentence}"
+    none = f"{len(wrong)} of {total} events cannot be published, so none was"
+    sentence = f"{none}; the one of index {index}: {problems[0].sentence}"
     return Failure("invalid_events", sentence + more, {"items": _items(wrong)})
 
 
