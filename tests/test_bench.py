@@ -28,7 +28,7 @@ def test_at_a_rate_everything_arrives(server):
     assert (result["connections"], result["opened"]) == (20, 20)
     assert result["published"] == 50
     assert result["expected"] == result["delivered"] == 50 * 5
-    assert (result["lost"], result["errors"], result["closes"]) == (0, {}, {})
+    assert (result["lost"], result["errors"], result["refused"], result["closes"]) == (0, {}, {}, {})
     assert 0 < result["latency_p50"] <= result["latency_p90"] <= result["latency_p99"] <= result["latency_max"]
     assert result["handshakes_per_second"] > 0
     assert result["client_cpu"] > 0
@@ -48,8 +48,8 @@ def test_a_table_is_printed_for_eyes(server):
     done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET)
     assert done.returncode == 0, done.stderr
     names = [line.split("  ")[0] for line in done.stdout.splitlines() if line]
-    assert names[:8] == [
-        *("connections", "published", "delivered", "lost", "latency", "errors", "closed", "client CPU"),
+    assert names[:9] == [
+        *("connections", "refused", "published", "delivered", "lost", "latency", "errors", "closed", "client CPU"),
     ]
     assert "0 of 96 expected" in done.stdout
     assert "published" in done.stderr
@@ -67,15 +67,19 @@ def test_what_the_server_refuses_is_not_lost():
 
 
 def test_one_token_for_all_meets_the_limit_of_a_user(server):
-    """It is said before, and the connections over the limit are counted by their close code."""
+    """It is said before, and the connections over the limit do not count as opened but by their close."""
     token = roomcast("token", "--user-id", "1", "--room", "*", JWT_SECRET=SECRET).stdout.strip()
     args = ("--connections", "7", "--rooms", "1", "--duration", "0.2", "--json")
     done = roomcast("bench", "--url", server.ws, *args, "--token", token)
     assert done.returncode == 0, done.stderr
     assert "MAX_CONNECTIONS_PER_USER" in done.stderr
     result = json.loads(done.stdout)
-    assert result["closes"] == {"4429 Too Many Connections": 2}
+    assert (result["connections"], result["opened"]) == (7, 5)
+    assert (result["refused"], result["closes"]) == ({"4429 Too Many Connections": 2}, {})
     assert result["lost"] == 0
+    table = roomcast("bench", "--url", server.ws, *args[:-1], "--token", token).stdout
+    assert "5 of 7 opened" in table
+    assert "refused      2 x 4429 Too Many Connections" in table
 
 
 def test_nothing_to_measure_is_said_in_a_sentence(server):

@@ -51,17 +51,17 @@ class Plan(NamedTuple):
 class Member(Wire):
     """One connection of a bench."""
 
-    __slots__ = ("_bench", "ready", "room")
+    __slots__ = ("_bench", "ready", "room", "welcomed")
 
     def __init__(self, bench: Bench, token: str, room: str) -> None:
         super().__init__(bench.plan.target, token)
         self._bench = bench
         self.room = room
+        self.welcomed = False
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def on_open(self) -> None:
-        """Join the room."""
-        self._bench.opened += 1
+        """Join the room. A server that refuses a connection opens it all the same, and closes it with the reason."""
         self.send(orjson.dumps({"type": "join_room", "room": self.room}))
 
     def on_text(self, payload: bytes) -> None:
@@ -71,6 +71,9 @@ class Member(Wire):
             self._bench.delivered(self, payload, at + len(_MARK))
         elif payload.startswith(b'{"type":"joined_room"') and not self.ready.done():
             self.ready.set_result(True)
+        elif payload.startswith(b'{"type":"connected"'):
+            self.welcomed = True
+            self._bench.opened += 1
         elif payload.startswith(b'{"type":"error"'):
             self._bench.refused(self, payload)
 
@@ -94,6 +97,7 @@ class Bench:
         self._numbers: dict[Member, int] = {}
         self._latencies: Final = Latencies()
         self._errors: Final[Counter[str]] = Counter()
+        self._refused: Final[Counter[str]] = Counter()
         self._closes: Final[Counter[str]] = Counter()
         self._publishing = False
         self._over = False
@@ -146,7 +150,7 @@ class Bench:
         except Unreachable:
             if not self.opened:
                 raise
-            self._closes["unreachable"] += 1
+            self._refused["unreachable"] += 1
         except TimeoutError:
             self._closes["no answer"] += 1
             member.abort()
@@ -213,10 +217,10 @@ class Bench:
                 self._loop.call_later(0.1, self._publish, member)
 
     def ended(self, member: Member, end: End) -> None:
-        """Count how a connection ended; what is published from now on is not expected there."""
+        """Count how a connection ended, or was refused; what is published from now on is not expected there."""
         if self._over:
             return
-        self._closes[str(end)] += 1
+        (self._closes if member.welcomed else self._refused)[str(end)] += 1
         if member in self._members[member.room]:
             self._members[member.room].remove(member)
 
@@ -252,7 +256,8 @@ class Bench:
                 )
 
     def _troubles(self) -> str:
-        return ", ".join(f"{number} x {what}" for what, number in (self._closes + self._errors).most_common())
+        troubles = self._refused + self._closes + self._errors
+        return ", ".join(f"{number} x {what}" for what, number in troubles.most_common())
 
     def _result(self, handshakes: float, seconds: float, delivered: int, cpu: float) -> Result:
         lost = self._expected - self._delivered
@@ -273,6 +278,7 @@ class Bench:
             latency(0.99),
             latency(1),
             dict(self._errors),
+            dict(self._refused),
             dict(self._closes),
             cpu,
             self._notes(lost, cpu, seconds),

@@ -36,7 +36,10 @@ class Latencies:
 
 
 class Result(NamedTuple):
-    """What came of a plan; the fields' names are those of ``--json``. Latencies are in milliseconds."""
+    """What came of a plan; the fields' names are those of ``--json``. Latencies are in milliseconds.
+
+    ``refused`` counts the connections that were never welcomed, ``closes`` those that ended later, by code and reason.
+    """
 
     connections: int
     opened: int
@@ -53,6 +56,7 @@ class Result(NamedTuple):
     latency_p99: float
     latency_max: float
     errors: dict[str, int]
+    refused: dict[str, int]
     closes: dict[str, int]
     client_cpu: float
     notes: list[str]
@@ -62,6 +66,7 @@ def table(result: Result) -> str:
     """Return ``result`` for eyes."""
     rows = [
         ("connections", f"{result.opened:,} of {result.connections:,} opened, {result.handshakes_per_second:,.0f}/s"),
+        ("refused", _counts(result.refused)),
         ("published", f"{result.published:,} in {result.seconds:.1f} s, {result.published_per_second:,.0f}/s"),
         ("delivered", f"{result.delivered:,}, {result.deliveries_per_second:,.0f}/s"),
         ("lost", f"{result.lost:,} of {result.expected:,} expected"),
