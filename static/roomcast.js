@@ -662,6 +662,7 @@ class Household {
   remove(tab) {
     if (!this.#tabs.delete(tab)) return;
     tab.port.close();
+    for (const answer of tab.tokens.values()) answer({ error: "the tab was closed" });
     if (!this.#tabs.size) {
       this.#empty();
       this.#link.close();
@@ -726,13 +727,15 @@ class Household {
   #askTab(tab, about) {
     const n = random();
     return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve({ error: "the tab did not answer" }), TAB_PATIENCE);
-      tab.tokens.set(n, resolve);
+      const timer = setTimeout(() => answer({ error: "the tab did not answer" }), TAB_PATIENCE);
+      const answer = (outcome) => {
+        clearTimeout(timer);
+        if (outcome.busy) return; // it is awake, and may take its time
+        tab.tokens.delete(n);
+        resolve(outcome);
+      };
+      tab.tokens.set(n, answer);
       tab.port.postMessage({ do: "token", n, about });
-      tab.clear = () => clearTimeout(timer);
-    }).finally(() => {
-      tab.clear();
-      tab.tokens.delete(n);
     });
   }
 }
@@ -753,7 +756,7 @@ function hold() {
 /** Call `act` when nobody holds the lock `name` any longer; returns how to wait no more. */
 function whenFree(name, act) {
   const waiting = new AbortController();
-  if (name) navigator.locks.request(name, { signal: waiting.signal }, act).catch(() => {});
+  if (name) globalThis.navigator?.locks?.request(name, { signal: waiting.signal }, act).catch(() => {});
   return () => waiting.abort();
 }
 
@@ -881,6 +884,7 @@ class SharedLink {
   }
 
   async #token({ n, about }) {
+    this.#port.postMessage({ do: "token", n, busy: true });
     let answer;
     try {
       answer = { token: await this.#host.token(about) };

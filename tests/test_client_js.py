@@ -16,10 +16,12 @@ import shell
 from aiohttp import web
 from browser import chromium
 from client_pages import Client, Pool, eventually
+from marshmallow import Schema, fields
 from playwright.async_api import Browser
 from serving import running, token_for
 from tcp_proxy import Proxy
 
+from roomcast import Context, Plugin
 from roomcast.errors import SERVICE_RESTART, TOO_MANY_MESSAGES
 from roomcast.identity import make_token
 from roomcast.web.server import Server
@@ -30,6 +32,11 @@ DOCUMENT = Path(__file__).parent / "data" / "chat_client.html"
 ROOM = "channel:1"
 #: Back-off that never comes to an end in a test: whoever connects all the same was told to.
 NEVER = {"reconnect": {"base": 1e9, "max": 1e9, "drain": 1e9}}
+
+
+class Step(Schema):
+    step = fields.Integer(required=True)
+
 
 Start = Callable[..., Awaitable[Client]]
 
@@ -265,6 +272,41 @@ async def test_a_server_that_was_killed_is_found_again(start):
         assert ROOM in await alice.js("types('resync').map((frame) => frame.room)")
     finally:
         await asyncio.to_thread(second.stop)
+
+
+async def test_what_the_server_has_forgotten_is_not_repeated(start, proxy):
+    """A message that was sent longer ago than keys are remembered could be said twice; its sender decides."""
+    alice = await start(join=ROOM, inFlight=1)
+    proxy.stall()
+    await alice.js("window.sent = [...'ab'].map((text) => client.sendMessage('channel:1', text)), null")
+    await alice.js("(() => { const now = Date.now; Date.now = () => now() + 300_000; })()")
+    proxy.reset()
+    proxy.flow()
+    assert [outcome.get("code") for outcome in await alice.js("await outcomes(sent)")] == ["uncertain", None]
+    assert await alice.said(1) == ["b"]
+
+
+async def test_what_is_still_being_done_is_waited_for(start, stack):
+    """A command that outlives its connection is not done twice, and nothing overtakes it when it is asked again."""
+    slow, done, free = Plugin("slow"), [], asyncio.Event()
+
+    @slow.command("slow.do", Step)
+    async def do(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+        """Take time."""
+        done.append(data["step"])
+        await free.wait()
+        return {"step": data["step"]}
+
+    server = await stack.enter_async_context(running(plugins=[slow]))
+    proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
+    alice = await start(port=proxy.port, join=ROOM)
+    await alice.js("window.sent = [1, 2, 3].map((step) => client.send({ type: 'slow.do', data: { step } })), null")
+    await eventually(lambda: done == [1])
+    proxy.reset()
+    await eventually(lambda: server.gateway.errors["in_progress"] > 0)
+    free.set()
+    assert await alice.js("(await Promise.all(sent)).map((reply) => reply.data.step)") == [1, 2, 3]
+    assert done == [1, 2, 3]
 
 
 async def test_silence_is_noticed(start, server, proxy):
@@ -538,6 +580,25 @@ async def test_a_rate_limit_is_kept_and_survived(start, stack):
         assert len(await client.js(f"await Promise.all({sent})")) == count
         assert await client.said(count) == [str(number) for number in range(count)]
         assert (server.gateway.errors["rate_limited"] > 0) == (rate == 0)
+
+
+async def test_text_is_sent_as_it_stands(start, server):
+    """A tool can say anything, valid or not; the answers are heard, and what they change is resumed after a loss."""
+    alice = await start()
+    assert await alice.js("client.sendText('{}')") is False
+    await alice.js("await client.connect(), client.sendText('no JSON')")
+    await alice.until("types('error').length === 1")
+    await alice.js("""client.sendText('{"type":"join_room","id":"mine-1","room":"channel:1","data":{"since":null}}')""")
+    await alice.until("types('joined_room').length === 1")
+    await say(server, "a")
+    await alice.js(
+        """client.sendText('{"type":"send_message","id":"mine-2","room":"channel:1","data":{"content":"b"}}')"""
+    )
+    assert await alice.said(2) == ["a", "b"]
+    close_all(server)
+    await say(server, "c")
+    assert await alice.said(3) == ["a", "b", "c"]
+    assert await alice.js("[types('sent').length, client.rooms]") == [1, [ROOM]]
 
 
 async def test_joining_twice_asks_once(start, server):

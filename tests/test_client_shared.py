@@ -123,14 +123,17 @@ async def test_a_tab_hears_of_its_own_rooms_only(tab, server):
     assert await one.js("[said, client.rooms]") == [["a"], []]
 
 
-@pytest.mark.parametrize("end", ["close()", "reload", "crash"])
-async def test_the_rooms_of_a_tab_go_with_it(tab, server, end):
+@pytest.mark.parametrize("end", ["close()", "reload", "reload without locks", "crash"])
+async def test_the_rooms_of_a_tab_go_with_it(pool, proxy, tab, server, end):
     """However a tab ends, the rooms that it alone was in are left, and the others' are not."""
-    stays, goes = await tab(join=ROOM), await tab(join="project:1")
+    stays, goes = await tab(join=ROOM), await pool.visit(proxy.port)
+    if end == "reload without locks":  # as on pages without TLS
+        await goes.js("Object.defineProperty(navigator, 'locks', { value: undefined })")
+    await goes.start(join="project:1", shared=True)
     assert "project:1" in server.gateway.hub.rooms
     if end == "close()":
         await goes.js("client.close()")
-    elif end == "reload":
+    elif end != "crash":
         await goes.page.reload()
     else:
         async with goes.page.expect_event("crash"):
@@ -200,6 +203,20 @@ async def test_tokens_come_from_whichever_tab_lives(tab, server):
         connection.abort(connection.end)
     await other.until("types('connected').length === 2")
     assert len(other.asked) == asked + 1
+
+
+async def test_a_tab_may_take_its_time_over_a_token(tab, server):
+    """A tab that is awake and slow is waited for; one that is closed over it is not."""
+    first, other = await tab(join=ROOM), await tab(join=ROOM)
+    await other.js(
+        "client.token = () => new Promise(() => {}), await client.send({ type: 'ping' }), client.connect(), null"
+    )
+    await other.js("window.dispatchEvent(new Event('pageshow')), null")
+    for connection in list(server.gateway.sweep.connections):
+        connection.abort(connection.end)
+    await first.until("client.state === 'connecting'")
+    await other.page.close()
+    await first.until("types('connected').length === 2")
 
 
 async def test_another_user_has_another_connection(tab, server):
