@@ -259,13 +259,12 @@ class Gateway:
         identity = client.identity
         seconds = self._loop.time() - client.opened
         connections_log.info(
-            "connection ended: user %s (%s) from %s after %.1f s: %s %s",
+            "connection ended: user %s (%s) from %s after %.1f s: %s",
             identity.user_id,
             identity.username,
             client.remote,
             seconds,
-            end.code,
-            end.reason,
+            f"{end.code} {end.reason}".rstrip(),
             extra={
                 "user_id": identity.user_id,
                 "username": identity.username,
@@ -409,7 +408,9 @@ class Gateway:
     def _finish(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
         """Answer a command that had to wait."""
         was_cut_off = self._deadlines.pop(task) == _CUT_OFF
-        if task.cancelled() and not was_cut_off:
+        if task.cancelled() and self.draining:
+            log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
+        elif task.cancelled() and not was_cut_off:
             self._failed(client, request, asyncio.CancelledError("the handler awaited what was cancelled"))
         elif task.cancelled():
             seconds = self.settings.handler_timeout

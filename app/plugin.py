@@ -81,7 +81,8 @@ class Plugin:
     """The declarations of one plugin.
 
     ``name`` is a word of lower-case letters, digits and underscores; it names the plugin in ``roomcast plugins``, in
-    error messages and in the paths of its routes. A declaration that cannot work raises ``PluginError`` at once.
+    error messages and in the paths of its routes. Without a ``description``, the first line of the docstring of the
+    module that its entry point names is taken. A declaration that cannot work raises ``PluginError`` at once.
     """
 
     def __init__(self, name: str, description: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, NamedTuple
@@ -136,4 +137,9 @@ def _import(point: EntryPoint) -> Loaded:
         raise PluginError(f"{where} could not be imported: {reason}.") from error
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{where} is a {type(plugin).__name__}, not a roomcast.Plugin.")
+    plugin.description = plugin.description or _first_line(sys.modules[point.module].__doc__)
     return Loaded(plugin, distribution, point.name)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0].rstrip()

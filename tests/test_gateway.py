@@ -711,13 +711,17 @@ async def test_each_connection_has_its_line_in_the_log(serve: Serve, caplog):
         await bob.closed()
     async with connect(server, 3, "carol") as carol:
         carol.socket.transport.abort()
-    await until(lambda: len(ends(caplog)) == 3)
+    async with connect(server, 4, "dan") as dan:
+        await dan.socket.close(1000)
+    await until(lambda: len(ends(caplog)) == 4)
     fields = ("user_id", "username", "remote", "code", "reason")
     assert [tuple(getattr(record, name) for name in fields) for record in ends(caplog)] == [
         (1, "alice", "203.0.113.9", 1000, "bye"),
         (2, "bob", "127.0.0.1", 4403, "Forbidden"),
         (3, "carol", "127.0.0.1", 1006, "Connection Lost"),
+        (4, "dan", "127.0.0.1", 1000, ""),
     ]
+    assert ends(caplog)[-1].getMessage().endswith(" s: 1000")
     line = ends(caplog)[0].getMessage()
     assert re.fullmatch(r"connection ended: user 1 \(alice\) from 203\.0\.113\.9 after \d+\.\d s: 1000 bye", line)
 

@@ -272,3 +272,23 @@ def test_the_start_stops_with_one_sentence(tmp_path, command):
         "plugin from package 'broken 1.0', entry point 'broken' (broken:plugin) could not be imported: "
         "ZeroDivisionError: division by zero."
     )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "given", "shown"),
+    [
+        ('"""Ships it.\n\nAnd more."""', "", "Ships it."),
+        ('"""\n  Ships it.  \n"""', "", "Ships it."),
+        ('"""Ships it."""', "Its own", "Its own"),
+        ("", "", ""),
+    ],
+)
+def test_a_plugin_without_a_description_gets_its_modules(
+    package: Package, tmp_path: Path, docstring: str, given: str, shown: str
+):
+    """The first line of the docstring; a description of its own goes before."""
+    point = package("roomcast-docs", "")
+    (tmp_path / "roomcast_docs.py").write_text(
+        f"{docstring}\nfrom roomcast import Plugin\nplugin = Plugin('docs', {given!r})\n"
+    )
+    assert load([point]).plugins["docs"].plugin.description == shown

@@ -121,7 +121,7 @@ def serve(
     settings = Settings.from_env()
     workers_.check(workers, settings)
     if tls_key is not None and tls_cert is None:
-        raise SettingsError("--tls-key is given without --tls-cert; TLS needs both.")
+        raise SettingsError("--tls-key is given without --tls-cert, the certificate that it is the key of.")
     if tls_cert is not None and unix_socket is not None:
         raise SettingsError("--unix-socket goes without TLS; the proxy in front of it does that.")
     tls = run.tls_context(tls_cert, tls_key) if tls_cert is not None else None
