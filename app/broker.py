@@ -101,6 +101,15 @@ class Listener(Protocol):
         """A message that some node sent to all nodes with ``signal``; perhaps before ``signal`` returns."""
 
 
+class Count(NamedTuple):
+    """A figure of the broker for the metrics; one that ``grows`` only ever does, others go up and down."""
+
+    name: str
+    meaning: str
+    value: float
+    grows: bool = False
+
+
 class Broker(ABC):
     """What all nodes share. Every method may raise ``errors.Unavailable`` when the shared part cannot be reached."""
 
@@ -118,6 +127,10 @@ class Broker(ABC):
     @abstractmethod
     async def ping(self) -> None:
         """Prove the whole way to the shared part and back; raise ``Unavailable`` naming the part that is down."""
+
+    def counts(self) -> Sequence[Count]:
+        """What this node's metrics tell of the shared part; nothing is asked for it."""
+        return ()
 
     @abstractmethod
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:

@@ -6,9 +6,12 @@ import asyncio
 
 import aiohttp
 import pytest
-from serving import KEY, Serve, answer, call, connect, url
+from redis_servers import FreshRedis
+from serving import KEY, PATIENCE, Serve, answer, call, connect, url
 
 from roomcast.broker import MemoryBroker
+from roomcast.redis.broker import RedisBroker
+from roomcast.redis.urls import parse
 from roomcast.web import health
 
 READY = {"broker": "ok", "connections": "ok", "plugins": "ok"}
@@ -52,6 +55,23 @@ async def test_a_broker_that_hangs_is_not_waited_for(serve: Serve, monkeypatch: 
     status, body = await call(server, "GET", "/health/ready", key=None)
     assert (status, body["parts"]["broker"]) == (503, "The broker gave no answer in 0.05 s.")
     assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
+
+
+async def test_the_redis_that_is_down_is_named(serve: Serve, fresh_redis: FreshRedis):
+    """Ready is who can hear through Redis what it says there; 503 has the address, and no password."""
+    redis = await fresh_redis(password="pa55")
+    server = await serve(broker=RedisBroker(parse(redis.url)))
+    assert await call(server, "GET", "/health/ready", key=None) == (200, {"ready": True, "parts": READY})
+    redis.kill()
+    status, body = await call(server, "GET", "/health/ready", key=None)
+    assert (status, body["ready"]) == (503, False)
+    assert f"Redis at {redis.address}" in body["parts"]["broker"]
+    assert "pa55" not in body["parts"]["broker"]
+    assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
+    await redis.start()
+    async with asyncio.timeout(PATIENCE):
+        while (await call(server, "GET", "/health/ready", key=None))[0] != 200:
+            await asyncio.sleep(0.02)
 
 
 async def test_while_it_drains_it_is_alive_and_not_ready(serve: Serve):

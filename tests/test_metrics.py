@@ -8,6 +8,7 @@ import pytest
 import websockets
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from redis_servers import FreshRedis
 from serving import KEY, PATH, PATIENCE, SECRET, Serve, answer, call, connect, refused, token_for, url
 from wire import Peer
 
@@ -15,6 +16,8 @@ from roomcast import errors
 from roomcast.connection import LOST, SILENT
 from roomcast.errors import CLOSES, ERROR_CODES
 from roomcast.hub import DELIVERY_BOUNDS
+from roomcast.redis.broker import RedisBroker
+from roomcast.redis.urls import parse as parse_url
 from roomcast.web.server import Server
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -265,3 +268,27 @@ async def test_two_servers_of_one_process_do_not_mix(serve: Serve):
         assert await value(one, "connections") == 1
         assert await value(other, "connections") == 0
     assert url(one, "/metrics") != url(other, "/metrics")
+
+
+async def test_redis_is_told_of_where_it_is_used(serve: Serve, fresh_redis: FreshRedis):
+    """Whether it is there, what waits for it, and what was lost; with the embedded broker there is nothing of it."""
+    assert not [name for name, _ in await scrape(await serve()) if name.startswith("redis")]
+    redis = await fresh_redis()
+    server = await serve(broker=RedisBroker(parse_url(redis.url), wait=60.0))
+    async with connect(server) as alice:
+        await alice.join("channel:1")
+        samples = await scrape(server)
+        redis_samples = {name: value for (name, _), value in samples.items() if name.startswith("redis")}
+        assert redis_samples.pop("redis_up") == 1
+        counted = ("redis_waiting", "redis_buffer_bytes", "redis_repaired_events_total", "redis_resyncs_total")
+        assert redis_samples == dict.fromkeys(counted, 0)
+        redis.kill()
+        await until(server, "redis_up", wanted=0)
+        await alice.send("send_message", "channel:1", {"content": "Is anybody there?"})
+        await until(server, "redis_waiting", wanted=1)
+        assert await value(server, "redis_buffer_bytes") > len("Is anybody there?")
+        await redis.start()
+        await until(server, "redis_up", wanted=1)
+        await until(server, "redis_waiting", wanted=0)
+        await until(server, "redis_resyncs_total", wanted=1)
+        assert await value(server, "redis_buffer_bytes") == 0

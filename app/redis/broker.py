@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from ..broker import KEY_TTL, Broker, Change, History, Listener, Member, Publication, UserId
+from ..broker import KEY_TTL, Broker, Change, Count, History, Listener, Member, Publication, UserId
 from ..errors import Unavailable
 from .feeds import HISTORY, QUIET, Feeds
 from .keeper import Lost
@@ -177,6 +177,20 @@ class RedisBroker(Broker):
             raise Unavailable(" ".join(troubles))
         await self._router.everywhere("PING")
         await self._feeds.subscriptions.echo()
+
+    def counts(self) -> Sequence[Count]:
+        """See ``Broker``."""
+        if not self._running:
+            return ()
+        router, feeds = self._router, self._feeds
+        is_up = not router.troubles() and not feeds.subscriptions.troubles()
+        return (
+            Count("redis_up", "1 while every server of Redis is connected, else 0.", int(is_up)),
+            Count("redis_waiting", "Calls that wait for a server of Redis that is away.", router.waiting),
+            Count("redis_buffer_bytes", "Bytes of events sent or to be sent to Redis, unacknowledged.", router.held),
+            Count("redis_repaired_events", "Events fetched since their announcement got lost.", feeds.repaired, True),
+            Count("redis_resyncs", "Rooms of which Redis had lost events, told to resync.", feeds.resyncs, True),
+        )
 
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         """See ``Broker``."""

@@ -208,6 +208,16 @@ class Router:
         """A sentence for each server that cannot be reached."""
         return [lane.trouble() for lane in self._lanes.values() if lane.keeper.link is None]
 
+    @property
+    def held(self) -> int:
+        """Bytes of patient calls that are under way or waiting."""
+        return self._held
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their server."""
+        return len(self._homeless) + sum(len(lane.waiting) for lane in self._lanes.values())
+
     # Asking.
 
     def run(

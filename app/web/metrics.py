@@ -64,6 +64,8 @@ class GatewayCollector(Collector):
         yield _delivery(hub)
         yield _errors(gateway)
         yield _ends(gateway)
+        for count in gateway.broker.counts():
+            yield (_counter if count.grows else _gauge)(count.name, count.meaning, count.value)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:
