@@ -502,3 +502,19 @@ async def test_a_node_ends_as_redis_returns(fresh_redis: FreshRedis, redis_prefi
     await heard.until(lambda: [payload for *_, payload in heard.events] == [b"alice left"])
     await announcer.announcing
     await other.close()
+
+
+async def test_one_that_hangs_among_those_to_be_asked(sentinel_trio: SentinelTrio, redis_cluster: Cluster) -> None:
+    """Where things are is asked of the next sentinel, or the next server of the Cluster, if one does not answer."""
+    (replica, *_) = [one for one in redis_cluster.servers if (await one.info("replication"))["role"] == "slave"]
+    for hung, url in (
+        (sentinel_trio.sentinels[0], sentinel_trio.url),
+        (replica, redis_cluster.url.replace("://", f"://{replica.address},")),
+    ):
+        hung.pause()
+        try:
+            async with nodes(url, url, wait=5.0) as ours:
+                await ours.end()
+                ours.check(lost=False)
+        finally:
+            hung.resume()

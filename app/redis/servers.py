@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
@@ -152,7 +154,7 @@ class _Cluster(Servers):
             single_connection_client=True,
             **_options(target, self._timeout),
         )
-        async with client, asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._timeout), client:
             slots: list[Any] = await client.execute_command("CLUSTER SLOTS")
             return slots
 
@@ -171,7 +173,9 @@ class _Cluster(Servers):
 
 
 def _options(target: Target, timeout: float) -> dict[str, Any]:
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    # Of one that hangs, redis-py would ask again three times, with pauses, before the next is asked.
+    once = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": once}
     if target.tls:
         options |= {"ssl": True, "ssl_ca_certs": target.ca}
     return options
