@@ -41,6 +41,23 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _decode: Final = msgspec.json.Decoder(Request).decode
 
+#: The fields of a message and what each must be, in JSON's words, and those for what msgspec has found instead.
+_WANTED: Final = {
+    "type": "a string",
+    "room": "a string",
+    "data": "an object",
+    "id": "a string or a whole number",
+    "key": "a string",
+}
+_JSON_TYPES: Final = {
+    **{"str": "a string", "int": "a number", "float": "a number with a fraction", "bool": "true or false"},
+    **{"array": "an array", "object": "an object"},
+}
+#: Where msgspec says that something is wrong, and what.
+_place: Final = re.compile(r"at `\$\.([a-z]+)").search
+_wrong_type: Final = re.compile(r"Expected `[^`]*`, got `([a-z]+)`").match
+_unknown_field: Final = re.compile(r"Object contains unknown field `(.{0,60}).*`", re.DOTALL).match
+
 
 def parse(payload: bytes | bytearray) -> Request:
     """Return the request in ``payload``, its room checked for form; raise ``Refused`` with a sentence on what is wrong.
@@ -73,9 +90,17 @@ def parse(payload: bytes | bytearray) -> Request:
 def _bad_envelope(problem: str) -> Refused:
     if problem.startswith("Expected `object`, got") and "`$" not in problem:
         return Refused("bad_json", 'The frame is not a JSON object; send one like {"type":"ping"}.')
-    if "out of range" in problem:
-        return Refused("bad_json", f"The frame has a number that is too large: {_uncapped(problem)}.")
-    return Refused("bad_message", f"The envelope is wrong: {_uncapped(problem)}. It has type, room, data, id and key.")
+    place = _place(problem)
+    field = place[1] if place is not None else ""
+    if "out of range" in problem and not problem.startswith("Object"):
+        return Refused("bad_json", f"The frame has a number that is too large{field and f', in {field}'}.")
+    if (wrong := _wrong_type(problem)) is not None and field in _WANTED:
+        return Refused("bad_message", f"{field} must be {_WANTED[field]}, not {_JSON_TYPES.get(wrong[1], wrong[1])}.")
+    if "missing required field" in problem:
+        return Refused("bad_message", 'type is missing; it says what is wanted, as in {"type":"ping"}.')
+    if (unknown := _unknown_field(problem)) is not None:
+        return Refused("bad_message", f"{unknown[1]!r} is unknown; a message has type, room, data, id and key.")
+    return Refused("bad_message", "The message is wrong; it has type, room, data, id and key.")
 
 
 def _uncapped(sentence: str) -> str:
@@ -178,8 +203,8 @@ def pong(id: RequestId | None = None) -> bytes:
     return reply("pong", {"timestamp": timestamp()}, id=id)
 
 
-def resync(room: str, last_id: str) -> bytes:
-    """Build what tells a client that events were lost for good, and where the room stands now."""
+def resync(room: str | None, last_id: str) -> bytes:
+    """Build what tells a client that events were lost for good, and where the room stands now; None is the user's own."""
     data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
     return reply("resync", data, room=room)
 
