@@ -114,7 +114,7 @@ export class Wire extends EventTarget {
   #heard({ type, room, data }) {
     if (type === "connected") this.#welcomed();
     if (type === "joined_room" || type === "left_room") this.dispatchEvent(new Event("rooms"));
-    if (type === "joined_room" && data.recovered) this.#note("resumed", `${room}: what was missed, if anything, follows`, { room });
+    if (type === "joined_room" && data.recovered) this.#note("resumed", "What was missed, if anything, follows", { room });
     if (type === "resync") this.#note("resync", `${room ?? "notifications"}: ${data.message}`, { room, ...data });
   }
 
@@ -138,11 +138,13 @@ export class Wire extends EventTarget {
       this.#change("off");
       return;
     }
-    if (state === "waiting") {
-      this.retryAt = retryAt;
-      this.#note("waiting", `Attempt ${number(attempts)} in ${number(Math.round(delay))} ms`, { code, reason, delay, attempts });
+    if (state === "closed") {
+      this.#change("off");
+      return;
     }
-    this.#change(state === "waiting" ? "waiting" : "off");
+    this.retryAt = retryAt;
+    this.#change("waiting");
+    this.#note("waiting", `Attempt ${number(attempts)} in ${number(Math.round(delay))} ms`, { code, reason, delay, attempts });
   }
 
   #change(phase) {
