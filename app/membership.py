@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,7 +59,9 @@ class Membership:
         try:
             await self._broker.subscribe((room,))
         except BaseException:
-            self._arrived(room)
+            # Who left meanwhile has left the room's subscription to this one; and it may have been made all the same.
+            with contextlib.suppress(Unavailable):
+                await self.unsubscribe(room)
             raise
 
     async def unsubscribe(self, room: str) -> None:

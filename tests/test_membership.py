@@ -561,6 +561,7 @@ class Fragile(MemoryBroker):
 
     async def subscribe(self, rooms: Any) -> None:
         self._reach("subscribe")
+        await self._hang("subscribe")
         await super().subscribe(rooms)
 
 
@@ -582,6 +583,24 @@ async def test_a_join_that_fails_at_the_broker_leaves_nothing(serve: Serve, meth
         assert ROOM not in broker._subscribed
         broker.broken = frozenset()
         await alice.join(ROOM)
+
+
+async def test_a_join_that_hangs_at_the_broker_keeps_no_room_for_itself(serve: Serve):
+    """Who leaves while another joins leaves the subscription to that one, which gives it up if it does not get in."""
+    broker = Fragile()
+    server = await serve(broker=broker, handler_timeout=0.05, ws_heartbeat_interval=0.2)
+    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        await alice.join(ROOM)
+        broker.hanging = frozenset(["subscribe"])
+        await bob.send("join_room", ROOM)
+        await until(lambda: server.gateway.membership._joining)
+        await alice.send("leave_room", ROOM)
+        await alice.recv_type("left_room")
+        assert ROOM in broker._subscribed
+        assert (await bob.recv_type("error"))["data"]["code"] == "timeout"
+        assert ROOM not in broker._subscribed and not server.gateway.membership._joining
+        broker.hanging = frozenset()
+        await bob.join(ROOM)
 
 
 FAULTS = [("broken", "enter"), ("broken", "publish"), ("broken", "leave"), ("hanging", "enter"), ("hanging", "leave")]
