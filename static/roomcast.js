@@ -794,16 +794,21 @@ class SharedLink {
   #host;
   #count = 0;
   #requests = new Map();
-  #release = () => {};
+  #release;
   #unwatch = () => {};
 
   /** Resolve to a link through the worker; reject where there can be none. */
   static async attach(options, host, order) {
-    const worker = new SharedWorker(options.worker, { type: "module", name: WORKER });
-    const link = new SharedLink(worker.port, host);
     const { WebSocket, trace, ...plain } = options;
     const { name, release } = await hold();
-    link.#release = release;
+    let worker;
+    try {
+      worker = new SharedWorker(options.worker, { type: "module", name: WORKER });
+    } catch (error) {
+      release();
+      throw error;
+    }
+    const link = new SharedLink(worker.port, host, release);
     await new Promise((resolve, reject) => {
       const fail = () => {
         link.#letGo();
@@ -826,9 +831,10 @@ class SharedLink {
     return link;
   }
 
-  constructor(port, host) {
+  constructor(port, host, release) {
     this.#port = port;
     this.#host = host;
+    this.#release = release;
   }
 
   connect() {
