@@ -562,7 +562,8 @@ class Gateway:
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Tell the members that events were lost for good, and where the room stands now."""
-        self.hub.deliver(room, frames.text(protocol.resync(room, last_id)))
+        shown = None if room.startswith("user:") else room
+        self.hub.deliver(room, frames.text(protocol.resync(shown, last_id)))
 
     def on_gone(self, room: str, member: Member, users: int) -> None:
         """Announce that a user is gone whose node died."""

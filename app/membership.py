@@ -32,9 +32,9 @@ _PAUSE: Final = 0.01
 class Forbidden(RoomcastError):
     """A join that the room's rule does not allow; the connection may have to end with 4403."""
 
-    def __init__(self, room: str) -> None:
+    def __init__(self, room: str, message: str | None = None) -> None:
         super().__init__(room)
-        self.refused: Final = Refused("forbidden", f"You have no access to {room}.")
+        self.refused: Final = Refused("forbidden", message or f"You have no access to {room}.")
 
 
 class Membership:
@@ -183,7 +183,7 @@ class Membership:
         """Raise ``Forbidden`` unless the rule of the room's type lets the client in."""
         kind = self._gateway.registry.room(room)
         if kind.type == "user":
-            raise Forbidden(room)
+            raise Forbidden(room, _nobody_joins(room, own=room == client.personal_room))
         identity = client.identity
         if kind.rule is not None:
             context = Context(self._gateway, client, room)
@@ -304,6 +304,12 @@ class Membership:
                 await self._announce(UserLeft, room, identity)
         except Unavailable as error:
             log.warning("The going of user %s from %s is announced late or not: %s", identity.user_id, room, error)
+
+
+def _nobody_joins(room: str, *, own: bool) -> str:
+    if own:
+        return f"You are in your own room, {room}, from the start and hear its events; nobody joins one."
+    return f"{room} is another user's own room; nobody joins one. What is sent to you comes without your joining."
 
 
 def _joined(request: Request, **resumed: Any) -> bytes:

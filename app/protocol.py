@@ -204,7 +204,7 @@ def pong(id: RequestId | None = None) -> bytes:
 
 
 def resync(room: str | None, last_id: str) -> bytes:
-    """Build what tells a client that events were lost for good, and where the room stands now; None is the user's own."""
+    """Build what tells a client that events were lost for good, and where its room stands, by default their own."""
     data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
     return reply("resync", data, room=room)
 

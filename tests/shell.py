@@ -15,7 +15,7 @@ API_KEY = "an-api-key-of-the-tests"
 PATIENCE = 30.0
 
 ROOMCAST = (sys.executable, "-m", "roomcast")
-_OWN = {variable.name for variable in describe()} | {"ROOMCAST_TOKEN"}
+_OWN = {variable.name for variable in describe()} | {"ROOMCAST_TOKEN", "ROOMCAST_URL"}
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from shell import API_KEY, SECRET, Process, Running, refusal, roomcast
+from shell import API_KEY, ROOMCAST, SECRET, Process, Running, environment, refusal, roomcast
 from websockets.sync.client import connect
 
 from roomcast.identity import Authenticator
@@ -94,6 +94,25 @@ def test_the_printed_lines_work_as_they_stand(dev):
     assert event["id"] == answer["id"]
 
 
+def test_the_exported_variables_are_all_that_the_other_commands_need(dev):
+    """Pasted into another shell they let one publish, listen, and make tokens that the server takes."""
+    exports = next(line.strip() for line in dev.out if line.strip().startswith("export "))
+    names = re.findall(r"([A-Z_]+)=", exports)
+    assert names == ["ROOMCAST_TOKEN", "API_KEY", "JWT_SECRET", "ROOMCAST_URL"]
+    ours = dict(word.split("=", 1) for word in shlex.split(exports)[1:])
+    with Process("listen", "project:1", **ours) as listener:
+        listener.wait_for("Listening in project:1", listener.err)
+        done = subprocess.run(
+            f"{exports}\n{shlex.join([*ROOMCAST, 'publish', 'task.deleted', 'project:1', HELLO[:13] + '}'])}",
+            **{"shell": True, "env": environment(), "capture_output": True, "text": True, "timeout": 30},
+        )
+        assert done.returncode == 0, done.stderr
+        listener.wait_for(r"project:1 task\.deleted .*7", listener.out)
+    token = roomcast("token", "--user-id", "9", **ours).stdout.strip()
+    with connect(f"{dev.ws}/api/v1/ws/connect?token={token}") as client:
+        assert json.loads(client.recv(10))["data"]["user_id"] == 9
+
+
 def run_curl(line: str) -> dict:
     """Run the line with a shell; or, where there is no curl, ask what it says."""
     if shutil.which("curl"):
@@ -103,6 +122,13 @@ def run_curl(line: str) -> dict:
     body = words[words.index("-d") + 1].encode()
     with urllib.request.urlopen(urllib.request.Request(words[1], body, headers)) as response:
         return json.loads(response.read())
+
+
+def test_dev_says_what_is_open(dev):
+    """Rooms and origins are; that is for development only, and the first line says so."""
+    assert dev.out[0].endswith("every room open to everyone, pages of all origins let in")
+    with Running("dev", "--port", "0", ROOM_ACCESS="claims", ALLOWED_ORIGINS="https://a.example") as running:
+        running.wait_for("rooms by ROOM_ACCESS, origins by ALLOWED_ORIGINS", running.out)
 
 
 def test_dev_names_its_plugins_in_one_line(dev):
@@ -135,6 +161,8 @@ def test_dev_keeps_the_secret_and_the_key_that_are_set():
     with Running("dev", "--port", "0", JWT_SECRET=SECRET, API_KEY=API_KEY) as running:
         running.wait_for(f"Bearer {API_KEY}", running.out)
         token = running.wait_for(r"#token=(\S+)", running.out)[1]
+        running.wait_for("Ctrl-C", running.out)
+        assert SECRET not in "\n".join(running.out)
     assert Authenticator(Settings(jwt_secret=SECRET)).verify(token).username == "dev"
 
 
@@ -308,6 +336,18 @@ def test_a_listener_says_that_a_room_is_closed_to_it(server):
     assert done.returncode == 1
     assert "channel:2" in done.stderr
     assert "4403" in done.stderr
+
+
+def test_a_listener_hears_its_user_and_joins_no_users_room(server):
+    """Nobody joins a user's room; the sentence says how to hear it, and that works."""
+    done = roomcast("listen", "task:1", "user:7", "--url", server.ws, JWT_SECRET=SECRET)
+    assert done.returncode == 2
+    assert 'roomcast listen --token "$(roomcast token --user-id 7)"' in done.stderr
+    token = roomcast("token", "--user-id", "7", JWT_SECRET=SECRET).stdout.strip()
+    with Process("listen", "--token", token, "--url", server.ws) as listener:
+        listener.wait_for("Listening to what is sent to user 7", listener.err)
+        assert publish(server, "notification.new", "user:7", '{"title": "Hello", "message": "You"}').returncode == 0
+        listener.wait_for(r"^\S+ - notification\.new - ", listener.out)
 
 
 def test_a_listener_needs_a_token():

@@ -350,6 +350,23 @@ async def test_who_lost_the_connection_before_the_reply_asks_again(serve: Serve,
         assert bench.done == [1]
 
 
+class Forgetful(MemoryBroker):
+    async def settle(self, key: str, answer: bytes | None) -> None:
+        raise Unavailable("The broker cannot be reached.")
+
+
+async def test_what_cannot_be_remembered_is_answered_all_the_same(serve: Serve, bench: Bench):
+    """A command that was carried out has its reply, and one that failed its error, if the broker goes in between."""
+    async with connect(await serve(plugins=[bench.plugin], broker=Forgetful())) as alice:
+        await alice.send("quick", data={"n": 1}, id=1, key="k")
+        assert (await alice.recv())["data"] == {"n": 1}
+        await alice.send("boom", data={"n": 2}, id=2, key="l")
+        assert (await alice.recv())["data"]["code"] == "internal"
+        await alice.send("quick", data={"n": 1}, id=3, key="k")
+        assert (await alice.recv())["data"]["code"] == "in_progress"
+    assert bench.done == [1, 2]
+
+
 # One after the other.
 
 
@@ -698,6 +715,17 @@ def handshake(**headers: str) -> bytes:
 def ends(caplog: Any) -> list[Any]:
     """The log records of connections that ended."""
     return [record for record in caplog.records if record.getMessage().startswith("connection ended")]
+
+
+async def test_a_resync_of_the_users_own_room_names_no_room(serve: Serve):
+    """As no event of it does: a client would try to join what nobody joins."""
+    server = await serve()
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        for room in ("user:1", ROOM):
+            server.gateway.on_resync(room, "gone-7")
+            frame = await alice.recv_type("resync")
+            assert (frame.get("room"), frame["data"]["last_id"]) == (room if room == ROOM else None, "gone-7")
 
 
 async def test_each_connection_has_its_line_in_the_log(serve: Serve, caplog):

@@ -93,6 +93,38 @@ async def test_a_gap_in_the_history_is_told():
         await note.wait_for("task:1 again; events may have been missed")
 
 
+async def test_what_was_sent_to_the_user_during_a_lost_connection_follows():
+    """Also before the first of it came, and also where no room was asked for."""
+    async with running() as server, listening(server) as (out, note):
+        gateway = server.gateway
+
+        async def lose_and_send(number: int) -> None:
+            for connection in list(gateway.sweep.connections):
+                connection.abort(SERVICE_RESTART)
+            await gateway.publish(
+                "notification.new", "user:1", {"title": "Hello", "message": f"number {number}"}, None, None
+            )
+            await out.wait_for(f"number {number}")
+
+        await note.wait_for("Listening to what is sent to user 1")
+        for number in range(2):
+            await lose_and_send(number)
+    assert [f"number {number}" in text for number, text in enumerate(out.lines)] == [True] * 2
+    assert not any("missed" in text for text in note.lines)
+
+
+async def test_a_users_lost_events_are_told():
+    """If more was sent than the history keeps, that is said; what comes next is resumed from."""
+    async with running() as server, listening(server, "task:1") as (_, note):
+        gateway = server.gateway
+        gateway.on_resync("user:1", "gone-7")
+        await note.wait_for("To the user: events were lost")
+        for connection in list(gateway.sweep.connections):
+            connection.abort(SERVICE_RESTART)
+        await note.wait_for("What was sent to the user may have been missed")
+        await note.wait_for("Listening in task:1 again; nothing was missed")
+
+
 async def test_several_rooms_share_a_connection():
     """Each event is of its own room."""
     async with running() as server, listening(server, "task:1", "project:2") as (out, _):

@@ -29,8 +29,14 @@ from . import workers as workers_
 
 _T = TypeVar("_T")
 
-API_URL: Final = "http://127.0.0.1:8000"
-WS_URL: Final = "ws://127.0.0.1:8000"
+#: What to say of a user's own room, and what to do instead.
+_NOBODY_JOINS: Final = (
+    "a user's own room, which nobody joins: that user's connections hear it from the start. Listen without it, with a "
+    'token of the user: roomcast listen --token "$(roomcast token --user-id {})".'
+)
+
+API_URL: Final = f"http://{wire.AUTHORITY}"
+WS_URL: Final = f"ws://{wire.AUTHORITY}"
 
 
 class BadInput(click.ClickException):
@@ -70,6 +76,16 @@ def _port(default: int = 8000) -> Callable[[_T], _T]:
 def _host() -> Callable[[_T], _T]:
     return click.option(  # type: ignore[return-value]
         "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all of this machine."
+    )
+
+
+def _url(default: str) -> Callable[[_T], _T]:
+    return click.option(  # type: ignore[return-value]
+        "--url",
+        envvar="ROOMCAST_URL",
+        default=default,
+        show_default=True,
+        help="The server; ROOMCAST_URL if not given.",
     )
 
 
@@ -171,7 +187,7 @@ def _claim(text: str) -> tuple[str, Any]:
 @click.argument("room", required=False)
 @click.argument("data", required=False, metavar="[JSON]")
 @click.option("--sender", help="The name that the event is from.")
-@click.option("--url", default=API_URL, show_default=True, help="The server.")
+@_url(API_URL)
 @click.option("--api-key", envvar="API_KEY", help="The server's API_KEY; from the environment if not given.")
 @click.option("--idempotency-key", help="Publish only once, however often this is repeated within 5 minutes.")
 def publish(
@@ -209,21 +225,25 @@ def publish(
 
 
 @main.command()
-@click.argument("rooms", metavar="ROOM...", nargs=-1, required=True)
-@click.option("--url", default=WS_URL, show_default=True, help="The server.")
+@click.argument("rooms", metavar="[ROOM]...", nargs=-1)
+@_url(WS_URL)
 @click.option("--token", envvar="ROOMCAST_TOKEN", help="The user's token; ROOMCAST_TOKEN if not given.")
 @click.option("--since", metavar="ID", help="Begin after the event of this id; with one room.")
 @click.option("--raw", is_flag=True, help="Print each event's JSON as it comes.")
 def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | None, raw: bool) -> None:
     """Print the events of rooms as they happen.
 
-    An event is a line: time, room, type, sender, data.
+    An event is a line: time, room, type, sender, data. What is sent to the token's user is printed too, with - for the
+    room, and alone if no ROOM is given.
 
     Without a token, one is made with JWT_SECRET if that is set. A lost connection is made again, and what was missed
     meanwhile is printed, as far as the server's history goes back. What happens to the connection is said on standard
     error.
     """
-    if since is not None and len(rooms) > 1:
+    for room in rooms:
+        if room.startswith("user:"):
+            raise click.UsageError(f"{room} is {_NOBODY_JOINS.format(room.removeprefix('user:'))}")
+    if since is not None and len(rooms) != 1:
         raise click.UsageError("--since goes with one room: an id is a place in the events of its own room.")
     listener = listening.Listener(
         wire.target(url),
@@ -315,7 +335,7 @@ def doctor(host: str, port: int, url: str | None) -> None:
 
 
 @main.command()
-@click.option("--url", default=WS_URL, show_default=True, help="The server.")
+@_url(WS_URL)
 @click.option("--connections", type=click.IntRange(1), default=1000, show_default=True, help="How many to open.")
 @click.option("--rooms", type=click.IntRange(1), default=10, show_default=True, help="Rooms to spread them over.")
 @click.option("--publishers", type=click.IntRange(1), help="Connections that publish; one in each room if not given.")

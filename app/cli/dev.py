@@ -14,7 +14,7 @@ import orjson
 from ..settings import Settings
 from ..web.handshake import PATH
 from ..web.server import Server
-from . import tokens
+from . import tokens, wire
 from .run import VERSION, broker_name, is_free, url
 
 #: How long the token of the printed lines holds, in seconds.
@@ -61,9 +61,10 @@ def greeting(server: Server, *, wanted: int) -> str:
     """Return what is printed when ``server`` listens; ``wanted`` is the port that was asked for."""
     gateway, base = server.gateway, url(server.address, server.port)
     taken = wanted not in (0, server.port)
+    rooms = "every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"
+    origins = "pages of all origins let in" if "*" in gateway.settings.allowed_origins else "origins by ALLOWED_ORIGINS"
     lines = [
-        f"roomcast {VERSION}, for development: broker {broker_name(gateway.settings)}, "
-        + ("every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"),
+        f"roomcast {VERSION}, for development: broker {broker_name(gateway.settings)}, {rooms}, {origins}",
         *([f"Port {wanted} is taken, so this is on port {server.port}; --port chooses another."] if taken else []),
         "",
         *_lines(base, gateway.settings),
@@ -93,7 +94,27 @@ def _lines(base: str, settings: Settings) -> list[str]:
         "",
         f"Then publish to {ROOM}, as a backend does:",
         "  " + shell_line(publish),
+        "",
+        "And for roomcast listen, publish, token and the like in another shell:",
+        "  " + exporting(_variables(base, settings, token)),
     ]
+
+
+def _variables(base: str, settings: Settings, token: str) -> dict[str, str]:
+    """Return what the other commands have to find in their environment. A secret that was given is not shown."""
+    variables = {"ROOMCAST_TOKEN": token, "API_KEY": settings.api_key or ""}
+    if settings.jwt_secret is not None and not os.environ.get("JWT_SECRET", "").strip():
+        variables["JWT_SECRET"] = settings.jwt_secret
+    if base != f"http://{wire.AUTHORITY}":
+        variables["ROOMCAST_URL"] = base
+    return variables
+
+
+def exporting(variables: Mapping[str, str]) -> str:
+    """Return the line by which this machine's shell sets ``variables`` for what is started in it."""
+    if os.name == "nt":
+        return " & ".join(f'set "{name}={value}"' for name, value in variables.items())
+    return shlex.join(["export", *(f"{name}={value}" for name, value in variables.items())])
 
 
 def shell_line(words: list[str]) -> str:

@@ -34,7 +34,7 @@ FINAL_ENDS: Final = {
 
 
 class Listener:
-    """Joins ``rooms`` and prints their events.
+    """Joins ``rooms`` and prints their events, and those of the user's own room, which nobody needs to join.
 
     ``token`` gives the token for each attempt to connect. ``since`` is the id to resume the one room from. ``out`` is
     given the lines of events, ``note`` the sentences about the connection.
@@ -58,6 +58,8 @@ class Listener:
         self._note = note
         #: Where each room stands: the id of the last event seen, or None before the first answer.
         self._seen: dict[str, str | None] = dict.fromkeys(rooms, since)
+        #: Where the user's own room stands; empty before the first welcome.
+        self._own = ""
         self._joined: set[str] = set()
         self._wait = FIRST_WAIT
 
@@ -81,7 +83,7 @@ class Listener:
                 self._note(f"Connecting again in {pause:.1f} s.")
                 await asyncio.sleep(pause)
             try:
-                return await Stream.open(self._target, self._token())
+                return await Stream.open(self._resuming(), self._token())
             except Unreachable as error:
                 if first:
                     raise
@@ -91,6 +93,11 @@ class Listener:
                 if first:
                     raise RoomcastError(f"{self._target.authority} did not open a WebSocket: {ended.end}.") from ended
                 self._note(str(ended))
+
+    def _resuming(self) -> Target:
+        """Return the target that asks for what was missed of the user's own room."""
+        path = self._target.path
+        return self._target._replace(path=f"{path}{'&' if '?' in path else '?'}since={self._own}")
 
     def _give_up(self, end: End) -> None:
         if sentence := FINAL_ENDS.get(end.code):
@@ -125,20 +132,37 @@ class Listener:
     def _take(self, frame: bytes) -> None:
         message = orjson.loads(frame)
         type, room, data = message.get("type"), message.get("room"), message.get("data") or {}
-        if type == "joined_room":
+        if type == "connected":
+            self._greet(data)
+        elif type == "joined_room":
             self._enter(room, data)
         elif type == "resync":
-            self._note(f"{room}: events were lost on the server.")
-            self._seen[room] = data.get("last_id")
+            self._note(f"{room or 'To the user'}: events were lost on the server.")
+            self._stand(room, data.get("last_id"))
         elif type == "error":
             hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else ""
             raise RoomcastError(f"{room or 'The server'}: {str(data.get('error')).rstrip('.')}{hint or '.'}")
         elif type == "left_room":
             raise RoomcastError(f"{data.get('message')}, by an operator.")
-        elif type not in ("connected", "pong"):
-            if room in self._seen and "id" in message:
-                self._seen[room] = message["id"]
+        elif type != "pong":
+            self._stand(room, message.get("id"))
             self._out(frame.decode() if self._raw else line(message))
+
+    def _stand(self, room: str | None, id: str | None) -> None:
+        """Note the last event of a room, or without one of the user's own."""
+        if id is not None and room is None:
+            self._own = id
+        elif id is not None and room in self._seen:
+            self._seen[room] = id
+
+    def _greet(self, data: dict[str, Any]) -> None:
+        if self._own and not data.get("recovered"):
+            self._note("What was sent to the user may have been missed: the server's history does not go back.")
+        if not data.get("recovered"):
+            self._stand(None, data.get("last_id"))
+        if not self._seen:
+            self._note(f"Listening to what is sent to user {data.get('user_id')}.")
+            self._wait = FIRST_WAIT
 
     def _enter(self, room: str, data: dict[str, Any]) -> None:
         asked = self._seen.get(room)

@@ -20,6 +20,8 @@ from yarl import URL
 from ..errors import RoomcastError
 from ..frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 
+#: Where a server is found if nothing else is said.
+AUTHORITY: Final = "127.0.0.1:8000"
 #: Where a server listens for WebSockets, if a URL names no path.
 PATH: Final = "/api/v1/ws/connect"
 #: The longest frame, and the longest head of a response, that is read, in bytes.
