@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Final
@@ -379,7 +379,9 @@ class Gateway:
             except Refused as refused:
                 raise TypeError(f"its handler returned what is no JSON: {refused}") from None
         finally:
-            await self.broker.settle(key, answer)
+            # What was done was done, and is answered; what it published has keys of its own against a repeat.
+            with suppress(Unavailable):
+                await self.broker.settle(key, answer)
         return result
 
     def _resumed(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
