@@ -21,6 +21,9 @@ except ImportError:
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio"]
 
+# Before its import, or its asserts would fail without saying what they compared.
+pytest.register_assert_rewrite("broker_contract")
+
 #: A package of its own; test_foreign_plugin.py runs its tests, where it is installed.
 collect_ignore = ["foreign"]
 

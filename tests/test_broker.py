@@ -10,14 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-
-# Before its import, or its asserts would fail without saying what they compared.
-pytest.register_assert_rewrite("broker_contract")
-
-from broker_contract import (  # noqa: E402
+from broker_contract import (
     CALLS,
     HISTORY_SIZE,
     HISTORY_TTL,
@@ -29,9 +22,12 @@ from broker_contract import (  # noqa: E402
     not_ids,
     split,
 )
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from roomcast.broker import KEY_TTL, Broker, Event, MemoryBroker  # noqa: E402
-from roomcast.errors import Unavailable  # noqa: E402
+from roomcast.broker import KEY_TTL, Broker, Event, MemoryBroker
+from roomcast.errors import Unavailable
 
 
 class HandClock:

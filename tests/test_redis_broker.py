@@ -7,11 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
-
-# Before its import, or its asserts would fail without saying what they compared.
-pytest.register_assert_rewrite("broker_contract")
-
-from broker_contract import (  # noqa: E402
+from broker_contract import (
     HISTORY_SIZE,
     HISTORY_TTL,
     OTHER,
@@ -21,11 +17,11 @@ from broker_contract import (  # noqa: E402
     House,
     split,
 )
-from redis_servers import Cluster, RedisServer  # noqa: E402
+from redis_servers import Cluster, RedisServer
 
-from roomcast.broker import Event  # noqa: E402
-from roomcast.redis.broker import RedisBroker  # noqa: E402
-from roomcast.redis.urls import parse  # noqa: E402
+from roomcast.broker import Event
+from roomcast.redis.broker import RedisBroker
+from roomcast.redis.urls import parse
 
 Node = Callable[..., Awaitable[House]]
 

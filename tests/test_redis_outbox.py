@@ -117,3 +117,19 @@ async def test_publishing_ends_with_the_wait(fresh_redis: FreshRedis) -> None:
     with pytest.raises(Unavailable, match=f"Redis at {server.address} cannot be reached"):
         await house.broker.publish(ROOM, b"x")
     await house.broker.close()
+
+
+async def test_what_waits_for_one_room_is_bounded(fresh_redis: FreshRedis) -> None:
+    """While Redis is away no more bytes wait for a room than the buffer holds; the rest fails at once."""
+    server = await fresh_redis()
+    house = House(RedisBroker(parse(server.url), wait=30, timeout=5, buffer=20_000), asyncio.sleep)
+    await house.broker.start(house.heard)
+    server.pause()
+    tasks = [asyncio.ensure_future(house.broker.publish(ROOM, b"x" * 1000)) for _ in range(50)]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    assert (len(done), len(waiting)) == (30, 20)
+    assert all("REDIS_BUFFER" in str(one.exception()) for one in done)
+    server.resume()
+    assert [split(await one)[1] for one in tasks if one in waiting] == list(range(1, 21))
+    assert split(await house.broker.publish(ROOM, b"x" * 1000))[1] == 21
+    await house.broker.close()

@@ -112,7 +112,7 @@ class Feeds:
         words = head.split(b" ")
         epoch = words[0].decode()
         first = int(words[1])
-        if epoch != feed.epoch and not self._turn(feed, epoch, first):
+        if epoch != feed.epoch and not self._turn(feed, epoch):
             return
         expected = feed.last + 1
         if first > expected:
@@ -129,12 +129,12 @@ class Feeds:
                 self._tell(feed, offset, body[start : start + length])
             start += length
 
-    def _turn(self, feed: Feed, epoch: str, first: int) -> bool:
+    def _turn(self, feed: Feed, epoch: str) -> bool:
         """A message of another epoch than the feed's: False if it is an old one, to be passed over."""
         if feed.epoch and int(epoch) < int(feed.epoch):
             return False
         if feed.epoch:
-            self._lost(feed, epoch, first - 1)
+            self._lost(feed, epoch, 0)
         else:
             feed.epoch = epoch
         return True
@@ -218,7 +218,8 @@ class Feeds:
             if not self._is_wanted(feed):
                 return
             if not reaches:
-                self._lost(feed, epoch, top)
+                # Of a new epoch all is told that there is; of the old one nothing more can be.
+                self._lost(feed, epoch, 0 if epoch != feed.epoch else top)
             for event in events:
                 self.repaired += 1
                 self._tell(feed, int(event.id.rpartition("-")[2]), event.payload)

@@ -69,7 +69,11 @@ class Outbox:
         self._loop: Final = asyncio.get_running_loop()
 
     def publish(self, room: str, payload: bytes, key: str | None) -> asyncio.Future[str]:
-        """Publish at the end of this turn, or with the next batch of the room; the result is the id."""
+        """Publish at the end of this turn, or with the next batch of the room; the result is the id.
+
+        Raises ``Unavailable`` if too much waits already.
+        """
+        self._router.hold(len(payload))
         future: asyncio.Future[str] = self._loop.create_future()
         waiting = self._waiting.get(room)
         if waiting is not None:
@@ -90,8 +94,11 @@ class Outbox:
         events = 0
         for room in due:
             waiting = self._waiting[room]
-            items = [item for item in waiting[:MOST] if not item[2].done()]  # who gave up before, is not published
+            items = waiting[:MOST]
             self._waiting[room] = waiting[MOST:]
+            # From here the call holds them. Who gave up before, is not published.
+            self._router.let_go(sum(len(payload) for payload, _, _ in items))
+            items = [item for item in items if not item[2].done()]
             if not items:
                 self._next(room)
                 continue

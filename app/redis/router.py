@@ -139,8 +139,7 @@ class Lane:
             self._router.reroute(call, str(error))
         else:
             log.error("Redis at %s refused a command: %s", spell(self.name), error)
-            hint = " Its memory is full (maxmemory)" if error.code == "OOM" else ""
-            call.fail(f"Redis at {spell(self.name)} refused a command: {error}.{hint}")
+            call.fail(f"Redis at {spell(self.name)} refused a command: {str(error).rstrip('.')}.")
 
     def expire(self, now: float) -> None:
         """Fail those whose patience has ended."""
@@ -169,6 +168,7 @@ class Router:
         self._soon: Final = asyncio.Event()
         self._loop: Final = asyncio.get_running_loop()
         self._tender: asyncio.Task[None] | None = None
+        self._expiring: asyncio.TimerHandle | None = None
 
     async def start(self, wait: float) -> None:
         """Connect; raise ``Unavailable`` if not all servers can be reached within ``wait`` seconds."""
@@ -182,6 +182,7 @@ class Router:
                     raise Unavailable(f"Redis cannot be reached: {error}.") from error
                 await asyncio.sleep(_LOOK_SOON)
         self._arrange()
+        self._expire()
         self._tender = asyncio.create_task(self._tend(), name="roomcast redis servers")
         while troubles := self.troubles():
             if self._loop.time() > deadline:
@@ -193,6 +194,8 @@ class Router:
         if self._tender is not None:
             self._tender.cancel()
             await asyncio.wait([self._tender])
+        if self._expiring is not None:
+            self._expiring.cancel()
         lanes = list(self._lanes.values())
         self._lanes.clear()
         for lane in lanes:
@@ -247,13 +250,11 @@ class Router:
 
     def _begin(self, call: Call, patience: float, size: int) -> asyncio.Future[Any]:
         if patience:
+            self.hold(size)
             call.size = size
-            if self._held + size > self._buffer and self._held:
-                raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
             call.patience = patience
             call.deadline = self._loop.time() + patience
-            self._held += size
-            call.future.add_done_callback(lambda _: self._free(call))
+            call.future.add_done_callback(lambda _: self.let_go(size))
         try:
             self._route(call)
         except Unavailable:
@@ -261,8 +262,15 @@ class Router:
             raise
         return call.future
 
-    def _free(self, call: Call) -> None:
-        self._held -= call.size
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes more that wait for Redis; raise ``Unavailable`` if the buffer is full."""
+        if self._held + size > self._buffer and self._held:
+            raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
+        self._held += size
+
+    def let_go(self, size: int) -> None:
+        """``size`` bytes wait no longer."""
+        self._held -= size
 
     def _route(self, call: Call) -> None:
         key = call.keys[0]
@@ -300,6 +308,16 @@ class Router:
         """Something seems to have changed among the servers."""
         self._soon.set()
 
+    def _expire(self) -> None:
+        """Fail those whose patience has ended, also while nobody tells which servers there are."""
+        now = self._loop.time()
+        for lane in self._lanes.values():
+            lane.expire(now)
+        for call in self._homeless:
+            if call.deadline <= now:
+                call.fail("Redis has no server for it now.")
+        self._expiring = self._loop.call_later(_LOOK_SOON, self._expire)
+
     async def _tend(self) -> None:
         looked = self._loop.time()
         while True:
@@ -311,8 +329,6 @@ class Router:
                 self._soon.clear()
                 looked = now
                 await self._look()
-            for lane in self._lanes.values():
-                lane.expire(self._loop.time())
             if self._soon.is_set():
                 await asyncio.sleep(_LOOK_SOON / 4)
 
@@ -324,12 +340,8 @@ class Router:
         else:
             self._arrange()
         homeless, self._homeless = self._homeless, []
-        now = self._loop.time()
         for call in homeless:
             if call.future.done():
-                continue
-            if call.deadline <= now:
-                call.fail("Redis has no server for it now.")
                 continue
             try:
                 self._route(call)

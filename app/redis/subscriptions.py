@@ -228,7 +228,7 @@ class Subscriptions:
         """The server is lost, or not the right one now. Who waits gets an error; other rooms are tried again."""
         if error.code == "NOSCRIPT":
             link.ask(pack(("SCRIPT", "LOAD", LOOK.text)), None)
-            self._introduce(link, channels)
+            self._loop.call_later(_AGAIN, self._again, channels)
             return
         if error.code != _LOST:
             log.warning("Redis refused a subscription: %s", error)
