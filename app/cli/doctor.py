@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import os
 import re
 import secrets
@@ -16,7 +17,10 @@ import aiohttp
 import orjson
 
 from .. import registry
-from ..errors import PluginError, RoomcastError, SettingsError
+from ..errors import PluginError, RoomcastError, SettingsError, Unavailable
+from ..redis.survey import Facts, rehearse, survey
+from ..redis.urls import Target as RedisTarget
+from ..redis.urls import parse
 from ..settings import Settings, describe
 from . import tokens
 from .run import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
@@ -32,6 +36,20 @@ EARLIEST: Final = 1767225600
 #: Seconds by which two clocks may differ; tokens are not valid before they are made, by the clock of who made them.
 SKEW: Final = 5.0
 
+#: What Redis must be: GETDEL came with 6.2, the sharded announcements of a Cluster with 7.0.
+OLDEST: Final = (6, 2)
+OLDEST_CLUSTER: Final = (7, 0)
+#: Fuller than this part of its memory, Redis is about to refuse.
+FULL: Final = 0.8
+#: 128 messages of 64 KiB travel together at most; who is cut off for fewer bytes is so at every burst.
+SMALL_BACKLOG: Final = 8 * 2**20
+_BACKLOG: Final = '"pubsub 32mb 8mb 60"'
+#: How long Redis may take over what nodes do once, beyond the time to connect, in seconds.
+REHEARSAL: Final = 5.0
+#: What an ACL must give at least; roomcast.redis.keys has the names.
+RIGHTS: Final = "~*{prefix}:* &*{prefix}:* +@all -@admin -@dangerous +info"
+
+_NOWHERE: Final = logging.NullHandler()
 _NAMES: Final = [variable.name for variable in describe()]
 
 
@@ -45,6 +63,8 @@ class Finding(NamedTuple):
 async def examine(environ: Mapping[str, str], host: str, port: int, target: Target | None) -> AsyncIterator[Finding]:
     """Look at everything in turn: at the environment and the machine, then at the running server if one is given."""
     for finding in (*settings(environ), *misspelt(environ), *plugins(), *machine()):
+        yield finding
+    async for finding in redis(environ):
         yield finding
     if target is None:
         yield listening(host, port)
@@ -108,7 +128,7 @@ def _openness(read: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "ROOM_ACCESS is open: whoever has a token may enter every room.")
     if "*" in read.allowed_origins:
         yield Finding(WARN, "ALLOWED_ORIGINS has *: pages of every site may connect.")
-    if not read.redis_url:
+    if read.redis_url is None:
         yield Finding(OK, "The embedded broker is used: one process, whose history ends with it.")
 
 
@@ -145,6 +165,84 @@ def machine() -> Iterator[Finding]:
         yield Finding(FAIL, f"The clock says {time.strftime('%Y-%m-%d %H:%M')}: it is wrong, and tokens go by it.")
     else:
         yield Finding(OK, f"The clock says {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}.")
+
+
+async def redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Look at the servers that REDIS_URL names, and do there once what nodes do."""
+    own = {name: value for name, value in environ.items() if name.startswith("REDIS_")}
+    try:
+        read = Settings.from_env({**own, "JWT_SECRET": secrets.token_hex(32)})
+    except SettingsError:
+        return  # that was said before
+    if read.redis_url is None:
+        return
+    logging.getLogger("roomcast.redis").addHandler(_NOWHERE)  # what goes wrong is found, not logged
+    try:
+        target = parse(read.redis_url, ca=read.redis_ca)
+        for facts in await survey(target, read.redis_timeout):
+            for finding in server(facts, target.kind == "cluster"):
+                yield finding
+    except (SettingsError, Unavailable) as error:
+        yield Finding(FAIL, str(error))
+    else:
+        yield await _rehearsal(target, read)
+
+
+async def _rehearsal(target: RedisTarget, read: Settings) -> Finding:
+    try:
+        async with asyncio.timeout(read.redis_wait + REHEARSAL):
+            await rehearse(target, read.redis_prefix, read.redis_wait)
+    except (TimeoutError, Unavailable) as error:
+        rights = RIGHTS.format(prefix=read.redis_prefix)
+        hint = f" Its user {target.username} needs these rights: {rights}." if target.username else ""
+        return Finding(FAIL, f"{str(error) or 'Redis did not do in time what nodes need.'}{hint}")
+    return Finding(OK, "Redis does all that nodes need.")
+
+
+def server(facts: Facts, is_cluster: bool) -> Iterator[Finding]:
+    """Judge one server by what it says of itself."""
+    name = f"{facts.product} at {facts.address}"
+    version = ".".join(map(str, facts.version))
+    oldest = OLDEST_CLUSTER if is_cluster else OLDEST
+    if facts.version >= oldest:
+        yield Finding(OK, f"{name} answers (version {version}).")
+    else:
+        wanted = ".".join(map(str, oldest))
+        yield Finding(FAIL, f"{name} is too old: it is version {version}, and must be {wanted} or later.")
+    yield from _memory(facts, name)
+    if facts.backlog is None:
+        yield Finding(OK, f"{name} does not tell its client-output-buffer-limit for pubsub; its default is good.")
+    elif facts.backlog == 0:
+        yield Finding(
+            WARN, f"{name} keeps any amount for a node that hangs; set client-output-buffer-limit {_BACKLOG}."
+        )
+    elif facts.backlog < SMALL_BACKLOG:
+        yield Finding(
+            WARN,
+            f"{name} cuts nodes off that have {facts.backlog} bytes to read, which a burst is; "
+            f"set client-output-buffer-limit {_BACKLOG}.",
+        )
+
+
+def _memory(facts: Facts, name: str) -> Iterator[Finding]:
+    """Full, Redis refuses writes, which clients are told of; where it evicts, histories and slots vanish unseen."""
+    if facts.policy and facts.policy != "noeviction":
+        yield Finding(
+            FAIL if facts.limit else WARN,
+            f"{name} has maxmemory-policy {facts.policy}: when it is full it forgets rooms' histories and users' "
+            "connections without a word; set it to noeviction, by which publishers get an error instead.",
+        )
+    limit = facts.limit or facts.machine
+    if limit and facts.used > FULL * limit:
+        yield Finding(WARN, f"{name} is nearly full: it uses {_mib(facts.used)} of {_mib(limit)}.")
+    elif not facts.limit:
+        yield Finding(WARN, f"{name} has no maxmemory: it takes all of the machine, until the kernel ends it; set one.")
+    else:
+        yield Finding(OK, f"{name} has room: it uses {_mib(facts.used)} of {_mib(limit)}.")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
 
 
 def listening(host: str, port: int) -> Finding:
