@@ -29,9 +29,9 @@ def log_as(monkeypatch):
     root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
     levels = root.level, access.level
 
-    def log_as(log_format: str, log_level: str = "info") -> None:
+    def log_as(log_format: str, log_level: str = "info", worker: int | None = None) -> None:
         monkeypatch.setattr(root, "handlers", [])
-        configure(Settings(jwt_secret=SECRET, log_format=log_format, log_level=log_level))
+        configure(Settings(jwt_secret=SECRET, log_format=log_format, log_level=log_level), worker)
 
     yield log_as
     root.setLevel(levels[0])
@@ -44,6 +44,22 @@ def failure(text: str) -> None:
         raise KeyError(text)
     except KeyError as error:
         raise ValueError(f"no {text}") from error
+
+
+def test_a_line_tells_which_worker_wrote_it(capsys, log_as):
+    """Where several processes write to one stderr; as text before the message, as JSON in a field."""
+    log_as("text", worker=2)
+    logger.info("here")
+    log_as("json", worker=2)
+    logger.info("here")
+    log_as("json")
+    logger.info("here")
+    text, marked, plain = capsys.readouterr().err.splitlines()
+    assert LINE.match(text)
+    assert text.endswith("roomcast.test_logs   [worker 2] here")
+    assert json.loads(marked)["worker"] == 2
+    assert json.loads(marked)["message"] == "here"
+    assert "worker" not in json.loads(plain)
 
 
 def test_text_is_a_line_with_time_level_and_logger(capsys, log_as):
