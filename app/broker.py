@@ -226,6 +226,12 @@ class Broker(ABC):
         """Send ``message`` to the listener of every node, this one included."""
 
 
+#: What each kind of things with an end may take in the embedded broker, in bytes: keys of publishes, claims with their
+#: answers, and what is put. A client sends 100 keyed commands a second with keys of its choice, and a plugin's answers may
+#: be as long as its messages: without a bound one user could fill the memory within the 5 minutes that they are kept.
+#: This is half a million keys, 1,700 a second for 5 minutes; past that the oldest are forgotten, and could be repeated.
+MOST_KEPT: Final = 256 * 1024 * 1024
+
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
 
 #: How many rooms or keys a sweep looks at before it lets others run, so that it holds the loop for about 1 ms.
@@ -279,20 +285,43 @@ class _Expiring(Generic[_K, _V]):
     """A dict in which each entry lives until a time of its own; times are in seconds of one clock.
 
     Each ``put`` frees up to two that have ended: what is past never outgrows what lives, and no call pays for many.
+    Beyond ``most`` bytes, as far as these can be told, those that would end first go before their time.
     """
 
-    __slots__ = ("_ends", "_entries")
+    __slots__ = ("_ends", "_entries", "_most", "size")
 
-    def __init__(self) -> None:
+    #: What an entry takes besides its key and value, in bytes: measured as 480 for a publish's key of 70 characters.
+    ENTRY: Final = 300
+
+    def __init__(self, most: int) -> None:
+        self._most: Final = most
         self._entries: dict[_K, tuple[float, _V]] = {}
+        #: When entries end, soonest first, also of those that were replaced or popped since: they count until then.
         self._ends: list[tuple[float, _K]] = []
+        self.size = 0
 
     def put(self, key: _K, value: _V, now: float, ttl: float) -> None:
         """Keep ``value`` under ``key``, in place of what was there, for ``ttl`` seconds."""
         self.expire(now, 2)
+        self.pop(key, now)
         end = now + ttl
         self._entries[key] = (end, value)
         heappush(self._ends, (end, key))
+        self.size += self._weight(key) + _length(value)
+        while self.size > self._most and len(self._ends) > 1:
+            self._free()
+
+    def _weight(self, key: _K) -> int:
+        return self.ENTRY + (len(key) if isinstance(key, str) else sum(map(len, key)))
+
+    def _free(self) -> None:
+        """Free what ends first."""
+        end, key = heappop(self._ends)
+        self.size -= self._weight(key)
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] == end:
+            self.size -= _length(entry[1])
+            del self._entries[key]
 
     def get(self, key: _K, now: float) -> _V | None:
         """Return what is kept under ``key``, or None."""
@@ -302,7 +331,10 @@ class _Expiring(Generic[_K, _V]):
     def pop(self, key: _K, now: float) -> _V | None:
         """Return what is kept under ``key``, or None, and keep it no longer."""
         entry = self._entries.pop(key, None)
-        return entry[1] if entry is not None and entry[0] > now else None
+        if entry is None:
+            return None
+        self.size -= _length(entry[1])
+        return entry[1] if entry[0] > now else None
 
     def expire(self, now: float, most: int) -> bool:
         """Free up to ``most`` entries that have ended; True if there may be more."""
@@ -310,19 +342,20 @@ class _Expiring(Generic[_K, _V]):
         for _ in range(most):
             if not ends or ends[0][0] > now:
                 return False
-            end, key = heappop(ends)
-            entry = self._entries.get(key)
-            if entry is not None and entry[0] == end:
-                del self._entries[key]
+            self._free()
         return True
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, bytes | str) else 0
 
 
 class MemoryBroker(Broker):
     """The embedded broker: one process, one event loop, nothing outlives it.
 
     ``history_size`` events are kept of each room, each for ``history_ttl`` seconds of ``clock``, whose readings must
-    never go back. No method suspends but ``close`` and ``sweep``; the listener is called before ``publish``,
-    ``publish_many`` and ``signal`` return.
+    never go back; ``most_kept`` is as ``MOST_KEPT``. No method suspends but ``close`` and ``sweep``; the listener is
+    called before ``publish``, ``publish_many`` and ``signal`` return.
 
     A room that was not written to for ``history_ttl``, has no members and is not subscribed is forgotten; if it comes
     back it has a new epoch. Any other keeps its epoch and offset even when its last event has expired.
@@ -333,7 +366,9 @@ class MemoryBroker(Broker):
         history_size: int = 500,
         history_ttl: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
+        most_kept: int = MOST_KEPT,
     ) -> None:
+        self._most_kept: Final = most_kept
         self._size: Final = history_size
         self._trim_above: Final = history_size + history_size // 8
         self._ttl: Final = history_ttl
@@ -351,9 +386,9 @@ class MemoryBroker(Broker):
         self._subscribed: dict[str, None] = {}
         self._leases: dict[UserId, Held] = {}
         self._presence: dict[str, dict[UserId, tuple[str, Held]]] = {}
-        self._keys: _Expiring[tuple[str, str], str] = _Expiring()
-        self._claims: _Expiring[str, bytes | bool] = _Expiring()
-        self._kept: _Expiring[str, bytes] = _Expiring()
+        self._keys: _Expiring[tuple[str, str], str] = _Expiring(self._most_kept)
+        self._claims: _Expiring[str, bytes | bool] = _Expiring(self._most_kept)
+        self._kept: _Expiring[str, bytes] = _Expiring(self._most_kept)
 
     def _check(self) -> None:
         if self._listener is None:

@@ -206,6 +206,44 @@ async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker
     assert [holders(thing) for thing in (payload, value, key, claim)] == before
 
 
+async def test_what_is_kept_for_a_time_is_bounded() -> None:
+    """Keys, claims with their answers, and values: beyond the bound the oldest go, and nothing is counted twice."""
+    clock = HandClock()
+    broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, most_kept=100_000)
+    await broker.start(Heard())
+    for number in range(1000):
+        clock.now += 0.01
+        await broker.publish(ROOM, b"", f"key {number}")
+        if await broker.claim(f"claim {number}"):
+            await broker.settle(f"claim {number}", None if number % 2 else bytes(1000))
+        await broker.put(f"value {number}", bytes(5000), 60)
+    held = (broker._keys, broker._claims, broker._kept)
+    assert all(80_000 < one.size <= 100_000 for one in held)
+    first = (await broker.history(ROOM)).events[0].id
+    assert await broker.publish(ROOM, b"", "key 999") == (await broker.history(ROOM)).last_id
+    assert await broker.publish(ROOM, b"", "key 0") != first
+    assert await broker.claim("claim 998") == bytes(1000)
+    assert await broker.claim("claim 0") is True
+    assert await broker.take("value 999") == bytes(5000)
+    assert await broker.take("value 0") is None
+    await clock.pass_time(KEY_TTL)
+    await broker.sweep()
+    assert [one.size for one in held] == [0, 0, 0]
+    await broker.close()
+
+
+async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
+    """What was just done is not done again at once, however long its answer."""
+    broker = MemoryBroker(most_kept=10)
+    await broker.start(Heard())
+    for key in ("a", "b"):
+        assert await broker.claim(key) is True
+        await broker.settle(key, bytes(1000))
+        assert await broker.claim(key) == bytes(1000)
+    assert await broker.claim("a") is True
+    await broker.close()
+
+
 async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
     """A closed broker that is still referred to keeps nothing of what it was given."""
     payload, value, name = bytes(1000), bytes(1001), "".join(["the ", "name"])
