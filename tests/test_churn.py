@@ -11,11 +11,14 @@ import orjson
 import pytest
 import websockets
 from marshmallow import Schema
+from redis_servers import RedisServer
 from serving import PATH, PATIENCE, Serve, connect, token_for, url
 
 from roomcast import Context, Plugin
 from roomcast.broker import Change, History, MemoryBroker
 from roomcast.errors import Unavailable
+from roomcast.redis.broker import SIGNALS, RedisBroker
+from roomcast.redis.urls import parse
 from roomcast.web.server import Server
 
 CLIENTS = 100
@@ -204,12 +207,23 @@ async def operate(server: Server, draw: random.Random) -> None:
         await asyncio.sleep(0.005)
 
 
-def left_behind(server: Server) -> dict[str, Any]:
-    """What the server still knows of anybody, by name."""
-    gateway = server.gateway
-    broker = gateway.broker
-    assert isinstance(broker, MemoryBroker)
-    kept = {
+async def churn(servers: list[Server], seed: int, clients: int) -> None:
+    """Let a crowd come to ``servers``, do its worst and go."""
+    operator = asyncio.create_task(operate(servers[0], random.Random(seed)))
+    async with asyncio.timeout(60):
+        visitors = [Visitor(servers[number % len(servers)], number, seed) for number in range(clients)]
+        await asyncio.gather(*(visitor.come_and_go() for visitor in visitors))
+    operator.cancel()
+    await asyncio.wait([operator])
+    met = {"internal", "timeout", "forbidden", "not_joined"}
+    for server in servers:
+        assert met <= set(server.gateway.errors), "the crowd was too well behaved to prove anything"
+
+
+async def left_behind(server: Server) -> dict[str, Any]:
+    """What the server and its broker still know of anybody, by name."""
+    gateway, broker = server.gateway, server.gateway.broker
+    kept: dict[str, Any] = {
         "connections": gateway.sweep.connections,
         "rooms": gateway.hub.rooms,
         "personal": gateway.hub.personal,
@@ -217,11 +231,44 @@ def left_behind(server: Server) -> dict[str, Any]:
         "deadlines": gateway._deadlines,
         "beside": gateway._beside,
         "missed": gateway._missed,
-        "subscribed": broker._subscribed,
-        "presence": broker._presence,
-        "leases": broker._leases,
+        "listed": await broker.rooms(),
+        "leases": [user_id for user_id in range(USERS) if await broker.connections(user_id)],
+        "members": [room for room in ROOMS if await broker.members(room)],
     }
+    if isinstance(broker, MemoryBroker):
+        kept |= {"subscribed": broker._subscribed, "held": broker._leases, "presence": broker._presence}
+    if isinstance(broker, RedisBroker):
+        leases, presence = broker._leases, broker._presence
+        feeds = broker._feeds.subscriptions.feeds
+        kept["subscribed"] = [channel for channel in feeds if SIGNALS.encode() not in channel]
+        kept |= {"held": leases._held, "owed": leases._owed, "presence": presence._rooms, "work": presence._work}
     return {name: value for name, value in kept.items() if value}
+
+
+async def nothing_is_left(servers: list[Server], tasks: int) -> None:
+    """Wait until nothing is left behind, and no more than ``tasks`` tasks."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while [left for server in servers if (left := await left_behind(server))] or len(
+                asyncio.all_tasks()
+            ) > tasks:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"left behind: {[await left_behind(server) for server in servers]}, {asyncio.all_tasks()}")
+
+
+def settings(draw: random.Random) -> dict[str, Any]:
+    """What lets a crowd meet every limit."""
+    return {
+        "plugins": [bad_plugin(draw)],
+        "handler_timeout": 0.05,
+        "ws_heartbeat_interval": 0.5,
+        "ws_max_buffer": 20_000,
+        "ws_max_message_size": 20_000,
+        "max_connections_per_user": 6,
+        "ws_message_rate": 0,
+        "announce_max": 5,
+    }
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -229,33 +276,29 @@ async def test_a_crowd_leaves_nothing_behind(serve: Serve, seed: int):
     """After all have gone the node knows nobody: no room, no lease, no subscription, no task; and serves on."""
     draw = random.Random(seed)
     broker = Sluggish(draw)
-    server = await serve(
-        plugins=[bad_plugin(draw)],
-        broker=broker,
-        handler_timeout=0.05,
-        ws_heartbeat_interval=0.5,
-        ws_max_buffer=20_000,
-        ws_max_message_size=20_000,
-        max_connections_per_user=6,
-        ws_message_rate=0,
-        announce_max=5,
-    )
+    server = await serve(broker=broker, **settings(draw))
     tasks = len(asyncio.all_tasks())
-    operator = asyncio.create_task(operate(server, draw))
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(Visitor(server, number, seed).come_and_go() for number in range(CLIENTS)))
-    operator.cancel()
-    await asyncio.wait([operator])
+    await churn([server], seed, CLIENTS)
+    assert server.gateway.errors["unavailable"]
     broker.calm = True
-    met = {"internal", "timeout", "forbidden", "unavailable", "not_joined"}
-    assert met <= set(server.gateway.errors), "the crowd was too well behaved to prove anything"
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while left_behind(server) or len(asyncio.all_tasks()) > tasks:
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"left behind: {left_behind(server)}, and of tasks {asyncio.all_tasks()}")
+    await nothing_is_left([server], tasks)
     async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        await bob.join("channel:1")
+        await alice.join("channel:1")
+        assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 1
+
+
+async def test_a_crowd_leaves_nothing_behind_on_redis(serve: Serve, redis_server: RedisServer, redis_prefix: str):
+    """The same of two nodes that share what they know."""
+    draw = random.Random(3)
+    brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix, history_size=50) for _ in range(2)]
+    servers = [await serve(broker=broker, **settings(draw)) for broker in brokers]
+    for server in servers:  # what a broker begins with its first question goes on
+        await left_behind(server)
+    tasks = len(asyncio.all_tasks())
+    await churn(servers, 3, CLIENTS)
+    await nothing_is_left(servers, tasks)
+    async with connect(servers[0]) as alice, connect(servers[1], 2, "bob") as bob:
         await bob.join("channel:1")
         await alice.join("channel:1")
         assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 1
