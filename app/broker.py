@@ -227,9 +227,9 @@ class Broker(ABC):
 
 
 #: What each kind of things with an end may take in the embedded broker, in bytes: keys of publishes, claims with their
-#: answers, and what is put. A client sends 100 keyed commands a second with keys of its choice, and a plugin's answers may
-#: be as long as its messages: without a bound one user could fill the memory within the 5 minutes that they are kept.
-#: This is half a million keys, 1,700 a second for 5 minutes; past that the oldest are forgotten, and could be repeated.
+#: answers, and what is put. A client may send 100 keyed commands a second, and a plugin's answers may be as long as its
+#: messages: without a bound one user could fill the memory within the 5 minutes that they are kept. This is half a
+#: million keys, 1,700 a second for 5 minutes; past that the oldest are forgotten, and could be repeated.
 MOST_KEPT: Final = 256 * 1024 * 1024
 
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."

@@ -48,6 +48,8 @@ class Membership:
         self._most_unread: Final = gateway.settings.ws_max_buffer
         self._announce_max: Final = gateway.settings.announce_max
         self._joining: Final[dict[str, int]] = {}
+        #: The members with a new token about whom a rule is being asked.
+        self._asking: Final[set[tuple[Client, str]]] = set()
 
     async def subscribe(self, room: str) -> None:
         """Subscribe this node to ``room`` for a client that will be in it, or call ``unsubscribe``.
@@ -257,25 +259,49 @@ class Membership:
                 await self.take_out(client, room, f"The new token does not cover room {room}")
 
     async def _ask_again(self, client: Client, room: str) -> None:
-        """Take the client out of ``room`` unless the rule, asked anew, lets it in within ``HANDLER_TIMEOUT``."""
-        identity = client.identity
+        """Take the client out of ``room`` if the rule, asked anew, does not let it in with the newest token.
+
+        Who brings tokens faster than the rule answers is not asked about all the time, and is out at the second no: or
+        it would stay for as long as it goes on.
+        """
+        question = (client, room)
+        if question in self._asking:
+            return
+        self._asking.add(question)
+        try:
+            refused = False
+            while room in client.rooms:
+                identity = client.identity
+                allowed = await self._lets_stay(client, room)
+                is_newest = client.identity is identity
+                if allowed and is_newest:
+                    return
+                if not allowed and (is_newest or refused):
+                    break
+                refused |= not allowed
+        finally:
+            self._asking.discard(question)
+        if room in client.rooms:
+            await self.take_out(client, room, f"You have no access to room {room} with the new token")
+
+    async def _lets_stay(self, client: Client, room: str) -> bool:
+        """Whether the rule of ``room`` lets the client in, within ``HANDLER_TIMEOUT``; not if it fails."""
+        user_id = client.identity.user_id
         try:
             async with asyncio.timeout(self._gateway.settings.handler_timeout):
                 await self._check(client, room)
         except Forbidden:
-            pass
+            return False
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            log.error("The rule of %s awaited what was cancelled; user %s is out", room, identity.user_id)
+            log.error("The rule of %s awaited what was cancelled; user %s is out", room, user_id)
+            return False
         except Exception:
-            log.exception("The rule of %s failed for a new token of user %s, who is out", room, identity.user_id)
-        else:
-            return
-        # It may have left meanwhile, or brought a still newer token, for which the rule is asked by itself.
-        if room in client.rooms and client.identity is identity:
-            await self.take_out(client, room, f"You have no access to room {room} with the new token")
+            log.exception("The rule of %s failed for a new token of user %s, who is out", room, user_id)
+            return False
+        return True
 
     async def depart(self, client: Client) -> None:
         """Take a client whose connection ended out of all its rooms, and give its lease back."""
