@@ -93,7 +93,7 @@ def test_any_envelope_is_a_request_or_refused(envelope):
         assert request.room is None
         assert request.data in (None, {})
         assert request.id is None or type(request.id) in (int, str)
-        assert request.key in (None, "x")
+        assert request.key in (None, "x", "channel:*")
 
 
 @given(requests)
