@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
+import pytest
 from broker_contract import Heard
 from redis_servers import Cluster, FreshRedis, SentinelTrio, until
 from serving import PATH, User, call, connect, refused, running, token_for
@@ -21,6 +22,7 @@ from tcp_proxy import Proxy
 
 from roomcast.broker import Member as BrokerMember
 from roomcast.redis.broker import RedisBroker
+from roomcast.redis.subscriptions import Subscriptions
 from roomcast.redis.urls import parse
 from roomcast.web.server import Server
 
@@ -518,3 +520,24 @@ async def test_one_that_hangs_among_those_to_be_asked(sentinel_trio: SentinelTri
                 ours.check(lost=False)
         finally:
             hung.resume()
+
+
+async def test_a_first_event_that_is_lost(
+    fresh_redis: FreshRedis, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members of a quiet room are told when its very first event was acknowledged, and lost with Redis on its way."""
+    redis = await fresh_redis()
+    broker, heard = RedisBroker(parse(redis.url), prefix=redis_prefix), Heard()
+    with monkeypatch.context() as patch:
+        patch.setattr(Subscriptions, "pushed", lambda *_: None)
+        await broker.start(heard)
+        await broker.subscribe([ROOM])
+        first = await broker.publish(ROOM, b"first")
+    redis.kill()
+    await redis.start()
+    await heard.until(lambda: bool(heard.resyncs))
+    assert heard.events == []
+    (room, last_id), *more = heard.resyncs
+    assert (room, split(last_id)[1], more) == (ROOM, 0, [])
+    assert split(last_id)[0] > split(first)[0]
+    await broker.close()

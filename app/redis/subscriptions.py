@@ -26,6 +26,8 @@ _PORTION: Final = 256
 _AGAIN: Final = 0.2
 #: ``Feed.last`` while it is not known where the room stands.
 UNKNOWN: Final = -1
+#: ``Feed.epoch`` of a room that had no event yet, as far as this node heard, on a server that has gone.
+_GONE: Final = "0"
 
 _LOST: Final = "LOST"
 
@@ -53,6 +55,7 @@ class _Subscriber:
         self.name: Final = name
         self._router: Final = router
         self._subscriptions: Final = subscriptions
+        self._run_id = b""
 
         async def dial(address: Address | None, lost: Lost) -> Link:
             return await open_(address, subscriptions.pushed, lost)
@@ -60,7 +63,8 @@ class _Subscriber:
         self.keeper: Final = Keeper(name, "subscriptions", router.servers.address, dial, self._up, self._down)
 
     def _up(self, link: Link) -> None:
-        self._subscriptions.connected(self.name, link)
+        before, self._run_id = self._run_id, link.run_id
+        self._subscriptions.connected(self.name, link, is_another=before not in (b"", link.run_id))
 
     def _down(self, link: Link, why: str) -> None:
         for done in link.abandoned:
@@ -276,9 +280,15 @@ class Subscriptions:
         for name in [name for name in self._subscribers if name not in names]:
             asyncio.ensure_future(self._subscribers.pop(name).keeper.close())  # noqa: RUF006  # nothing waits for it
 
-    def connected(self, name: Name, link: Link) -> None:
-        """A server is there (again): subscribe to all its rooms, and look what they have missed."""
-        self._introduce_all(link, [channel for channel in self.feeds if self._is_on(channel, name)])
+    def connected(self, name: Name, link: Link, *, is_another: bool) -> None:
+        """A server is there (again), or ``is_another``: subscribe to all its rooms, and look what they have missed."""
+        mine = [channel for channel in self.feeds if self._is_on(channel, name)]
+        if is_another:
+            # The first event of such a room may have been acknowledged, and lost on its way here with the server.
+            for feed in map(self.feeds.__getitem__, mine):
+                if not feed.epoch and feed.last != UNKNOWN:
+                    feed.epoch = _GONE
+        self._introduce_all(link, mine)
         if self._is_on(self._echo_channel, name):
             link.tell(pack(("SUBSCRIBE", self._echo_channel)))
 
