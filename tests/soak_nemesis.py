@@ -55,6 +55,8 @@ class Nemesis:
             kind = deck.pop()
             if await self._faults[kind]():
                 self._world.ledger.counts[f"fault: {kind}"] += 1
+            else:
+                deck.insert(0, kind)  # later
 
     async def heal(self) -> None:
         """Wait until what was harmed is back."""

