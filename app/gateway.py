@@ -179,7 +179,11 @@ class Gateway:
 
     def _spawned(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, Unavailable):
+            log.warning("Something was left undone: %s", error)
+        else:
             log.error("A background task failed", exc_info=error)
 
     # Connections.
