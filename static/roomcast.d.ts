@@ -56,7 +56,7 @@ export interface ErrorData {
  */
 export type ErrorCode =
   | "bad_json" | "bad_message" | "unknown_type" | "bad_room" | "unknown_room_type" | "invalid_data" | "forbidden"
-  | "not_joined" | "too_many_rooms" | "bad_token" | "not_found" | "not_author" | "rate_limited" | "in_progress"
+  | "not_joined" | "too_many_rooms" | "bad_token" | "not_found" | "not_author" | "rate_limited" | "in_progress" | "key_reused"
   | "timeout" | "unavailable" | "internal"
   | "closed" | "queue_full" | "too_big" | "uncertain"
   | (string & {});
