@@ -255,7 +255,7 @@ def rows(soak: Soak) -> Iterator[tuple[str, object]]:
         yield name, counts[name]
     for name in ("resumes", "recovered", "told: not recovered", "told: resync"):
         yield name, counts[name]
-    yield "epochs of all rooms", soak.ledger.epochs()
+    yield "epochs of all rooms", soak.ledger.epochs
     yield "acknowledged and lost with Redis, as told", soak.ledger.lost()
     for prefix in ("refused: ", "connections: ", "above the limit when", "fault: "):
         yield from sorted((name, count) for name, count in counts.items() if name.startswith(prefix))

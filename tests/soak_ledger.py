@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 #: Happenings remembered, for telling what led to a violation; and how many of them are told with one.
 REMEMBERED = 20_000
 TOLD = 14
+#: Epochs of a room that are kept.
+KEPT = 4
 NEMESIS = "nemesis"
 
 
@@ -42,6 +44,11 @@ class Epoch:
         self.unseen: set[int] = set()
         self.floor = 0
 
+    @property
+    def lost(self) -> int:
+        """How many acknowledged events no member has seen."""
+        return len(self.acknowledged & self.unseen)
+
     def prune(self, keep: int) -> None:
         """Forget what is so old that nobody can be told of it any more: a soak may run for days."""
         if len(self.texts) < 4 * keep:
@@ -64,6 +71,9 @@ class Ledger:
         self._begun = time.monotonic()
         self._journal: deque[tuple[float, str, str]] = deque(maxlen=REMEMBERED)
         self._rooms: dict[str, dict[int, Epoch]] = {}
+        #: How many epochs all rooms have had, and what was lost in those that are no longer kept.
+        self.epochs = 0
+        self._gone = 0
 
     def note(self, who: str, what: str) -> None:
         """Remember something that may have led to a violation later."""
@@ -91,7 +101,12 @@ class Ledger:
 
     def _record(self, room: str, place: Place, text: str, who: str) -> Epoch:
         epochs = self._rooms.setdefault(room, {})
-        epoch = epochs.setdefault(place.epoch, Epoch())
+        epoch = epochs.get(place.epoch)
+        if epoch is None:
+            epoch = epochs[place.epoch] = Epoch()
+            self.epochs += 1
+            if len(epochs) > KEPT:
+                self._gone += epochs.pop(min(epochs)).lost
         if place.offset < epoch.floor:
             return epoch
         known = epoch.texts.get(place.offset)
@@ -133,11 +148,7 @@ class Ledger:
     def lost(self) -> int:
         """How many acknowledged events went with an epoch before any member was told of them."""
         old = (epochs[number] for epochs in self._rooms.values() for number in epochs if number != max(epochs))
-        return sum(len(epoch.acknowledged & epoch.unseen) for epoch in old)
-
-    def epochs(self) -> int:
-        """How many epochs all rooms have had."""
-        return sum(map(len, self._rooms.values()))
+        return self._gone + sum(epoch.lost for epoch in old)
 
 
 def text_of(event: dict[str, Any]) -> str:
