@@ -275,7 +275,8 @@ class Tab:
         try:
             await self._socket.send(orjson.dumps({k: v for k, v in given.items() if v is not None}).decode())
             async with asyncio.timeout(2 * PATIENCE):
-                return await reply
+                answer: dict[str, Any] = await reply
+                return answer
         except (TimeoutError, websockets.ConnectionClosed):
             raise Ended from None
         except asyncio.CancelledError:
@@ -428,5 +429,5 @@ def _event(said: Said) -> dict[str, Any]:
     if said.room.startswith("user:"):
         data = {"title": "soak", "message": said.text}
         return {"type": "notification.new", "room": said.room, "data": data}
-    data = {"content": said.text, "username": "backend", "user_id": 0}
-    return {"type": "message", "room": said.room, "data": data}
+    message = {"content": said.text, "username": "backend", "user_id": 0}
+    return {"type": "message", "room": said.room, "data": message}
