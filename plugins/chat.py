@@ -98,7 +98,7 @@ async def delete_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 
 async def _own_message(ctx: Context, message_id: str) -> dict[str, Any]:
     """Return the metadata, as it stands now, of a message that is the user's own and not deleted."""
-    events = await ctx.since(message_id)
+    events = await ctx.since(message_id, about=True)
     if not events or events[0]["type"] != "message":
         raise Refused("not_found", f"There is no message {message_id[:60]!r} in the history of {ctx.room}.")
     if events[0]["data"]["user_id"] != ctx.user_id:

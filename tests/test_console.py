@@ -11,6 +11,7 @@ import pytest_asyncio
 from browser import PATIENCE, chromium
 from marshmallow import Schema, fields, validate
 from playwright.async_api import Browser, ConsoleMessage, Page, Route, expect
+from wire import Peer
 
 from roomcast import Context, Plugin, registry
 from roomcast.broker import MemoryBroker
@@ -134,6 +135,17 @@ async def test_keys_are_not_found_by_trying():
         there = {"X-Forwarded-For": "10.0.0.2"}
         async with http.post(login, data={"key": KEY}, headers=there, allow_redirects=False) as answer:
             assert answer.status == 303
+
+
+async def test_a_form_that_does_not_come_is_not_waited_for():
+    """Who sends half of one is hung up on, and the server is free of it."""
+    async with serving(console=True, api_key=KEY, handshake_timeout=0.1) as server:
+        peer = await Peer.connect(("127.0.0.1", server.port))
+        head = "POST /console/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+        await peer.send(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nkey=".encode())
+        assert (await peer.head()).startswith(b"HTTP/1.1 408 ")
+        await peer.cut_off()
+        peer.close()
 
 
 async def test_only_the_consoles_own_page_can_use_the_cookie():

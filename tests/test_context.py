@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -245,6 +246,45 @@ async def test_an_event_and_what_came_after_it(serve: Serve, lab: Lab):
         assert await lab.do(alice, lambda ctx: ctx.since(ids[3])) == heard[3:]
         for unknown in ("x-1", "", ids[0].rpartition("-")[0] + "-0", ids[0].rpartition("-")[0] + "-99"):
             assert await lab.do(alice, lambda ctx, unknown=unknown: ctx.since(unknown)) == []
+        odd = [
+            f"{ids[1][:-1]}0{ids[1][-1]}",
+            f"{ids[1]}0" * 9,
+            f"{ids[1].rpartition('-')[0]}-\u0663",
+            "-",
+            "-1",
+            "x--1",
+        ]
+        assert [await lab.do(alice, lambda ctx, one=one: ctx.since(one)) for one in odd] == [[]] * len(odd)
+
+
+async def test_what_is_about_an_event(serve: Serve):
+    """about leaves out what does not have the event's id, and others have their turn while long events are searched."""
+    server, room = await serve(ws_message_rate=0), "channel:1"
+    filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
+    async with connect(server) as alice:
+        service = server.gateway.service
+        first = await service.publish("message", room, {"content": "first", **filling})
+        for number in range(60):
+            await service.publish("message", room, {"content": f"{number}", **filling})
+            edit = {"message_id": first, "content": f"edit {number}", **filling}
+            last = await service.publish("message.edited", room, edit)
+        await service.publish("message", room, {"content": first, **filling})
+        await alice.join(room)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        (client,) = server.gateway.sweep.connections
+        found = await Context(server.gateway, client, room).since(first, about=True)  # type: ignore[arg-type]
+        counting.cancel()
+        assert [event["type"] for event in found] == ["message", *["message.edited"] * 60, "message"]
+        assert (found[0]["id"], found[-2]["id"]) == (first, last)
+        assert turns > 30
 
 
 async def test_the_service_of_a_lifespan(serve: Serve, lab: Lab):

@@ -7,6 +7,7 @@ security policy with a new nonce in each response, under which nothing runs that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -241,7 +242,11 @@ async def _log_in(request: web.Request) -> web.StreamResponse:
     settings = request.app[GATEWAY].settings
     if settings.api_key is None:
         return _render(request, "login.html", {"missing_key": True}, status=503)
-    given = (await request.post()).get("key")
+    try:
+        async with asyncio.timeout(request.app[GATEWAY].settings.handshake_timeout):
+            given = (await request.post()).get("key")
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
     remote = handshake.remote_address(request, trust_proxy=settings.trust_proxy)
     attempts = request.app[_ATTEMPTS]
     if wait := ceil(attempts.wait(remote)):  # the right key too, or one could try on and see
