@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_protocol import RequestHandler
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from multidict import CIMultiDict
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
@@ -30,6 +32,7 @@ from roomcast.gateway import Gateway
 from roomcast.identity import make_token
 from roomcast.registry import load
 from roomcast.settings import Settings
+from roomcast.web.handshake import remote_address
 from roomcast.web.server import Address, Server
 
 pytest_plugins = ("loops",)
@@ -731,3 +734,22 @@ async def test_a_library_client_sees_a_refused_origin_as_403():
             await connect(f"{running.url}?token={TOKEN}", origin="https://evil.example")
         assert refused.value.response.status_code == 403
         assert b"ALLOWED_ORIGINS" in refused.value.response.body
+
+
+@pytest.mark.parametrize(
+    ("lines", "trusted", "remote"),
+    [
+        ([], True, "unix"),
+        (["10.0.0.1"], False, "unix"),
+        (["10.0.0.1"], True, "10.0.0.1"),
+        (["made up, 10.0.0.1"], True, "10.0.0.1"),
+        (["made up", "10.0.0.1"], True, "10.0.0.1"),
+        (["made up, too", "made up, 10.0.0.1"], True, "10.0.0.1"),
+        (["made up", ""], True, "unix"),
+    ],
+)
+def test_the_proxy_is_believed_and_not_the_client(lines: list[str], trusted: bool, remote: str):
+    """The last entry is the proxy's own, be it in the client's line or in one behind it; the others may be made up."""
+    headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
+    request = make_mocked_request("GET", "/", headers)
+    assert remote_address(request.clone(remote=""), trust_proxy=trusted) == remote

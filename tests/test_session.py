@@ -5,6 +5,7 @@ import time
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from roomcast.web import session
 
@@ -82,6 +83,7 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites():
         (False, {"X-Forwarded-Proto": "https"}, True, True),
         (False, {"X-Forwarded-Proto": "https"}, False, False),
         (False, {"X-Forwarded-Proto": "http"}, True, False),
+        (False, CIMultiDict([("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")]), True, False),
     ],
 )
 def test_the_cookie_stays_on_https(secure, headers, trust_proxy, expected):

@@ -155,9 +155,13 @@ async def identify(gateway: Gateway, offer: Offer) -> Identity:
 
 
 def remote_address(request: web.BaseRequest, *, trust_proxy: bool) -> str:
-    """Return where the client connects from; behind a trusted proxy, what that one says (the last X-Forwarded-For)."""
-    if trust_proxy and (forwarded := request.headers.get("X-Forwarded-For")):
-        return forwarded.rpartition(",")[2].strip()[:64]
+    """Return where the client connects from; behind a trusted proxy, what that one says (the last X-Forwarded-For).
+
+    A proxy adds its entry to the client's own, which may say anything, or in a line of its own behind it, as HAProxy.
+    """
+    forwarded = request.headers.getall("X-Forwarded-For", [""])[-1] if trust_proxy else ""
+    if last := forwarded.rpartition(",")[2].strip()[:64]:
+        return last
     return request.remote or "unix"
 
 

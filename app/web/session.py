@@ -82,5 +82,5 @@ def _same_origin(request: web.BaseRequest) -> bool:
 
 
 def _is_https(request: web.BaseRequest, *, trust_proxy: bool) -> bool:
-    forwarded = request.headers.get("X-Forwarded-Proto", "") if trust_proxy else ""
+    forwarded = request.headers.getall("X-Forwarded-Proto", [""])[-1] if trust_proxy else ""
     return request.secure or forwarded.rpartition(",")[2].strip().lower() == "https"
