@@ -86,8 +86,11 @@ async def connect(request: web.Request) -> web.StreamResponse:
     except AuthenticationFailed as failed:
         log.info("refused a connection from %s: %s", remote, failed)
         return _refuse(request, gateway, accept, offer, AUTHENTICATION_FAILED)
-    except Exception as error:
-        log.error("a handshake from %s failed", remote, exc_info=not isinstance(error, Unavailable))
+    except Unavailable as error:
+        log.warning("refused a connection from %s: %s", remote, error)
+        return _refuse(request, gateway, accept, offer, INTERNAL_ERROR)
+    except Exception:
+        log.exception("a handshake from %s failed", remote)
         return _refuse(request, gateway, accept, offer, INTERNAL_ERROR)
     if client is None:
         log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
