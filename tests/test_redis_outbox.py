@@ -133,3 +133,33 @@ async def test_what_waits_for_one_room_is_bounded(fresh_redis: FreshRedis) -> No
     assert [split(await one)[1] for one in tasks if one in waiting] == list(range(1, 21))
     assert split(await house.broker.publish(ROOM, b"x" * 1000))[1] == 21
     await house.broker.close()
+
+
+async def test_a_key_that_is_no_text(house: House) -> None:
+    """A key that cannot be sent fails its own publish; what goes out in the same turn does not suffer from it."""
+    good, bad = await asyncio.gather(
+        house.broker.publish(ROOM, b"good"), house.broker.publish(ROOM, b"bad", "\ud800"), return_exceptions=True
+    )
+    assert isinstance(bad, UnicodeEncodeError)
+    assert [event.id for event in (await house.broker.history(ROOM)).events] == [good]
+    assert isinstance(house.broker, RedisBroker)
+    assert house.broker._router.held == 0
+
+
+async def test_a_broker_that_is_closed_while_publishes_wait(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """When the broker is closed, every publish that waits is told so, those behind the batch under way as well."""
+    server = await fresh_redis()
+    broker = RedisBroker(parse(server.url), prefix=redis_prefix, wait=30)
+    house = House(broker, asyncio.sleep)
+    await broker.start(house.heard)
+    server.pause()
+    waiting = []
+    for number in range(3):
+        waiting.append(asyncio.create_task(broker.publish(ROOM, b"%d" % number)))
+        await asyncio.sleep(0.01)
+    server.kill()
+    await broker.close()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [Unavailable] * 3
+    assert broker._router.held == 0

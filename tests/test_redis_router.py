@@ -203,3 +203,67 @@ async def test_patience_is_with_the_outage(start: Start, fresh_redis: FreshRedis
             router.call("k", "SET", "k", b"x" * 400, patience=0.3)
         await asyncio.sleep(0)
     assert router._held == 0
+
+
+async def test_what_cannot_be_sent(start: Start, fresh_redis: FreshRedis) -> None:
+    """A call that cannot be packed fails alone, also after waiting among others, and nothing stays held for it."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    with pytest.raises(UnicodeEncodeError):
+        router.call("k", "SET", "k", "\ud800", patience=30)
+    server.kill()
+    await down(router)
+    guilty = router.call("k", "SET", "k", "\ud800", patience=30)
+    other = router.call("k", "SET", "k", "v", patience=30)
+    await server.start()
+    assert await other == b"OK"
+    with pytest.raises(UnicodeEncodeError):
+        await guilty
+    await asyncio.sleep(0)
+    assert router._held == 0
+
+
+async def test_calls_of_a_closed_router(start: Start, fresh_redis: FreshRedis) -> None:
+    """Who waits for a server fails when the router is closed, and so does, at once, who asks afterwards."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    server.kill()
+    await down(router)
+    call = router.call("k", "SET", "k", "v", patience=30)
+    await router.close()
+    with pytest.raises(Unavailable, match="closing"):
+        await call
+    with pytest.raises(Unavailable, match="closed"):
+        router.call("k", "SET", "k", "v", patience=30)
+    await asyncio.sleep(0)
+    assert router._held == 0
+
+
+async def test_an_answer_about_the_servers_that_nobody_understands(
+    start: Start, sentinel_trio: SentinelTrio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nonsense about where the servers are is passed over, and asked about again."""
+    router = await start(sentinel_trio.url)
+    asked = asyncio.Event()
+
+    async def nonsense() -> None:
+        asked.set()
+        raise ValueError("not a port")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(router.servers, "refresh", nonsense)
+        router.look_soon()
+        await asked.wait()
+    looked = asyncio.Event()
+    router.on_look.append(looked.set)
+    router.look_soon()
+    async with asyncio.timeout(10):
+        await looked.wait()
+
+
+async def test_an_unknown_command_is_not_repeated(start: Start, redis_server: RedisServer) -> None:
+    """What a server of another age does not know is said, without what it was sent along."""
+    router = await start(redis_server.url)
+    with pytest.raises(Unavailable, match="unknown command 'NO-SUCH'") as refused:
+        await router.call("k", "NO-SUCH", "the ticket")
+    assert "ticket" not in str(refused.value)

@@ -84,6 +84,10 @@ class Keeper:
                 link = await self._dial(self._address, self._lost)
             except Unavailable as error:
                 self.why = str(error)
+            except Exception as error:  # an address or an answer that nobody thought of: not the end of trying
+                self.why = f"{type(error).__name__}: {error}"
+                if not told:
+                    log.exception("Connecting to Redis at %s (%s) failed", spell(self.name), self._purpose)
             else:
                 begun, self.link, self.why = loop.time(), link, ""
                 if told:

@@ -114,16 +114,20 @@ class Lane:
         self.waiting.clear()
         for call in calls:
             if not call.future.done():
-                self.send(call)
+                try:
+                    self.send(call)
+                except Exception as error:  # it cannot be packed; the others are not to blame
+                    call.future.set_exception(error)
         self._router.returned(self)
 
     def _down(self, link: Link, why: str) -> None:
         """Let the patient wait at the head of the line, in the order they came; the others must know."""
         self._away_since = asyncio.get_running_loop().time()
         lost = [one for one in link.abandoned if isinstance(one, Call)]
-        self.waiting.extendleft(call for call in reversed(lost) if call.deadline)
+        # Not by the deadline: one without patience has one, too, once it was sent after its server.
+        self.waiting.extendleft(call for call in reversed(lost) if call.patience)
         for call in lost:
-            if not call.deadline:
+            if not call.patience:
                 call.fail(f"The connection to Redis at {spell(self.name)} broke before it answered: {why}.")
         self._router.look_soon()
 
@@ -138,8 +142,10 @@ class Lane:
                 link.abort("it is a replica now" if error.code == "READONLY" else "it is loading its data")
             self._router.reroute(call, str(error))
         else:
-            log.error("Redis at %s refused a command: %s", spell(self.name), error)
-            call.fail(f"Redis at {spell(self.name)} refused a command: {str(error).rstrip('.')}.")
+            # What follows an unknown command repeats its arguments, which are nobody's business.
+            why = str(error).partition(", with args")[0].rstrip(".")
+            log.error("Redis at %s refused a command: %s", spell(self.name), why)
+            call.fail(f"Redis at {spell(self.name)} refused a command: {why}.")
 
     def expire(self, now: float) -> None:
         """Fail those whose patience has ended."""
@@ -169,6 +175,7 @@ class Router:
         self._loop: Final = asyncio.get_running_loop()
         self._tender: asyncio.Task[None] | None = None
         self._expiring: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def start(self, wait: float) -> None:
         """Connect; raise ``Unavailable`` if not all servers can be reached within ``wait`` seconds."""
@@ -190,7 +197,8 @@ class Router:
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
-        """Drop every connection; what waits fails."""
+        """Drop every connection; what waits fails, and whatever is asked from now on."""
+        self._closed = True
         if self._tender is not None:
             self._tender.cancel()
             await asyncio.wait([self._tender])
@@ -257,7 +265,7 @@ class Router:
             call.future.add_done_callback(lambda _: self.let_go(size))
         try:
             self._route(call)
-        except Unavailable:
+        except BaseException:  # also what cannot be packed must let go of what it holds
             call.future.cancel()
             raise
         return call.future
@@ -279,7 +287,7 @@ class Router:
             if lane is None:
                 raise Unavailable("This node's broker is closed, or its servers are changing.")
         except Unavailable:
-            if not call.deadline:
+            if not call.deadline or self._closed:
                 raise
             self._homeless.append(call)
             self.look_soon()
@@ -337,6 +345,8 @@ class Router:
             await self.servers.refresh()
         except Unavailable as error:
             log.debug("the servers cannot be found out: %s", error)
+        except Exception:  # who would look the next time, if this ended the task?
+            log.exception("What was said of the Redis servers could not be understood")
         else:
             self._arrange()
         homeless, self._homeless = self._homeless, []
@@ -347,6 +357,8 @@ class Router:
                 self._route(call)
             except Unavailable as error:
                 call.fail(str(error))
+            except Exception as error:  # it cannot be packed
+                call.future.set_exception(error)
 
     def _arrange(self) -> None:
         """Have a lane for each server there is now, and none besides."""
@@ -362,7 +374,7 @@ class Router:
             self._homeless += [call for call in lane.waiting if not call.future.done()]
             for call in link.abandoned if link is not None else ():
                 if isinstance(call, Call):
-                    self.reroute(call, "its server left") if call.deadline else call.fail("Its Redis server left.")
+                    self.reroute(call, "its server left") if call.patience else call.fail("Its Redis server left.")
             asyncio.ensure_future(lane.keeper.close())  # noqa: RUF006  # holds nothing that is needed
         for told in self.on_look:
             told()
