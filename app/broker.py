@@ -22,6 +22,7 @@ import time
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
@@ -226,6 +227,13 @@ class Broker(ABC):
         """Send ``message`` to the listener of every node, this one included."""
 
 
+#: What an event in a history takes besides its payload, in bytes.
+EVENT: Final = 56
+
+#: What the histories of the embedded broker may take in all, in bytes. A user whose token opens rooms without number
+#: fills one after the other; past this the rooms that nobody has written to for longest lose their history.
+MOST_HISTORY: Final = 1024 * 1024 * 1024
+
 #: What each kind of things with an end may take in the embedded broker, in bytes: keys of publishes, claims with their
 #: answers, and what is put. A client may send 100 keyed commands a second, and a plugin's answers may be as long as its
 #: messages: without a bound one user could fill the memory within the 5 minutes that they are kept. This is half a
@@ -257,12 +265,17 @@ class _Log:
         self.payloads: list[bytes] = []
         self.times = array("d")
 
-    def trim(self, size: int, horizon: float) -> None:
-        """Drop all but the newest ``size`` events, and those from before the time ``horizon``."""
+    def trim(self, size: int, horizon: float) -> int:
+        """Drop all but the newest ``size`` events, and those from before ``horizon``; return what that frees."""
         gone = max(len(self.payloads) - size, bisect_left(self.times, horizon))
-        if gone > 0:
-            del self.payloads[:gone]
-            del self.times[:gone]
+        return self.drop(gone) if gone > 0 else 0
+
+    def drop(self, count: int) -> int:
+        """Drop the oldest ``count`` events; return how many bytes they took."""
+        freed = sum(map(len, self.payloads[:count])) + EVENT * min(count, len(self.payloads))
+        del self.payloads[:count]
+        del self.times[:count]
+        return freed
 
     def offset_of(self, since: str) -> int | None:
         """Return the offset in ``since`` if that is, letter for letter, an id this room has given; else None."""
@@ -354,8 +367,8 @@ class MemoryBroker(Broker):
     """The embedded broker: one process, one event loop, nothing outlives it.
 
     ``history_size`` events are kept of each room, each for ``history_ttl`` seconds of ``clock``, whose readings must
-    never go back; ``most_kept`` is as ``MOST_KEPT``. No method suspends but ``close`` and ``sweep``; the listener is
-    called before ``publish``, ``publish_many`` and ``signal`` return.
+    never go back; ``most_kept`` and ``most_history`` are as ``MOST_KEPT`` and ``MOST_HISTORY``. No method suspends but
+    ``close`` and ``sweep``; the listener is called before ``publish``, ``publish_many`` and ``signal`` return.
 
     A room that was not written to for ``history_ttl``, has no members and is not subscribed is forgotten; if it comes
     back it has a new epoch. Any other keeps its epoch and offset even when its last event has expired.
@@ -367,7 +380,9 @@ class MemoryBroker(Broker):
         history_ttl: float = 3600.0,
         clock: Callable[[], float] = time.monotonic,
         most_kept: int = MOST_KEPT,
+        most_history: int = MOST_HISTORY,
     ) -> None:
+        self._most_history: Final = most_history
         self._most_kept: Final = most_kept
         self._size: Final = history_size
         self._trim_above: Final = history_size + history_size // 8
@@ -381,7 +396,9 @@ class MemoryBroker(Broker):
         self._clear()
 
     def _clear(self) -> None:
-        self._logs: dict[str, _Log] = {}
+        # The room that was written to last stands last.
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._history_bytes = 0
         # A dict where a set would do: half the size.
         self._subscribed: dict[str, None] = {}
         self._leases: dict[UserId, Held] = {}
@@ -432,14 +449,33 @@ class MemoryBroker(Broker):
         payloads = log.payloads
         payloads.append(payload)
         log.times.append(now)
+        self._logs.move_to_end(room)
+        self._history_bytes += len(payload) + EVENT
         if len(payloads) > self._trim_above:
-            log.trim(self._size, now - self._ttl)
+            self._history_bytes -= log.trim(self._size, now - self._ttl)
+        if self._history_bytes > self._most_history:
+            self._forget_others(room)
         event_id = f"{log.prefix}{top}"
         if key is not None:
             self._keys.put((room, key), event_id, now, KEY_TTL)
         if room in self._subscribed:
             listener.on_event(room, event_id, payload)
         return event_id
+
+    def _forget_others(self, written: str) -> None:
+        """Free what is too much of the histories; the room ``written`` to just now comes last, and keeps half of it."""
+        held = []
+        while self._history_bytes > self._most_history:
+            room, log = next(iter(self._logs.items()))
+            if room == written:
+                self._history_bytes -= log.drop(len(log.payloads) // 2)
+                break
+            self._history_bytes -= log.drop(len(log.payloads))
+            del self._logs[room]
+            if room in self._presence or room in self._subscribed:
+                held.append((room, log))
+        self._logs.update(held)  # these go on, without what they had
+        self._logs.move_to_end(written)
 
     def _begin(self, room: str, now: float) -> _Log:
         log = self._logs[room] = _Log(f"{self._boot}{next(self._epochs)}-", now)
@@ -461,7 +497,7 @@ class MemoryBroker(Broker):
         self._check()
         now = self._clock()
         log = self._logs.get(room) or self._begin(room, now)
-        log.trim(self._size, now - self._ttl)
+        self._history_bytes -= log.trim(self._size, now - self._ttl)
         kept = len(log.payloads)
         last_id = f"{log.prefix}{log.top}"
         if since is None:
@@ -591,7 +627,7 @@ class MemoryBroker(Broker):
         log = self._logs.get(room)
         if log is None:
             return
-        log.trim(self._size, horizon)
+        self._history_bytes -= log.trim(self._size, horizon)
         # Its last event, if any, is from before the horizon, or would still be there: only the young and the held stay.
         if not log.payloads and log.born < horizon and room not in self._presence and room not in self._subscribed:
             del self._logs[room]

@@ -214,8 +214,10 @@ class Gateway:
     async def release(self, client: Client) -> None:
         """Give back what ``admit`` took, for a client whose transport died before it was taken over."""
         self._missed.pop(client, None)
-        await self.membership.unsubscribe(client.personal_room)
-        await self.broker.release(client.identity.user_id, client.id)
+        try:
+            await self.membership.unsubscribe(client.personal_room)
+        finally:
+            await self.broker.release(client.identity.user_id, client.id)
 
     def welcome(self, client: Client) -> None:
         """Put a client that has just got its transport into its user's own room, and greet it."""

@@ -26,7 +26,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from roomcast.broker import KEY_TTL, Broker, Event, MemoryBroker
+from roomcast.broker import EVENT, KEY_TTL, Broker, Event, History, MemoryBroker
 from roomcast.errors import Unavailable
 
 
@@ -229,6 +229,55 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
     await clock.pass_time(KEY_TTL)
     await broker.sweep()
     assert [one.size for one in held] == [0, 0, 0]
+    await broker.close()
+
+
+async def test_histories_are_bounded_in_all() -> None:
+    """Beyond the bound the rooms that were quiet longest lose theirs, which a client that resumes there is told."""
+    heard = Heard()
+    broker = MemoryBroker(100, HISTORY_TTL, most_history=100_000)
+    await broker.start(heard)
+    await broker.subscribe(["channel:kept"])
+    await broker.enter("channel:full", 7, "alice", 1)
+    ids = {room: await broker.publish(room, bytes(900)) for room in ("channel:kept", "channel:full", "channel:gone")}
+    for room in ids:
+        assert len((await broker.history(room)).events) == 1
+    for number in range(1000):
+        await broker.publish(f"channel:{number}", bytes(900))
+        assert broker._history_bytes <= 100_000
+    assert 90 < len(broker._logs) < 110
+    for room, id in ids.items():
+        history = await broker.history(room, id)
+        if room == "channel:gone":
+            assert not history.recovered and history.last_id != id
+        else:  # it goes on as it was
+            assert history == History([], True, id)
+    assert len((await broker.history("channel:999")).events) == 1
+    for _ in range(1000):
+        await broker.publish("channel:999", bytes(2000))
+        assert broker._history_bytes <= 100_000
+    events = (await broker.history("channel:999")).events
+    assert 20 < len(events) < 60 and events[-1].id.endswith("-1001")
+    assert await broker.publish("channel:999", bytes(200_000)) == (await broker.history("channel:999")).last_id
+    await broker.publish("channel:998", b"")
+    assert broker._history_bytes < 100_000
+    await broker.close()
+
+
+async def test_what_histories_take_is_counted_and_freed() -> None:
+    """By size, by time, by a sweep: when nothing is kept any more, nothing is counted."""
+    clock = HandClock()
+    broker = MemoryBroker(10, 60, clock)
+    await broker.start(Heard())
+    for number in range(100):
+        await broker.publish(f"channel:{number % 3}", bytes(number))
+        clock.now += 1
+    for name in broker._logs:
+        await broker.history(name)
+    assert broker._history_bytes == sum(len(one) + EVENT for log in broker._logs.values() for one in log.payloads) > 0
+    await clock.pass_time(61)
+    await broker.sweep()
+    assert (broker._history_bytes, broker._logs) == (0, {})
     await broker.close()
 
 
