@@ -74,6 +74,11 @@ class Client(Connection):
         """Hand a message to the gateway."""
         self.gateway.receive(self, payload)
 
+    def on_ping(self, payload: bytes) -> None:
+        """Answer, unless there are too many: a ping costs the server as much as a message."""
+        if self.gateway.takes_ping(self):
+            super().on_ping(payload)
+
     def on_closing(self) -> None:
         """Take leave soon: this may be in the middle of a fan-out over the very rooms to leave."""
         self.gateway.depart_soon(self)

@@ -120,6 +120,10 @@ class Connection(asyncio.Protocol):
         """Take a binary message; roomcast speaks only text (1003)."""
         raise frames.refuse_binary()
 
+    def on_ping(self, payload: bytes) -> None:
+        """Answer a ping (section 5.5.2)."""
+        self.hub.send(self, frames.pong(payload))
+
     def on_closing(self) -> None:
         """The ``end`` is decided and the close frame written; the connection is not over yet."""
 
@@ -177,7 +181,7 @@ class Connection(asyncio.Protocol):
             if opcode == frames.TEXT:
                 self.on_text(payload)
             elif opcode == frames.PING:
-                self.hub.send(self, frames.pong(bytes(payload)))
+                self.on_ping(bytes(payload))
             elif opcode == frames.BINARY:
                 self.on_binary(payload)
         if reader.idle:

@@ -308,7 +308,11 @@ class Gateway:
             if len(client.waiting) == MAX_WAITING:
                 client.pause_reading()
 
-    def _within_rate(self, client: Client, payload: bytearray) -> bool:
+    def takes_ping(self, client: Client) -> bool:
+        """Whether a ping of a client is to be answered: they count against its rate as messages do."""
+        return not self._interval or self._within_rate(client, b"")
+
+    def _within_rate(self, client: Client, payload: bytes | bytearray) -> bool:
         """Keep the limit of messages a second (a leaky bucket); a client far over it is closed."""
         now = self._loop.time()
         if client.allowance <= now:

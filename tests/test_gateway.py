@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -414,6 +415,20 @@ async def send_many(user: User, count: int) -> None:
     """Send numbered commands, as fast as the server takes them; the padding fills what the kernel holds."""
     for n in range(count):
         await user.send("quick", data={"n": n}, id=n, key=None, **({"room": "channel:" + "x" * 100} if n % 2 else {}))
+
+
+async def test_pings_count_against_the_rate(serve: Serve):
+    """A few are answered whatever else is sent; who floods with them is closed with 4429, as with messages."""
+    async with connect(await serve(ws_message_rate=10)) as alice:
+        for _ in range(5):
+            async with asyncio.timeout(PATIENCE):
+                await (await alice.socket.ping())
+        with contextlib.suppress(websockets.ConnectionClosed):
+            for number in range(200):
+                await alice.socket.ping(f"more {number}")
+        assert await alice.closed() == (4429, "Too Many Messages")
+        errors = [frame["data"]["code"] for frame in alice.heard if frame["type"] == "error"]
+        assert errors == ["rate_limited"] * 50
 
 
 async def test_a_limit_of_rate_holds_while_waiting_too(serve: Serve, bench: Bench):

@@ -475,7 +475,7 @@ async def test_so_much_comes_while_the_handshake_waits_that_aiohttp_stops_readin
     """The connection reads on where aiohttp stopped, and nothing is lost."""
     broker = Slow()
     ping, count = masked(PING, bytes(100)), 6000
-    async with serving(broker=broker, ws_max_buffer=1 << 30) as running:
+    async with serving(broker=broker, ws_max_buffer=1 << 30, ws_message_rate=0) as running:
         peer = await running.peer()
         await peer.send(request())
         async with asyncio.timeout(PATIENCE):
