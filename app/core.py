@@ -29,7 +29,7 @@ class UserJoined(Schema):
     """A user came into the room: the first of their connections."""
 
     username = fields.String(required=True)
-    user_id = fields.Raw(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
 
 
 @core.event("user_left", published_by_core=True)
@@ -37,7 +37,7 @@ class UserLeft(Schema):
     """A user is gone from the room: the last of their connections."""
 
     username = fields.String(required=True)
-    user_id = fields.Raw(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
 
 
 @core.event("notification.new", rooms=("user",))

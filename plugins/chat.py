@@ -21,7 +21,7 @@ class Message(Schema):
 
     content = fields.String(required=True, validate=_CONTENT)
     username = fields.String(required=True)
-    user_id = fields.Raw(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
     metadata = fields.Dict(load_default=dict)
 
 
@@ -32,7 +32,7 @@ class Edited(Schema):
     message_id = fields.String(required=True)
     content = fields.String(required=True, validate=_CONTENT)
     username = fields.String(required=True)
-    user_id = fields.Raw(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
     metadata = fields.Dict(load_default=dict)
 
 
@@ -42,7 +42,7 @@ class Deleted(Schema):
 
     message_id = fields.String(required=True)
     username = fields.String(required=True)
-    user_id = fields.Raw(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
 
 
 class SendMessage(Schema):

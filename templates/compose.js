@@ -18,6 +18,7 @@ export function composing(wire, log) {
   commands(wire, edit);
   events(wire, log);
   raw(wire);
+  prefill(choose);
   for (const form of [$("form-command"), $("form-event"), $("form-raw")]) {
     form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
@@ -52,6 +53,33 @@ function chooser(kind, types, shown) {
   select.addEventListener("change", show);
   show();
   return current;
+}
+
+/** Open the form that a link of the documentation names in the address, filled with what it gives. */
+function prefill(choose) {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const kind = ["command", "event"].find((one) => asked.has(one));
+  const select = kind && $(kind);
+  if (!select || ![...select.options].some(({ value }) => value === asked.get(kind))) return;
+  choose(`form-${kind}`);
+  select.value = asked.get(kind);
+  select.dispatchEvent(new Event("change"));
+  $(`${kind}-room`).value = asked.get("room") ?? "";
+  fill($(`${kind}-fields`), JSON.parse(asked.get("data") ?? "{}"));
+  $(`form-${kind}`).scrollIntoView({ block: "nearest" });
+}
+
+/** Put `data` into the fields, by their paths. */
+function fill(fields, data, prefix = "") {
+  for (const [name, value] of Object.entries(data)) {
+    const control = fields.querySelector(`[data-path="${CSS.escape(prefix + name)}"] :is(input, select, textarea)`);
+    if (value !== null && typeof value === "object" && !Array.isArray(value) && control?.tagName !== "TEXTAREA") {
+      fill(fields, value, `${prefix}${name}.`);
+    } else if (control) {
+      control.value = typeof value === "string" && control.tagName !== "SELECT" ? value : JSON.stringify(value);
+      control.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+  }
 }
 
 /** Read the fields; null, with the problems shown, when one cannot be put into JSON. */

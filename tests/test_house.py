@@ -39,9 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("access", "broker", "client", "connection", "context", "errors", "frames", "hub", "identity", "membership"),
         *("plugin", "protocol", "registry", "settings", "stepper"),
     },
+    # What a server speaks, as documents.
+    "documents": {"core", "errors", "plugin", "registry"},
     "web": {
         "connection",
         "context",
+        "documents",
         "errors",
         "gateway",
         "hub",
@@ -51,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "registry",
         "schemas",
     },
-    "cli": {"broker", "errors", "frames", "gateway", "identity", "logs", "redis", "registry", "settings", "web"},
+    "cli": {"broker", "documents", "errors", "frames", "gateway", "identity", "logs", "redis", "registry", "settings", "web"},
     "__main__": {"cli"},
     # For plugin authors' tests: a server with the plugins under test.
     "testing": {"broker", "context", "errors", "gateway", "identity", "plugin", "registry", "settings", "web"},

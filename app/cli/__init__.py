@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from .. import logs, registry
+from ..documents import typescript
 from ..errors import PluginError, RoomcastError, SettingsError
 from ..registry import Loaded
 from ..settings import Settings
@@ -25,6 +26,7 @@ from . import bench as bench_
 from . import dev as dev_
 from . import doctor as doctor_
 from . import listening, measures, publishing, run, tokens, wire
+from . import schema as schema_
 from . import workers as workers_
 
 _T = TypeVar("_T")
@@ -278,6 +280,33 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 # Looking at it.
+
+
+@main.command()
+@click.option("--format", type=click.Choice(schema_.FORMATS), default="asyncapi", show_default=True, help="Which one.")
+@click.option(
+    "--client", default=typescript.CLIENT, show_default=True, help="TypeScript: where the client is imported from."
+)
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="List what breaks since this AsyncAPI file; status 1 if any."
+)
+def schema(format: str, client: str, against: Path | None) -> None:
+    """Print what a server with the installed plugins speaks.
+
+    AsyncAPI has the WebSocket's commands, events and answers, OpenAPI the HTTP API; TypeScript declares the types for
+    roomcast.js. With --against nothing is printed but what would break clients that were made for an earlier output,
+    and the status is 1 if anything would.
+    """
+    loaded = registry.load()
+    if against is None:
+        click.echo(schema_.render(loaded, format, client), nl=False)
+        return
+    broken = schema_.changes(loaded, against)
+    for line in broken:
+        click.echo(line)
+    if broken:
+        raise click.exceptions.Exit(1)
+    click.echo(f"Nothing breaks for clients made for {against}.")
 
 
 @main.command()

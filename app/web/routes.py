@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import api, console, elsewhere, handshake, health, metrics, outstanding, plugin_routes, static, tickets
+from . import (
+    api,
+    console,
+    documents,
+    elsewhere,
+    handshake,
+    health,
+    metrics,
+    outstanding,
+    plugin_routes,
+    static,
+    tickets,
+)
 
 
 def add(app: web.Application) -> None:
@@ -19,5 +31,6 @@ def add(app: web.Application) -> None:
     api.add(app)
     console.add(app)
     static.add(app)
+    documents.add(app)
     plugin_routes.add(app)
     elsewhere.add(app)

@@ -1,0 +1,87 @@
+"""Examples made from JSON Schemas: small, and valid by the schema they are made from."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+JsonSchema = dict[str, Any]
+
+_BY_FORMAT: Final = {
+    "date-time": "2025-11-13T12:00:00Z",
+    "date": "2025-11-13",
+    "time": "12:00:00",
+    "email": "alice@example.com",
+    "uri": "https://example.com/",
+    "url": "https://example.com/",
+    "uuid": "2f6ce1a8-6a51-4a58-b6c9-4e2a1f4b0d11",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "ip": "192.0.2.1",
+}
+_BY_NAME: Final = {"username": "alice", "user_id": 1, "content": "Hello", "title": "New feature", "link": "/tasks/789"}
+
+
+def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) -> Any:
+    """Return a value that ``schema`` allows; ``root`` is what its references start from, ``name`` the field's."""
+    root = schema if root is None else root
+    if "$ref" in schema:
+        return example(_find(schema["$ref"], root), name, root)
+    for given in ("const", "default"):
+        if given in schema and schema[given] is not None:
+            return schema[given]
+    if schema.get("examples"):
+        return schema["examples"][0]
+    if values := [value for value in schema.get("enum", ()) if value is not None]:
+        return values[0]
+    for several in ("allOf", "anyOf", "oneOf"):
+        if schema.get(several):
+            return example(schema[several][0], name, root)
+    return _of_type(schema, name, root)
+
+
+def _find(reference: str, root: JsonSchema) -> JsonSchema:
+    found: Any = root
+    for step in reference.removeprefix("#/").split("/"):
+        found = found[step.replace("~1", "/").replace("~0", "~")]
+    return dict(found)
+
+
+def _of_type(schema: JsonSchema, name: str, root: JsonSchema) -> Any:
+    types = schema.get("type", "object" if "properties" in schema else "string")
+    types = types if isinstance(types, list) else [types]
+    kind = next((one for one in types if one != "null"), "null")
+    if kind == "object":
+        return {
+            field: example(inner, field, root)
+            for field, inner in schema.get("properties", {}).items()
+            if not inner.get("readOnly") and (field in schema.get("required", ()) or not _is_deep(inner))
+        }
+    if kind == "array":
+        return [example(schema.get("items", {}), name, root) for _ in range(max(schema.get("minItems", 1), 1))]
+    if kind in ("integer", "number"):
+        return _number(schema, name)
+    if kind == "boolean":
+        return True
+    return None if kind == "null" else _text(schema, name)
+
+
+def _is_deep(schema: JsonSchema) -> bool:
+    """Whether an optional field would only make an example longer, or never end."""
+    return "$ref" in schema or "items" in schema
+
+
+def _number(schema: JsonSchema, name: str) -> int | float:
+    known = _BY_NAME.get(name)
+    number: float = known if isinstance(known, int) else 1
+    low: float = schema.get("minimum", schema.get("exclusiveMinimum", number - 1) + 1)
+    high: float = schema.get("maximum", schema.get("exclusiveMaximum", max(number, low) + 1) - 1)
+    return min(max(number, low), high)
+
+
+def _text(schema: JsonSchema, name: str) -> str:
+    known = _BY_NAME.get(name)
+    text = _BY_FORMAT.get(str(schema.get("format", ""))) or (known if isinstance(known, str) else "")
+    text = text or name.replace("_", " ") or "text"
+    shortest: int = schema.get("minLength", 0)
+    longest: int = schema.get("maxLength", len(text))
+    return (text * (shortest // len(text) + 1))[: max(shortest, min(len(text), longest))]
