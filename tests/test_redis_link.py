@@ -202,3 +202,53 @@ async def test_what_is_no_redis(open_to: Open) -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Unavailable, match="does not speak RESP3"):
             await open_to(f"redis://127.0.0.1:{port}", timeout=2)
+
+
+async def test_a_server_that_repeats_what_it_was_sent(open_to: Open) -> None:
+    """Redis before version 6 answers HELLO with its arguments; the password among them is not shown."""
+
+    async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cret`, \r\n")
+        await reader.read()
+        writer.close()
+
+    async def insist(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"-ERR no proxy for HELLO 3 AUTH default s3cret\r\n")
+        await reader.read()
+        writer.close()
+
+    for answer, told in ((repeat, "too old"), (insist, "refused the greeting: ERR no proxy")):
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(Unavailable, match=told) as refused:
+                await open_to(f"redis://:s3cret@127.0.0.1:{port}")
+            assert "s3cret" not in str(refused.value)
+            assert refused.value.__cause__ is None
+
+
+async def test_a_refused_subscription_shifts_no_answers(open_to: Open, redis_server: RedisServer) -> None:
+    """What is told and refused takes nobody else's answer."""
+    link = await open_to(redis_server.url)
+    answers: list[Any] = []
+    link.tell(pack(("SUBSCRIBE",)))
+    link.ask(pack(("ECHO", "a")), answers.append)
+    assert await link.get("ECHO", "b") == b"b"
+    assert answers == [b"a"]
+
+
+async def test_one_who_fails_at_what_is_told(open_to: Open, ends: Ends, redis_server: RedisServer) -> None:
+    """A push or an answer that somebody fails at ends neither the connection nor keeps others from theirs."""
+    link = await open_to(redis_server.url)
+
+    def fail(reply: Any) -> None:
+        raise ValueError("not this")
+
+    answers: list[Any] = []
+    link.ask(pack(("ECHO", "a")), fail)
+    link.ask(pack(("ECHO", "b")), answers.append)
+    assert await link.get("ECHO", "c") == b"c"
+    assert answers == [b"b"]
+    assert not ends.lost.done()

@@ -7,6 +7,7 @@ asked during one turn of the event loop goes out in one write.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 from collections import deque
@@ -17,6 +18,8 @@ import hiredis
 
 from ..errors import Unavailable
 from .scripts import Script
+
+log = logging.getLogger("roomcast.redis")
 
 Part = str | bytes | int | float
 
@@ -29,6 +32,12 @@ _NOTHING: Final = object()
 pack: Final[Callable[[tuple[Part, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 
 _PING: Final = pack(("PING",))
+#: The end of a conversation in which nothing is said that could be mistaken for it.
+_END: Final = b"end"
+
+
+def _ignore(reply: Any) -> None:
+    """Nobody waits for it."""
 
 
 class ReplyError(Exception):
@@ -72,8 +81,9 @@ class _Answer:
 class Link(asyncio.Protocol):
     """A connection. ``on_push`` gets what the server sends unasked, ``on_lost`` once the sentence of what ended it.
 
-    Neither may raise. A server that has been silent for ``timeout`` seconds while somebody waits is given up: a stopped
-    process (SIGSTOP) or a vanished machine shows in no other way.
+    What ``on_push`` and those who asked raise goes to the log; ``on_lost`` may not raise. A server that has been silent
+    for ``timeout`` seconds while somebody waits is given up: a stopped process (SIGSTOP) or a vanished machine shows in
+    no other way.
     """
 
     def __init__(
@@ -112,8 +122,8 @@ class Link(asyncio.Protocol):
         self._send(packed + pack(("PING", end)), Waiting(self._loop.time(), done, end))
 
     def tell(self, packed: bytes) -> None:
-        """Send a packed command that is answered by pushes alone."""
-        self._write(packed)
+        """Send packed commands that are answered by pushes, or refused by replies, which nobody waits for."""
+        self.converse(packed, _END, _ignore)
 
     async def get(self, *parts: Part) -> Any:
         """Carry out one command and return its reply; raise ``ReplyError``, or ``Unavailable`` if it is lost."""
@@ -170,15 +180,18 @@ class Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
-                if reply.__class__ is hiredis.PushNotification:
-                    self._on_push(reply)
-                else:
-                    self._reply(reply)
+                try:
+                    if reply.__class__ is hiredis.PushNotification:
+                        self._on_push(reply)
+                    else:
+                        self._reply(reply)
+                except Exception:  # of who was told; the rest is for others, and asyncio would end the connection
+                    log.exception("Something that Redis sent could not be taken")
         except ConnectionError as error:
             self.abort(f"it does not speak RESP3: {error}")
 
     def _reply(self, reply: Any) -> None:
-        if not self._waiting:  # a refused subscription without an end, or a farewell of the server
+        if not self._waiting:  # a farewell of the server
             return
         waiting = self._waiting[0]
         replies = waiting.replies
@@ -291,7 +304,7 @@ async def _greet(link: Link, credentials: tuple[str | None, str | None], db: int
         for script in scripts:
             link.ask(pack(("SCRIPT", "LOAD", script.text)), None)
     except ReplyError as error:
-        raise Unavailable(_refused(error)) from error
+        raise Unavailable(_refused(error, password)) from None  # it may say the password
 
 
 def greeting_value(greeting: Any, name: bytes) -> Any:
@@ -308,11 +321,14 @@ def _run_id(info: bytes) -> bytes:
     raise Unavailable("it does not tell its run_id (INFO server)")
 
 
-def _refused(error: ReplyError) -> str:
-    """What a server means that refuses the greeting."""
+def _refused(error: ReplyError, password: str | None) -> str:
+    """What a server means that refuses the greeting; some repeat what they were sent, the password, too."""
+    if str(error).startswith("ERR unknown command"):
+        return "it does not know HELLO or INFO: it is too old (Redis 6.2 or later does), or they were taken from it"
+    text = str(error).replace(password, "…") if password else str(error)
     return {
         "WRONGPASS": "it refused the user name or the password in REDIS_URL",
         "NOAUTH": "it wants a password; give it in REDIS_URL",
         "NOPROTO": "it is too old: it does not speak RESP3 (Redis 6.2 or later does)",
         "LOADING": "it is still loading its data",
-    }.get(error.code, f"it refused the greeting: {error}")
+    }.get(error.code, f"it refused the greeting: {text}")
