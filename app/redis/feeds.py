@@ -30,6 +30,8 @@ QUIET: Final = 20.0
 _PAGE: Final = 256
 #: How long a message may be on its way from Redis before it is fetched instead, in seconds.
 _ON_ITS_WAY: Final = 0.1
+#: How often the log is told of strange messages at most, in seconds.
+_STRANGE: Final = 60.0
 
 
 class _Record:
@@ -83,6 +85,10 @@ class Feeds:
         self._rounds: deque[bytes] = deque()
         self._minder: asyncio.Task[None] | None = None
         self._lost_rooms: list[str] = []
+        self._strange_until = 0.0
+        #: Set, and replaced, when a server has come back.
+        self._returned = asyncio.Event()
+        router.on_return.append(self._wake)
         #: For the metrics.
         self.repaired = 0
         self.resyncs = 0
@@ -107,45 +113,62 @@ class Feeds:
         if feed.held is not None:
             feed.held.append(message)
             return
-        feed.heard = True
         head, _, body = message.partition(b"\n")
         words = head.split(b" ")
-        epoch = words[0].decode()
-        first = int(words[1])
-        if epoch != feed.epoch and not self._turn(feed, epoch):
-            return
-        expected = feed.last + 1
-        if first > expected:
+        try:
+            epoch = words[0].decode()
+            first = int(words[1])
+            if epoch != feed.epoch and not self._turn(feed, epoch, message):
+                return
+            expected = feed.last + 1
+            if first > expected:
+                feed.held = [message]
+                self._mend(feed)
+                return
+            if len(words) == 2:
+                if first == expected:
+                    self._tell(feed, first, body)
+                return
+            start = 0
+            for offset, length in enumerate(map(int, words[2:]), first):
+                if offset > feed.last:
+                    self._tell(feed, offset, body[start : start + length])
+                start += length
+        except (ValueError, IndexError):
+            self._pass_over(feed)
+
+    def _turn(self, feed: Feed, epoch: str, message: bytes) -> bool:
+        """Whether a message of another epoch than the feed's is the first of its room.
+
+        If not it is an old one, to be passed over, or Redis has lost what was before, which the stream must say.
+        """
+        number = int(epoch)
+        if not feed.epoch:
+            feed.epoch = epoch
+            return True
+        if number > int(feed.epoch):
             feed.held = [message]
             self._mend(feed)
-            return
-        if len(words) == 2:
-            if first == expected:
-                self._tell(feed, first, body)
-            return
-        start = 0
-        for offset, length in enumerate(map(int, words[2:]), first):
-            if offset > feed.last:
-                self._tell(feed, offset, body[start : start + length])
-            start += length
+        return False
 
-    def _turn(self, feed: Feed, epoch: str) -> bool:
-        """A message of another epoch than the feed's: False if it is an old one, to be passed over."""
-        if feed.epoch and int(epoch) < int(feed.epoch):
-            return False
-        if feed.epoch:
-            self._lost(feed, epoch, 0)
-        else:
-            feed.epoch = epoch
-        return True
+    def _pass_over(self, feed: Feed) -> None:
+        """A message that no node has sent: somebody else uses the channel."""
+        now = self._loop.time()
+        if now > self._strange_until:
+            self._strange_until = now + _STRANGE
+            log.warning("Something that no node of this version sent came in room %s; who else publishes?", feed.room)
 
     def _tell(self, feed: Feed, offset: int, payload: bytes) -> None:
         feed.last = offset
+        feed.heard = True
         room = feed.room
         if self._recording and room in self._recording:
             for record in self._recording[room]:
                 record.add(feed.epoch, offset, payload)
-        self._listener.on_event(room, f"{feed.epoch}-{offset}", payload)
+        try:
+            self._listener.on_event(room, f"{feed.epoch}-{offset}", payload)
+        except Exception:  # or what comes after it would not be told
+            log.exception("An event in room %s could not be delivered", room)
 
     def _lost(self, feed: Feed, epoch: str, last: int) -> None:
         """What came before ``last`` in ``epoch`` cannot be told any more."""
@@ -174,7 +197,8 @@ class Feeds:
             return
         if not feed.epoch:  # had no event yet
             feed.epoch = epoch
-        if epoch != feed.epoch or top > feed.last:
+        # Less than was told: an older state has been restored, or one more was told meanwhile. The stream will say.
+        if epoch != feed.epoch or top != feed.last:
             self._mend(feed)
 
     def _release(self, feed: Feed) -> None:
@@ -201,6 +225,13 @@ class Feeds:
             del self._mending[feed]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("Mending a hole in room %s failed", feed.room, exc_info=error)
+            if feed.held is not None:  # nothing is heard until it is mended
+                self._loop.call_later(1.0, self._mend, feed)
+
+    def _wake(self) -> None:
+        """A server is back: those that mend need not wait any longer."""
+        self._returned.set()
+        self._returned = asyncio.Event()
 
     def _is_wanted(self, feed: Feed) -> bool:
         """Whether the room is still subscribed, and by this feed."""
@@ -209,10 +240,15 @@ class Feeds:
     async def _fetch(self, feed: Feed) -> None:
         pause = 0.05
         while self._is_wanted(feed):
+            # What was announced until now will be among what is read; if it is not, no node has published it.
+            feed.held = []
             try:
                 epoch, top, reaches, events = await self._read(feed.room, feed.epoch, str(feed.last), _PAGE, self._keep)
             except Unavailable:
-                await asyncio.sleep(pause)  # what the connection's return would tell, comes through here, too
+                # What the connection's return would tell, comes through here, too; and the stream grows meanwhile.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._returned.wait()
                 pause = min(pause * 2, 1.0)
                 continue
             if not self._is_wanted(feed):

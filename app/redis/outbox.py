@@ -71,8 +71,8 @@ class Outbox:
     def publish(self, room: str, payload: bytes, key: str | None) -> asyncio.Future[str]:
         """Publish at the end of this turn, or with the next batch of the room; the result is the id.
 
-        Raises ``Unavailable`` if too much waits already, and ``UnicodeEncodeError`` for a ``key`` that is no text: here,
-        for together with others it would fail them as well.
+        Raises ``Unavailable`` if too much waits already, and ``UnicodeEncodeError`` for a ``key`` that is no text:
+        here, for together with others it would fail them as well.
         """
         if key is not None:
             key.encode()
