@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from ..errors import Unavailable
 from .keeper import Keeper, Lost, spell
 from .keys import Keys
 from .link import Link, ReplyError, pack
-from .router import Opener, Router
+from .router import ELSEWHERE, Opener, Router
 from .scripts import Script
 from .servers import Address, Name
 
@@ -30,12 +31,14 @@ UNKNOWN: Final = -1
 _GONE: Final = "0"
 
 _LOST: Final = "LOST"
+#: Refusals of a look that are not about the room: it is asked again at once.
+_RETRIED: Final = ELSEWHERE | {"NOSCRIPT", _LOST}
 
 
 class Feed:
     """A subscribed room: up to which event the listener was told. ``held`` are messages that must wait, or None.
 
-    ``epoch`` is "" for a room that has had none yet. ``heard``: something came since the last look.
+    ``epoch`` is "" for a room that has had none yet. ``heard``: an event was told since the last look.
     """
 
     __slots__ = ("epoch", "heard", "held", "last", "room")
@@ -171,6 +174,7 @@ class Subscriptions:
 
     def _carry_out(self) -> None:
         changes, self._changes = self._changes, {}
+        old: dict[Link, list[bytes]] = {}
         new: dict[Link, list[bytes]] = {}
         for channel, wanted in changes.items():
             try:
@@ -179,10 +183,10 @@ class Subscriptions:
                 if wanted:
                     self._drop(channel, error)
                 continue
-            if wanted:
-                new.setdefault(link, []).append(channel)
-            else:
-                link.tell(pack(("SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE", channel)))
+            (new if wanted else old).setdefault(link, []).append(channel)
+        command = "SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE"
+        for link, channels in old.items():
+            link.tell(b"".join([pack((command, channel)) for channel in channels]))
         for link, channels in new.items():
             self._introduce_all(link, channels)
 
@@ -218,15 +222,29 @@ class Subscriptions:
 
     def _introduced(self, link: Link, channels: list[bytes], replies: Any) -> None:
         answers = [replies] if isinstance(replies, ReplyError) else replies
-        errors = [one for one in answers if isinstance(one, ReplyError)]
-        if errors or len(answers) != len(channels):
+        if len(answers) != len(channels):  # subscriptions were refused, or all is lost
+            errors = [one for one in answers if isinstance(one, ReplyError)]
             self._not_introduced(link, channels, errors[0] if errors else ReplyError("ERR a reply is missing"))
             return
+        refused: dict[str, tuple[ReplyError, list[bytes]]] = {}
         for channel, state in zip(channels, answers, strict=True):
             feed = self.feeds.get(channel)
-            if feed is not None:
+            if isinstance(state, ReplyError):
+                refused.setdefault(state.code, (state, []))[1].append(channel)
+            elif feed is not None:
                 self._stand(feed, state)
                 self._fulfil(channel, None)
+        for error, some in refused.values():
+            if error.code in _RETRIED:
+                self._not_introduced(link, some, error)
+            else:
+                self._not_told(some, error)
+
+    def _not_told(self, channels: list[bytes], error: ReplyError) -> None:
+        """What is kept of these rooms is not as it should be. The others are well, and these are looked at again."""
+        log.warning("Redis does not tell where %d rooms stand (%s): %s", len(channels), channels[0].decode(), error)
+        for channel in channels:
+            self._drop(channel, Unavailable("Redis does not tell where the room stands; the log says why."))
 
     def _not_introduced(self, link: Link, channels: list[bytes], error: ReplyError) -> None:
         """The server is lost, or not the right one now. Who waits gets an error; other rooms are tried again."""
@@ -251,6 +269,7 @@ class Subscriptions:
         if channel in self._pending:
             self.feeds.pop(channel, None)
             self._fulfil(channel, error)
+            self._change(channel, False)  # it may have been subscribed all the same
 
     def _fulfil(self, channel: bytes, error: Unavailable | None) -> None:
         pending = self._pending.pop(channel, None)
@@ -277,6 +296,8 @@ class Subscriptions:
             # Slots have moved, perhaps between servers that were there before. To subscribe once more harms nothing.
             self._version = servers.version
             self._again(list(self.feeds))
+            with contextlib.suppress(Unavailable):  # else it is done when that server is connected
+                self._link(self._echo_channel).tell(pack(("SUBSCRIBE", self._echo_channel)))
         for name in [name for name in self._subscribers if name not in names]:
             asyncio.ensure_future(self._subscribers.pop(name).keeper.close())  # noqa: RUF006  # nothing waits for it
 
