@@ -16,13 +16,14 @@ from wire import Peer
 from roomcast import Context, Plugin, registry
 from roomcast.broker import MemoryBroker
 from roomcast.core import COMMANDS
+from roomcast.documents.catalog import CORE_COMMANDS
 from roomcast.errors import CLOSES, SERVICE_RESTART
 from roomcast.gateway import Gateway
 from roomcast.identity import make_token
 from roomcast.registry import Loaded, Registry
 from roomcast.settings import Settings
 from roomcast.web import session
-from roomcast.web.console import CORE_COMMANDS, MEANINGS
+from roomcast.web.console import MEANINGS
 from roomcast.web.server import Address, Server
 
 SECRET = "correct horse battery staple, twice over"

@@ -18,7 +18,11 @@ _BY_FORMAT: Final = {
     "ipv6": "2001:db8::1",
     "ip": "192.0.2.1",
 }
-_BY_NAME: Final = {"username": "alice", "user_id": 1, "content": "Hello", "title": "New feature", "link": "/tasks/789"}
+_BY_NAME: Final[dict[str, str | int]] = {
+    **{"username": "alice", "user_id": 1, "creator": "alice", "assignee": "bob", "content": "Hello"},
+    **{"title": "New feature", "message": "Have a look", "link": "/tasks/789", "status": "todo", "priority": "high"},
+    **{"task_id": 789, "project_id": 123},
+}
 
 
 def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) -> Any:
@@ -49,6 +53,8 @@ def _find(reference: str, root: JsonSchema) -> JsonSchema:
 def _of_type(schema: JsonSchema, name: str, root: JsonSchema) -> Any:
     types = schema.get("type", "object" if "properties" in schema else "string")
     types = types if isinstance(types, list) else [types]
+    if {"integer", "string"} <= set(types) and name in _BY_NAME:
+        return _BY_NAME[name]
     kind = next((one for one in types if one != "null"), "null")
     if kind == "object":
         return {

@@ -23,6 +23,7 @@ from jinja2 import PackageLoader
 from marshmallow import Schema, fields, validate
 
 from .. import errors
+from ..documents.catalog import CORE_COMMANDS
 from ..errors import CLOSES, ERROR_CODES, AuthenticationFailed, Close, Refused
 from ..gateway import Gateway
 from ..identity import make_token
@@ -66,19 +67,6 @@ MEANINGS: Final[Mapping[Close, str]] = {
     errors.TOO_MANY_MESSAGES: "This client went on sending faster than WS_MESSAGE_RATE allows.",
     errors.INTERNAL_ERROR: "The server failed; its log says why.",
     errors.DISCONNECTED: "An operator disconnected this user.",
-}
-
-_SINCE: Final = {
-    "type": ["string", "null"],
-    "description": "The id of the last event you saw; those after it are sent again.",
-}
-_TOKEN: Final = {"type": "string", "description": "A newer token of the same user."}
-#: The core's commands as the forms show them: what each does, and what its data may and must have.
-CORE_COMMANDS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
-    "join_room": ("Enter a room; its events come from then on.", {"properties": {"since": _SINCE}}),
-    "leave_room": ("Leave a room.", {}),
-    "ping": ("Ask for a sign of life.", {}),
-    "refresh_token": ("Stay connected with a newer token.", {"properties": {"token": _TOKEN}, "required": ["token"]}),
 }
 
 
@@ -181,7 +169,7 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
         "header": session.HEADER,
         "socket": handshake.PATH,
         "commands": [
-            *(_shown(registry, "command", type, *shown) for type, shown in CORE_COMMANDS.items()),
+            *(_shown(registry, "command", type, text, data or {}) for type, (text, data, _) in CORE_COMMANDS.items()),
             *(_command(registry, one) for one in registry.commands.values()),
         ],
         "events": [_event(registry, one) for one in registry.events.values()],

@@ -110,6 +110,7 @@ def _shown(entry: Entry, may_try: bool) -> dict[str, Any]:
     if may_try:
         asked = {entry.kind: entry.type, "room": frame.get("room", ""), "data": json.dumps(frame.get("data", {}))}
         link = f"/console#{urlencode(asked)}"
+    shown = list(_fields(entry.data or {}, entry.data or {}, "", 0))
     return {
         "kind": entry.kind,
         "type": entry.type,
@@ -118,7 +119,8 @@ def _shown(entry: Entry, may_try: bool) -> dict[str, Any]:
         "anchor": f"{entry.kind}-{entry.type}",
         "reply": entry.reply,
         "rooms": ", ".join(f"{room}:…" for room in entry.rooms),
-        "fields": list(_fields(entry.data or {}, entry.data or {}, "", 0)),
+        "fields": shown,
+        "told": any(field["meaning"] or field["bounds"] for field in shown),
         "example": json.dumps(frame, indent=2),
         "link": link,
     }
