@@ -20,6 +20,7 @@ from broker_contract import (
 from redis_servers import Cluster, RedisServer
 
 from roomcast.broker import Event
+from roomcast.errors import Unavailable
 from roomcast.redis.broker import RedisBroker
 from roomcast.redis.urls import parse
 
@@ -225,6 +226,45 @@ async def test_every_key_expires(node: Node, redis_server: RedisServer, redis_pr
     assert len(keys) >= 10
     for key in keys:
         assert await redis_server("PTTL", key) > 0, key
+
+
+async def test_a_look_shortens_no_life(node: Node, redis_server: RedisServer, redis_prefix: str) -> None:
+    """Events are kept for their time also when somebody looked at the room before they came."""
+    a = await node()
+    first = await a.broker.publish(ROOM, b"first")
+    await a.broker.history(ROOM)
+    await travel(redis_server, redis_prefix, HISTORY_TTL / 6)
+    second = await a.broker.publish(ROOM, b"second")
+    await travel(redis_server, redis_prefix, HISTORY_TTL * 11 / 12)
+    history = await a.broker.history(ROOM, first)
+    assert (history.recovered, history.events) == (True, [Event(second, b"second")])
+
+
+async def test_a_stream_that_was_evicted(node: Node, redis_server: RedisServer, redis_prefix: str) -> None:
+    """A stream that begins anew in a room that goes on has an end like any other; the room's ids go on."""
+    a = await node()
+    first = await a.broker.publish(ROOM, b"first")
+    stream = f"{{{redis_prefix}:{ROOM}}}:s"
+    await redis_server("DEL", stream)
+    ids = await asyncio.gather(*[a.broker.publish(ROOM, b"%d" % i) for i in range(3)])
+    assert await redis_server("PTTL", stream) > 0
+    assert [split(id) for id in ids] == [(split(first)[0], offset) for offset in (2, 3, 4)]
+    assert [event.id for event in (await a.broker.history(ROOM, first)).events] == ids
+
+
+async def test_a_close_that_is_cut_off(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A broker whose closing is cancelled lets go of its connections all the same."""
+    broker = broker_for(redis_server.url, redis_prefix)
+    await broker.start(Heard())
+    await broker.enter(ROOM, 1, "alice", 1)
+    closing = asyncio.create_task(broker.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("roomcast redis")]
+    with pytest.raises(Unavailable):
+        await broker.publish(ROOM, b"x")
 
 
 async def test_a_signal_reaches_every_node(node: Node) -> None:

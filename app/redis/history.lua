@@ -7,7 +7,7 @@ local run, epoch_seen, since = ARGV[1], ARGV[3], ARGV[4]
 local limit, size, ttl, life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local now = clock()
 local epoch, offset = open_room(KEYS[1], KEYS[2], run, true)
-redis.call('PEXPIRE', KEYS[1], life)
+keep_room(KEYS[1], life)
 local top = tonumber(offset)
 local found = {}
 

@@ -5,5 +5,5 @@ local epoch, offset = open_room(KEYS[1], KEYS[2], ARGV[1], ARGV[4] == '1')
 if not epoch then
   return false
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+keep_room(KEYS[1], ARGV[3])
 return {epoch, offset}

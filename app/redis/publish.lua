@@ -43,7 +43,11 @@ for _ = 1, rooms do
       top = top + 1
       local payload = ARGV[arg + 1]
       id = epoch .. '-' .. text(top)
-      redis.call('XADD', stream, 'MAXLEN', '~', size, id, 't', time, 'p', payload)
+      -- A stream that was evicted or deleted begins anew without an end, so that has to be given to it.
+      if not redis.call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', size, id, 't', time, 'p', payload) then
+        redis.call('XADD', stream, id, 't', time, 'p', payload)
+        put_off = 0
+      end
       payloads[#payloads + 1] = payload
       lengths[#lengths + 1] = #payload
       if keyed then
@@ -60,7 +64,7 @@ for _ = 1, rooms do
     -- The ends are put off now and then, and by as much further: two calls less for most batches.
     if now - put_off > life / 4 then
       redis.call('HSET', meta, 'o', text(top), 'x', time)
-      redis.call('PEXPIRE', meta, text(life + life / 4))
+      keep_room(meta, life)
       redis.call('PEXPIRE', stream, text(ttl + life / 4))
     else
       redis.call('HSET', meta, 'o', text(top))
@@ -71,7 +75,7 @@ for _ = 1, rooms do
     end
     redis.call(announce, channel, head .. '\n' .. table.concat(payloads))
   elseif put_off == 0 then
-    redis.call('PEXPIRE', meta, text(life))
+    keep_room(meta, life)
   end
 end
 redis.call('SET', KEYS[1], number .. ' ' .. cjson.encode(ids), 'PX', ARGV[4])

@@ -1,6 +1,6 @@
 -- The state of a room: a hash with its epoch e, the offset of its newest event o, the run_id r of the server that gave the
--- epoch, and the time x when its end was put off last. A server with another run_id was started or promoted since, and may have lost events that were
--- acknowledged; their ids would be given twice. So there a room begins a new epoch.
+-- epoch, and the time x when its end was put off last. A server with another run_id was started or promoted since, and
+-- may have lost events that were acknowledged; their ids would be given twice. So there a room begins a new epoch.
 
 local function clock()
   local time = redis.call('TIME')
@@ -41,4 +41,10 @@ local function open_room(meta, stream, run, make)
   local epoch = new_epoch(state[1], stream)
   redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run, 'x', '0')
   return epoch, '0', 0
+end
+
+-- Keeps a room that somebody looks at, as publishing does, which puts the end off now and then by a quarter more: with
+-- less than that an event which comes before the next time would outlive its room.
+local function keep_room(meta, life)
+  redis.call('PEXPIRE', meta, text(life + life / 4))
 end
