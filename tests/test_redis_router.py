@@ -267,3 +267,15 @@ async def test_an_unknown_command_is_not_repeated(start: Start, redis_server: Re
     with pytest.raises(Unavailable, match="unknown command 'NO-SUCH'") as refused:
         await router.call("k", "NO-SUCH", "the ticket")
     assert "ticket" not in str(refused.value)
+
+
+async def test_a_server_that_refuses_everything(
+    start: Start, redis_server: RedisServer, redis_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hundred refusals at once are told to all who asked, and to the log once."""
+    router = await start(redis_server.url)
+    key = f"{{{redis_prefix}}}:k"
+    await router.call(key, "SET", key, "v", "PX", 10_000)
+    calls = await asyncio.gather(*[router.call(key, "LPUSH", key, "x") for _ in range(100)], return_exceptions=True)
+    assert [type(one) for one in calls] == [Unavailable] * 100
+    assert sum("refused a command" in record.message for record in caplog.records) == 1

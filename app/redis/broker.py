@@ -153,14 +153,16 @@ class RedisBroker(Broker):
         if not self._running or self._renewing is None:
             return
         renewing, self._renewing = self._renewing, None
-        renewing.cancel()
-        await asyncio.wait([renewing])
-        # What was put off while Redis was away may be done only now, and then those who left are still to be announced.
-        await self._presence.close()
-        await self._leases.close()
-        await self._outbox.finish(_CLOSING)
-        self._running = False
-        await self._stop()
+        try:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+            # What was put off while Redis was away may be done only now; then those who left are still to be announced.
+            await self._presence.close()
+            await self._leases.close()
+            await self._outbox.finish(_CLOSING)
+        finally:  # also of one that is cut off: nobody could close it again
+            self._running = False
+            await self._stop()
 
     async def _stop(self) -> None:
         await self._feeds.close()

@@ -29,6 +29,8 @@ _FOLLOW: Final = 1.0
 #: How often the map of servers is looked at when nothing seems wrong, and when something does, in seconds.
 _LOOK: Final = 5.0
 _LOOK_SOON: Final = 0.2
+#: How often the log is told of a refused command at most, in seconds.
+_SILENCE: Final = 1.0
 
 #: Connects to an address; pushes and the loss are told to the functions given.
 Opener = Callable[[Address | None, Callable[[list[Any]], None], Lost], Awaitable[Link]]
@@ -85,6 +87,7 @@ class Lane:
         #: Patience is with an outage, not with each call: a client's commands wait one after the other, and a hundred
         #: of them would keep it waiting a hundred times as long.
         self._away_since = asyncio.get_running_loop().time()
+        self._silent_until = 0.0
         self._router: Final = router
 
         async def dial(address: Address | None, lost: Lost) -> Link:
@@ -144,7 +147,10 @@ class Lane:
         else:
             # What follows an unknown command repeats its arguments, which are nobody's business.
             why = str(error).partition(", with args")[0].rstrip(".")
-            log.error("Redis at %s refused a command: %s", spell(self.name), why)
+            now = asyncio.get_running_loop().time()
+            if now >= self._silent_until:  # one that is full refuses thousands a second
+                self._silent_until = now + _SILENCE
+                log.error("Redis at %s refused a command: %s", spell(self.name), why)
             call.fail(f"Redis at {spell(self.name)} refused a command: {why}.")
 
     def expire(self, now: float) -> None:
