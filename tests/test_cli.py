@@ -55,7 +55,7 @@ def test_help_names_every_command_in_a_whole_sentence():
     """Somebody who has never seen it reads what each command is for; none is cut off by the width."""
     text = roomcast("--help").stdout
     commands = dict(re.findall(r"^  ([a-z]+)  +(.+)$", text.partition("Commands:")[2], re.MULTILINE))
-    assert set(commands) == {"bench", "dev", "doctor", "listen", "plugins", "publish", "serve", "token"}
+    assert set(commands) == {"bench", "dev", "doctor", "listen", "plugins", "publish", "schema", "serve", "token"}
     assert all(words.endswith(".") and "..." not in words for words in commands.values())
 
 

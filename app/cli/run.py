@@ -213,13 +213,12 @@ def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=lambda: b"")  # or OpenSSL would ask the terminal
     except (ssl.SSLError, ValueError) as error:
-        names = f"{certificate} and {key}" if key else f"{certificate} (give the key with --tls-key if it is not in it)"
+        both = f"{certificate} and {key} are not a certificate chain and its key"
+        alone = f"{certificate} is not a certificate chain with its key (give that with --tls-key if it is elsewhere)"
         reason = getattr(error, "reason", None)
         if reason == "KEY_VALUES_MISMATCH":
             raise SettingsError(f"{key} is the key of another certificate than {certificate}.") from error
-        raise SettingsError(
-            f"{names} are not a certificate chain and its key, both in PEM and the key without a passphrase."
-        ) from error
+        raise SettingsError(f"{both if key else alone}, both in PEM and the key without a passphrase.") from error
     return context
 
 
