@@ -84,7 +84,7 @@ class Feeds:
         self._mending: Final[dict[Feed, asyncio.Task[None]]] = {}
         self._rounds: deque[bytes] = deque()
         self._minder: asyncio.Task[None] | None = None
-        self._lost_rooms: list[str] = []
+        self._lost_rooms: dict[str, None] = {}
         self._strange_until = 0.0
         #: Set, and replaced, when a server has come back.
         self._returned = asyncio.Event()
@@ -175,12 +175,12 @@ class Feeds:
         feed.epoch, feed.last = epoch, last
         if not self._lost_rooms:
             self._loop.call_later(1.0, self._tell_lost)
-        self._lost_rooms.append(feed.room)
+        self._lost_rooms[feed.room] = None
         self.resyncs += 1
         self._listener.on_resync(feed.room, f"{epoch}-{last}")
 
     def _tell_lost(self) -> None:
-        rooms, self._lost_rooms = self._lost_rooms, []
+        rooms, self._lost_rooms = list(self._lost_rooms), {}
         some = ", ".join(rooms[:3]) + (", …" if len(rooms) > 3 else "")
         log.warning("Redis has lost events of %d rooms (%s); their members were told to resync", len(rooms), some)
 
