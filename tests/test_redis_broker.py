@@ -17,7 +17,7 @@ from broker_contract import (
     House,
     split,
 )
-from redis_servers import Cluster, RedisServer
+from redis_servers import Cluster, FreshRedis, RedisServer
 
 from roomcast.broker import Event
 from roomcast.errors import Unavailable
@@ -337,3 +337,29 @@ class TestOnACluster:
         assert await b.broker.rooms() == {rooms[0]: 1}
         for house in (a, b):
             await house.broker.close()
+
+
+async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: FreshRedis) -> None:
+    """After a restart without its data, admissions wait until all nodes have said again what they hold."""
+    server = await fresh_redis()
+    a, b = (House(broker_for(server.url, "anew"), asyncio.sleep) for _ in range(2))
+    for house in (a, b):
+        await house.broker.start(house.heard)
+    assert await a.broker.admit(1, 1, 2)
+    assert await a.broker.admit(1, 2, 2)
+    server.kill()
+    await server.start()
+    refusals = []
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                admitted = await b.broker.admit(1, 3, 2)
+                break
+            except Unavailable as error:
+                refusals.append(str(error))
+                await asyncio.sleep(0.01)
+    assert not admitted
+    assert any("started anew" in one for one in refusals)
+    assert await b.broker.connections(1) == 2
+    for house in (a, b):
+        await house.broker.close()

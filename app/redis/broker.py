@@ -30,6 +30,9 @@ CLAIM: Final = Script("claim")
 
 #: The room that carries signals to all nodes; no client can name it.
 SIGNALS: Final = "!signals"
+#: Nobody is admitted for so many seconds by a Redis that was started anew: it may have lost the leases, and the nodes,
+#: which all come back within a second or so, have to write theirs first.
+ANEW: Final = 1.5
 #: How long ``close`` waits for what is being published, in seconds.
 _CLOSING: Final = 1.0
 #: A stream keeps so many events at least, though history may give fewer: for holes to be mended from.
@@ -223,6 +226,8 @@ class RedisBroker(Broker):
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
         """See ``Broker``."""
         self._check()
+        if asyncio.get_running_loop().time() < self._router.anew_since + ANEW:
+            raise Unavailable("Redis has started anew, and the nodes are telling it who is connected; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 
     async def release(self, user_id: UserId, connection: int) -> None:

@@ -88,6 +88,8 @@ class Lane:
         #: of them would keep it waiting a hundred times as long.
         self._away_since = asyncio.get_running_loop().time()
         self._silent_until = 0.0
+        #: Of the server's process that it spoke with last.
+        self.run_id = b""
         self._router: Final = router
 
         async def dial(address: Address | None, lost: Lost) -> Link:
@@ -181,6 +183,8 @@ class Router:
         self._loop: Final = asyncio.get_running_loop()
         self._tender: asyncio.Task[None] | None = None
         self._expiring: asyncio.TimerHandle | None = None
+        #: Since when a server is another process than before, which may know nothing of what was.
+        self.anew_since = float("-inf")
         self._closed = False
 
     async def start(self, wait: float) -> None:
@@ -315,6 +319,11 @@ class Router:
 
     def returned(self, lane: Lane) -> None:
         """``lane`` can be used (again)."""
+        link = lane.keeper.link
+        if link is not None:
+            if lane.run_id not in (b"", link.run_id):
+                self.anew_since = self._loop.time()
+            lane.run_id = link.run_id
         for told in self.on_return:
             told()
 
