@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {"app": "roomcast", "plugins": "roomcast.plugins", "templates": "roomcast.templates"}
+FOLDERS = {
+    "app": "roomcast",
+    "plugins": "roomcast.plugins",
+    "templates": "roomcast.templates",
+    "static": "roomcast.static",
+}
 
 
 def run(*command: str, cwd: Path = ROOT) -> None:
