@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import quote, unquote
 
 from ..errors import SettingsError
 
@@ -60,9 +60,12 @@ class Target:
             return None
         try:
             return ssl.create_default_context(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             reason = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else "cannot be read"
-            raise SettingsError(f"REDIS_CA: {self.ca} {reason}; give the file of the authority to trust.") from error
+            raise SettingsError(
+                f"REDIS_CA, or ssl_ca_certs in REDIS_URL, is {self.ca!r}, which {reason}; give the file of the "
+                "authority to trust."
+            ) from error
 
 
 def parse(url: str, *, ca: str | None = None) -> Target:
@@ -74,6 +77,8 @@ def parse(url: str, *, ca: str | None = None) -> Target:
     kind, tls = known
     rest, _, query = rest.partition("?")
     options = _options(query)
+    if "ssl_ca_certs" in options and not tls:
+        raise _wrong("has ssl_ca_certs, but no TLS, which rediss:// has")
     userinfo, at, where = rest.rpartition("@")
     username, password = _credentials(userinfo) if at else (None, None)
     ca = options.get("ssl_ca_certs", ca)
@@ -105,11 +110,27 @@ def _wrong(what: str) -> SettingsError:
     return SettingsError(f"REDIS_URL {what}; for example redis://127.0.0.1:6379/0.")
 
 
+def _decoded(text: str) -> str:
+    """Undo percent-encoding, in which a plus is a plus: passwords in base64 have them."""
+    try:
+        decoded = unquote(text, errors="strict")
+        decoded.encode()
+    except UnicodeError:
+        raise _wrong("has something in it that is not UTF-8") from None  # the error holds what it was
+    return decoded
+
+
 def _options(query: str) -> dict[str, str]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(name for name in options if name not in _OPTIONS):
-        shown = unknown[0] if re.fullmatch(r"[a-z_]{1,30}", unknown[0]) else "something"
-        raise _wrong(f"has {shown} after its question mark, where only {', '.join(sorted(_OPTIONS))} can be")
+    """What is after the question mark. What is wrong there is not named: it may be the rest of a password with ?."""
+    if "@" in query:
+        raise _wrong("has an @ after its question mark (percent-encode the password: ? is %3F, @ is %40)")
+    options = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        if name not in _OPTIONS:
+            known = ", ".join(sorted(_OPTIONS))
+            raise _wrong(f"has something after its question mark that is none of {known} (& in a password is %26)")
+        options[name] = _decoded(value)
     return options
 
 
@@ -118,7 +139,9 @@ def _credentials(userinfo: str) -> tuple[str | None, str | None]:
     user, colon, password = userinfo.partition(":")
     if not colon:
         user, password = "", user
-    return unquote(user) or None, unquote(password)
+    name, word = _decoded(user), _decoded(password)
+    # Without a user an empty password is one that was forgotten; a user may have been given none.
+    return name or None, word if name or word else None
 
 
 def _address(text: str, port: int) -> tuple[str, int]:
@@ -146,9 +169,9 @@ def _path(kind: Kind, path: str, options: dict[str, str]) -> tuple[str | None, i
 
 
 def _socket(where: str, username: str | None, password: str | None, options: dict[str, str]) -> Target:
-    path = unquote(where)
-    if not path.startswith("/") or not Path(path).name:
-        raise _wrong("has no path of a socket, as in unix:///run/redis.sock")
+    path = _decoded(where)
+    if not path.startswith("/") or not Path(path).name or not path.isprintable():
+        raise _wrong("has no path of a socket, as in unix:///run/redis.sock (percent-encode it: @ is %40, ? is %3F)")
     _, db = _path("single", "", options)
-    safe = f"unix://{path}" + (f"?db={db}" if db else "")
+    safe = f"unix://{quote(path)}" + (f"?db={db}" if db else "")
     return Target(kind="single", safe=safe, path=path, db=db, username=username, password=password)
