@@ -94,6 +94,13 @@ async def test_the_rights_that_it_names_are_enough(fresh_redis: FreshRedis, redi
         await redis("ACL", "SETUSER", "app", *rights.split())
 
 
+async def test_an_authority_without_tls_is_pointed_out(fresh_redis: FreshRedis, redis_prefix: str):
+    """Who gives one believes that passwords are not read on the way."""
+    redis = await fresh_redis(**GOOD)
+    assert one(await findings(redis.url, redis_prefix, REDIS_CA="/etc/a.pem"), "REDIS_CA has no effect") == WARN
+    assert not [sentence for sentence in await findings(redis.url, redis_prefix) if "REDIS_CA" in sentence]
+
+
 async def test_a_redis_that_is_not_there_is_a_failure(redis_prefix: str):
     """One sentence with the address and the reason, and nothing else is tried."""
     port = free_port()

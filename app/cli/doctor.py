@@ -179,6 +179,8 @@ async def redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     logging.getLogger("roomcast.redis").addHandler(_NOWHERE)  # what goes wrong is found, not logged
     try:
         target = parse(read.redis_url, ca=read.redis_ca)
+        if read.redis_ca is not None and not target.tls:
+            yield Finding(WARN, "REDIS_CA has no effect, for REDIS_URL is without TLS, which rediss:// has.")
         for facts in await survey(target, read.redis_timeout):
             for finding in server(facts, target.kind == "cluster"):
                 yield finding
