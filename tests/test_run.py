@@ -140,6 +140,18 @@ def test_a_redis_that_is_not_there_stops_the_start():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_no_password_is_said_where_nobody_tells_the_servers(kind):
+    """What redis-py has to say of it is passed on, and some of its versions would write out all they were given."""
+    port = free_port()
+    url = f"redis+{kind}://app:pa55@127.0.0.1:{port}?sentinel_username=watch&sentinel_password=w4tch"
+    done = roomcast("serve", "--port", "0", JWT_SECRET=SECRET, REDIS_URL=url, REDIS_WAIT="0.3")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: Redis cannot be reached: no se")
+    for secret in ("pa55", "w4tch"):
+        assert secret not in done.stdout + done.stderr
+
+
 def test_a_wrong_redis_url_stops_the_start():
     """Status 2, and its password is not repeated."""
     sentence = refusal("serve", "--port", "0", JWT_SECRET=SECRET, REDIS_URL="http://:pa55@cache:6379")
