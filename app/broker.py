@@ -25,6 +25,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
+from math import inf
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from .errors import Unavailable
@@ -223,6 +224,21 @@ class Broker(ABC):
         """Take what ``put`` kept, once: the first call gets it, every other None."""
 
     @abstractmethod
+    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
+        """Note for ``ttl`` seconds that tokens of ``user_id`` issued before a Unix time count no longer.
+
+        Of two such times the later holds, whichever was given last.
+        """
+
+    @abstractmethod
+    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
+        """Note for ``ttl`` seconds that the token of ``user_id`` with this id counts no longer."""
+
+    @abstractmethod
+    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
+        """Whether a token of ``user_id`` was revoked; one of which it is not known when it was ``issued`` is old."""
+
+    @abstractmethod
     async def signal(self, message: bytes) -> None:
         """Send ``message`` to the listener of every node, this one included."""
 
@@ -235,9 +251,9 @@ EVENT: Final = 56
 MOST_HISTORY: Final = 1024 * 1024 * 1024
 
 #: What each kind of things with an end may take in the embedded broker, in bytes: keys of publishes, claims with their
-#: answers, and what is put. A client may send 100 keyed commands a second, and a plugin's answers may be as long as its
-#: messages: without a bound one user could fill the memory within the 5 minutes that they are kept. This is half a
-#: million keys, 1,700 a second for 5 minutes; past that the oldest are forgotten, and could be repeated.
+#: answers, what is put, and revocations. A client may send 100 keyed commands a second, and a plugin's answers may be
+#: as long as its messages: without a bound one user could fill the memory within the 5 minutes that they are kept. This
+#: is half a million keys, 1,700 a second for 5 minutes; past that the oldest are forgotten, and could be repeated.
 MOST_KEPT: Final = 256 * 1024 * 1024
 
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
@@ -406,6 +422,8 @@ class MemoryBroker(Broker):
         self._keys: _Expiring[tuple[str, str], str] = _Expiring(self._most_kept)
         self._claims: _Expiring[str, bytes | bool] = _Expiring(self._most_kept)
         self._kept: _Expiring[str, bytes] = _Expiring(self._most_kept)
+        #: By user and token, or by user and "" for all tokens from before a time.
+        self._revoked: _Expiring[tuple[str, str], float] = _Expiring(self._most_kept)
 
     def _check(self) -> None:
         if self._listener is None:
@@ -603,6 +621,30 @@ class MemoryBroker(Broker):
         self._check()
         return self._kept.pop(key, self._clock())
 
+    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
+        """See ``Broker``; a restart of the process forgets it."""
+        self._check()
+        now = self._clock()
+        who = (str(user_id), "")
+        self._revoked.put(who, max(before, self._revoked.get(who, now) or before), now, ttl)
+
+    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
+        """See ``Broker``; a restart of the process forgets it."""
+        self._check()
+        self._revoked.put((str(user_id), token_id), inf, self._clock(), ttl)
+
+    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
+        """See ``Broker``."""
+        self._check()
+        if not self._revoked.size:
+            return False
+        now = self._clock()
+        user = str(user_id)
+        before = self._revoked.get((user, ""), now)
+        if before is not None and (issued is None or issued < before):
+            return True
+        return token_id is not None and self._revoked.get((user, token_id), now) is not None
+
     async def signal(self, message: bytes) -> None:
         """See ``Broker``."""
         if self._listener is None:
@@ -617,9 +659,10 @@ class MemoryBroker(Broker):
             for room in names[i : i + _SLICE]:
                 self._sweep_room(room, now - self._ttl)
             await asyncio.sleep(0)
+        kinds = (self._keys, self._claims, self._kept, self._revoked)
         more = True
         while more:
-            more = any(expiring.expire(now, _SLICE) for expiring in (self._keys, self._claims, self._kept))
+            more = any(expiring.expire(now, _SLICE) for expiring in kinds)
             await asyncio.sleep(0)
 
     def _sweep_room(self, room: str, horizon: float) -> None:

@@ -41,6 +41,7 @@ from .membership import Forbidden, Membership
 from .plugin import Command, EventType
 from .protocol import Request
 from .registry import Loaded, Registry
+from .revocation import Revocations
 from .settings import Settings
 from .stepper import Stepper, Suspended
 
@@ -85,6 +86,7 @@ class Gateway:
         self.sweep: Final = Sweep(
             loop, settings.ws_heartbeat_interval, settings.ws_max_message_size, settings.ws_max_buffer
         )
+        self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.membership: Final = Membership(self)
         self.service: Final = Service(self)
         self.draining = False
@@ -191,9 +193,11 @@ class Gateway:
     async def admit(self, identity: Identity, remote: str, since: str | None = None) -> Client | None:
         """Return a client for ``identity``, as yet without a transport, or None if the user has too many connections.
 
+        Raises ``AuthenticationFailed`` if the token was revoked, ``Unavailable`` if the broker cannot be reached.
         Whoever gets one must either have it take over its transport or give it back with ``release``, and if it gave
         ``since``, the last event id that the client has seen of its user's own room, not wait before that.
         """
+        known = await self.revocations.check(identity)
         self._last_id += 1
         client = Client(self, self._last_id, identity, remote)
         if not await self.broker.admit(identity.user_id, client.id, self.settings.max_connections_per_user):
@@ -203,12 +207,13 @@ class Gateway:
         except BaseException:
             await self.broker.release(identity.user_id, client.id)
             raise
-        if since is not None:
-            try:
+        try:
+            if since is not None:
                 self._missed[client] = await self.broker.history(client.personal_room, since)
-            except BaseException:
-                await self.release(client)
-                raise
+            await self.revocations.check(identity, known)
+        except BaseException:
+            await self.release(client)
+            raise
         return client
 
     async def release(self, client: Client) -> None:
@@ -505,6 +510,7 @@ class Gateway:
             raise Refused("invalid_data", "data.token: give the new token.", {"token": ["Missing or not a string."]})
         try:
             identity = self.authenticator.verify(token)
+            await self.revocations.check(identity)
         except AuthenticationFailed as failed:
             self._note("new token refused", client, str(failed))
             raise Refused("bad_token", f"The new token is refused. {failed}") from None
@@ -589,10 +595,16 @@ class Gateway:
         """Carry out here what an operator asked of all nodes."""
         order = orjson.loads(message)
         user_id: UserId = order["user_id"]
+        if order["do"] == "revoke":
+            self.revocations.hear()
         clients = [one for one in self.hub.personal.get(f"user:{user_id}", ()) if isinstance(one, Client)]
         for client in clients:
             if order["do"] == "disconnect":
                 client.close(DISCONNECTED)
+            elif order["do"] == "revoke":
+                if self.revocations.covers(order, client.identity):
+                    self._note("token revoked", client, "closed")
+                    client.close(AUTHENTICATION_FAILED)
             elif order["room"] in client.rooms:
                 room = order["room"]
                 self._note("removed from a room", client, room)

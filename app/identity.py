@@ -40,8 +40,9 @@ _OWN_CLAIMS = frozenset(("exp", "nbf", "iat", "aud", "iss", "rooms"))
 class Identity:
     """A user, as their token says; one is kept per connection, so it holds little.
 
-    ``expires`` is when the token ends, in Unix seconds with the leeway added, or None. ``rooms`` are the rules of the
-    token's ``rooms`` claim; equal ones are one object in memory.
+    ``expires`` is when the token ends, in Unix seconds with the leeway added, or None; ``issued`` is its ``iat``, or
+    None if it has none that can be read. ``rooms`` are the rules of the token's ``rooms`` claim; equal ones are one
+    object in memory.
     """
 
     user_id: int | str
@@ -49,11 +50,18 @@ class Identity:
     expires: float | None = None
     rooms: tuple[str, ...] = ()
     more: bytes = field(default=b"", repr=False)
+    issued: float | None = None
 
     @property
     def claims(self) -> dict[str, Any]:
         """The token's further claims: those that this identity was not made of. Parsed anew each time."""
         return dict(orjson.loads(self.more)) if self.more else {}
+
+    @property
+    def token_id(self) -> str | None:
+        """The token's ``jti`` (RFC 7519, section 4.1.7), by which it can be revoked; None if that is no text."""
+        given = self.claims.get("jti")
+        return given if isinstance(given, str) and given else None
 
     def allows(self, room: str) -> bool:
         """Whether the ``rooms`` claim lets the user into ``room``: by its name, ``type:*``, or ``*``.
@@ -108,6 +116,7 @@ class Authenticator:
             expires,
             _rooms(claims.get("rooms"), user_id),
             b"%b" % orjson.dumps(more) if more else b"",  # a copy: what orjson returns keeps the 4 KiB it was built in
+            _issued(claims.get("iat")),
         )
 
     def _claims(self, token: str) -> dict[str, Any]:
@@ -187,9 +196,18 @@ def _algorithm(name: str) -> jwt.algorithms.Algorithm:
 
 def _seconds(claim: str, value: Any) -> float:
     """A NumericDate (RFC 7519, section 2): a number, and a finite one."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if not _is_number(value):
         raise AuthenticationFailed(f"The token's {claim} is not a number of seconds.")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _issued(value: Any) -> float | None:
+    """When the token was issued. No token is refused for an ``iat`` that cannot be read, but then it counts as old."""
+    return float(value) if _is_number(value) else None
 
 
 def _user_id(value: Any) -> int | str:

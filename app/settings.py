@@ -184,6 +184,13 @@ class Settings:
         10.0, "float", "How long a plugin may take over a command; then it is cut off", unit="s", above=0
     )
     ticket_ttl: float = _setting(30.0, "float", "How long a ticket can be used", unit="s", above=0)
+    revocation_ttl: float = _setting(
+        30 * 86400.0,
+        "float",
+        "How long a revoked token is refused: at least as long as any token is valid",
+        unit="s",
+        above=0,
+    )
     drain_seconds: float = _setting(
         10.0, "float", "Over how long connections are closed at shutdown", unit="s", minimum=0
     )
@@ -241,7 +248,7 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 class _Environ(Env):

@@ -589,6 +589,54 @@ class KeepContract:
         assert await house.broker.take("another") == b""
 
 
+class RevocationContract:
+    async def test_nothing_is_revoked_at_first(self, house: House) -> None:
+        """A token is good, with whatever time and id, until it is revoked."""
+        for issued in (None, 0.0, 1e9):
+            for token_id in (None, "", "t"):
+                assert not await house.broker.is_revoked(1, issued, token_id)
+
+    async def test_what_was_issued_before_is_revoked(self, house: House) -> None:
+        """Up to the time and not at it, to a fraction of a second; without a time of issue too; of this user alone."""
+        await house.broker.revoke_all(1, 1763900000.25, 60)
+        assert await house.broker.is_revoked(1, 1763900000.0, None)
+        assert await house.broker.is_revoked(1, None, "t")
+        assert not await house.broker.is_revoked(1, 1763900000.25, "t")
+        for other in (2, 11, "x"):
+            assert not await house.broker.is_revoked(other, 0.0, "t")
+
+    async def test_the_later_time_holds(self, house: House) -> None:
+        """In whatever order they come."""
+        for before in (1000.0, 3000.0, 2000.5):
+            await house.broker.revoke_all("u", before, 60)
+        assert await house.broker.is_revoked("u", 2999.0, None)
+        assert not await house.broker.is_revoked("u", 3000.0, None)
+
+    @pytest.mark.parametrize("token_id", ["t", "a b", "{x}:y\r\n*", "é\0", "\ud800", "x" * 5000])
+    async def test_one_token_is_revoked(self, house: House, token_id: str) -> None:
+        """By its id, of any characters, of this user alone; whenever it was issued."""
+        await house.broker.revoke_one(1, token_id, 60)
+        assert await house.broker.is_revoked(1, 2e9, token_id)
+        assert await house.broker.is_revoked(1, None, token_id)
+        assert not await house.broker.is_revoked(1, None, token_id + "t")
+        assert not await house.broker.is_revoked(1, None, None)
+        assert not await house.broker.is_revoked(2, None, token_id)
+
+    async def test_a_revocation_lasts_for_its_time(self, house: House) -> None:
+        """Each for its own; one given again lasts from then on."""
+        broker = house.broker
+        await broker.revoke_all(1, 1000.0, 30)
+        await broker.revoke_one(2, "t", 30)
+        await house.pass_time(20)
+        assert await broker.is_revoked(2, None, "t")
+        await broker.revoke_all(1, 500.0, 30)
+        await house.pass_time(20)
+        assert await broker.is_revoked(1, 999.0, None)
+        assert not await broker.is_revoked(2, None, "t")
+        await house.pass_time(11)
+        assert not await broker.is_revoked(1, 0.0, None)
+
+
 #: Every method of a broker but start and close, called in some way.
 CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
     "ping": lambda broker: broker.ping(),
@@ -609,6 +657,9 @@ CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
     "settle": lambda broker: broker.settle("k", b""),
     "put": lambda broker: broker.put("k", b"", 1),
     "take": lambda broker: broker.take("k"),
+    "revoke_all": lambda broker: broker.revoke_all(1, 1.0, 1),
+    "revoke_one": lambda broker: broker.revoke_one(1, "t", 1),
+    "is_revoked": lambda broker: broker.is_revoked(1, None, None),
     "signal": lambda broker: broker.signal(b""),
 }
 
@@ -634,6 +685,13 @@ class LifeContract:
 
 
 class BrokerContract(
-    PublishContract, SubscribeContract, HistoryContract, LeaseContract, PresenceContract, KeepContract, LifeContract
+    PublishContract,
+    SubscribeContract,
+    HistoryContract,
+    LeaseContract,
+    PresenceContract,
+    KeepContract,
+    RevocationContract,
+    LifeContract,
 ):
     """The whole contract; ``house`` is a fresh broker made with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""

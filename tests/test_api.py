@@ -28,6 +28,8 @@ CALLS = [
     ("GET", "/api/v1/rooms/channel:1/history"),
     ("DELETE", "/api/v1/rooms/channel:1/members/1"),
     ("DELETE", "/api/v1/users/1/connections"),
+    ("DELETE", "/api/v1/users/1/tokens"),
+    ("DELETE", "/api/v1/users/1/tokens/t"),
 ]
 
 
@@ -463,9 +465,10 @@ async def test_a_name_that_is_no_rooms_is_told_so(serve: Serve, room: str, code:
 
 
 async def test_an_id_that_is_no_users_is_told_so(serve: Serve):
-    """422 with a sentence, in both calls that name a user."""
+    """422 with a sentence, in every call that names a user."""
     server = await serve()
-    for path in ("/api/v1/users/a%20b/connections", "/api/v1/rooms/channel:1/members/a%20b"):
+    of_user = [f"/api/v1/users/a%20b/{rest}" for rest in ("connections", "tokens", "tokens/t")]
+    for path in (*of_user, "/api/v1/rooms/channel:1/members/a%20b"):
         status, body = await call(server, "DELETE", path)
         assert (status, body["code"]) == (422, "bad_user")
 

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stepper": set(),
     "held": set(),
     "broker": {"errors", "held"},
+    "revocation": {"broker", "errors", "identity"},
     # The only place that knows Redis.
     "redis": {"broker", "errors", "held"},
     "hub": set(),
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "membership": {"client", "context", "core", "errors", "frames", "protocol"},
     "gateway": {
         *("access", "broker", "client", "connection", "context", "errors", "frames", "hub", "identity", "membership"),
-        *("plugin", "protocol", "registry", "settings", "stepper"),
+        *("plugin", "protocol", "registry", "revocation", "settings", "stepper"),
     },
     # What a server speaks, as documents.
     "documents": {"core", "errors", "plugin", "registry"},

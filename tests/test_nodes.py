@@ -135,6 +135,25 @@ async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:
             assert await one.closed() == (4410, "Disconnected")
 
 
+async def test_a_revocation_reaches_every_node(nodes: Nodes) -> None:
+    """A token revoked at one node is closed and refused at all, also at one that is started afterwards."""
+    a, b = await nodes(2)
+    stolen, good = token_for(2, "bob", jti="stolen"), token_for(2, "bob", jti="good")
+    closed = (4401, "Authentication Failed")
+    async with connect(b, token=stolen) as thief, connect(b, token=good) as bob, connect(a, 3, "carol") as carol:
+        assert (await call(a, "DELETE", "/api/v1/users/2/tokens/stolen"))[0] == 200
+        assert await thief.closed() == closed
+        (c,) = await nodes(1)
+        for node in (a, b, c):
+            assert await refused(node, f"/api/v1/ws/connect?token={stolen}") == closed
+        assert await bob.settled() == []
+        assert (await call(c, "DELETE", "/api/v1/users/2/tokens"))[0] == 200
+        assert await bob.closed() == closed
+        for node in (a, b, c):
+            assert await refused(node, f"/api/v1/ws/connect?token={good}") == closed
+        assert await carol.settled() == []
+
+
 async def test_notifications_find_their_user(nodes: Nodes) -> None:
     """What is published to a user's own room reaches all their connections, wherever they are."""
     a, b, c = await nodes(3)

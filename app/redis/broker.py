@@ -27,6 +27,7 @@ from .urls import Target
 log = logging.getLogger("roomcast.redis")
 
 CLAIM: Final = Script("claim")
+REVOKE: Final = Script("revoke")
 
 #: The room that carries signals to all nodes; no client can name it.
 SIGNALS: Final = "!signals"
@@ -129,7 +130,7 @@ class RedisBroker(Broker):
         if address is None:
             raise Unavailable("no sentinel has named its primary yet")
         target = self._target
-        scripts = (PUBLISH, HISTORY, LOOK, CLAIM)
+        scripts = (PUBLISH, HISTORY, LOOK, CLAIM, REVOKE)
         tls = self._tls
         credentials = (target.username, target.password)
         return await open_link(address, credentials, target.db, tls, on_push, on_lost, scripts, self._timeout)
@@ -290,6 +291,26 @@ class RedisBroker(Broker):
         name = self._keys.kept(key)
         value: bytes | None = await self._router.call(name, "GETDEL", name)
         return value
+
+    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
+        """See ``Broker``; waits for a Redis that is away, as a publish does."""
+        self._check()
+        key, args = self._keys.revoked(user_id), (repr(before), int(ttl * 1000))
+        await self._router.run(REVOKE, (key,), args, patience=self._wait, size=len(key))
+
+    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
+        """See ``Broker``; waits for a Redis that is away, as a publish does."""
+        self._check()
+        key = self._keys.revoked_token(user_id, token_id)
+        await self._router.call(key, "SET", key, b"1", "PX", int(ttl * 1000), patience=self._wait)
+
+    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
+        """See ``Broker``."""
+        self._check()
+        key = self._keys.revoked(user_id)
+        token = () if token_id is None else (self._keys.revoked_token(user_id, token_id),)
+        before, *one = await self._router.call(key, "MGET", key, *token)
+        return (before is not None and (issued is None or issued < float(before))) or one not in ([], [None])
 
     async def signal(self, message: bytes) -> None:
         """See ``Broker``; signals have an order, ids and a history as rooms do, so that none is lost unseen."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import blake2b
 from typing import Final
+
+from ..broker import UserId
 
 
 class Keys:
@@ -34,6 +38,15 @@ class Keys:
     def claim(self, key: str) -> str:
         """A string: what a claimed key was answered, or empty while it is not."""
         return f"{{{self.prefix}:!claim:{key}}}"
+
+    def revoked(self, user_id: UserId) -> str:
+        """A string: the Unix time before which the user's tokens count no longer."""
+        return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:x"
+
+    def revoked_token(self, user_id: UserId, token_id: str) -> str:
+        """A string: that one token counts no longer. Token ids may be long and of any characters, their digest not."""
+        digest = blake2b(token_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        return f"{self.revoked(user_id)}:{digest}"
 
     def kept(self, key: str) -> str:
         """A string that is taken once."""

@@ -1,4 +1,4 @@
-"""The HTTP API for backends: publish events, see rooms, members and history, kick, disconnect. ``API_KEY`` opens it.
+"""The HTTP API for backends: publish, see rooms, members and history, kick, disconnect, revoke. ``API_KEY`` opens it.
 
 The codes of errors are those of error frames (``errors.ERROR_CODES``) and of ``web.errors.STATUS``.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Mapping
+from math import floor
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/v1"
 MAX_HISTORY: Final = 1000
+#: So far ahead of this node's clock may be whose tokens are revoked, in seconds.
+AHEAD: Final = 60
 #: How long the rest of a body that is too large is read and thrown away, in seconds.
 LINGER: Final = 2.0
 
@@ -47,6 +52,8 @@ def add(app: web.Application) -> None:
     router.add_get(f"{room}/history", history)
     router.add_delete(f"{room}/members/{{user_id:[^/]+}}", kick)
     router.add_delete(f"{ROOT}/users/{{user_id:[^/]+}}/connections", disconnect)
+    router.add_delete(f"{ROOT}/users/{{user_id:[^/]+}}/tokens", revoke_all)
+    router.add_delete(f"{ROOT}/users/{{user_id:[^/]+}}/tokens/{{jti:[^/]+}}", revoke_one)
     router.add_route("*", f"{ROOT}/{{rest:.*}}", nothing_here)
 
 
@@ -167,16 +174,22 @@ async def history(request: web.Request) -> web.StreamResponse:
 
 
 def _query(request: web.Request) -> tuple[str | None, int | None]:
-    query = request.rel_url.query
-    for name in query:
-        if name not in ("since", "limit") or len(query.getall(name)) > 1:
-            raise Failure("bad_query", f"{name[:60]!r}: the query may have since and limit, each once.")
+    query = _only(request, "since", "limit")
     limit = query.get("limit")
     if limit is None:
         return query.get("since"), None
     if not re.fullmatch("[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_HISTORY:
         raise Failure("bad_query", f"limit is {limit[:60]!r}; it must be a number from 1 to {MAX_HISTORY}.")
     return query.get("since"), int(limit)
+
+
+def _only(request: web.Request, *names: str) -> Mapping[str, str]:
+    """Return the query if it has no other parameters than ``names``, and none of them twice."""
+    query = request.rel_url.query
+    for name in query:
+        if name not in names or len(query.getall(name)) > 1:
+            raise Failure("bad_query", f"{name[:60]!r}: the query may have {' and '.join(names)}, each once.")
+    return query
 
 
 @keyed
@@ -201,6 +214,38 @@ async def disconnect(request: web.Request) -> web.StreamResponse:
     connections = await gateway.broker.connections(user_id)
     await gateway.disconnect(user_id)
     return answer({"user_id": user_id, "connections": connections})
+
+
+@keyed
+async def revoke_all(request: web.Request) -> web.StreamResponse:
+    """Answer ``DELETE …/users/{user_id}/tokens?before=``: the user's tokens from before a Unix time count no longer.
+
+    Without ``before`` it is the next whole second, and is in the answer: tokens say when they were issued in whole
+    seconds, mostly, so one with that as its ``iat`` is the first that can be told from those before.
+    """
+    gateway, user_id = request.app[GATEWAY], _user_id(request)
+    before = _before(request, floor(time.time()) + 1)
+    await gateway.revocations.revoke_all(user_id, before)
+    return answer({"user_id": user_id, "before": before})
+
+
+@keyed
+async def revoke_one(request: web.Request) -> web.StreamResponse:
+    """Answer ``DELETE …/users/{user_id}/tokens/{jti}``: this token of the user counts no longer."""
+    gateway, user_id = request.app[GATEWAY], _user_id(request)
+    token_id = request.match_info["jti"]
+    await gateway.revocations.revoke_one(user_id, token_id)
+    return answer({"user_id": user_id, "jti": token_id})
+
+
+def _before(request: web.Request, default: int) -> float:
+    """Return the Unix time in the query; one far ahead would lock the user out for as long, so it is a slip."""
+    given = _only(request, "before").get("before")
+    if given is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,9})?", given) or float(given) > default + AHEAD:
+        raise Failure("bad_query", f"before is {given[:60]!r}; it must be a Unix time in seconds, not in the future.")
+    return float(given)
 
 
 def _room(request: web.Request) -> str:

@@ -75,6 +75,7 @@ async def post_ticket(request: web.Request) -> web.StreamResponse:
         raise unauthorized("bad_token", "Send the user's token as `Authorization: Bearer TOKEN`.", tried=False)
     try:
         identity = gateway.authenticator.verify(token)
+        await gateway.revocations.check(identity)
     except AuthenticationFailed as failed:
         remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
         log.info("refused a ticket to %s: %s", remote, failed)
