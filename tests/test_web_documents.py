@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
+from aiohttp import web
 from browser import PATIENCE, chromium
+from jsonschema import Draft202012Validator
 from playwright.async_api import expect
 from serving import Serve, answer, call, connect, url
+
+from roomcast.web import api
 
 
 async def test_the_documents_are_of_this_server(serve: Serve) -> None:
@@ -19,6 +24,56 @@ async def test_the_documents_are_of_this_server(serve: Serve) -> None:
             assert response.status == 200
             assert response.headers["Access-Control-Allow-Origin"] == "*"
             assert f'"{named}"' in json.dumps(await response.json())
+
+
+OF_ROOM = "/api/v1/rooms/{room}"
+OF_USER = "/api/v1/users/{user_id}"
+EVENT = {"type": "task.created", "room": "project:1", "data": {"task_id": 1, "title": "Ship"}, "sender": "alice"}
+#: Calls of the API: method, path as the document has it, what stands in its braces, body, status.
+ANSWERS: list[tuple[str, str, dict[str, Any], Any, int]] = [
+    ("post", "/api/v1/events", {}, EVENT, 200),
+    ("post", "/api/v1/events", {}, [EVENT, EVENT], 200),
+    ("post", "/api/v1/events", {}, 7, 422),
+    ("post", "/api/v1/events", {}, [EVENT, {**EVENT, "data": {"title": 1}}, {}], 422),
+    ("get", "/api/v1/rooms", {}, None, 200),
+    ("get", f"{OF_ROOM}/members", {"room": "project:1"}, None, 200),
+    ("get", f"{OF_ROOM}/members", {"room": "nowhere"}, None, 422),
+    ("get", f"{OF_ROOM}/history", {"room": "project:1"}, None, 200),
+    ("get", f"{OF_ROOM}/history", {"room": "planet:1"}, None, 422),
+    ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": 2}, None, 200),
+    ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": "a b"}, None, 422),
+    ("delete", f"{OF_USER}/connections", {"user_id": 2}, None, 200),
+    ("delete", f"{OF_USER}/tokens", {"user_id": 2}, None, 200),
+    ("delete", f"{OF_USER}/tokens", {"user_id": "a b"}, None, 422),
+    ("delete", f"{OF_USER}/tokens/{{jti}}", {"user_id": "bob", "jti": "7"}, None, 200),
+    ("delete", f"{OF_USER}/tokens/{{jti}}", {"user_id": "a b", "jti": "7"}, None, 422),
+    ("post", "/api/v1/tickets", {}, None, 401),
+]
+
+
+async def test_the_api_answers_as_documented(serve: Serve) -> None:
+    """Each call has its answer in /openapi.json, with its status and schema, also when it is refused."""
+    server = await serve()
+    _, document = await call(server, "GET", "/openapi.json", key=None)
+    async with connect(server) as alice:
+        await alice.join("project:1")
+        for method, path, values, body, expected in ANSWERS:
+            status, given = await call(server, method.upper(), path.format(**values), body)
+            assert status == expected, (method, path, given)
+            described = document["paths"][path][method]["responses"][str(status)]
+            schema = described["content"]["application/json"]["schema"]
+            Draft202012Validator({**schema, "components": document["components"]}).validate(given)
+    tried = {(method, path) for method, path, *_ in ANSWERS}
+    assert tried == {(m, p) for p, kinds in document["paths"].items() if p.startswith("/api/") for m in kinds}
+
+
+def test_every_call_of_the_api_is_tried() -> None:
+    """There is no route of the API but its answers are held against the document."""
+    app = web.Application()
+    api.add(app)
+    routes = {(route.method.lower(), route.resource.canonical) for route in app.router.routes() if route.resource}
+    tried = {(method, path) for method, path, *_ in ANSWERS}
+    assert {(method, path) for method, path in routes if method not in ("*", "head")} <= tried
 
 
 async def test_the_page_is_safe(serve: Serve) -> None:

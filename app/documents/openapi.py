@@ -24,8 +24,13 @@ _PARAMETERS: Final[dict[str, JsonSchema]] = {
         "description": "The id of the last event seen: the oldest events after it come.",
     },
     "limit": {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1}},
+    "jti": {"name": "jti", "in": "path", "required": True, "schema": _TEXT},
+    "before": {
+        **{"name": "before", "in": "query", "schema": {"type": "number"}},
+        "description": "A Unix time, not in the future; by default the next whole second.",
+    },
     "key": {
-        **{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}},
+        **{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 128}},
         "description": "A repeat within 5 minutes publishes nothing and gets the first answer.",
     },
 }
@@ -100,21 +105,6 @@ def _event(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
     return {"$ref": f"#/components/schemas/{entry.type}"}
 
 
-_ERROR: Final[JsonSchema] = {
-    "type": "object",
-    "properties": {
-        "error": {"type": "string", "description": "A sentence that says what to do."},
-        "code": {"type": "string", "description": "A stable word."},
-        "items": {
-            "type": "array",
-            "description": "For a list of events: what is wrong with each bad one.",
-            "items": {"type": "object", "properties": {"index": _COUNT, "error": _TEXT, "fields": {"type": "object"}}},
-        },
-    },
-    "required": ["error", "code"],
-}
-
-
 def _object(**properties: JsonSchema) -> JsonSchema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
@@ -123,26 +113,39 @@ def _list(items: JsonSchema) -> JsonSchema:
     return {"type": "array", "items": items}
 
 
-def _answers(schema: JsonSchema | None, *problems: str, status: str = "200") -> dict[str, JsonSchema]:
+_ERROR: Final[JsonSchema] = {
+    "type": "object",
+    "properties": {
+        "error": {"type": "string", "description": "A sentence that says what to do."},
+        "code": {"type": "string", "description": "A stable word."},
+        "items": {
+            "type": "array",
+            "description": "For events: what is wrong with each bad one.",
+            "items": _object(index=_COUNT, field=_TEXT, error=_TEXT, code=_TEXT),
+        },
+    },
+    "required": ["error", "code"],
+}
+
+
+def _answers(schema: JsonSchema, *problems: str) -> dict[str, JsonSchema]:
     """The responses of an operation: its own, and the errors it may have, which look alike."""
-    good: JsonSchema = {"description": "Done."}
-    if schema is not None:
-        good["content"] = {"application/json": {"schema": schema}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {status: good} | {
-        code: {"description": _PROBLEMS[code], "content": error} for code in ("401", *problems, "503")
+    return {"200": {"description": "Done.", "content": {"application/json": {"schema": schema}}}} | {
+        code: {"description": _PROBLEMS[code], "content": error} for code in ("401", "403", *problems, "503")
     }
 
 
 _PROBLEMS: Final = {
     "400": "The request is not as it must be.",
     "401": "The key or token is missing or wrong.",
-    "404": "There is no such thing.",
+    "403": "The API is off, for API_KEY is not set; or tickets are not for pages of this origin.",
+    "408": "The body took too long.",
     "409": "A request with the same key is still being carried out.",
     "413": "The body is too large.",
-    "422": "The data does not fit its schema, or a key was used for something else; nothing was done.",
+    "422": "An event, room or user is not as it must be, or a key was used for something else; nothing was done.",
     "429": "Too many; ask again later.",
-    "503": "The broker cannot be reached, or the API is off; ask again later.",
+    "503": "The broker cannot be reached; ask again later.",
 }
 
 
@@ -164,14 +167,16 @@ def _paths() -> dict[str, JsonSchema]:
                     "required": True,
                     "content": {"application/json": {"schema": {"oneOf": [event, _list(event) | {"maxItems": 1000}]}}},
                 },
-                "responses": _answers({"type": "object"}, "400", "409", "413", "422", status="201"),
+                "responses": _answers(
+                    {"oneOf": [_object(id=_TEXT), _object(ids=_list(_TEXT))]}, "400", "408", "409", "413", "422"
+                ),
             }
         },
         f"{_ROOT}/rooms": {
             "get": {
                 "operationId": "rooms",
                 "summary": "The rooms with members.",
-                "responses": _answers(_object(rooms=_list(_object(room=_TEXT, users=_COUNT)))),
+                "responses": _answers(_object(rooms=_list(_object(room=_TEXT, members=_COUNT)))),
             }
         },
         f"{room}/members": {
@@ -181,7 +186,7 @@ def _paths() -> dict[str, JsonSchema]:
                 "parameters": _reference("room"),
                 "responses": _answers(
                     _object(room=_TEXT, members=_list(_object(user_id=_USER, username=_TEXT, connections=_COUNT))),
-                    "404",
+                    "422",
                 ),
             }
         },
@@ -191,7 +196,7 @@ def _paths() -> dict[str, JsonSchema]:
                 "summary": "The events that a room keeps: the newest, or the oldest after one.",
                 "parameters": _reference("room", "since", "limit"),
                 "responses": _answers(
-                    _object(room=_TEXT, events=_list(stored), recovered=_BOOL, last_id=_TEXT, more=_BOOL), "400", "404"
+                    _object(room=_TEXT, events=_list(stored), recovered=_BOOL, last_id=_TEXT, more=_BOOL), "400", "422"
                 ),
             }
         },
@@ -200,7 +205,7 @@ def _paths() -> dict[str, JsonSchema]:
                 "operationId": "kick",
                 "summary": "Take a user out of a room.",
                 "parameters": _reference("room", "user_id"),
-                "responses": _answers({"type": "object"}, "404"),
+                "responses": _answers(_object(room=_TEXT, user_id=_USER, connections=_COUNT), "422"),
             }
         },
         f"{_ROOT}/users/{{user_id}}/connections": {
@@ -208,7 +213,23 @@ def _paths() -> dict[str, JsonSchema]:
                 "operationId": "disconnect",
                 "summary": "Close a user's connections with 4410.",
                 "parameters": _reference("user_id"),
-                "responses": _answers({"type": "object"}),
+                "responses": _answers(_object(user_id=_USER, connections=_COUNT), "422"),
+            }
+        },
+        f"{_ROOT}/users/{{user_id}}/tokens": {
+            "delete": {
+                "operationId": "revoke_all",
+                "summary": "Revoke all tokens of a user that were issued before a time.",
+                "parameters": _reference("user_id", "before"),
+                "responses": _answers(_object(user_id=_USER, before={"type": "number"}), "400", "422"),
+            }
+        },
+        f"{_ROOT}/users/{{user_id}}/tokens/{{jti}}": {
+            "delete": {
+                "operationId": "revoke_one",
+                "summary": "Revoke the token of a user that has this jti.",
+                "parameters": _reference("user_id", "jti"),
+                "responses": _answers(_object(user_id=_USER, jti=_TEXT), "422"),
             }
         },
         f"{_ROOT}/tickets": {
