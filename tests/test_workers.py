@@ -15,7 +15,8 @@ from shell import API_KEY, PATIENCE, SECRET, Process, Running, refusal, roomcast
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
-from roomcast.cli.workers import SPREADS, check
+from roomcast.cli.door import SPREADS
+from roomcast.cli.workers import check
 from roomcast.errors import SettingsError
 from roomcast.identity import make_token
 from roomcast.settings import Settings

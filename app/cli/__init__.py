@@ -26,6 +26,7 @@ from . import bench as bench_
 from . import dev as dev_
 from . import doctor as doctor_
 from . import listening, measures, publishing, run, tokens, wire
+from . import place as place_
 from . import schema as schema_
 from . import workers as workers_
 
@@ -135,7 +136,7 @@ def serve(
     users; API_KEY, for your backends to publish. SIGTERM or Ctrl-C closes the connections gently and stops; a second
     one stops at once.
     """
-    place = workers_.place(os.environ)
+    place = place_.place(os.environ)
     settings = Settings.from_env()
     workers_.check(workers, settings)
     if tls_key is not None and tls_cert is None:

@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -30,6 +30,7 @@ from ..redis.broker import RedisBroker
 from ..redis.urls import parse
 from ..registry import Registry
 from ..settings import Settings
+from ..web.joined import Peers
 from ..web.server import Address, Server
 from ..web.server import serve as serve_until
 
@@ -71,12 +72,14 @@ def run(
     ready: Callable[[Server], None],
     *,
     dev: bool = False,
-    watch: Callable[[asyncio.Event], None] = lambda stop: None,
+    watch: Callable[[asyncio.Event], Awaitable[None]] | None = None,
+    peers: Peers | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
     ``watch`` is given the event of the stop as the loop begins, and may set it. ``ready`` is called once clients can
     connect; where that is is logged here, unless ``address`` brings its sockets: then who bound them does that.
+    ``peers`` are for one of several workers.
     Raises ``PluginError`` or ``StartError``, and with Redis ``SettingsError`` if REDIS_URL is wrong, or
     ``Unavailable`` if nothing answers there within REDIS_WAIT.
     """
@@ -88,7 +91,7 @@ def run(
         log.warning("only %d files can be open at once, and each connection is one; %s", files, MORE_FILES)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
-            runner.run(_serve(settings, plugins, address, ready, dev, watch))
+            runner.run(_serve(settings, plugins, address, ready, dev, watch, peers))
         except RoomcastError:
             raise
         except Exception as error:
@@ -124,12 +127,14 @@ async def _serve(
     address: Address,
     ready: Callable[[Server], None],
     dev: bool,
-    watch: Callable[[asyncio.Event], None],
+    watch: Callable[[asyncio.Event], Awaitable[None]] | None,
+    peers: Peers | None,
 ) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    watch(stop)
-    server = Server(Gateway(settings, plugins, _broker(settings)), address, dev=dev)
+    if watch is not None:
+        await watch(stop)
+    server = Server(Gateway(settings, plugins, _broker(settings)), address, dev=dev, peers=peers)
 
     own = None if address.sockets else address.unix_socket
     inode = 0

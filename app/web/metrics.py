@@ -6,7 +6,7 @@ Nothing is counted here. The gateway and the hub count in plain integers on thei
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Final
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from ..errors import ERROR_CODES
 from ..gateway import CLIENT_ENDS, LEFT_OTHERWISE, SERVER_ENDS, Gateway
 from ..hub import DELIVERY_BOUNDS, Hub
+from .joined import PEERS, Families, join
 from .keys import GATEWAY
 
 VERSION: Final = version("roomcast")
@@ -107,15 +108,11 @@ def _ends(gateway: Gateway) -> Metric:
     return family
 
 
-class _Families(Collector):
-    """Metrics that were collected before."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families: Final = families
-
-    def collect(self) -> Iterable[Metric]:
-        """Return them."""
-        return self._families
+async def collect(gateway: Gateway) -> list[Metric]:
+    """Return the metrics of ``gateway`` and of this process."""
+    # In a thread: to count the open files, /proc/self/fd is read, which takes 3 us for each connection.
+    process = await asyncio.to_thread(lambda: list(_PROCESS.collect()))
+    return [*GatewayCollector(gateway).collect(), *process]
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
@@ -126,10 +123,12 @@ def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /metrics`` in the format that the client asks for."""
-    # In a thread: to count the open files, /proc/self/fd is read, which takes 3 us for each connection.
-    process = await asyncio.to_thread(lambda: list(_PROCESS.collect()))
-    own = GatewayCollector(request.app[GATEWAY]).collect()
+    """Answer ``GET /metrics`` in the format that the client asks for; if this is one of several workers, for all."""
+    if (peers := request.app.get(PEERS)) is None:
+        families = await collect(request.app[GATEWAY])
+    else:
+        own, others = await asyncio.gather(collect(request.app[GATEWAY]), peers.gather())
+        families = await asyncio.to_thread(join, own, peers, others)
     encode, content_type = _encoder(request.headers.get("Accept", ""))
     headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
-    return web.Response(body=encode(_Families([*own, *process])), headers=headers)
+    return web.Response(body=await asyncio.to_thread(encode, Families(families)), headers=headers)

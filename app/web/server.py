@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 from ..connection import CLOSE_TIMEOUT
 from ..gateway import Gateway
 from . import host, routes
+from .joined import PEERS, Peers
 from .keys import DEV, GATEWAY
 
 log = logging.getLogger("roomcast")
@@ -40,15 +41,19 @@ class Address(NamedTuple):
 
 
 class Server:
-    """A gateway behind HTTP. ``start`` listens; ``stop`` drains, closes and stops."""
+    """A gateway behind HTTP. ``start`` listens; ``stop`` drains, closes and stops.
+
+    With ``peers`` it is one of several workers.
+    """
 
     #: How many connections the kernel holds that were not accepted yet: enough for a crowd that comes back at once.
     BACKLOG: Final = 4096
 
-    def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False) -> None:
+    def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False, peers: Peers | None = None) -> None:
         self.gateway: Final = gateway
         self.address: Final = address
         self._dev = dev
+        self._peers = peers
         self._runner: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._deadlines: asyncio.Task[None] | None = None
@@ -70,6 +75,8 @@ class Server:
         app = web.Application(client_max_size=1024 * 1024, middlewares=guards)
         app[GATEWAY] = self.gateway
         app[DEV] = self._dev
+        if self._peers is not None:
+            app[PEERS] = self._peers
         routes.add(app)
         self._runner = web.AppRunner(
             app,
