@@ -33,6 +33,9 @@ from .held import Held, count, has, minus, plus
 
 #: How long an idempotency key is remembered, in seconds.
 KEY_TTL = 300.0
+#: How much longer a claim holds than what is done under it may take, in seconds: its answer is still to be settled,
+#: perhaps by a broker that is away for a moment. A repeat after that cannot publish twice: events have keys, too.
+CLAIM_GRACE = 20.0
 
 UserId = int | str
 
@@ -205,10 +208,10 @@ class Broker(ABC):
         """The rooms with members, and how many users each has."""
 
     @abstractmethod
-    async def claim(self, key: str) -> bytes | bool:
+    async def claim(self, key: str, lapse: float) -> bytes | bool:
         """Begin what ``key`` stands for: True, it is yours to do; False, it is being done; bytes, its first answer.
 
-        A claim that is never settled lapses after ``KEY_TTL``, lest a crash block its key for ever.
+        A claim that is not settled within ``lapse`` seconds can be taken anew, lest a crash block its key for long.
         """
 
     @abstractmethod
@@ -592,14 +595,14 @@ class MemoryBroker(Broker):
         self._check()
         return {room: len(users) for room, users in self._presence.items()}
 
-    async def claim(self, key: str) -> bytes | bool:
+    async def claim(self, key: str, lapse: float) -> bytes | bool:
         """See ``Broker``."""
         self._check()
         now = self._clock()
         known = self._claims.get(key, now)
         if known is not None:
             return known
-        self._claims.put(key, False, now, KEY_TTL)
+        self._claims.put(key, False, now, lapse)
         return True
 
     async def settle(self, key: str, answer: bytes | None) -> None:

@@ -17,7 +17,7 @@ from marshmallow import Schema
 
 from . import frames, protocol
 from .access import RoomPolicy
-from .broker import Broker, History, Member, Publication, UserId
+from .broker import CLAIM_GRACE, Broker, History, Member, Publication, UserId
 from .client import Client
 from .connection import LOST, SILENT, Sweep
 from .context import Context, Service
@@ -379,7 +379,7 @@ class Gateway:
 
         Before the answer stands the ``digest`` of what was asked, so that nobody gets the answer to something else.
         """
-        claimed = await self.broker.claim(key)
+        claimed = await self.broker.claim(key, self.settings.handler_timeout + CLAIM_GRACE)
         if isinstance(claimed, bytes):
             if not claimed.startswith(digest):
                 raise Refused("key_reused", "This key was used with other data; take a new key for each command.")

@@ -513,52 +513,59 @@ class KeepContract:
     async def test_a_claim_is_one_callers(self, house: House) -> None:
         """The first to claim a key gets it, all others hear that it is being done, then its answer."""
         broker = house.broker
-        claims = await asyncio.gather(*[broker.claim("k") for _ in range(10)])
+        claims = await asyncio.gather(*[broker.claim("k", 30) for _ in range(10)])
         assert sorted(claims) == [False] * 9 + [True]
-        assert await broker.claim("other") is True
+        assert await broker.claim("other", 30) is True
         await broker.settle("k", b"answer")
-        assert [await broker.claim("k"), await broker.claim("k")] == [b"answer", b"answer"]
+        assert [await broker.claim("k", 30), await broker.claim("k", 30)] == [b"answer", b"answer"]
 
     async def test_an_empty_answer_is_an_answer(self, house: House) -> None:
         """An answer of no bytes is told apart from a claim that is being done."""
-        await house.broker.claim("k")
+        await house.broker.claim("k", 30)
         await house.broker.settle("k", b"")
-        assert await house.broker.claim("k") == b""
+        assert await house.broker.claim("k", 30) == b""
 
     async def test_a_claim_given_up_can_be_taken(self, house: House) -> None:
         """A claim settled with None is forgotten; settling it so when there is none is no error."""
         await house.broker.settle("k", None)
-        assert await house.broker.claim("k") is True
+        assert await house.broker.claim("k", 30) is True
         await house.broker.settle("k", None)
-        assert await house.broker.claim("k") is True
-        assert await house.broker.claim("k") is False
+        assert await house.broker.claim("k", 30) is True
+        assert await house.broker.claim("k", 30) is False
 
     async def test_an_answer_is_remembered_for_its_time(self, house: House) -> None:
         """An answer is given until KEY_TTL after it was settled, then the key can be claimed anew."""
-        await house.broker.claim("k")
-        await house.pass_time(KEY_TTL - 30)
+        await house.broker.claim("k", 60)
+        await house.pass_time(30)
         await house.broker.settle("k", b"answer")
         await house.pass_time(KEY_TTL - 30)
-        assert await house.broker.claim("k") == b"answer"
+        assert await house.broker.claim("k", 60) == b"answer"
         await house.pass_time(31)
-        assert await house.broker.claim("k") is True
+        assert await house.broker.claim("k", 60) is True
 
     async def test_a_claim_that_is_never_settled_lapses(self, house: House) -> None:
-        """A claim without an answer ends after KEY_TTL, and not before."""
-        await house.broker.claim("k")
-        await house.pass_time(KEY_TTL - 30)
-        assert await house.broker.claim("k") is False
+        """A claim without an answer ends after its time, and not before; who asks does not prolong it."""
+        await house.broker.claim("k", 60)
+        await house.pass_time(30)
+        assert await house.broker.claim("k", 60) is False
         await house.pass_time(31)
-        assert await house.broker.claim("k") is True
+        assert await house.broker.claim("k", 60) is True
+
+    async def test_an_answer_that_comes_late_is_an_answer(self, house: House) -> None:
+        """What was settled after its claim lapsed is remembered."""
+        await house.broker.claim("k", 30)
+        await house.pass_time(31)
+        await house.broker.settle("k", b"late")
+        assert await house.broker.claim("k", 30) == b"late"
 
     async def test_claims_keys_and_kept_values_are_apart(self, house: House) -> None:
         """The same string as a claim, an idempotency key and a kept value is three things."""
         broker = house.broker
         await broker.put("k", b"kept", 60)
-        assert await broker.claim("k") is True
+        assert await broker.claim("k", 30) is True
         assert split(await broker.publish(ROOM, b"x", "k"))[1] == 1
         assert await broker.take("k") == b"kept"
-        assert await broker.claim("k") is False
+        assert await broker.claim("k", 30) is False
 
     async def test_what_is_kept_is_taken_once(self, house: House) -> None:
         """Of all who take a key at the same time or later, exactly one gets its value."""
@@ -653,7 +660,7 @@ CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
     "leave": lambda broker: broker.leave(ROOM, 1, 1),
     "members": lambda broker: broker.members(ROOM),
     "rooms": lambda broker: broker.rooms(),
-    "claim": lambda broker: broker.claim("k"),
+    "claim": lambda broker: broker.claim("k", 30),
     "settle": lambda broker: broker.settle("k", b""),
     "put": lambda broker: broker.put("k", b"", 1),
     "take": lambda broker: broker.take("k"),

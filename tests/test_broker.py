@@ -198,7 +198,7 @@ async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker
     await broker.publish(ROOM, payload, key)
     await broker.subscribe([ROOM])
     await broker.put("k", value, KEY_TTL)
-    await broker.claim(claim)
+    await broker.claim(claim, 60)
     between = [holders(thing) for thing in (payload, value, key, claim)]
     assert all(map(operator.gt, between, before))
     await house.pass_time(KEY_TTL + 1)
@@ -214,7 +214,7 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
     for number in range(1000):
         clock.now += 0.01
         await broker.publish(ROOM, b"", f"key {number}")
-        if await broker.claim(f"claim {number}"):
+        if await broker.claim(f"claim {number}", 60):
             await broker.settle(f"claim {number}", None if number % 2 else bytes(1000))
         await broker.put(f"value {number}", bytes(5000), 60)
     held = (broker._keys, broker._claims, broker._kept)
@@ -222,8 +222,8 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
     first = (await broker.history(ROOM)).events[0].id
     assert await broker.publish(ROOM, b"", "key 999") == (await broker.history(ROOM)).last_id
     assert await broker.publish(ROOM, b"", "key 0") != first
-    assert await broker.claim("claim 998") == bytes(1000)
-    assert await broker.claim("claim 0") is True
+    assert await broker.claim("claim 998", 60) == bytes(1000)
+    assert await broker.claim("claim 0", 60) is True
     assert await broker.take("value 999") == bytes(5000)
     assert await broker.take("value 0") is None
     await clock.pass_time(KEY_TTL)
@@ -286,10 +286,10 @@ async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
     broker = MemoryBroker(most_kept=10)
     await broker.start(Heard())
     for key in ("a", "b"):
-        assert await broker.claim(key) is True
+        assert await broker.claim(key, 60) is True
         await broker.settle(key, bytes(1000))
-        assert await broker.claim(key) == bytes(1000)
-    assert await broker.claim("a") is True
+        assert await broker.claim(key, 60) == bytes(1000)
+    assert await broker.claim("a", 60) is True
     await broker.close()
 
 
@@ -299,7 +299,7 @@ async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
     before = [holders(thing) for thing in (payload, value, name)]
     await broker.publish(ROOM, payload, name)
     await broker.put(name, value, 60)
-    await broker.claim(name)
+    await broker.claim(name, 60)
     await broker.subscribe([name])
     await broker.admit(name, 1, 1)
     await broker.enter(ROOM, name, name, 1)

@@ -75,10 +75,10 @@ class Sluggish(MemoryBroker):
         self._fail()
         return change
 
-    async def claim(self, key: str) -> bytes | bool:
+    async def claim(self, key: str, lapse: float) -> bytes | bool:
         await self._wait()
         self._fail()
-        return await super().claim(key)
+        return await super().claim(key, lapse)
 
     async def settle(self, key: str, answer: bytes | None) -> None:
         await super().settle(key, answer)

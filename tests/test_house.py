@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What a server speaks, as documents.
     "documents": {"core", "errors", "plugin", "registry"},
     "web": {
+        "broker",
         "connection",
         "context",
         "documents",

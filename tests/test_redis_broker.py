@@ -217,13 +217,15 @@ async def test_every_key_expires(node: Node, redis_server: RedisServer, redis_pr
     await a.broker.publish(ROOM, b"x", "key")
     await a.broker.enter(ROOM, 1, "alice", 1)
     assert await a.broker.admit(1, 1, 5)
-    assert await a.broker.claim("c1") is True
-    assert await a.broker.claim("c2") is True
+    assert await a.broker.claim("c1", 60) is True
+    assert await a.broker.claim("c2", 60) is True
     await a.broker.settle("c2", b"done")
     await a.broker.put("p", b"x", 30)
+    await a.broker.revoke_all(1, 1.0, 30)
+    await a.broker.revoke_one(1, "t", 30)
     await a.broker.signal(b"x")
     keys = await redis_server("KEYS", f"*{redis_prefix}*")
-    assert len(keys) >= 10
+    assert len(keys) >= 12
     for key in keys:
         assert await redis_server("PTTL", key) > 0, key
 

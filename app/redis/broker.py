@@ -261,10 +261,10 @@ class RedisBroker(Broker):
         self._check()
         return await self._presence.rooms()
 
-    async def claim(self, key: str) -> bytes | bool:
+    async def claim(self, key: str, lapse: float) -> bytes | bool:
         """See ``Broker``."""
         self._check()
-        known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(KEY_TTL * 1000),))
+        known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(lapse * 1000),))
         if known == 1:
             return True
         answer: bytes = known

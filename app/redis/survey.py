@@ -109,9 +109,13 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
             raise Unavailable("Redis does not tell who was entered into a room.")
         await broker.rooms()
         await broker.leave(name, name, 1)
-        await broker.claim(name)
+        await broker.claim(name, 1.0)
         await broker.settle(name, None)
         await broker.put(name, b"{}", 1.0)
         await broker.take(name)
+        await broker.revoke_all(name, 1.0, 1.0)
+        await broker.revoke_one(name, name, 1.0)
+        if not await broker.is_revoked(name, 1.0, name):
+            raise Unavailable("Redis does not tell that a token was revoked.")
     finally:
         await broker.close()

@@ -9,15 +9,13 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
+from ..broker import CLAIM_GRACE, Broker
 from ..errors import Unavailable
 from .errors import RETRY_AFTER, Failure
-
-if TYPE_CHECKING:
-    from ..broker import Broker
 
 #: How often a repeat looks whether the first request is done, in seconds.
 PAUSE: Final = 0.05
@@ -55,7 +53,7 @@ async def _claim(broker: Broker, claim: str, patience: float) -> bytes | None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             # It may be done on another node, so there is nothing to wait for but time.
-            while not (claimed := await broker.claim(claim)):  # noqa: ASYNC110
+            while not (claimed := await broker.claim(claim, patience + CLAIM_GRACE)):  # noqa: ASYNC110
                 await asyncio.sleep(PAUSE)
             return claimed if isinstance(claimed, bytes) else None
     sentence = "A request with this Idempotency-Key is still being carried out; ask again in a moment."
