@@ -76,6 +76,14 @@ async def test_a_format_that_nobody_knows_is_the_usual_one(serve: Serve):
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
 
+async def test_one_process_alone_is_no_worker(serve: Serve):
+    """Its samples have no label for it, and there are no others that could be silent."""
+    async with answer(await serve(), "GET", "/metrics", key=None) as response:
+        text = await response.text()
+    assert "roomcast_connections 0.0\n" in text
+    assert "worker" not in text
+
+
 async def test_it_tells_of_nobody(serve: Serve):
     """No user, no room, no token and no key is in it, whatever they did."""
     server = await serve()

@@ -4,12 +4,16 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
+import sys
 from collections import Counter
 from contextlib import ExitStack
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from redis_servers import free_port
 from shell import API_KEY, PATIENCE, SECRET, Process, Running, refusal, roomcast
 from websockets.exceptions import ConnectionClosed
@@ -22,6 +26,13 @@ from roomcast.identity import make_token
 from roomcast.settings import Settings
 
 ROOM = "channel:1"
+#: roomcast whose parent loses patience sooner, and where one request blocks the event loop for good.
+IMPATIENT = (
+    sys.executable,
+    "-c",
+    "import time; from roomcast.cli import life, main; from roomcast.web import health;"
+    "life.BEAT = 0.2; health.live = lambda request: time.sleep(1000); main()",
+)
 #: How worker and process are named in the log.
 SERVES = r"\[worker (\d)\] process (\d+) serves"
 
@@ -78,6 +89,41 @@ def until(client, type: str) -> dict:
 def crowd(stack: ExitStack, server: Running, count: int) -> list:
     """So many clients in the room, each a user of its own."""
     return [joined(stack, server, user) for user in range(1, count + 1)]
+
+
+def ask(server: Running, path: str) -> socket.socket:
+    """A connection of its own, with a request on its way."""
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), PATIENCE)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return client
+
+
+def scraped(client: socket.socket) -> dict[str, Metric]:
+    """The families of the answer to a scrape, by name; on all samples but one is whose it is."""
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    assert answer.status == 200
+    families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+    for family in families.values():
+        assert all(("worker" in one.labels) is (one.name != "roomcast_workers_silent") for one in family.samples)
+    return families
+
+
+def by_worker(families: dict[str, Metric], name: str) -> dict[str, float]:
+    """The values of a family without other labels."""
+    return {sample.labels["worker"]: sample.value for sample in families[f"roomcast_{name}"].samples}
+
+
+def silent(families: dict[str, Metric]) -> float:
+    """How many workers there is nothing of."""
+    return families["roomcast_workers_silent"].samples[0].value
+
+
+def scrape(server: Running) -> dict[str, Metric]:
+    """What a worker tells of all."""
+    with ask(server, "/metrics") as client:
+        return scraped(client)
 
 
 def ends_by_worker(server: Running) -> Counter:
@@ -213,6 +259,82 @@ def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(two):
     os.kill(pid, signal.SIGTERM)
     two.wait_for(rf"worker 1 \(process {pid}\) ended with status 0", two.err)
     two.wait_for_starts(3)
+
+
+@pytest.mark.parametrize("how", ["stopped", "blocked"])
+def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
+    """It is killed, the log says why, and who waited for it is served by the next; the other one goes on."""
+    with Two(redis_server, redis_prefix, command=IMPATIENT) as server, ExitStack() as stack:
+        pids = server.pids
+        if how == "stopped":
+            os.kill(pids[1], signal.SIGSTOP)
+        else:
+            stack.enter_context(ask(server, "/health/live"))
+        found = server.wait_for(r"worker (\d) \(process (\d+)\) has not answered for .* it is killed", server.err)
+        number = int(found[1])
+        assert int(found[2]) == pids[number]
+        server.wait_for(
+            rf"worker {number} \(process {found[2]}\) was ended by SIGKILL; it is started again", server.err
+        )
+        server.wait_for_starts(3)
+        crowd(stack, server, 8)
+        assert server.pids[3 - number] == pids[3 - number]
+        assert server.stop() == 0
+
+
+def test_metrics_are_of_all_whichever_worker_is_asked(two):
+    """No client is missing, or counted twice; two in a row do not go back."""
+    with ExitStack() as stack:
+        crowd(stack, two, 12)
+        received = {"1": 0.0, "2": 0.0}
+        for _ in range(8):
+            families = scrape(two)
+            assert silent(families) == 0
+            assert sum(by_worker(families, "connections").values()) == 12
+            before, received = received, by_worker(families, "messages_received")
+            assert received.keys() == {"1", "2"}
+            assert all(received[number] >= before[number] for number in before)
+        assert sum(received.values()) == 12
+
+
+def test_metrics_come_without_a_worker_that_hangs_or_is_gone(two):
+    """It is left out and counted; when it serves again, it is there again."""
+    os.kill(two.pids[2], signal.SIGSTOP)
+    with ExitStack() as stack:
+        asked = [stack.enter_context(ask(two, "/metrics")) for _ in range(16)]
+        first = select.select(asked, [], [], PATIENCE)[0][0]  # the others' have it wait for good
+        families = scraped(first)
+        assert silent(families) == 1
+        assert by_worker(families, "connections").keys() == {"1"}
+    os.kill(two.pids[2], signal.SIGKILL)
+    while silent(families):  # until its parent has heard that it serves
+        families = scrape(two)
+    assert by_worker(families, "connections").keys() == {"1", "2"}
+
+
+def test_metrics_come_without_a_parent_that_hangs(two):
+    """The worker that is asked tells its own; none is killed for what its parent did not hear."""
+    pids = two.pids
+    two.signal(signal.SIGSTOP)
+    assert silent(scrape(two)) == 1
+    two.signal(signal.SIGCONT)
+    assert silent(scrape(two)) == 0
+    assert two.pids == pids
+
+
+def test_metrics_are_of_all_in_the_drain(redis_server, redis_prefix):
+    """Who scrapes over a connection that is open sees how it goes on."""
+    with Two(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
+        crowd(stack, server, 6)
+        client = stack.enter_context(ask(server, "/metrics"))
+        assert by_worker(scraped(client), "draining") == {"1": 0, "2": 0}
+        server.signal(signal.SIGTERM)
+        draining = {"1": 0.0, "2": 0.0}
+        while draining != {"1": 1, "2": 1}:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            draining = by_worker(scraped(client), "draining")
+        server.signal(signal.SIGTERM)
+        server.ended()
 
 
 def test_a_unix_socket_is_shared(redis_server, redis_prefix, tmp_path):
