@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from . import frames
+from . import frames, hot
 from .errors import NORMAL, TOO_SLOW, Close, ProtocolViolation
 from .frames import Reader
 from .hub import Hub
@@ -73,38 +73,36 @@ class Sweep:
             connection.seen += stall
 
 
-class Connection(asyncio.Protocol):
+class _Held:
+    """What waits for a client that is too slow for the kernel: the frames, and how many ``bytes`` they are.
+
+    The transport would spend 600 bytes more on each of them.
+    """
+
+    __slots__ = ("bytes", "frames")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.bytes = 0
+
+
+class Connection(hot.Outlet, asyncio.Protocol):
     """A WebSocket after its handshake. Give it to a transport with ``take_over``."""
 
-    __slots__ = (
-        "_deaf",
-        "_pinged",
-        "_reader",
-        "_transport",
-        "end",
-        "hub",
-        "outlet",
-        "paused",
-        "pending",
-        "seen",
-        "sweep",
-    )
+    __slots__ = ("_deaf", "_held", "_pinged", "_reader", "_transport", "end", "hub", "seen", "sweep")
 
     def __init__(self, hub: Hub, sweep: Sweep) -> None:
+        super().__init__()
         self.hub = hub
         self.sweep = sweep
         #: How the connection ends, from the moment that is decided.
         self.end: Close | None = None
-        #: What waits for the end of the turn: nothing, one frame, or several. The hub's.
-        self.pending: bytes | list[bytes] | None = None
         #: Loop time of the last read, as the sweep tells it; from ``end`` on, when the closing began.
         self.seen = sweep.now
         self._transport: asyncio.Transport | None = None
-        #: The transport while frames may be written to it: from the 101 until the close frame. The hub's.
-        self.outlet: asyncio.Transport | None = None
         self._reader: Reader | None = None
+        self._held: _Held | None = None
         self._deaf = False
-        self.paused = False
         self._pinged = False
 
     # What a subclass says.
@@ -143,6 +141,7 @@ class Connection(asyncio.Protocol):
         transport.set_protocol(self)
         self.sweep.connections[self] = None
         self._transport = self.outlet = transport
+        self.fd = hot.socket_of(transport)
         self.hub.send(self, answer)
         self.on_open()
         if early:
@@ -155,7 +154,7 @@ class Connection(asyncio.Protocol):
             if self.end is None:
                 self.seen = sweep.now
                 if self._reader is None:
-                    payloads = frames.texts(data, sweep.max_message)
+                    payloads = hot.texts(data, sweep.max_message)
                     if payloads is not None:
                         for payload in payloads:
                             self.on_text(payload)
@@ -217,8 +216,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the transport, and tell the subclass once."""
-        self._transport = self.outlet = None
-        self._reader = None
+        self._transport = self._reader = self._held = None
+        self._shut()
         self.pending = None
         self.sweep.connections.pop(self, None)
         if self.end is None:
@@ -226,21 +225,32 @@ class Connection(asyncio.Protocol):
         self.on_end()
 
     def pause_writing(self) -> None:
-        """The kernel takes no more: from now on every write is held against the limit."""
+        """The kernel takes no more: from now on frames are held, and against the limit."""
         self.paused = True
-        self.check_backlog()
+        self._check_backlog()
+
+    def hold(self, data: bytes) -> None:
+        """Keep ``data`` until the kernel takes more; close the peer if that is more than may wait."""
+        held = self._held
+        if held is None:
+            held = self._held = _Held()
+        held.frames.append(data)
+        held.bytes += len(data)
+        self._check_backlog()
+
+    def _check_backlog(self) -> None:
+        """Close a peer for which more waits than may."""
+        if self.outlet is not None and self.backlog > self.sweep.max_buffer:
+            self.close(TOO_SLOW)
 
     def resume_writing(self) -> None:
-        """All that waited is written."""
+        """What the transport had is written; it gets what was held."""
         self.paused = False
+        held, self._held = self._held, None
+        if held is not None and self._transport is not None:
+            self._transport.writelines(held.frames)
 
     # What the server does.
-
-    def check_backlog(self) -> None:
-        """Close a peer for which more waits than may."""
-        outlet = self.outlet
-        if outlet is not None and outlet.get_write_buffer_size() > self.sweep.max_buffer:
-            self.close(TOO_SLOW)
 
     def close(self, close: Close) -> None:
         """Say everything that waits, then ``close``; the peer gets ``CLOSE_TIMEOUT`` to answer."""
@@ -250,22 +260,29 @@ class Connection(asyncio.Protocol):
     def _end(self, end: Close, frame: bytes) -> None:
         """Decide the ``end``; write what waits and then the close ``frame``, after which nothing may follow."""
         self.end = end
-        self.outlet = None
+        self._shut()
         self.seen = self.sweep.now
         pending, self.pending = self.pending, None
         if self._transport is None:
             return
         self.resume_reading()  # or the peer's answer would not be heard
+        held, self._held = self._held, None
+        unsent = [] if held is None else held.frames
         if pending is not None:
-            frame = b"".join([pending, frame] if isinstance(pending, bytes) else [*pending, frame])
-        self._transport.write(frame)
+            unsent += [pending] if isinstance(pending, bytes) else pending
+        self._transport.writelines([*unsent, frame])  # all of it, for the transport may be told to close now
         self.on_closing()
+
+    def _shut(self) -> None:
+        """Nobody may write any more."""
+        self.outlet = None
+        self.fd = -1
 
     def abort(self, end: Close) -> None:
         """Drop the connection without a word."""
         if self.end is None:
             self.end = end
-            self.outlet = None
+        self._shut()
         if self._transport is not None:
             self._transport.abort()
 
@@ -302,4 +319,5 @@ class Connection(asyncio.Protocol):
     @property
     def backlog(self) -> int:
         """Unsent bytes that wait for this client."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        held = 0 if self._held is None else self._held.bytes
+        return held if self._transport is None else held + self._transport.get_write_buffer_size()

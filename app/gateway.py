@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from marshmallow import Schema
 
-from . import frames, protocol
+from . import frames, hot, protocol
 from .access import RoomPolicy
 from .broker import CLAIM_GRACE, Broker, History, Member, Publication, UserId
 from .client import Client
@@ -572,7 +572,7 @@ class Gateway:
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Deliver an event of the broker to the room's members here; who came and went may wait a moment in a crowd."""
         self.events += 1
-        frame = frames.event(payload, id)
+        frame = hot.event(payload, id)
         if payload.startswith(_PRESENCE):
             self.hub.deliver_later(room, frame)
         else:

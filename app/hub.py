@@ -11,11 +11,9 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from .connection import Connection
-
+from .hot import Outlet, spread, write_all, write_pending
 
 #: Upper bounds of the delivery time histogram, in seconds.
 DELIVERY_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -37,12 +35,12 @@ class Room:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.members: dict[Connection, None] = {}
+        self.members: dict[Outlet, None] = {}
         self.pending: list[bytes] = []
         self.due = False
-        self.late: dict[Connection, int] | None = None
+        self.late: dict[Outlet, int] | None = None
 
-    def waiting_for(self, connection: Connection) -> bytes:
+    def waiting_for(self, connection: Outlet) -> bytes:
         """What waits for one member."""
         known = self.late.get(connection, 0) if self.late is not None else 0
         return b"".join(self.pending[known:])
@@ -62,9 +60,9 @@ class Hub:
         self._loop: Final = loop
         self.rooms: Final[dict[str, Room]] = {}
         #: The users' own rooms, apart because nearly each has one member: a tuple is 300 bytes less than a ``Room``.
-        self.personal: Final[dict[str, tuple[Connection, ...]]] = {}
+        self.personal: Final[dict[str, tuple[Outlet, ...]]] = {}
         self._rooms_due: list[Room] = []
-        self._connections_due: list[Connection] = []
+        self._connections_due: list[Outlet] = []
         self._scheduled = False
         self._since = 0.0
         #: For the metrics: deliveries by how long they took from ``deliver`` to written, as counts between the bounds.
@@ -73,7 +71,7 @@ class Hub:
         #: Deliveries to users' own rooms, which are not timed.
         self.personal_deliveries = 0
 
-    def join(self, room: str, connection: Connection) -> None:
+    def join(self, room: str, connection: Outlet) -> None:
         """Add ``connection`` to ``room``; it gets what is delivered from now on.
 
         What still waits for the end of the turn was published before. Who resumes has that from the history, and must
@@ -88,7 +86,7 @@ class Hub:
                 entry.late = {}
             entry.late[connection] = len(entry.pending)
 
-    def leave(self, room: str, connection: Connection) -> bool:
+    def leave(self, room: str, connection: Outlet) -> bool:
         """Take ``connection`` out of ``room``; True if nobody of this node is left in it.
 
         It still gets what was published before it left and waits for the end of the turn.
@@ -107,23 +105,23 @@ class Hub:
         del self.rooms[room]
         return True
 
-    def has(self, room: str, connection: Connection) -> bool:
+    def has(self, room: str, connection: Outlet) -> bool:
         """Whether ``connection`` is in ``room``."""
         entry = self.rooms.get(room)
         return entry is not None and connection in entry.members
 
-    def members(self, room: str) -> Iterable[Connection]:
+    def members(self, room: str) -> Iterable[Outlet]:
         """The connections of this node in ``room``."""
         entry = self.rooms.get(room)
         return () if entry is None else tuple(entry.members)
 
-    def join_personal(self, room: str, connection: Connection) -> bool:
+    def join_personal(self, room: str, connection: Outlet) -> bool:
         """Put ``connection`` into its user's own room; True if it is the first of the user here."""
         present = self.personal.get(room, ())
         self.personal[room] = (*present, connection)
         return not present
 
-    def leave_personal(self, room: str, connection: Connection) -> bool:
+    def leave_personal(self, room: str, connection: Outlet) -> bool:
         """Take ``connection`` out of its user's own room; True if it was the user's last one here."""
         present = self.personal.get(room, ())
         rest = tuple(one for one in present if one is not connection)
@@ -170,7 +168,7 @@ class Hub:
             if not self._scheduled:
                 self._schedule()
 
-    def send(self, connection: Connection, frame: bytes) -> None:
+    def send(self, connection: Outlet, frame: bytes) -> None:
         """Send ``frame`` to one ``connection`` at the end of this turn, before what its rooms get in the same turn."""
         pending = connection.pending
         if pending is None:
@@ -202,14 +200,7 @@ class Hub:
             due = self._connections_due
             self._connections_due = []
             self._scheduled = False
-            for connection in due:
-                pending = connection.pending
-                connection.pending = None
-                outlet = connection.outlet
-                if pending is not None and outlet is not None:
-                    outlet.write(pending if pending.__class__ is bytes else b"".join(pending))  # type: ignore[arg-type]
-                    if connection.paused:
-                        connection.check_backlog()
+            write_pending(due)
         if delivered:
             took = time.perf_counter() - self._since
             self.delivery_counts[bisect_left(DELIVERY_BOUNDS, took)] += delivered
@@ -219,34 +210,18 @@ class Hub:
     def _write_room(room: Room) -> int:
         """Write a lone room's frames straight to its members."""
         frames = room.take()
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        for connection in room.members:
-            outlet = connection.outlet  # here and in flush, not in a method of its own: 0.1 us for each write
-            if outlet is not None:
-                outlet.write(data)
-                if connection.paused:
-                    connection.check_backlog()
+        write_all(room.members, frames[0] if len(frames) == 1 else b"".join(frames))
         return len(frames) * len(room.members)
 
     def _spread(self, room: Room) -> int:
         """Add a room's frames to what each of its members will get in this turn."""
-        late = room.late
+        members, late = room.members, room.late
         if late is not None:
             for connection in late:
                 if waiting := room.waiting_for(connection):
                     self.send(connection, waiting)
+            members = {connection: None for connection in members if connection not in late}
+        count = len(room.members)
         frames = room.take()
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        due = self._connections_due
-        for connection in room.members:
-            if late is not None and connection in late:
-                continue
-            pending = connection.pending
-            if pending is None:
-                connection.pending = data
-                due.append(connection)
-            elif pending.__class__ is list:
-                pending.append(data)
-            else:
-                connection.pending = [pending, data]  # type: ignore[list-item]
-        return len(frames) * len(room.members)
+        spread(members, frames[0] if len(frames) == 1 else b"".join(frames), self._connections_due)
+        return len(frames) * count

@@ -1,0 +1,406 @@
+/* The hot path in C: what is done for every frame that comes in and for every connection that one goes out to.
+ *
+ * Each function has its equal in Python, in frames.py and outlet.py, which says what it does and serves where this was
+ * not compiled; tests/test_native.py holds the two against each other. Nothing here releases the GIL: a send to a
+ * socket takes 5 to 10 us, and giving the GIL away and taking it back again would be a good part of what is saved.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* macOS: uvloop and asyncio ignore SIGPIPE, as Python does */
+#endif
+
+static PyObject *str_write, *str_hold;
+
+/* Frames. */
+
+static PyObject *
+texts(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "texts(data: bytes, limit: int)");
+        return NULL;
+    }
+    const Py_ssize_t limit = PyLong_AsSsize_t(args[1]);
+    if (limit == -1 && PyErr_Occurred())
+        return NULL;
+    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    const Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
+    PyObject *payloads = PyList_New(0);
+    if (payloads == NULL)
+        return NULL;
+    for (Py_ssize_t position = 0; position < size;) {
+        Py_ssize_t start = position + 6;
+        if (start > size || data[position] != 0x81 || data[position + 1] < 0x80)
+            goto undecided;
+        Py_ssize_t length = data[position + 1] - 0x80;
+        if (length == 126 && start + 2 <= size) {
+            length = (Py_ssize_t)data[position + 2] << 8 | data[position + 3];
+            start += 2;
+        } else if (length >= 126)
+            goto undecided;
+        position = start + length;
+        if (position > size || length > limit)
+            goto undecided;
+        PyObject *payload = PyByteArray_FromStringAndSize(NULL, length);
+        if (payload == NULL)
+            goto failed;
+        char *to = PyByteArray_AS_STRING(payload);
+        const unsigned char *from = data + start;
+        uint32_t word;
+        memcpy(&word, from - 4, 4);
+        const uint64_t mask = (uint64_t)word << 32 | word;
+        uint64_t seen = 0, block;
+        Py_ssize_t i = 0;
+        for (; i + 8 <= length; i += 8) {
+            memcpy(&block, from + i, 8);
+            block ^= mask;
+            seen |= block;
+            memcpy(to + i, &block, 8);
+        }
+        for (; i < length; i++) {
+            const unsigned char byte = from[i] ^ from[(i & 3) - 4];
+            seen |= byte;
+            to[i] = (char)byte;
+        }
+        int wrong = PyList_Append(payloads, payload);
+        if (!wrong && seen & UINT64_C(0x8080808080808080)) { /* not ASCII: it must be UTF-8 */
+            PyObject *text = PyUnicode_DecodeUTF8(to, length, NULL);
+            if (text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+                PyErr_Clear();
+                Py_DECREF(payload);
+                goto undecided;
+            }
+            wrong = text == NULL;
+            Py_XDECREF(text);
+        }
+        Py_DECREF(payload);
+        if (wrong)
+            goto failed;
+    }
+    return payloads;
+undecided:
+    Py_DECREF(payloads);
+    Py_RETURN_NONE;
+failed:
+    Py_DECREF(payloads);
+    return NULL;
+}
+
+static PyObject *
+event(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(args[0]) || PyBytes_GET_SIZE(args[0]) == 0 || !PyUnicode_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "event(payload: bytes, id: str)");
+        return NULL;
+    }
+    Py_ssize_t id_size;
+    const char *id = PyUnicode_AsUTF8AndSize(args[1], &id_size);
+    if (id == NULL)
+        return NULL;
+    const Py_ssize_t body = PyBytes_GET_SIZE(args[0]) - 1; /* without the brace */
+    const Py_ssize_t length = body + 7 + id_size + 2;
+    const int extended = length < 126 ? 0 : length < 65536 ? 2 : 8;
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, 2 + extended + length);
+    if (frame == NULL)
+        return NULL;
+    unsigned char *to = (unsigned char *)PyBytes_AS_STRING(frame);
+    *to++ = 0x81;
+    *to++ = extended == 0 ? (unsigned char)length : extended == 2 ? 126 : 127;
+    for (int i = extended - 1; i >= 0; i--)
+        *to++ = (unsigned char)((uint64_t)length >> (8 * i));
+    memcpy(to, PyBytes_AS_STRING(args[0]), body);
+    to += body;
+    memcpy(to, ",\"id\":\"", 7);
+    to += 7;
+    memcpy(to, id, id_size);
+    memcpy(to + id_size, "\"}", 2);
+    return frame;
+}
+
+/* Outlets. */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *outlet;  /* what writes: a transport, or None */
+    PyObject *pending; /* what waits for the end of the turn: None, bytes, or a list of bytes */
+    int fd;            /* the socket, if it may be written to without the transport; else -1 */
+    char paused;       /* the kernel takes no more */
+} Outlet;
+
+static PyTypeObject *outlet_type;
+
+static PyObject *
+outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Outlet *self = (Outlet *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->outlet = Py_NewRef(Py_None);
+        self->pending = Py_NewRef(Py_None);
+        self->fd = -1;
+    }
+    return (PyObject *)self;
+}
+
+static int
+outlet_traverse(Outlet *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->outlet);
+    Py_VISIT(self->pending);
+    return 0;
+}
+
+static int
+outlet_clear(Outlet *self)
+{
+    Py_CLEAR(self->outlet);
+    Py_CLEAR(self->pending);
+    self->fd = -1;
+    return 0;
+}
+
+static void
+outlet_dealloc(Outlet *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    outlet_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef outlet_members[] = {
+    {"outlet", T_OBJECT, offsetof(Outlet, outlet), 0, NULL},
+    {"pending", T_OBJECT, offsetof(Outlet, pending), 0, NULL},
+    {"fd", T_INT, offsetof(Outlet, fd), 0, NULL},
+    {"paused", T_BOOL, offsetof(Outlet, paused), 0, NULL},
+    {NULL},
+};
+
+static PyType_Slot outlet_slots[] = {
+    {Py_tp_doc, "See outlet.py."},
+    {Py_tp_new, outlet_new},
+    {Py_tp_traverse, outlet_traverse},
+    {Py_tp_clear, outlet_clear},
+    {Py_tp_dealloc, outlet_dealloc},
+    {Py_tp_members, outlet_members},
+    {0, NULL},
+};
+
+static PyType_Spec outlet_spec = {
+    .name = "roomcast._native.Outlet",
+    .basicsize = sizeof(Outlet),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = outlet_slots,
+};
+
+/* The outlet that `object` is, or NULL with an error. */
+static Outlet *
+as_outlet(PyObject *object)
+{
+    if (PyObject_TypeCheck(object, outlet_type))
+        return (Outlet *)object;
+    PyErr_Format(PyExc_TypeError, "%.100s is no Outlet", Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+static int
+call_with(PyObject *object, PyObject *method, PyObject *argument)
+{
+    PyObject *result = PyObject_CallMethodOneArg(object, method, argument);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* Write `data`, bytes, to `self`, for which somebody holds a reference. */
+static int
+put(Outlet *self, PyObject *data)
+{
+    if (self->outlet == Py_None || self->outlet == NULL)
+        return 0;
+    if (self->paused)
+        return call_with((PyObject *)self, str_hold, data);
+    ssize_t sent = 0;
+    const Py_ssize_t size = PyBytes_GET_SIZE(data);
+    if (self->fd >= 0) {
+        /* Not paused: the transport has nothing left, so nothing is overtaken. */
+        do
+            sent = send(self->fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (sent < 0 && errno == EINTR);
+        if (sent == size)
+            return 0;
+        if (sent < 0)
+            sent = 0; /* the kernel is full, or the peer gone: the transport knows what to do in both cases */
+    }
+    PyObject *rest = sent == 0 ? Py_NewRef(data) : PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + sent, size - sent);
+    if (rest == NULL)
+        return -1;
+    PyObject *outlet = Py_NewRef(self->outlet); /* it may be taken from us meanwhile */
+    const int wrong = call_with(outlet, str_write, rest);
+    Py_DECREF(outlet);
+    Py_DECREF(rest);
+    return wrong;
+}
+
+static PyObject *
+write_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyDict_Check(args[0]) || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "write_all(outlets: dict[Outlet, None], data: bytes)");
+        return NULL;
+    }
+    Py_ssize_t position = 0;
+    PyObject *key, *value;
+    while (PyDict_Next(args[0], &position, &key, &value)) {
+        Outlet *self = as_outlet(key);
+        if (self == NULL)
+            return NULL;
+        Py_INCREF(self);
+        const int wrong = put(self, args[1]);
+        Py_DECREF(self);
+        if (wrong)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Add `data` to what waits for `self`; if nothing did, add `self` to `due`. */
+static int
+add(Outlet *self, PyObject *data, PyObject *due)
+{
+    PyObject *pending = self->pending;
+    if (pending == Py_None || pending == NULL) {
+        self->pending = Py_NewRef(data);
+        Py_XDECREF(pending);
+        return PyList_Append(due, (PyObject *)self);
+    }
+    if (PyList_CheckExact(pending))
+        return PyList_Append(pending, data);
+    PyObject *both = PyList_New(2);
+    if (both == NULL)
+        return -1;
+    PyList_SET_ITEM(both, 0, pending); /* its reference goes along */
+    PyList_SET_ITEM(both, 1, Py_NewRef(data));
+    self->pending = both;
+    return 0;
+}
+
+static PyObject *
+spread(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3 || !PyDict_Check(args[0]) || !PyBytes_Check(args[1]) || !PyList_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "spread(outlets: dict[Outlet, None], data: bytes, due: list[Outlet])");
+        return NULL;
+    }
+    Py_ssize_t position = 0;
+    PyObject *key, *value;
+    while (PyDict_Next(args[0], &position, &key, &value)) {
+        Outlet *self = as_outlet(key);
+        if (self == NULL || add(self, args[1], args[2]) < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* All of the bytes in `pieces`, a list, in one. */
+static PyObject *
+joined(PyObject *pieces)
+{
+    const Py_ssize_t count = PyList_GET_SIZE(pieces);
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *piece = PyList_GET_ITEM(pieces, i);
+        if (!PyBytes_Check(piece)) {
+            PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
+            return NULL;
+        }
+        size += PyBytes_GET_SIZE(piece);
+    }
+    PyObject *whole = PyBytes_FromStringAndSize(NULL, size);
+    if (whole == NULL)
+        return NULL;
+    char *to = PyBytes_AS_STRING(whole);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *piece = PyList_GET_ITEM(pieces, i);
+        memcpy(to, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece));
+        to += PyBytes_GET_SIZE(piece);
+    }
+    return whole;
+}
+
+static PyObject *
+write_pending(PyObject *module, PyObject *due)
+{
+    if (!PyList_Check(due)) {
+        PyErr_SetString(PyExc_TypeError, "write_pending(due: list[Outlet])");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(due); i++) {
+        Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
+        if (self == NULL)
+            return NULL;
+        PyObject *pending = self->pending, *data;
+        if (pending == Py_None || pending == NULL)
+            continue; /* it was closed meanwhile */
+        self->pending = Py_NewRef(Py_None);
+        data = PyList_CheckExact(pending) ? joined(pending) : Py_NewRef(pending);
+        Py_DECREF(pending);
+        if (data != NULL && !PyBytes_Check(data)) {
+            PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
+            Py_CLEAR(data);
+        }
+        if (data == NULL)
+            return NULL;
+        Py_INCREF(self);
+        const int wrong = put(self, data);
+        Py_DECREF(self);
+        Py_DECREF(data);
+        if (wrong)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"texts", (PyCFunction)(void (*)(void))texts, METH_FASTCALL, "See frames.py."},
+    {"event", (PyCFunction)(void (*)(void))event, METH_FASTCALL, "See frames.py."},
+    {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "See outlet.py."},
+    {"spread", (PyCFunction)(void (*)(void))spread, METH_FASTCALL, "See outlet.py."},
+    {"write_pending", write_pending, METH_O, "See outlet.py."},
+    {NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "roomcast._native",
+    .m_doc = "The hot path in C.",
+    .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    if (module == NULL)
+        return NULL;
+    str_write = PyUnicode_InternFromString("write");
+    str_hold = PyUnicode_InternFromString("hold");
+    outlet_type = (PyTypeObject *)PyType_FromSpec(&outlet_spec);
+    if (str_write == NULL || str_hold == NULL || outlet_type == NULL ||
+        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}
