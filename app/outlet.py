@@ -1,4 +1,4 @@
-"""The way out to clients: what is done for each connection that a frame goes to. In Python; ``native.c`` has it in C."""
+"""The way out to clients: what is done for each connection that a frame goes to. ``hot`` has it in C, too."""
 
 from __future__ import annotations
 

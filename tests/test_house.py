@@ -28,8 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "revocation": {"broker", "errors", "identity"},
     # The only place that knows Redis.
     "redis": {"broker", "errors", "held"},
-    "hub": set(),
-    "connection": {"errors", "frames", "hub"},
+    "outlet": set(),
+    # The only place that knows what was compiled.
+    "hot": {"_native", "frames", "outlet"},
+    "hub": {"hot"},
+    "connection": {"errors", "frames", "hot", "hub"},
     "context": {"broker", "errors", "protocol"},
     "plugin": {"errors", "schemas"},
     "core": {"plugin"},
@@ -37,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"connection", "frames", "identity", "protocol"},
     "membership": {"client", "context", "core", "errors", "frames", "protocol"},
     "gateway": {
-        *("access", "broker", "client", "connection", "context", "errors", "frames", "hub", "identity", "membership"),
-        *("plugin", "protocol", "registry", "revocation", "settings", "stepper"),
+        *("access", "broker", "client", "connection", "context", "errors", "frames", "hot", "hub", "identity"),
+        *("membership", "plugin", "protocol", "registry", "revocation", "settings", "stepper"),
     },
     # What a server speaks, as documents.
     "documents": {"core", "errors", "plugin", "registry"},
