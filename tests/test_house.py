@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What a server speaks, as documents.
     "documents": {"core", "errors", "plugin", "registry"},
     "web": {
+        "client",
         "connection",
         "context",
         "documents",
