@@ -3,23 +3,25 @@
 import asyncio
 import base64
 import contextlib
-import datetime
 import gc
-import ipaddress
 import json
 import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_protocol import RequestHandler
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from handshakes import (
+    ACCEPT,
+    PATH,
+    SECRET,
+    TOKEN,
+    WAYS,
+    Slow,
+    event,
+    request,
+    serving,
+)
 from multidict import CIMultiDict
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -36,122 +38,8 @@ from roomcast.web.entrance import Front
 from roomcast.web.handshake import remote_address
 from roomcast.web.server import Address, Server
 
-pytest_plugins = ("loops",)
+pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop",)
-
-ANY_PORT = Address(port=0)
-SECRET = "correct horse battery staple, twice over"
-TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
-PATH = "/api/v1/ws/connect"
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3, as is its answer:
-ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-HEADERS = {
-    "Host": "localhost",
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": KEY,
-}
-
-
-def request(path: str = f"{PATH}?token={TOKEN}", method: str = "GET", **headers: str | None) -> bytes:
-    """A handshake's head; ``headers`` replace its own (underscores are hyphens), or with None take them away."""
-    wanted: dict[str, str | None] = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    lines = [f"{name}: {value}" for name, value in wanted.items() if value is not None]
-    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode()
-
-
-class Running:
-    """A server of one test."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.gateway = server.gateway
-        self.broker = server.gateway.broker
-        self.peers: list[Peer] = []
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.server.port}{PATH}"
-
-    @property
-    def at_aiohttp(self) -> list[RequestHandler]:
-        """The connections that aiohttp has."""
-        return self.server._runner.server.connections
-
-    @property
-    def greeting(self) -> int:
-        """How many connections are not handed over yet, at the entrance and with aiohttp."""
-        entrance = self.server._entrance
-        return len(entrance._silent) + len(entrance._greeting) + len(self.at_aiohttp)
-
-    def visitor(self) -> Front | RequestHandler:
-        """The one connection whose handshake is under way."""
-        (only,) = [*self.at_aiohttp, *(one for one in gc.get_objects() if isinstance(one, Front))]
-        return only
-
-    async def asking(self, way: str) -> Peer:
-        """A client that has sent a handshake, in one piece or in two: the entrance takes those, and aiohttp these."""
-        peer, head = await self.peer(), request()
-        if way == "in two":
-            await peer.send(head[:50])
-            async with asyncio.timeout(PATIENCE):
-                while not self.at_aiohttp:
-                    await asyncio.sleep(0)
-            head = head[50:]
-        await peer.send(head)
-        return peer
-
-    async def peer(self) -> Peer:
-        """A client that has said nothing yet."""
-        peer = await Peer.connect(("127.0.0.1", self.server.port))
-        self.peers.append(peer)
-        return peer
-
-    async def shaken(self, **headers: str | None) -> Peer:
-        """A client that was answered 101 and greeted."""
-        peer = await self.peer()
-        await peer.send(request(**headers))
-        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await event(peer))["type"] == "connected"
-        return peer
-
-    async def settled(self) -> None:
-        """Wait until the entrance and aiohttp have forgotten everybody, which takes a few turns."""
-        async with asyncio.timeout(PATIENCE):
-            while self.greeting:
-                await asyncio.sleep(0)
-
-    async def emptied(self) -> None:
-        """Wait until the last WebSocket is gone."""
-        async with asyncio.timeout(PATIENCE):
-            while self.gateway.sweep.connections:
-                await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    *, broker: MemoryBroker | None = None, address: Address = ANY_PORT, **settings: Any
-) -> AsyncIterator[Running]:
-    """A started server, stopped at the end."""
-    values = {"jwt_secret": SECRET, "drain_seconds": 0.0, **settings}
-    server = Server(Gateway(Settings(**values), load(), broker or MemoryBroker()), address)
-    await server.start()
-    running = Running(server)
-    try:
-        yield running
-    finally:
-        for peer in running.peers:
-            peer.close()
-        await server.stop()
-
-
-async def event(peer: Peer) -> dict[str, Any]:
-    """The next event."""
-    opcode, payload = await peer.frame()
-    assert opcode == TEXT
-    return json.loads(payload)
-
 
 # A handshake.
 
@@ -443,24 +331,6 @@ async def test_the_refused_hold_no_slot():
 # Clients that die, dawdle or are greeted at a bad moment.
 
 
-class Slow(MemoryBroker):
-    """A broker that lets nobody in before the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    async def admit(self, user_id: int | str, connection: int, limit: int) -> bool:
-        self.asked.set()
-        await self.gate.wait()
-        return await super().admit(user_id, connection, limit)
-
-
-#: How a head comes: the entrance takes the handshake, or aiohttp does.
-WAYS = pytest.mark.parametrize("way", ["whole", "in two"])
-
-
 @WAYS
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_dies_in_mid_handshake_leaves_nothing(how, way):
@@ -607,42 +477,10 @@ async def test_a_connection_that_ended_is_not_kept_alive():
 # TLS and Unix sockets.
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-def server_tls(certificate: Path) -> ssl.SSLContext:
-    """What --tls-cert and --tls-key make."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
-
-
-async def test_tls(certificate):
+async def test_tls(certificate, server_tls):
     """Greeting, commands, both closing handshakes and a refusal, all through TLS."""
     trust = ssl.create_default_context(cafile=certificate)
-    async with serving(address=Address(port=0, tls=server_tls(certificate))) as running:
+    async with serving(address=Address(port=0, tls=server_tls)) as running:
         url = running.url.replace("ws://", "wss://")
         async with connect(f"{url}?token={TOKEN}", ssl=trust) as client:
             assert json.loads(await client.recv())["type"] == "connected"
@@ -663,9 +501,9 @@ async def test_tls(certificate):
         await running.emptied()
 
 
-async def test_a_client_that_never_begins_tls_is_dropped(certificate):
+async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
     """HANDSHAKE_TIMEOUT is for TLS too."""
-    async with serving(address=Address(port=0, tls=server_tls(certificate)), handshake_timeout=0.2) as running:
+    async with serving(address=Address(port=0, tls=server_tls), handshake_timeout=0.2) as running:
         peer = await running.peer()
         await peer.cut_off()
 
