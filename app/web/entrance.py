@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDictProxy
 
@@ -44,12 +44,12 @@ class Passed(Exception):
 class Front(asyncio.Protocol):
     """One connection until its request is there. If that is a plain handshake, this is its ``Visitor``."""
 
-    __slots__ = ("_early", "_entrance", "_message", "transport")
+    __slots__ = ("_early", "_entrance", "headers", "host", "query", "transport", "upgrade")
 
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
-        self._early = b""
-        self._message: RawRequestMessage | None = None
+        #: What came behind the head; None as long as there is none.
+        self._early: bytes | None = None
         self.transport: asyncio.Transport | None = None
 
     # What the transport says.
@@ -61,7 +61,7 @@ class Front(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Begin the handshake, or keep what comes while it waits for the broker."""
-        if self._message is None:
+        if self._early is None:
             self._entrance.receive(self, data)
             return
         self._early += data
@@ -89,23 +89,11 @@ class Front(asyncio.Protocol):
             raise Passed
         if "Expect" in message.headers:
             raise Passed
-        self._message = message
+        self.headers: CIMultiDictProxy[str] = message.headers
+        self.host: str = message.headers["Host"]  # without which the parser lets no request of HTTP/1.1 through
+        self.query: Mapping[str, str] = message.url.query
+        self.upgrade: bool = message.upgrade
         self._early = data[end:]
-
-    @property
-    def _read(self) -> RawRequestMessage:
-        assert self._message is not None
-        return self._message
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """See ``Head``."""
-        return self._read.headers
-
-    @property
-    def host(self) -> str:
-        """See ``Head``; the parser lets no request of HTTP/1.1 through without one."""
-        return self._read.headers["Host"]
 
     @property
     def remote(self) -> str | None:
@@ -113,21 +101,11 @@ class Front(asyncio.Protocol):
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
         return None if peer is None else str(peer[0] if isinstance(peer, tuple | list) else peer)
 
-    @property
-    def query(self) -> Mapping[str, str]:
-        """See ``Visitor``."""
-        return self._read.url.query
-
-    @property
-    def upgrade(self) -> bool:
-        """See ``Visitor``."""
-        return self._read.upgrade
-
     def leave(self) -> tuple[asyncio.Transport, bytes]:
         """See ``Visitor``."""
         transport, self.transport = self.transport, None
         assert transport is not None
-        return transport, self._early
+        return transport, self._early or b""
 
 
 class Entrance:
