@@ -248,18 +248,23 @@ class Gateway:
             client.gone = True
             self._begin_beside(self.membership.depart(client))
 
+    def step(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        """Run ``work`` now as far as it goes; return the task of the rest, or None. What ``work`` raises is raised."""
+        suspended = self._stepper.begin(work)
+        return None if suspended is None else suspended.task
+
     def _begin_beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` now as far as it goes, and the rest beside everything else."""
         try:
-            suspended = self._stepper.begin(work)
+            rest = self.step(work)
         except Exception:
             log.exception("Leaving failed")
         else:
-            if suspended is not None:
-                self._background.add(suspended.task)
-                self._beside.add(suspended.task)
-                suspended.task.add_done_callback(self._spawned)
-                suspended.task.add_done_callback(self._beside.discard)
+            if rest is not None:
+                self._background.add(rest)
+                self._beside.add(rest)
+                rest.add_done_callback(self._spawned)
+                rest.add_done_callback(self._beside.discard)
 
     def ended(self, client: Client) -> None:
         """A client's connection is over: leave, count it and write its log line."""

@@ -6,6 +6,8 @@ PyJWT checks the form and the signature; the claims are checked here, because th
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 import re
 import time
@@ -82,6 +84,25 @@ class _Secret(HMACAlgorithm):
         return key if isinstance(key, bytes) else key.encode()
 
 
+class _Jws(jwt.PyJWS):
+    """PyJWT's reader of tokens, which looks at each character of one by itself: half of its 16 us."""
+
+    @staticmethod
+    def _decode_base64url_segment(segment: bytes, name: str) -> bytes:
+        """Decode what encodes back to itself, which is all that PyJWT asks; it decides on everything else.
+
+        Should a new PyJWT have no such method, this is never called, and the time is lost again.
+        """
+        try:
+            decoded = base64.urlsafe_b64decode(segment + b"==")
+        except binascii.Error:
+            pass
+        else:
+            if base64.urlsafe_b64encode(decoded).rstrip(b"=") == segment:
+                return decoded
+        return jwt.PyJWS._decode_base64url_segment(segment, name)
+
+
 class Authenticator:
     """Verifies tokens by the ``jwt_*`` settings."""
 
@@ -91,7 +112,7 @@ class Authenticator:
         self._leeway = settings.jwt_leeway
         self._require_exp = settings.jwt_require_exp
         self._algorithms = settings.jwt_algorithms
-        self._jws = jwt.PyJWS(algorithms=())
+        self._jws = _Jws(algorithms=())
         for name in self._algorithms:
             self._jws.register_algorithm(name, _algorithm(name))
         key = settings.jwt_secret or settings.jwt_public_key or ""

@@ -3,23 +3,25 @@
 import asyncio
 import base64
 import contextlib
-import datetime
 import gc
-import ipaddress
 import json
 import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiohttp.web_protocol import RequestHandler
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from handshakes import (
+    ACCEPT,
+    PATH,
+    SECRET,
+    TOKEN,
+    WAYS,
+    Slow,
+    event,
+    request,
+    serving,
+)
 from multidict import CIMultiDict
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -32,102 +34,12 @@ from roomcast.gateway import Gateway
 from roomcast.identity import make_token
 from roomcast.registry import load
 from roomcast.settings import Settings
+from roomcast.web.entrance import Front
 from roomcast.web.handshake import remote_address
 from roomcast.web.server import Address, Server
 
-pytest_plugins = ("loops",)
+pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop",)
-
-ANY_PORT = Address(port=0)
-SECRET = "correct horse battery staple, twice over"
-TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
-PATH = "/api/v1/ws/connect"
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3, as is its answer:
-ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-HEADERS = {
-    "Host": "localhost",
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": KEY,
-}
-
-
-def request(path: str = f"{PATH}?token={TOKEN}", method: str = "GET", **headers: str | None) -> bytes:
-    """A handshake's head; ``headers`` replace its own (underscores are hyphens), or with None take them away."""
-    wanted: dict[str, str | None] = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    lines = [f"{name}: {value}" for name, value in wanted.items() if value is not None]
-    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode()
-
-
-class Running:
-    """A server of one test."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.gateway = server.gateway
-        self.broker = server.gateway.broker
-        self.peers: list[Peer] = []
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.server.port}{PATH}"
-
-    @property
-    def greeting(self) -> list[RequestHandler]:
-        """The connections that aiohttp has."""
-        return self.server._runner.server.connections
-
-    async def peer(self) -> Peer:
-        """A client that has said nothing yet."""
-        peer = await Peer.connect(("127.0.0.1", self.server.port))
-        self.peers.append(peer)
-        return peer
-
-    async def shaken(self, **headers: str | None) -> Peer:
-        """A client that was answered 101 and greeted."""
-        peer = await self.peer()
-        await peer.send(request(**headers))
-        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await event(peer))["type"] == "connected"
-        return peer
-
-    async def settled(self) -> None:
-        """Wait until aiohttp has forgotten everybody, which takes it a few turns."""
-        async with asyncio.timeout(PATIENCE):
-            while self.greeting:
-                await asyncio.sleep(0)
-
-    async def emptied(self) -> None:
-        """Wait until the last WebSocket is gone."""
-        async with asyncio.timeout(PATIENCE):
-            while self.gateway.sweep.connections:
-                await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    *, broker: MemoryBroker | None = None, address: Address = ANY_PORT, **settings: Any
-) -> AsyncIterator[Running]:
-    """A started server, stopped at the end."""
-    values = {"jwt_secret": SECRET, "drain_seconds": 0.0, **settings}
-    server = Server(Gateway(Settings(**values), load(), broker or MemoryBroker()), address)
-    await server.start()
-    running = Running(server)
-    try:
-        yield running
-    finally:
-        for peer in running.peers:
-            peer.close()
-        await server.stop()
-
-
-async def event(peer: Peer) -> dict[str, Any]:
-    """The next event."""
-    opcode, payload = await peer.frame()
-    assert opcode == TEXT
-    return json.loads(payload)
-
 
 # A handshake.
 
@@ -419,32 +331,18 @@ async def test_the_refused_hold_no_slot():
 # Clients that die, dawdle or are greeted at a bad moment.
 
 
-class Slow(MemoryBroker):
-    """A broker that lets nobody in before the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    async def admit(self, user_id: int | str, connection: int, limit: int) -> bool:
-        self.asked.set()
-        await self.gate.wait()
-        return await super().admit(user_id, connection, limit)
-
-
+@WAYS
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_dies_in_mid_handshake_leaves_nothing(how):
+async def test_a_client_that_dies_in_mid_handshake_leaves_nothing(how, way):
     """No lease, no connection, no subscription, and no request in aiohttp."""
     broker = Slow()
     async with serving(broker=broker) as running:
-        peer = await running.peer()
-        await peer.send(request())
+        peer = await running.asking(way)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
-            (handler,) = running.greeting
+            visitor = running.visitor()
             getattr(peer, how)()
-            while handler.transport is not None:
+            while visitor.transport is not None:
                 await asyncio.sleep(0)
         broker.gate.set()
         await running.settled()
@@ -454,35 +352,35 @@ async def test_a_client_that_dies_in_mid_handshake_leaves_nothing(how):
         assert await broker.admit(1, 99, 1), "its slot is free"
 
 
-async def test_what_comes_while_the_handshake_waits_is_not_lost():
+@WAYS
+async def test_what_comes_while_the_handshake_waits_is_not_lost(way):
     """Bytes that arrive after the head, but before the answer."""
     broker = Slow()
     async with serving(broker=broker) as running:
-        peer = await running.peer()
-        await peer.send(request())
+        peer = await running.asking(way)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             await peer.send(masked(TEXT, b'{"type":"ping"}'))
-            (handler,) = running.greeting
-            while not handler._message_tail:
+            visitor = running.visitor()
+            while not (visitor._early if isinstance(visitor, Front) else visitor._message_tail):
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
         assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "pong"]
 
 
-async def test_so_much_comes_while_the_handshake_waits_that_aiohttp_stops_reading():
-    """The connection reads on where aiohttp stopped, and nothing is lost."""
+@WAYS
+async def test_so_much_comes_while_the_handshake_waits_that_reading_stops(way):
+    """The connection reads on where that stopped, and nothing is lost."""
     broker = Slow()
     ping, count = masked(PING, bytes(100)), 6000
     async with serving(broker=broker, ws_max_buffer=1 << 30, ws_message_rate=0) as running:
-        peer = await running.peer()
-        await peer.send(request())
+        peer = await running.asking(way)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             sending = asyncio.create_task(peer.send(ping * count + closing(1000)))
-            (handler,) = running.greeting
-            while handler.transport.is_reading():
+            visitor = running.visitor()
+            while visitor.transport.is_reading():
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
@@ -526,14 +424,15 @@ async def test_fails_loudly_if_a_new_aiohttp_changes_what_the_handshake_relies_o
     """After the 101 aiohttp has forgotten the connection, and nothing of the request is left in memory.
 
     The names that the handshake and the server use of ``RequestHandler`` exist and mean what they did; the transport
-    is the connection's, and alive; after one garbage collection no handler and no request is left, and no task.
+    is the connection's, and alive; after a garbage collection no handler and no request is left, and no task.
     """
-    async with serving() as running:
+    async with serving(handshake_timeout=2.0) as running:
         idle = await running.peer()
+        await idle.send(b"G")
         async with asyncio.timeout(PATIENCE):
-            while not running.greeting:
+            while not running.at_aiohttp:
                 await asyncio.sleep(0)
-        (handler,) = running.greeting
+        (handler,) = running.at_aiohttp
         for name in ("_message_tail", "_request_count", "transport", "connection_lost", "force_close"):
             assert hasattr(handler, name), f"aiohttp's RequestHandler has no {name} any more"
         assert handler._message_tail == b""
@@ -543,14 +442,17 @@ async def test_fails_loudly_if_a_new_aiohttp_changes_what_the_handshake_relies_o
         await running.settled()
 
         before = len(asyncio.all_tasks())
-        peers = [await running.shaken(path=f"{PATH}?token={make_token(SECRET, user_id=n)}") for n in range(3)]
+        peers = [await running.asking("in two") for _ in range(2)] + [await running.asking("whole")]
+        for peer in peers:
+            assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
+            assert (await event(peer))["type"] == "connected"
         await running.settled()
         assert len(running.gateway.sweep.connections) == 3
         assert len(asyncio.all_tasks()) == before, "a connection has no task"
-        await asyncio.sleep(0)
-        gc.collect()
-        left = [one for one in gc.get_objects() if isinstance(one, web.BaseRequest | RequestHandler)]
-        assert left == []
+        async with asyncio.timeout(PATIENCE):
+            while any(isinstance(one, web.BaseRequest | RequestHandler | Front) for one in gc.get_objects()):
+                await asyncio.sleep(0.01)  # the clock of the half-sent heads lets go of them at its next tick
+                gc.collect()
         for peer in peers:
             await peer.send(masked(TEXT, b'{"type":"ping"}'))
             assert (await event(peer))["type"] == "pong"
@@ -575,42 +477,10 @@ async def test_a_connection_that_ended_is_not_kept_alive():
 # TLS and Unix sockets.
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-def server_tls(certificate: Path) -> ssl.SSLContext:
-    """What --tls-cert and --tls-key make."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
-
-
-async def test_tls(certificate):
+async def test_tls(certificate, server_tls):
     """Greeting, commands, both closing handshakes and a refusal, all through TLS."""
     trust = ssl.create_default_context(cafile=certificate)
-    async with serving(address=Address(port=0, tls=server_tls(certificate))) as running:
+    async with serving(address=Address(port=0, tls=server_tls)) as running:
         url = running.url.replace("ws://", "wss://")
         async with connect(f"{url}?token={TOKEN}", ssl=trust) as client:
             assert json.loads(await client.recv())["type"] == "connected"
@@ -631,9 +501,9 @@ async def test_tls(certificate):
         await running.emptied()
 
 
-async def test_a_client_that_never_begins_tls_is_dropped(certificate):
+async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
     """HANDSHAKE_TIMEOUT is for TLS too."""
-    async with serving(address=Address(port=0, tls=server_tls(certificate)), handshake_timeout=0.2) as running:
+    async with serving(address=Address(port=0, tls=server_tls), handshake_timeout=0.2) as running:
         peer = await running.peer()
         await peer.cut_off()
 
@@ -695,12 +565,12 @@ async def test_the_closes_are_spread_over_drain_seconds():
             await stopping
 
 
-async def test_a_client_in_mid_handshake_is_told_to_come_back():
+@WAYS
+async def test_a_client_in_mid_handshake_is_told_to_come_back(way):
     """It is not greeted by a server that is going, and holds no slot."""
     broker = Slow()
     async with serving(broker=broker, drain_seconds=0.3) as running:
-        peer = await running.peer()
-        await peer.send(request())
+        peer = await running.asking(way)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
         stopping = asyncio.create_task(running.server.stop())
@@ -720,7 +590,7 @@ async def test_stopping_drops_who_was_not_yet_greeted():
         idle, half = await running.peer(), await running.peer()
         await half.send(request()[:20])
         async with asyncio.timeout(PATIENCE):
-            while len(running.greeting) < 2:
+            while running.greeting < 2 or not running.at_aiohttp:
                 await asyncio.sleep(0)
             await running.server.stop()
         await idle.cut_off()

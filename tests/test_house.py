@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "documents": {"core", "errors", "plugin", "registry"},
     "web": {
         "broker",
+        "client",
         "connection",
         "context",
         "documents",

@@ -1,5 +1,6 @@
 """Identity: which tokens are believed, and what they say."""
 
+import hmac
 import json
 import logging
 import sys
@@ -373,6 +374,28 @@ def test_headers_and_parts_of_any_kind_are_refused(raw, header):
     for head in (raw, json.dumps(header).encode(), json.dumps({"alg": header}).encode()):
         with pytest.raises(AuthenticationFailed):
             AUTHENTICATOR.verify(f"{base64url_encode(head).decode()}.{body}.{base64url_encode(raw).decode()}")
+
+
+SEGMENTS = st.binary(max_size=9).map(base64url_encode)
+
+
+@given(
+    SEGMENTS | st.text("AQgwxz09-_+/= \n!é", max_size=9).map(str.encode), SEGMENTS, st.sampled_from([b"", b"=", b"=="])
+)
+@example(b"e31", b"", b"")  # its last two bits are not 0
+@example(b"", b"", b"=")
+def test_parts_are_decoded_as_pyjwt_would(raw, good, padding):
+    """What is in base64 of any kind, padded or not, is what PyJWT says it is, or is refused as there."""
+    for part in (raw, good + padding):
+        signed = base64url_encode(b'{"alg":"HS256"}') + b"." + part
+        token = signed + b"." + base64url_encode(hmac.digest(SECRET.encode(), signed, "sha256"))
+        try:
+            expected = jwt.PyJWS().decode(token, SECRET, ["HS256"])
+        except jwt.DecodeError:
+            with pytest.raises(jwt.DecodeError):
+                AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"])
+        else:
+            assert AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"]) == expected
 
 
 @given(st.data())

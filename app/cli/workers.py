@@ -4,13 +4,13 @@ The parent binds the port and starts the workers, each of which is this very com
 it is and which of its open files are its channel to the parent and the sockets to listen on. A worker that dies is
 started again; one that hangs is killed for it.
 
-Over the channel a worker says that it is ready, or why it is not, and that it still answers; and the parent, to stop,
-which the channel's end means as well. So a parent that was killed takes its workers along, and where all processes are
+Over the channel a worker says that it is ready, or why it is not, and that it still answers; the parent says when to
+stop, and so does the channel's end. So a parent that was killed takes its workers along, and where all processes are
 signalled at once, as systemd does, none of them takes what its parent has to say for the second signal, which would
 cut its clients off.
 
-Metrics go that way, too. A socket for each worker at a path would want a directory, which a container may have none of,
-and somebody to remove it after a crash.
+The workers' metrics go that way, too: sockets at paths would need a directory that can be written, which not every
+container has, and somebody to remove it after a crash.
 """
 
 from __future__ import annotations

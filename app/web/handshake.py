@@ -1,22 +1,23 @@
-"""The WebSocket handshake: aiohttp greets, then the transport is taken from it and given to a ``Connection``.
+"""The WebSocket handshake: whoever asks for it is examined, then the transport is given to a ``Connection``.
 
-aiohttp would keep a request, its headers, a parser, two tasks and a queue for as long as the connection lives. None of
-it is needed after the 101, so aiohttp is told that the connection was lost, and forgets it without closing it.
+Most requests are read at the entrance, the others by aiohttp, which would keep the request, its headers, a parser, two
+tasks and a queue for as long as the connection lives. None of it is needed after the 101, so whoever has read the
+request gives the transport away, and forgets it without closing it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import json
 import logging
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from ..client import Client
 from ..connection import Connection
 from ..errors import (
     AUTHENTICATION_FAILED,
@@ -31,7 +32,8 @@ from ..gateway import Gateway
 from ..identity import Identity
 from .keys import GATEWAY
 from .origin import is_allowed
-from .outstanding import OUTSTANDING
+from .outstanding import OUTSTANDING, Outstanding
+from .visitor import Greeted, Head, Visitor
 
 log = logging.getLogger("roomcast.handshake")
 
@@ -70,45 +72,77 @@ class Offer(NamedTuple):
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/v1/ws/connect``: 101 to all who speak WebSocket, then welcome or close."""
-    gateway = request.app[GATEWAY]
-    if not is_allowed(request, gateway.settings.allowed_origins):
-        log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
-        raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
-    accept = _accept(request)
-    offer = _offer(request)
-    remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
+    """Answer ``GET /api/v1/ws/connect`` where it was aiohttp that has read the request."""
+    gateway, visitor = request.app[GATEWAY], Greeted(request)
     try:
-        identity = await identify(gateway, offer)
-        if offer.ticket is not None:
-            request.app[OUTSTANDING].remove(identity.user_id, offer.ticket)
-        client = await gateway.admit(identity, remote, request.rel_url.query.get("since"))
-    except AuthenticationFailed as failed:
-        log.info("refused a connection from %s: %s", remote, failed)
-        return _refuse(request, gateway, accept, offer, AUTHENTICATION_FAILED)
-    except Unavailable as error:
-        log.warning("refused a connection from %s: %s", remote, error)
-        return _refuse(request, gateway, accept, offer, INTERNAL_ERROR)
-    except Exception:
-        log.exception("a handshake from %s failed", remote)
-        return _refuse(request, gateway, accept, offer, INTERNAL_ERROR)
-    if client is None:
-        log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
-        return _refuse(request, gateway, accept, offer, TOO_MANY_CONNECTIONS)
-    if gateway.draining:  # whoever comes now would not be among those that are told to come back
-        await gateway.release(client)
-        return _refuse(request, gateway, accept, offer, SERVICE_RESTART)
-    if request.transport is None:  # it went away meanwhile
-        await gateway.release(client)
-        return _HANDED_OVER
-    _hand_over(request, accept, offer, client)
+        accept = examine(visitor, gateway.settings.allowed_origins)
+    except web.HTTPForbidden:
+        log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
+        raise
+    await let_in(gateway, request.app[OUTSTANDING], visitor, accept)
     return _HANDED_OVER
 
 
-def _accept(request: web.Request) -> bytes:
+def examine(visitor: Visitor, origins: tuple[str, ...]) -> bytes:
+    """Return the Sec-WebSocket-Accept for ``visitor``, or raise the ``web.HTTPException`` that says what is wrong.
+
+    ``origins`` are the pages that may connect, as in ``is_allowed``.
+    """
+    if not is_allowed(visitor, origins):
+        raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
+    return _accept(visitor)
+
+
+async def let_in(gateway: Gateway, outstanding: Outstanding, visitor: Visitor, accept: bytes) -> None:
+    """Answer 101 to ``visitor``, whose request was examined, then welcome or close; nothing if it went away."""
+    offer = _offer(visitor)
+    outcome = await _admit(gateway, outstanding, visitor, offer)
+    if isinstance(outcome, Close):
+        _refuse(visitor, gateway, accept, offer, outcome)
+    elif visitor.transport is None:  # it went away meanwhile
+        await _release(gateway, outcome)
+    else:
+        _hand_over(visitor, accept, offer, outcome)
+
+
+async def _admit(gateway: Gateway, outstanding: Outstanding, visitor: Visitor, offer: Offer) -> Client | Close:
+    """Return a client for ``visitor``, or why there is none; the log has more."""
+    remote = remote_address(visitor, trust_proxy=gateway.settings.trust_proxy)
+    try:
+        identity = await identify(gateway, offer)
+        if offer.ticket is not None:
+            outstanding.remove(identity.user_id, offer.ticket)
+        client = await gateway.admit(identity, remote, visitor.query.get("since"))
+    except AuthenticationFailed as failed:
+        log.info("refused a connection from %s: %s", remote, failed)
+        return AUTHENTICATION_FAILED
+    except Unavailable as error:
+        log.warning("refused a connection from %s: %s", remote, error)
+        return INTERNAL_ERROR
+    except Exception:
+        log.exception("a handshake from %s failed", remote)
+        return INTERNAL_ERROR
+    if client is None:
+        log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
+        return TOO_MANY_CONNECTIONS
+    if gateway.draining:  # whoever comes now would not be among those that are told to come back
+        await _release(gateway, client)
+        return SERVICE_RESTART
+    return client
+
+
+async def _release(gateway: Gateway, client: Client) -> None:
+    """Give back what ``client`` had; a broker that is away will find out by itself, when the lease ends."""
+    try:
+        await gateway.release(client)
+    except Unavailable as error:
+        log.warning("a connection that did not come about is given back late: %s", error)
+
+
+def _accept(visitor: Visitor) -> bytes:
     """Return Sec-WebSocket-Accept (RFC 6455 section 4.2.2), or raise what answers a request that is no handshake."""
-    headers = request.headers
-    if headers.get("Upgrade", "").lower() != "websocket" or not request._message.upgrade:
+    headers = visitor.headers
+    if headers.get("Upgrade", "").lower() != "websocket" or not visitor.upgrade:
         _no_handshake(426, "Connect with a WebSocket client, such as wscat.", Upgrade="websocket", Connection="Upgrade")
     if headers.get("Sec-WebSocket-Version") != "13":
         _no_handshake(426, "Only version 13 of WebSocket is spoken here.", Sec_WebSocket_Version="13")
@@ -128,15 +162,15 @@ def _no_handshake(status: int, text: str, **headers: str) -> NoReturn:
     raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def _offer(request: web.Request) -> Offer:
+def _offer(visitor: Visitor) -> Offer:
     """Find the token: in the URL, in an Authorization header, or in the subprotocol pair ``bearer, <token>``."""
-    query = request.rel_url.query
+    query = visitor.query
     token, ticket, subprotocol = query.get("token"), query.get("ticket"), None
     if token is None and ticket is None:
-        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, credentials = visitor.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             token = credentials.strip()
-    protocols = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    protocols = [one.strip() for one in visitor.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     if protocols[0] == BEARER and len(protocols) == 2:
         subprotocol = BEARER
         if token is None and ticket is None:
@@ -157,7 +191,7 @@ async def identify(gateway: Gateway, offer: Offer) -> Identity:
     return gateway.authenticator.verify(token)
 
 
-def remote_address(request: web.BaseRequest, *, trust_proxy: bool) -> str:
+def remote_address(request: Head, *, trust_proxy: bool) -> str:
     """Return where the client connects from; behind a trusted proxy, what that one says (the last X-Forwarded-For).
 
     A proxy adds its entry to the client's own, which may say anything, or in a line of its own behind it, as HAProxy.
@@ -168,34 +202,23 @@ def remote_address(request: web.BaseRequest, *, trust_proxy: bool) -> str:
     return request.remote or "unix"
 
 
-def _refuse(request: web.Request, gateway: Gateway, accept: bytes, offer: Offer, close: Close) -> web.StreamResponse:
+def _refuse(visitor: Visitor, gateway: Gateway, accept: bytes, offer: Offer, close: Close) -> None:
     """Complete the upgrade, then close with the reason: a browser shows a refused upgrade only as 1006."""
     gateway.count_end(close)
-    if request.transport is not None:
+    if visitor.transport is not None:
         refusal = Refusal(gateway.hub, gateway.sweep)
-        _hand_over(request, accept, offer, refusal)
+        _hand_over(visitor, accept, offer, refusal)
         refusal.close(close)
-    return _HANDED_OVER
 
 
-def _hand_over(request: web.Request, accept: bytes, offer: Offer, connection: Connection) -> None:
-    """Answer 101 and give the transport to ``connection``, with what the client has sent early.
-
-    This leans on three things of aiohttp's ``RequestHandler``: that bytes after an upgrade request wait in
-    ``_message_tail``, that ``connection_lost`` closes only its own ``transport``, and that a paused transport is
-    resumed by nobody else. ``tests/test_handshake.py`` fails if one of them changes.
-    """
-    protocol: Any = request.protocol
-    transport: asyncio.Transport = protocol.transport
+def _hand_over(visitor: Visitor, accept: bytes, offer: Offer, connection: Connection) -> None:
+    """Answer 101 and give the transport to ``connection``, with what the client has sent early."""
     subprotocol = b"" if offer.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % offer.subprotocol.encode()
     answer = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, subprotocol)
     )
-    early: bytes = protocol._message_tail
-    protocol._message_tail = b""
-    protocol.transport = None
-    protocol.connection_lost(None)
+    transport, early = visitor.leave()
     if not transport.is_reading():
         transport.resume_reading()
     connection.take_over(transport, answer, early)

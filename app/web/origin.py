@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from .visitor import Head
 
 
-def is_allowed(request: web.BaseRequest, allowed: tuple[str, ...]) -> bool:
+def is_allowed(request: Head, allowed: tuple[str, ...]) -> bool:
     """Whether the page that made ``request`` may; with nothing in ``allowed``, pages of the same host may.
 
     Browsers send Origin with every WebSocket handshake (RFC 6455 section 10.2). Behind a proxy the host is the one in

@@ -1,4 +1,4 @@
-"""Listens, and stops: TCP, TLS or a Unix socket; a deadline for half-sent requests; drain on a signal."""
+"""Listens, and stops: TCP, TLS or a Unix socket; drain on a signal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import logging
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from aiohttp import web, web_response
-from aiohttp.web_protocol import RequestHandler
 
 from ..connection import CLOSE_TIMEOUT
 from ..gateway import Gateway
 from . import host, routes
+from .entrance import Entrance
 from .joined import PEERS, Peers
 from .keys import DEV, GATEWAY
 
@@ -57,7 +56,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._deadlines: asyncio.Task[None] | None = None
-        self._first_seen: dict[RequestHandler, float] = {}
+        self._entrance: Entrance | None = None
 
     async def start(self) -> None:
         """Start the gateway and listen. The port is bound last, so that nobody is let in before all is there."""
@@ -88,13 +87,14 @@ class Server:
             tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
         )
         await self._runner.setup()
-        self._listeners = await self._bind()
-        self._deadlines = asyncio.create_task(self._drop_half_sent())
+        assert self._runner.server is not None
+        self._entrance = Entrance(app, self._runner.server)
+        self._listeners = await self._bind(self._runner.server if self._dev else self._entrance)
+        self._deadlines = asyncio.create_task(self._entrance.watch())
 
-    async def _bind(self) -> list[asyncio.Server]:
+    async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> list[asyncio.Server]:
         """Listen. aiohttp's own sites have no deadline for TLS, which would leave a silent client a minute."""
-        assert self._runner is not None and self._runner.server is not None
-        loop, factory, address = asyncio.get_running_loop(), self._runner.server, self.address
+        loop, address = asyncio.get_running_loop(), self.address
         options: dict[str, Any] = {"ssl": address.tls, "backlog": self.BACKLOG}
         if address.tls is not None:
             options["ssl_handshake_timeout"] = self.gateway.settings.handshake_timeout
@@ -116,21 +116,6 @@ class Server:
         port: int = self._listeners[0].sockets[0].getsockname()[1]
         return port
 
-    async def _drop_half_sent(self) -> None:
-        """Close who has not sent a whole request after ``HANDSHAKE_TIMEOUT``; aiohttp has no such limit."""
-        timeout = self.gateway.settings.handshake_timeout
-        while True:
-            await asyncio.sleep(min(1.0, timeout / 4))
-            assert self._runner is not None and self._runner.server is not None
-            now = time.monotonic()
-            seen, self._first_seen = self._first_seen, {}
-            for handler in self._runner.server.connections:
-                if handler._request_count == 0:
-                    since = self._first_seen[handler] = seen.get(handler, now)
-                    if now - since >= timeout:
-                        log.info("dropped a connection that sent no whole request in %g s", timeout)
-                        handler.force_close()
-
     async def stop(self) -> None:
         """Stop listening, drain the connections, and close everything."""
         for listener in self._listeners:
@@ -138,6 +123,8 @@ class Server:
         await self.gateway.drain()
         if self._deadlines is not None:
             self._deadlines.cancel()
+        if self._entrance is not None:
+            await self._entrance.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._until_gone()
