@@ -94,10 +94,11 @@ def event(payload: bytes, id: str) -> bytes:
 
     In one step, for it is done for every event: 0.3 us against 0.8 in two.
     """
-    length = len(payload) + len(id) + 8
+    end = id.encode()
+    length = len(payload) + len(end) + 8
     if 126 <= length < 65536:
-        return b'\x81\x7e%c%c%b,"id":"%b"}' % (length >> 8, length & 0xFF, payload[:-1], id.encode())
-    return text(b'%b,"id":"%b"}' % (payload[:-1], id.encode()))
+        return b'\x81\x7e%c%c%b,"id":"%b"}' % (length >> 8, length & 0xFF, payload[:-1], end)
+    return text(b'%b,"id":"%b"}' % (payload[:-1], end))
 
 
 def _check_utf8(payload: bytes | bytearray) -> None:

@@ -59,7 +59,7 @@ def write_pending(due: list[Outlet]) -> None:
         one.pending = None
         outlet = one.outlet
         if pending is not None and outlet is not None:
-            data: bytes = pending if pending.__class__ is bytes else b"".join(pending)  # type: ignore[assignment, arg-type]
+            data: bytes = pending if pending.__class__ is bytes else b"".join(pending)  # type: ignore[arg-type]
             if one.paused:
                 one.hold(data)
             else:

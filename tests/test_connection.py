@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import random
 import socket
 import time
 import tracemalloc
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 from wire import PATIENCE, Peer, closing, masked
 
-from roomcast import connection, frames
+from roomcast import connection, frames, hot
 from roomcast.connection import Connection, Sweep
 from roomcast.errors import NORMAL, SERVICE_RESTART, TOO_SLOW, Close
 from roomcast.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
@@ -573,6 +574,55 @@ async def test_a_client_just_slow_enough_is_not_closed():
             for _ in range(40):
                 assert await peer.frame() == (TEXT, bytes(4096))
         assert echo.end is None
+
+
+async def test_a_client_that_reads_by_fits_and_starts_gets_all_in_order():
+    """Whatever was sent to the socket, left to the transport or held, single frames and many at a time."""
+    async with serving(max_buffer=1 << 30, send_buffer=16384) as service:
+        peer, echo = await service.connect(receive_buffer=16384)
+        service.hub.join("channel:1", echo)
+        draw = random.Random(7)  # any will do
+        sent = read = 0
+        while sent < 2000:
+            for _ in range(draw.choice((1, 1, 2, 60))):
+                frame = frames.text(b"%08d" % sent + bytes(draw.choice((0, 10, 3000, 40_000))))
+                if draw.random() < 0.5:
+                    service.hub.send(echo, frame)
+                    await asyncio.sleep(0)  # what is sent to one goes before what its rooms get in the same turn
+                else:
+                    service.hub.deliver("channel:1", frame)
+                    await asyncio.sleep(0)
+                sent += 1
+            while read < sent and draw.random() < 0.95:
+                assert (await peer.frame())[1][:8] == b"%08d" % read
+                read += 1
+        echo.close(NORMAL)
+        for number in range(read, sent):
+            assert (await peer.frame())[1][:8] == b"%08d" % number
+        assert await peer.closed_with() == (1000, "")
+
+
+@pytest.mark.parametrize("how", ["closed by the server", "closed by the client", "vanished", "aborted", "violated"])
+async def test_nobody_writes_to_the_socket_of_a_connection_that_ends(how):
+    """From its end on its socket is forgotten: the system gives the number to whoever comes next."""
+    async with serving() as service:
+        peer, echo = await service.connect()
+        assert echo.fd == (echo._transport.get_extra_info("socket").fileno() if hot.IS_NATIVE else -1)
+        match how:
+            case "closed by the server":
+                echo.close(NORMAL)
+            case "closed by the client":
+                await peer.send(closing(1000))
+                await happens(echo.closing_began)
+            case "vanished":
+                peer.reset()
+                await happens(echo.ended)
+            case "aborted":
+                echo.abort(NORMAL)
+            case "violated":
+                await peer.send(b"\xff\xff")
+                await happens(echo.closing_began)
+        assert (echo.fd, echo.outlet) == (-1, None)
 
 
 async def test_a_slow_client_in_a_room_takes_nothing_from_the_others():

@@ -1,0 +1,379 @@
+"""The hot path in C does what its equals in Python do, on anything; and what only it does: write past the transport."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from wire import masked
+
+from roomcast import frames, hot, outlet
+
+ROOT = Path(__file__).parent.parent
+COMPILER = shutil.which(os.environ.get("CC", "cc"))
+CAN_COMPILE = COMPILER is not None and os.name == "posix" and Path(sysconfig.get_path("include"), "Python.h").exists()
+
+#: The equals in Python, and what is in use, which is the one in C wherever it can be compiled.
+PYTHON = SimpleNamespace(
+    texts=frames.texts,
+    event=frames.event,
+    Outlet=outlet.Outlet,
+    write_all=outlet.write_all,
+    spread=outlet.spread,
+    write_pending=outlet.write_pending,
+)
+Kind = ModuleType | SimpleNamespace
+both = pytest.mark.parametrize("kind", [PYTHON, hot], ids=["python", "in use"])
+
+
+def test_it_is_compiled_where_it_can_be() -> None:
+    """Where there is a compiler, an installed roomcast has the hot path in C, unless it was left out on purpose."""
+    assert hot.IS_NATIVE is (CAN_COMPILE and os.environ.get("ROOMCAST_NATIVE") != "0")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", CAN_COMPILE), ("", CAN_COMPILE)])
+def test_it_can_be_left_out(value: str, expected: bool) -> None:
+    """ROOMCAST_NATIVE=0 does, and nothing else."""
+    code = "from roomcast import hot; print(hot.IS_NATIVE)"
+    environment = {**os.environ, "ROOMCAST_NATIVE": value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(expected), done.stderr
+
+
+def test_the_python_in_its_place_passes_the_same_tests() -> None:
+    """Frames, hub and connections without the C: a server where it cannot be compiled is as good."""
+    modules = ["tests/test_frames.py", "tests/test_hub.py", "tests/test_connection.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
+        cwd=ROOT,
+        env={**os.environ, "ROOMCAST_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Frames.
+
+payloads = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=40).map(str.encode),
+    st.integers(100, 70_000).map(lambda size: b"x" * size),
+    st.integers(100, 300).map(lambda size: "é✓".encode() * size),
+)
+whole = st.builds(masked, st.just(frames.TEXT), payloads, key=st.binary(min_size=4, max_size=4))
+odd = st.builds(masked, st.integers(0, 15), payloads, fin=st.booleans(), rsv=st.integers(0, 7))
+reads = st.one_of(st.binary(max_size=60), st.lists(st.one_of(whole, whole, odd), max_size=4).map(b"".join))
+
+
+@settings(max_examples=200)
+@given(reads, st.integers(0, 12), st.sampled_from([0, 5, 125, 126, 65_536, 10**9]))
+@example(b"\x81\xfe\x00", 0, 100)
+@example(b"\x81\xfe\x00\x7e\0\0\0", 0, 1000)
+@example(masked(frames.TEXT, b"\xed\xa0\x80"), 0, 100)
+@example(masked(frames.TEXT, b"x" * 126), 0, 125)
+def test_reads_are_understood_alike(data: bytes, cut: int, limit: int) -> None:
+    """The same payloads, or the same None, of whole frames, parts of them, and any bytes at all."""
+    data = data[: len(data) - cut]
+    expected, found = frames.texts(data, limit), hot.texts(data, limit)
+    assert found == expected
+    assert found is None or all(type(payload) is bytearray for payload in found)
+
+
+@settings(max_examples=100)
+@given(st.one_of(st.binary(min_size=1, max_size=300), st.integers(65_400, 65_600)), st.text())
+@example(b"{}", "")
+@example(114, "ab-1")
+@example(115, "ab-1")
+@example(65_523, "ab-1")
+@example(65_524, "ab-1")
+def test_events_are_built_alike(given: bytes | int, id: str) -> None:
+    """Byte for byte, whatever the length's form."""
+    payload = bytes(given)
+    try:
+        expected = frames.event(payload, id)
+    except UnicodeEncodeError:
+        with pytest.raises(UnicodeEncodeError):
+            hot.event(payload, id)
+    else:
+        assert hot.event(payload, id) == expected
+
+
+# Outlets.
+
+
+class Wire:
+    """A transport in memory."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.written: list[bytes] = []
+        self._fails = fails
+
+    def write(self, data: bytes) -> None:
+        if self._fails:
+            raise RuntimeError("it fails")
+        self.written.append(data)
+
+
+def outlet_of(kind: Kind, *, fails: bool = False) -> Any:
+    """An outlet, with a ``wire`` and what was ``held``."""
+
+    class Tested(kind.Outlet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: list[bytes] = []
+            self.wire = self.outlet = Wire(fails=fails)
+
+        def hold(self, data: bytes) -> None:
+            self.held.append(data)
+
+    return Tested()
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "open": {},
+    "shut": {"outlet": None},
+    "paused": {"paused": True},
+    "shut and paused": {"outlet": None, "paused": True},
+    "one waits": {"pending": b"one"},
+    "two wait": {"pending": [b"one", b"two"]},
+    "none of a list waits": {"pending": []},
+    "paused and one waits": {"pending": b"one", "paused": True},
+    "shut and one waits": {"pending": b"one", "outlet": None},
+}
+
+
+def after(kind: Kind, work: Callable[[Kind, dict[Any, None], list[Any]], None]) -> list[Any]:
+    """What became of an outlet in each state, and who was due, when ``work`` was done on all of them."""
+    outlets = []
+    for state in STATES.values():
+        one = outlet_of(kind)
+        for name, value in state.items():
+            setattr(one, name, list(value) if isinstance(value, list) else value)
+        outlets.append(one)
+    due: list[Any] = []
+    work(kind, dict.fromkeys(outlets), due)
+    known = [(one.wire.written, one.held, one.pending, one.paused, one.fd) for one in outlets]
+    return [*known, [outlets.index(one) for one in due]]
+
+
+WORK: dict[str, Callable[[Kind, dict[Any, None], list[Any]], None]] = {
+    "write_all": lambda kind, outlets, due: kind.write_all(outlets, b"data"),
+    "write_all of nothing": lambda kind, outlets, due: kind.write_all(outlets, b""),
+    "spread": lambda kind, outlets, due: kind.spread(outlets, b"data", due),
+    "spread twice": lambda kind, outlets, due: [kind.spread(outlets, b"%d" % n, due) for n in range(3)],
+    "write_pending": lambda kind, outlets, due: kind.write_pending(list(outlets)),
+    "write_pending twice": lambda kind, outlets, due: [kind.write_pending(list(outlets)) for _ in range(2)],
+    "spread, then write": lambda kind, outlets, due: (kind.spread(outlets, b"data", due), kind.write_pending(due)),
+    "nobody": lambda kind, outlets, due: (kind.spread({}, b"", due), kind.write_all({}, b""), kind.write_pending([])),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_outlets_are_written_to_alike(name: str) -> None:
+    """Open, shut, paused, with something waiting or not: the same is written, held and left."""
+    assert after(hot, WORK[name]) == after(PYTHON, WORK[name])
+
+
+@both
+def test_the_fields_are_there(kind: Kind) -> None:
+    """An outlet begins shut, with nothing waiting, no socket, and not paused; each can be set."""
+    one = kind.Outlet()
+    assert (one.outlet, one.pending, one.fd, one.paused) == (None, None, -1, False)
+    one.outlet, one.pending, one.fd, one.paused = 1, 2, 3, True
+    assert (one.outlet, one.pending, one.fd, one.paused) == (1, 2, 3, True)
+
+
+@both
+def test_an_outlet_that_refers_to_itself_is_freed(kind: Kind) -> None:
+    """As a connection does over its transport."""
+    one = outlet_of(kind)
+    one.outlet = one
+    one.pending = [one]
+    known = weakref.ref(type(one))
+    del one
+    gc.collect()
+    assert known() is None
+
+
+@both
+def test_a_failure_is_raised(kind: Kind) -> None:
+    """What a transport or an outlet raises reaches the caller."""
+    for work in (
+        lambda one: kind.write_all({one: None}, b"x"),
+        lambda one: (kind.spread({one: None}, b"x", due := []), kind.write_pending(due)),
+    ):
+        with pytest.raises(RuntimeError, match="it fails"):
+            work(outlet_of(kind, fails=True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: hot.texts("x", 1),
+        lambda: hot.texts(b"x", "1"),
+        lambda: hot.texts(b"x"),
+        lambda: hot.event("x", "1"),
+        lambda: hot.event(b"x", b"1"),
+        lambda: hot.write_all({1: None}, b"x"),
+        lambda: hot.write_all([], b"x"),
+        lambda: hot.write_all({}, "x"),
+        lambda: hot.spread({1: None}, b"x", []),
+        lambda: hot.spread({}, b"x", ()),
+        lambda: hot.write_pending([1]),
+        lambda: hot.write_pending(()),
+    ],
+)
+def test_what_is_of_a_wrong_type_is_refused(call: Callable[[], Any]) -> None:
+    """C must not take one thing for another, whatever a future caller gets wrong."""
+    if hot.IS_NATIVE:
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_what_waits_must_be_bytes() -> None:
+    """And not, say, a bytearray or a list of texts."""
+    if hot.IS_NATIVE:
+        for wrong in (bytearray(b"x"), ["x"], "x", (b"x",)):
+            one = outlet_of(hot)
+            one.pending = wrong
+            with pytest.raises(TypeError, match="bytes"):
+                hot.write_pending([one])
+
+
+def test_nothing_is_leaked() -> None:
+    """Frames and outlets that went through it a thousand times are referred to as before."""
+    data, piece, id = b"".join([b"some", b"thing"]), b"".join([b"pie", b"ce"]), "".join(["ab", "-1"])
+    open_, paused = outlet_of(hot), outlet_of(hot)
+    paused.paused = True
+    outlets = {open_: None, paused: None}
+    watched = (data, piece, id, open_, paused)
+    read = masked(frames.TEXT, "é".encode() * 20) * 3
+
+    def work() -> None:
+        due: list[Any] = []
+        for one in (data, piece, data):
+            hot.spread(outlets, one, due)
+        hot.write_pending(due)
+        hot.write_all(outlets, data)
+        hot.event(data, id)
+        hot.texts(read, 100)
+        hot.texts(read[:-1], 100)
+        for one in outlets:
+            one.held.clear()
+            one.wire.written.clear()
+
+    work()
+    before = [sys.getrefcount(one) for one in watched]
+    blocks = sys.getallocatedblocks()
+    for _ in range(1000):
+        work()
+    assert [sys.getrefcount(one) for one in watched] == before
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+# Past the transport.
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two sockets that are connected, with little room between them."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def drained(theirs: socket.socket) -> bytes:
+    """All that has arrived."""
+    data = b""
+    try:
+        while more := theirs.recv(65536):
+            data += more
+    except BlockingIOError:
+        pass
+    return data
+
+
+def test_the_socket_gets_what_it_takes_and_the_transport_the_rest(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A frame that fits is sent; of one that does not, each byte goes one way or the other, in order."""
+    ours, theirs = pair
+    one = outlet_of(hot)
+    one.fd = ours.fileno()
+    hot.write_all({one: None}, b"fits")
+    past = hot.IS_NATIVE
+    assert (drained(theirs), one.wire.written) == ((b"fits", []) if past else (b"", [b"fits"]))
+    one.wire.written.clear()
+    large = bytes(range(256)) * 4000
+    one.pending = [large[:1000], large[1000:]]
+    hot.write_pending([one])
+    arrived = drained(theirs)
+    assert arrived + b"".join(one.wire.written) == large
+    assert (0 < len(arrived) < len(large)) is past
+
+
+def test_a_full_socket_and_a_lost_peer_are_the_transports_business(pair: tuple[socket.socket, socket.socket]) -> None:
+    """It gets all of the frame, tries again, and tells the connection what is wrong."""
+    ours, theirs = pair
+    with pytest.raises(BlockingIOError):
+        while True:
+            ours.send(bytes(4096))
+    one = outlet_of(hot)
+    one.fd = ours.fileno()
+    hot.write_all({one: None}, b"full")
+    theirs.close()
+    hot.write_all({one: None}, b"gone")
+    ours.close()
+    hot.write_all({one: None}, b"closed")
+    assert one.wire.written == [b"full", b"gone", b"closed"]
+
+
+def test_a_paused_or_shut_outlet_is_not_passed_by(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Nothing overtakes what the transport has yet to write, and nothing follows a close."""
+    ours, theirs = pair
+    for state in ({"paused": True}, {"outlet": None}):
+        one = outlet_of(hot)
+        one.fd = ours.fileno()
+        for name, value in state.items():
+            setattr(one, name, value)
+        hot.write_all({one: None}, b"x")
+        assert (drained(theirs), one.wire.written) == (b"", [])
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_socket_is_found_unless_it_is_encrypted(loop: str) -> None:
+    """A transport of either loop has one; with TLS, or in memory, the transport alone may write."""
+    import uvloop
+
+    async def look() -> None:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", port)
+        found = hot.socket_of(transport)
+        assert found == (transport.get_extra_info("socket").fileno() if hot.IS_NATIVE else -1)
+        transport.close()
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+        runner.run(look())
+    known = {"sslcontext": object(), "socket": socket.socket()}
+    assert hot.socket_of(SimpleNamespace(get_extra_info=known.get)) == -1  # type: ignore[arg-type]
+    known["socket"].close()
+    assert hot.socket_of(SimpleNamespace(get_extra_info={}.get)) == -1  # type: ignore[arg-type]
