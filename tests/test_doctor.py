@@ -6,6 +6,7 @@ import pytest
 from redis_servers import Cluster, FreshRedis, RedisServer, SentinelTrio, free_port
 from shell import SECRET, roomcast
 
+from roomcast import hot
 from roomcast.cli.doctor import FAIL, OK, RIGHTS, WARN, server
 from roomcast.cli.doctor import redis as redis_findings
 from roomcast.redis.survey import Facts
@@ -153,3 +154,12 @@ def test_the_command_says_all_that(redis_server: RedisServer, redis_prefix: str)
     assert done.returncode == 1
     assert done.stderr == ""
     assert "pa55" not in done.stdout
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_inner_loops_that_are_not_compiled_are_pointed_out(native: str):
+    """With what to do about it; and nothing is said where they are, or that the variable is no setting."""
+    done = roomcast("doctor", JWT_SECRET=SECRET, ROOMCAST_NATIVE=native)
+    said = "WARN" in done.stdout and "not compiled: messages cost a fourth more. Install a C compiler" in done.stdout
+    assert said is (native == "0" or not hot.IS_NATIVE)
+    assert "ROOMCAST_NATIVE" not in done.stdout

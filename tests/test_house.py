@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
         "frames",
         "gateway",
+        "hot",
         "identity",
         "logs",
         "redis",
