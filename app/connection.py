@@ -134,14 +134,15 @@ class Connection(hot.Outlet, asyncio.Protocol):
         """Become the protocol of ``transport``, whose peer is sent ``answer`` first, the 101 with its headers.
 
         ``early`` is what the peer has sent already. The answer leaves together with the greeting, in one write.
-        The write limit of 0 has two effects that the hub counts on: a write is tried at once, and ``pause_writing``
-        comes as soon as the kernel takes no more.
+        The write limit of 0 has two effects that are counted on: a write is tried at once, and ``pause_writing`` comes
+        as soon as the kernel takes no more. TLS would pause for good at 0, which an empty buffer reaches.
         """
-        transport.set_write_buffer_limits(0)
+        is_encrypted = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(1 if is_encrypted else 0)
         transport.set_protocol(self)
         self.sweep.connections[self] = None
         self._transport = self.outlet = transport
-        self.fd = hot.socket_of(transport)
+        self.fd = -1 if is_encrypted else hot.socket_of(transport)
         self.hub.send(self, answer)
         self.on_open()
         if early:

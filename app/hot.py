@@ -26,8 +26,6 @@ IS_NATIVE: Final = Outlet.__module__.endswith("_native")
 
 
 def socket_of(transport: asyncio.Transport) -> int:
-    """Return the number of the socket of ``transport`` if it may be written to directly, else -1: TLS is in between."""
-    if not IS_NATIVE or transport.get_extra_info("sslcontext") is not None:
-        return -1
-    socket = transport.get_extra_info("socket")
+    """Return the number of the socket of ``transport``, without TLS, if it will be written to directly; else -1."""
+    socket = transport.get_extra_info("socket") if IS_NATIVE else None
     return -1 if socket is None else int(socket.fileno())

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import random
 import socket
+import ssl
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from roomcast.errors import NORMAL, SERVICE_RESTART, TOO_SLOW, Close
 from roomcast.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from roomcast.hub import Hub
 
-pytest_plugins = ("loops",)
+pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop", "asyncio")
 
 
@@ -87,6 +88,7 @@ async def serving(
     max_message: int = 65536,
     max_buffer: int = 1 << 20,
     send_buffer: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Service]:
     """A service on a free port, whose sockets hold ``send_buffer`` bytes in the kernel."""
     loop = asyncio.get_running_loop()
@@ -96,7 +98,7 @@ async def serving(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     sock.bind(("127.0.0.1", 0))
     service.address = sock.getsockname()
-    server = await loop.create_server(service.accept, sock=sock)
+    server = await loop.create_server(service.accept, sock=sock, ssl=tls)
     sweeping = asyncio.create_task(service.sweep.run())
     try:
         yield service
@@ -600,6 +602,27 @@ async def test_a_client_that_reads_by_fits_and_starts_gets_all_in_order():
         for number in range(read, sent):
             assert (await peer.frame())[1][:8] == b"%08d" % number
         assert await peer.closed_with() == (1000, "")
+
+
+async def test_a_slow_client_behind_tls_gets_all_in_order(certificate, server_tls):
+    """The transport alone writes there; what it cannot write is held, and goes out when it can."""
+    trust = ssl.create_default_context(cafile=certificate)
+    async with serving(max_buffer=1 << 30, send_buffer=16384, tls=server_tls) as service:
+        reader, writer = await asyncio.open_connection(*service.address, ssl=trust, limit=4096)
+        async with asyncio.timeout(PATIENCE):
+            echo = await service.accepted.get()
+            assert echo.fd == -1
+            expected = b""
+            while echo._held is None or echo._held.bytes < 1_000_000:
+                frame = frames.text(b"%08d" % len(expected) + bytes(20_000))
+                expected += frame
+                service.hub.send(echo, frame)
+                await asyncio.sleep(0)
+            assert await reader.readexactly(len(expected)) == expected
+            service.hub.send(echo, frames.text(b"and more"))
+            assert await reader.readexactly(10) == frames.text(b"and more")
+        echo.close(NORMAL)
+        writer.close()
 
 
 @pytest.mark.parametrize("how", ["closed by the server", "closed by the client", "vanished", "aborted", "violated"])

@@ -358,8 +358,8 @@ def test_a_paused_or_shut_outlet_is_not_passed_by(pair: tuple[socket.socket, soc
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_socket_is_found_unless_it_is_encrypted(loop: str) -> None:
-    """A transport of either loop has one; with TLS, or in memory, the transport alone may write."""
+def test_a_socket_is_found(loop: str) -> None:
+    """A transport of either loop has one; to one in memory the transport alone writes."""
     import uvloop
 
     async def look() -> None:
@@ -373,7 +373,4 @@ def test_a_socket_is_found_unless_it_is_encrypted(loop: str) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
         runner.run(look())
-    known = {"sslcontext": object(), "socket": socket.socket()}
-    assert hot.socket_of(SimpleNamespace(get_extra_info=known.get)) == -1  # type: ignore[arg-type]
-    known["socket"].close()
     assert hot.socket_of(SimpleNamespace(get_extra_info={}.get)) == -1  # type: ignore[arg-type]
