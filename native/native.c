@@ -1,7 +1,7 @@
 /* The hot path in C: what is done for every frame that comes in and for every connection that one goes out to.
  *
  * Each function has its equal in Python, in frames.py and outlet.py, which says what it does and serves where this was
- * not compiled; tests/test_native.py holds the two against each other. Nothing here releases the GIL: a send to a
+ * not compiled; tests/test_hot.py holds the two against each other. Nothing here releases the GIL: a send to a
  * socket takes 5 to 10 us, and giving the GIL away and taking it back again would be a good part of what is saved.
  */
 
@@ -274,7 +274,7 @@ write_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-/* Add `data` to what waits for `self`; if nothing did, add `self` to `due`. */
+/* Add `data` to what waits for `self`, for which somebody holds a reference; if nothing did, add `self` to `due`. */
 static int
 add(Outlet *self, PyObject *data, PyObject *due)
 {
@@ -286,12 +286,17 @@ add(Outlet *self, PyObject *data, PyObject *due)
     }
     if (PyList_CheckExact(pending))
         return PyList_Append(pending, data);
+    Py_INCREF(pending); /* a new list may have garbage collected, whose finalizers may do anything, also to self */
     PyObject *both = PyList_New(2);
-    if (both == NULL)
+    if (both == NULL) {
+        Py_DECREF(pending);
         return -1;
+    }
     PyList_SET_ITEM(both, 0, pending); /* its reference goes along */
     PyList_SET_ITEM(both, 1, Py_NewRef(data));
+    PyObject *before = self->pending;
     self->pending = both;
+    Py_XDECREF(before);
     return 0;
 }
 
@@ -306,7 +311,12 @@ spread(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyObject *key, *value;
     while (PyDict_Next(args[0], &position, &key, &value)) {
         Outlet *self = as_outlet(key);
-        if (self == NULL || add(self, args[1], args[2]) < 0)
+        if (self == NULL)
+            return NULL;
+        Py_INCREF(self);
+        const int wrong = add(self, args[1], args[2]);
+        Py_DECREF(self);
+        if (wrong)
             return NULL;
     }
     Py_RETURN_NONE;
@@ -352,6 +362,7 @@ write_pending(PyObject *module, PyObject *due)
         PyObject *pending = self->pending, *data;
         if (pending == Py_None || pending == NULL)
             continue; /* it was closed meanwhile */
+        Py_INCREF(self);
         self->pending = Py_NewRef(Py_None);
         data = PyList_CheckExact(pending) ? joined(pending) : Py_NewRef(pending);
         Py_DECREF(pending);
@@ -359,12 +370,9 @@ write_pending(PyObject *module, PyObject *due)
             PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
             Py_CLEAR(data);
         }
-        if (data == NULL)
-            return NULL;
-        Py_INCREF(self);
-        const int wrong = put(self, data);
+        const int wrong = data == NULL || put(self, data) < 0;
         Py_DECREF(self);
-        Py_DECREF(data);
+        Py_XDECREF(data);
         if (wrong)
             return NULL;
     }
