@@ -138,8 +138,10 @@ class Connection(hot.Outlet, asyncio.Protocol):
         as soon as the kernel takes no more. TLS would pause for good at 0, which an empty buffer reaches.
         """
         is_encrypted = transport.get_extra_info("sslcontext") is not None
-        transport.set_write_buffer_limits(1 if is_encrypted else 0)
         transport.set_protocol(self)
+        transport.set_write_buffer_limits(1 if is_encrypted else 0)
+        # An HTTP answer before the handshake may be unsent yet. If it was enough to pause, aiohttp was told, not we.
+        self.paused = transport.get_write_buffer_size() > 0
         self.sweep.connections[self] = None
         self._transport = self.outlet = transport
         self.fd = -1 if is_encrypted else hot.socket_of(transport)
@@ -249,7 +251,9 @@ class Connection(hot.Outlet, asyncio.Protocol):
         self.paused = False
         held, self._held = self._held, None
         if held is not None and self._transport is not None:
-            self._transport.writelines(held.frames)
+            # Not with writelines: asyncio's pauses nobody in Python 3.12.0 to 3.12.8, 3.13.0 and 3.13.1
+            # (CVE-2024-12254), and what is sent past the transport would overtake what it has left.
+            self._transport.write(b"".join(held.frames))
 
     # What the server does.
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from wire import PATIENCE, Peer, closing, masked
@@ -61,12 +61,15 @@ class Service:
         self.accepted: asyncio.Queue[Echo] = asyncio.Queue()
         self.peers: list[Peer] = []
         self.address = ("", 0)
+        #: What is done with a transport before it is taken over.
+        self.prelude: Callable[[asyncio.Transport], None] = lambda transport: None
 
     def accept(self) -> asyncio.Protocol:
         service = self
 
         class Greeter(asyncio.Protocol):
             def connection_made(self, transport: asyncio.Transport) -> None:
+                service.prelude(transport)
                 one = service.kind(service.hub, service.sweep)
                 one.take_over(transport, b"")
                 service.accepted.put_nowait(one)
@@ -602,6 +605,65 @@ async def test_a_client_that_reads_by_fits_and_starts_gets_all_in_order():
         for number in range(read, sent):
             assert (await peer.frame())[1][:8] == b"%08d" % number
         assert await peer.closed_with() == (1000, "")
+
+
+@pytest.mark.parametrize("much", [0, 100_000], ids=["a little", "enough to pause"])
+async def test_what_is_unsent_at_the_handshake_is_not_overtaken(much):
+    """An HTTP answer, say: what follows waits behind it, and against the limit, though its writer was another."""
+    written = bytearray()
+
+    def answer(transport: asyncio.Transport) -> None:
+        while not transport.get_write_buffer_size():
+            transport.write(bytes(4096))
+            written.extend(bytes(4096))
+        transport.write(bytes(much))
+        written.extend(bytes(much))
+
+    async with serving(max_buffer=200_000, send_buffer=16384) as service:
+        service.prelude = answer
+        peer, echo = await service.connect(receive_buffer=16384)
+        assert echo.backlog > much
+        data = peer.socket.recv(1 << 20)  # the kernel has room again, which the transport has not heard of
+        for number in range(3):
+            service.hub.send(echo, frames.text(b"%d" % number))
+            service.hub.flush()
+        expected = bytes(written) + b"".join(frames.text(b"%d" % number) for number in range(3))
+        assert data + await peer.read(len(expected) - len(data)) == expected
+        peer, echo = await service.connect(receive_buffer=16384)
+        await fill(echo)
+        assert echo.end is TOO_SLOW
+        assert echo.backlog < 200_000 + 2 * 4200
+
+
+async def test_what_was_held_is_not_overtaken_where_writelines_pauses_nobody(monkeypatch):
+    """As asyncio's in Python 3.12.0 to 3.12.8 (CVE-2024-12254): what it has left would not be known to be there."""
+    kind = asyncio.selector_events._SelectorSocketTransport
+
+    def careless(transport: asyncio.Transport, lines: list[bytes]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "_maybe_pause_protocol", lambda transport: None)
+            transport.write(b"".join(lines))
+
+    monkeypatch.setattr(kind, "writelines", careless)
+    async with serving(max_buffer=1 << 30, send_buffer=16384) as service:
+        peer, echo = await service.connect(receive_buffer=16384)
+        expected, data = b"", b""
+        while echo._held is None or echo._held.bytes < 1_000_000:
+            frame = frames.text(b"%08d" % len(expected) + bytes(20_000))
+            expected += frame
+            service.hub.send(echo, frame)
+            service.hub.flush()
+        async with asyncio.timeout(PATIENCE):
+            while echo._held is not None:
+                with contextlib.suppress(BlockingIOError):
+                    data += peer.socket.recv(4096)
+                await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            data += peer.socket.recv(1 << 20)  # the kernel has room again, which the transport has not heard of
+        service.hub.send(echo, frames.text(b"last"))
+        service.hub.flush()
+        expected += frames.text(b"last")
+        assert data + await peer.read(len(expected) - len(data)) == expected
 
 
 async def test_a_slow_client_behind_tls_gets_all_in_order(certificate, server_tls):
