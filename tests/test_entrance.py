@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
 import ssl
+import subprocess
+import sys
+import traceback
 from typing import Any
 
 import pytest
@@ -72,6 +76,18 @@ async def test_a_handshake_in_one_piece_is_answered_as_aiohttp_would_have_it(cha
         assert asked(running) == 0
         assert await heard(await running.asking("in two", **change)) == whole
         assert asked(running) == 1
+
+
+def test_it_is_taken_without_aiohttps_parser_in_c():
+    """Where aiohttp was not compiled, its parser in Python reads the same."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "in_one_piece"],
+        env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 async def test_since_is_answered_in_the_greeting():
@@ -211,6 +227,19 @@ async def test_the_origin_that_was_refused_is_logged_once(caplog):
         assert [record.message for record in caplog.records if "another site" in record.message] == [
             "refused a page of another site: origin 'https://evil.example'"
         ]
+
+
+async def test_a_fault_of_a_head_is_told_once(caplog):
+    """aiohttp logs what it found; that the entrance found the same before is not told with it."""
+    async with serving() as running:
+        peer = await running.peer()
+        await peer.send(PASSED["two hosts"])
+        assert b" 400 " in (await heard(peer))[0]
+        (told,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
+        assert "Host" in str(told)
+        while told is not None:
+            assert "entrance" not in "".join(traceback.format_tb(told.__traceback__))
+            told = told.__context__
 
 
 async def test_whoever_is_passed_on_gets_no_more_time():

@@ -12,6 +12,7 @@ paths, heads in pieces, requests with a body, and all that is to be answered wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -80,7 +81,8 @@ class Front(asyncio.Protocol):
         end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
         if end < len(_HEAD_ENDS) or not data.startswith(_REQUEST):
             raise Passed
-        parser = HttpRequestParser(None, None, _MOST_EARLY)  # protocol and loop are for bodies
+        # Protocol and loop are for bodies, but aiohttp's parser in Python asks for a protocol without one, too.
+        parser = HttpRequestParser(self, None, _MOST_EARLY)  # type: ignore[arg-type]
         messages, upgraded, tail = parser.feed_data(data[:end])
         if not upgraded or tail or len(messages) != 1:
             raise Passed
@@ -141,10 +143,11 @@ class Entrance:
         since = self._silent.pop(front, None)
         if since is None:  # it was dropped
             return
-        try:
+        accept: bytes | None = None
+        with contextlib.suppress(Passed, HttpProcessingError, web.HTTPException):
             front.read(data)
             accept = handshake.examine(front, self._gateway.settings.allowed_origins)
-        except (Passed, HttpProcessingError, web.HTTPException):
+        if accept is None:  # passed on here, not where the error was caught: aiohttp's log would tell of that one, too
             self._pass_on(front, data, since)
             return
         rest = self._gateway.step(self._greet(front, accept))
