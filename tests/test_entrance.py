@@ -298,6 +298,36 @@ async def test_a_handshake_without_end_does_not_hold_up_the_end(monkeypatch):
         assert not running.gateway.sweep.connections
 
 
+async def test_a_broker_that_takes_nothing_back_does_not_hold_up_the_end(monkeypatch):
+    """A handshake that is cut off gives back what it had, and nobody waits for that longer than a moment."""
+    monkeypatch.setattr(entrance, "_FAREWELL", 0.05)
+
+    class Stuck(MemoryBroker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked = asyncio.Event()
+            self.given_back = asyncio.Event()
+            self.gate = asyncio.Event()
+
+        async def subscribe(self, rooms: Any) -> None:
+            self.asked.set()
+            await self.gate.wait()
+
+        async def release(self, user_id: int | str, connection: int) -> None:
+            self.given_back.set()
+            await self.gate.wait()
+
+    broker = Stuck()
+    async with serving(broker=broker) as running:
+        peer = await running.asking("whole")
+        async with asyncio.timeout(PATIENCE):
+            await broker.asked.wait()
+            await running.server.stop()
+            await peer.cut_off()
+        assert broker.given_back.is_set()
+        broker.gate.set()
+
+
 async def test_nobody_comes_in_after_the_end():
     """Whoever was on the way in when the entrance closed is closed, too."""
     async with serving() as running:

@@ -34,7 +34,8 @@ _HEAD_ENDS: Final = b"\r\n\r\n"
 #: So many bytes may come behind a head while its handshake waits for the broker; then the socket is not read. aiohttp's
 #: own limit.
 _MOST_EARLY: Final = 2**18
-#: How long the end of the server waits for handshakes that are under way, in seconds.
+#: How long the end of the server waits for handshakes that are under way, in seconds, and once more for them to be
+#: cut off.
 _FAREWELL: Final = 1.0
 
 
@@ -121,7 +122,8 @@ class Entrance:
         self._silent: Final[dict[Front, float]] = {}
         #: Since when each connection is with aiohttp that has not sent a whole request.
         self._halves: dict[RequestHandler, float] = {}
-        self._greeting: Final[set[asyncio.Task[None]]] = set()
+        #: The handshakes that wait for the broker.
+        self._greeting: Final[dict[asyncio.Task[None], Front]] = {}
         self._closed = False
 
     def __call__(self) -> Front:
@@ -152,8 +154,8 @@ class Entrance:
             return
         rest = self._gateway.step(self._greet(front, accept))
         if rest is not None:
-            self._greeting.add(rest)
-            rest.add_done_callback(self._greeting.discard)
+            self._greeting[rest] = front
+            rest.add_done_callback(self._greeting.pop)
 
     def _pass_on(self, front: Front, data: bytes, since: float) -> None:
         """Let aiohttp have the connection, which began at ``since``, as if it had been the first to read ``data``."""
@@ -194,7 +196,7 @@ class Entrance:
                 self._drop(front)
 
     def _drop(self, front: Front) -> None:
-        """Close a connection that has sent nothing; what it still sends is not read."""
+        """Close a connection that was not let in; what it still sends is not read."""
         self._silent.pop(front, None)
         if front.transport is not None:
             front.transport.close()
@@ -207,5 +209,7 @@ class Entrance:
         if self._greeting:
             _, late = await asyncio.wait(self._greeting, timeout=_FAREWELL)
             for task in late:
+                self._drop(self._greeting[task])
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            if late:  # what they had is given back, unless the broker does not answer to that either
+                await asyncio.wait(late, timeout=_FAREWELL)
