@@ -68,7 +68,7 @@ class Running:
 
     def visitor(self) -> Front | RequestHandler:
         """The one connection whose handshake is under way."""
-        (only,) = [*self.at_aiohttp, *(one for one in gc.get_objects() if isinstance(one, Front))]
+        (only,) = [*self.at_aiohttp, *(one for one in gc.get_objects() if type(one) is Front)]
         return only
 
     async def asking(self, way: str, **change: Any) -> Peer:

@@ -473,6 +473,7 @@ class Authority:
         extension: x509.ExtensionType,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
+        is_authority = isinstance(extension, x509.BasicConstraints)
         return (
             x509.CertificateBuilder(
                 issuer,
@@ -482,7 +483,24 @@ class Authority:
                 now - timedelta(hours=1),
                 now + timedelta(days=1),
             )
-            .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+            .add_extension(extension, critical=is_authority)
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=True,
+                    key_cert_sign=is_authority,
+                    crl_sign=is_authority,
+                    content_commitment=False,
+                    key_encipherment=False,
+                    data_encipherment=False,
+                    key_agreement=False,
+                    encipher_only=False,
+                    decipher_only=False,
+                ),
+                critical=True,
+            )
+            # Whose keys these are, and what for: from Python 3.13 on none is trusted without.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
             .sign(issuer_key, hashes.SHA256())
         )
 

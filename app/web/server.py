@@ -104,7 +104,7 @@ class Server:
             return [await loop.create_server(factory, sock=one, **options) for one in address.sockets]
         if not address.sockets:
             return [await loop.create_unix_server(factory, str(address.unix_socket), **options)]
-        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):  # not uvloop
+        if sys.version_info >= (3, 13):
             options["cleanup_socket"] = False  # others serve the path still when this process ends
         return [await loop.create_unix_server(factory, sock=one, **options) for one in address.sockets]
 
