@@ -11,15 +11,29 @@ from typing import Any
 
 from roomcast.settings import Settings
 
+# A word may begin behind an escape, such as the \r of a repr, and a space be one.
+_BEGINS = r"(?:\b|(?<=\\[a-z]))"
+_SPACE = r"(?:\s|\\{1,4}[a-z])"
+
 #: What must not be read in a log, each with what is written instead. Tokens travel in URLs, in headers, in the
 #: subprotocol pair ``bearer, <token>`` and in frames; the last pattern finds a JWT wherever it is. Quotes may be
 #: escaped, for a secret can be in a repr in a JSON string.
 SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b((?:[a-z_]*token|ticket)(?:=|%3D))[^\s&\"'\\<>#;,)\]}]+"), r"\1***"),
     (re.compile(r"(?i)(\b(?:[a-z_]*token|ticket)\\*[\"']\s*:\s*\\*[\"'])[^\"'\\]+"), r"\1***"),
-    (re.compile(r"(?i)(\bauthorization\b[\"'\\)\],>]*\s*[:=,]\s*b?[\"'\\(<]*)(?:[a-z]+\s+)?[^\s\"'\\,)>]+"), r"\1***"),
-    (re.compile(r"(?i)(\bbearer\b[\"'\\]*(?:\s|%20|,|%2C)+[\"'\\]*)[^\s\"'\\,)>]+"), r"\1***"),
-    (re.compile(r"(?:(?<![A-Za-z0-9_-])|(?<=%3D)|(?<=%20))eyJ[A-Za-z0-9_-]+(?:(?:\.|%2E)[A-Za-z0-9_-]*){2}"), "***"),
+    (
+        re.compile(
+            rf"(?i)({_BEGINS}authorization\b[\"'\\)\],>]*{_SPACE}*[:=,]{_SPACE}*b?[\"'\\(<]*)(?:[a-z]+{_SPACE}+)?[^\s\"'\\,)>]+"
+        ),
+        r"\1***",
+    ),
+    (re.compile(rf"(?i)({_BEGINS}bearer(?:\b[\"'\\]*(?:{_SPACE}|%20|,|%2C)+[\"'\\]*))[^\s\"'\\,)>]+"), r"\1***"),
+    (
+        re.compile(
+            r"(?:(?<![A-Za-z0-9_-])|(?<=%3D)|(?<=%20)|(?<=\\[a-z])|(?<=\\x[0-9a-f]{2}))eyJ[A-Za-z0-9_-]+(?:(?:\.|%2E)[A-Za-z0-9_-]*){2}"
+        ),
+        "***",
+    ),
 )
 
 # Control characters, line and paragraph separators, and what reverses the direction of writing.
