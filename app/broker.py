@@ -105,6 +105,9 @@ class Listener(Protocol):
     def on_signal(self, message: bytes) -> None:
         """A message that some node sent to all nodes with ``signal``; perhaps before ``signal`` returns."""
 
+    def on_signals_lost(self) -> None:
+        """Messages of ``signal`` were lost for good, perhaps: how many, and what they said, nobody knows."""
+
 
 class Count(NamedTuple):
     """A figure of the broker for the metrics; one that ``grows`` only ever does, others go up and down."""

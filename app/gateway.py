@@ -63,6 +63,8 @@ LEFT_OTHERWISE: Final = Close(0, "Closed By Client", reconnect=False)
 _FAREWELL: Final = 2.0
 #: The deadline of a command that was cut off; one that goes on all the same is cut off again.
 _CUT_OFF: Final = 0.0
+#: Between two questions to a broker that is away, whether tokens were revoked, in seconds.
+_ASK_AGAIN: Final = 1.0
 #: The length of the digest of a keyed command's data, in bytes: nobody finds two of one by chance, and none of 128 bits
 #: on purpose within the five minutes that a key lives.
 _DIGEST: Final = 16
@@ -614,6 +616,31 @@ class Gateway:
                 room = order["room"]
                 self._note("removed from a room", client, room)
                 self._begin_beside(self.membership.take_out(client, room, f"Removed from room {room}"))
+
+    def on_signals_lost(self) -> None:
+        """Find out by asking whose tokens were revoked meanwhile; kicks and disconnects last no longer anyway."""
+        self.revocations.hear()
+        self.spawn(self._review_tokens())
+
+    async def _review_tokens(self) -> None:
+        """Close all here whose token was revoked; who comes from now on is checked on the way in."""
+        for client in [one for here in self.hub.personal.values() for one in here if isinstance(one, Client)]:
+            identity = client.identity
+            if not await self._still_good(identity) and client.identity is identity:  # a newer one was checked, too
+                self._note("token revoked", client, "closed")
+                client.close(AUTHENTICATION_FAILED)
+
+    async def _still_good(self, identity: Identity) -> bool:
+        """Whether the token of ``identity`` was not revoked; asks until the broker tells."""
+        while True:
+            try:
+                await self.revocations.check(identity)
+            except AuthenticationFailed:
+                return False
+            except Unavailable:
+                await asyncio.sleep(_ASK_AGAIN)
+            else:
+                return True
 
     async def kick(self, room: str, user_id: UserId) -> None:
         """Take all connections of a user out of ``room``, on every node. Nothing keeps the user from joining again."""

@@ -27,6 +27,7 @@ class Heard:
         self.events: list[tuple[str, str, bytes]] = []
         self.resyncs: list[tuple[str, str]] = []
         self.signals: list[bytes] = []
+        self.signals_lost = 0
         self.gone: list[tuple[str, Member, int]] = []
         self.back: list[tuple[str, Member, int]] = []
         self._told = asyncio.Event()
@@ -49,6 +50,10 @@ class Heard:
 
     def on_signal(self, message: bytes) -> None:
         self.signals.append(message)
+        self._told.set()
+
+    def on_signals_lost(self) -> None:
+        self.signals_lost += 1
         self._told.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from redis_servers import RedisServer
+from redis_servers import FreshRedis, RedisServer
 from serving import call, connect, refused, running, token_for
+from tcp_proxy import Proxy
 
 from roomcast.redis.broker import RedisBroker
 from roomcast.redis.urls import parse
@@ -196,3 +197,24 @@ async def test_rooms_and_ready(nodes: Nodes) -> None:
         _, body = await call(b, "GET", "/api/v1/rooms")
         assert [room["room"] for room in body["rooms"]] == [ROOM]
         assert (await call(b, "GET", "/health/ready"))[0] == 200
+
+
+async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedis) -> None:
+    """A node that was cut off for longer than signals are kept asks whose tokens were revoked; others stay."""
+    redis = await fresh_redis()
+    async with Proxy("127.0.0.1", redis.port) as proxy:
+        whole = RedisBroker(parse(redis.url), history_size=1)
+        cut_off = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), history_size=1)
+        async with (
+            running(broker=whole) as a,
+            running(broker=cut_off) as b,
+            connect(b, token=token_for(jti="stolen")) as thief,
+            connect(b, token=token_for(jti="2")) as alice,
+        ):
+            await proxy.stop()
+            await call(a, "DELETE", "/api/v1/users/1/tokens/stolen")
+            for _ in range(250):
+                await a.gateway.disconnect("nobody")
+            await proxy.start()
+            assert await thief.closed() == (4401, "Authentication Failed")
+            assert await alice.settled() == []

@@ -50,6 +50,7 @@ class _Ears:
         self.on_gone: Final = listener.on_gone
         self.on_back: Final = listener.on_back
         self.on_signal: Final = listener.on_signal
+        self.on_signals_lost: Final = listener.on_signals_lost
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Pass it on."""
@@ -60,7 +61,9 @@ class _Ears:
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Pass it on."""
-        if room != SIGNALS:
+        if room == SIGNALS:
+            self._listener.on_signals_lost()
+        else:
             self._listener.on_resync(room, last_id)
 
 
