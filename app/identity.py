@@ -61,8 +61,14 @@ class Identity:
 
     @property
     def token_id(self) -> str | None:
-        """The token's ``jti`` (RFC 7519, section 4.1.7), by which it can be revoked; None if that is no text."""
+        """The token's ``jti`` (RFC 7519, section 4.1.7), by which it can be revoked; None if it has none.
+
+        It should be a text, but backends that number their tokens leave it a number: then it is that in digits, lest
+        a revocation of ``42`` be answered with 200 and miss the token with 42.
+        """
         given = self.claims.get("jti")
+        if type(given) is int:
+            return str(given)
         return given if isinstance(given, str) and given else None
 
     def allows(self, room: str) -> bool:

@@ -84,6 +84,17 @@ async def test_one_token_is_revoked_by_its_id(serve: Serve):
             assert await user.settled() == []
 
 
+async def test_a_token_whose_id_is_a_number_is_revoked_too(serve: Serve):
+    """RFC 7519 wants a text, backends that count theirs give a number: its digits name it in the path."""
+    server = await serve()
+    async with connect(server, token=token_for(jti=42)) as thief, connect(server, token=token_for(jti=True)) as alice:
+        for jti in ("42", "True", "1", "true"):
+            assert (await call(server, "DELETE", f"{OF_ALICE}/{jti}"))[0] == 200
+        assert await thief.closed() == REFUSED
+        assert await refused(server, at(token_for(jti=42))) == REFUSED
+        assert await alice.settled() == []
+
+
 async def test_a_ticket_is_as_good_as_its_token(serve: Serve):
     """A ticket got before cannot be used, and none is given any more."""
     server = await serve()
