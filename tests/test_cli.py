@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
@@ -193,6 +194,15 @@ def test_a_token_says_what_was_asked():
     assert (identity.user_id, identity.username) == (1, "alice")
     assert identity.rooms == ("channel:*", "task:7")
     assert identity.claims == {"team": "red", "n": 2}
+
+
+def test_a_token_says_when_it_was_made():
+    """Without that it would be taken for older than any revocation of its user's tokens; a claim of one's own wins."""
+    begun = int(time.time())
+    issued = made("--user-id", "1").issued
+    assert issued is not None
+    assert begun <= issued <= time.time()
+    assert made("--user-id", "1", "--claim", "iat=5").issued == 5
 
 
 def test_an_id_that_is_no_plain_number_stays_a_text():

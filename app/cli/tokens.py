@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -37,11 +38,12 @@ def mint(
 ) -> str:
     """Return a token that a server with ``settings`` accepts for ``user``; raise ``RoomcastError`` if none would be.
 
-    ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become its ``aud`` and ``iss``; ``claims`` win over them.
+    ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become its ``aud`` and ``iss``, and now its ``iat``, without which it would
+    count as older than any revocation; ``claims`` win over them.
     """
     assert settings.jwt_secret is not None
-    parties = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer}
-    extra = {name: value for name, value in parties.items() if value is not None} | dict(claims or {})
+    own = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "iat": int(time.time())}
+    extra = {name: value for name, value in own.items() if value is not None} | dict(claims or {})
     token = make_token(
         settings.jwt_secret,
         user_id=user,
