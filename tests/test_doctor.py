@@ -11,7 +11,7 @@ from roomcast.cli.doctor import FAIL, OK, RIGHTS, WARN, server
 from roomcast.cli.doctor import redis as redis_findings
 from roomcast.redis.survey import Facts
 
-GOOD = {"maxmemory": "100mb", "maxmemory_policy": "noeviction"}
+GOOD = {"maxmemory": "100mb", "maxmemory_policy": "noeviction", "appendonly": "yes"}
 NEEDS = "Redis does all that nodes need."
 
 
@@ -54,6 +54,15 @@ async def test_a_redis_that_forgets_is_a_failure(fresh_redis: FreshRedis, redis_
     found = await findings(redis.url, redis_prefix)
     assert one(found, "maxmemory-policy volatile-lru") == WARN
     assert one(found, "has no maxmemory") == WARN
+
+
+async def test_a_redis_that_forgets_revocations_is_pointed_out(fresh_redis: FreshRedis, redis_prefix: str):
+    """Without an append-only file they are gone at a restart; one that does not tell is not blamed."""
+    words = "forgets at a restart which tokens were revoked"
+    redis = await fresh_redis(**GOOD | {"appendonly": "no"})
+    assert one(await findings(redis.url, redis_prefix), words) == WARN
+    silent = Facts("cache:6379", "Redis", (7, 2), 1, 100, 1000, "noeviction", 2**25, None)
+    assert not [finding for finding in server(silent, is_cluster=False) if words in finding.sentence]
 
 
 async def test_a_redis_that_is_nearly_full_is_pointed_out(fresh_redis: FreshRedis, redis_prefix: str):
@@ -135,7 +144,7 @@ async def test_the_primary_that_sentinel_names_is_looked_at(sentinel_trio: Senti
 @pytest.mark.parametrize(("version", "is_cluster"), [((6, 0, 16), False), ((6, 2, 14), True)])
 def test_a_redis_that_is_too_old_is_a_failure(version: tuple[int, ...], is_cluster: bool):
     """A Cluster must be younger, for its announcements to go to the nodes that want them alone."""
-    facts = Facts("cache:6379", "Redis", version, 1, 100, 1000, "noeviction", 2**25)
+    facts = Facts("cache:6379", "Redis", version, 1, 100, 1000, "noeviction", 2**25, True)
     found = {finding.sentence: finding.level for finding in server(facts, is_cluster)}
     assert one(found, "Redis at cache:6379 is too old") == FAIL
     (good,) = [finding for finding in server(facts, not is_cluster) if "version" in finding.sentence]

@@ -217,6 +217,10 @@ def server(facts: Facts, is_cluster: bool) -> Iterator[Finding]:
         wanted = ".".join(map(str, oldest))
         yield Finding(FAIL, f"{name} is too old: it is version {version}, and must be {wanted} or later.")
     yield from _memory(facts, name)
+    if facts.remembers is False:
+        yield Finding(
+            WARN, f"{name} forgets at a restart which tokens were revoked; set appendonly yes, unless you revoke none."
+        )
     if facts.backlog is None:
         yield Finding(OK, f"{name} does not tell its client-output-buffer-limit for pubsub; its default is good.")
     elif facts.backlog == 0:

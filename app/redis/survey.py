@@ -18,7 +18,8 @@ class Facts(NamedTuple):
     """What a server says of itself, sizes in bytes.
 
     ``limit`` is maxmemory, 0 for none. ``backlog`` is what may wait for a subscriber before the server cuts it off, 0
-    for any amount, and None if the server does not tell.
+    for any amount, and None if the server does not tell. ``remembers`` is whether a restart loses next to nothing, for
+    each write goes into its append-only file; None if it does not tell.
     """
 
     address: str
@@ -29,6 +30,7 @@ class Facts(NamedTuple):
     machine: int
     policy: str
     backlog: int | None
+    remembers: bool | None
 
 
 async def survey(target: Target, timeout: float) -> list[Facts]:  # noqa: ASYNC109  # the links keep it
@@ -78,6 +80,7 @@ async def _ask(link: Link, address: str) -> Facts:
         machine=int(info.get("total_system_memory", 0)),
         policy=info.get("maxmemory_policy", ""),
         backlog=backlog,
+        remembers={"1": True, "0": False}.get(info.get("aof_enabled", "")),
     )
 
 
