@@ -137,6 +137,8 @@ const FINAL = new Set([1002, 1003, 1007, 1009, 4401, 4403, 4410]);
 const KEYS_LAST = 270_000;
 /** A connection that held for so long was a good one: the next attempt is the first again. */
 const STABLE = 5_000;
+/** Tokens tell when they were issued in seconds: one made in the same second could not be told from those revoked. */
+const SECOND = 1_000;
 /** How long an answer may take when there is reason to doubt the connection. */
 const PROBE = 5_000;
 /** The server lets a client run five seconds ahead of its rate. */
@@ -299,13 +301,14 @@ class Link {
   #lost(code, reason, refused = code === 4401 || code === 4403 ? [code, reason] : null) {
     this.#hangUp();
     if (this.#openedAt && Date.now() - this.#openedAt > STABLE) this.#attempts = 0;
+    const revoked = this.#openedAt && code === 4401;
     this.#openedAt = 0;
     if (!this.#options.reconnect || (FINAL.has(code) && !(refused && this.#host.renewable))) {
       this.#finish(code, reason);
       return;
     }
     this.#refused = refused;
-    const delay = this.#delay(code);
+    const delay = Math.max(this.#delay(code), revoked ? SECOND : 0);
     this.#attempts++;
     this.#after("retry", delay, () => this.#open());
     this.#change("waiting", { code, reason, delay, retryAt: Date.now() + delay });

@@ -68,7 +68,8 @@ class Running:
 
     def visitor(self) -> Front | RequestHandler:
         """The one connection whose handshake is under way."""
-        (only,) = [*self.at_aiohttp, *(one for one in gc.get_objects() if type(one) is Front)]
+        fronts = [one for one in gc.get_objects() if type(one) is Front and one._entrance is self.server._entrance]
+        (only,) = [*self.at_aiohttp, *(one for one in fronts if one.transport is not None)]
         return only
 
     async def asking(self, way: str, **change: Any) -> Peer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -476,6 +477,16 @@ async def test_a_refused_token_is_replaced_or_the_end(start, server):
     assert (await bob.js("await outcomes([client.connect()])"))[0]["code"] == "closed"
     assert await bob.js("heard.at(-1).data.code") == 4401
     assert len(bob.asked) == 2
+
+
+async def test_after_a_revocation_the_next_seconds_token_is_asked_for(start, server):
+    """A token says in whole seconds when it was issued: one made at once would be as old as those revoked."""
+    alice = await start(lambda about: token_for(iat=int(time.time())), join=ROOM)
+    for times in (1, 2):
+        await server.gateway.revocations.revoke_all(1, int(time.time()) + 1)
+        await alice.until(f"types('connected').length === {times + 1}")
+        assert len(alice.asked) == times + 1, "no token was asked for in vain"
+    assert await alice.js("states()") == ["connecting", "open", *["waiting", "connecting", "open"] * 2]
 
 
 async def test_a_provider_that_fails_is_asked_again(start):

@@ -199,6 +199,15 @@ async def test_a_wrong_time_is_told_so_and_revokes_nothing(serve: Serve, query: 
         assert await alice.settled() == []
 
 
+async def test_a_query_for_one_token_is_refused(serve: Serve):
+    """A time, say, that would be without effect: nothing is revoked."""
+    server = await serve()
+    async with connect(server, token=token_for(jti="t")) as alice:
+        status, body = await call(server, "DELETE", f"{OF_ALICE}/t?before=1")
+        assert (status, body["error"]) == (400, "'before': the query must be empty.")
+        assert await alice.settled() == []
+
+
 async def test_the_log_says_who_was_closed(serve: Serve, caplog: pytest.LogCaptureFixture):
     """An operator finds user, address and reason, and no token id, which could be a secret."""
     caplog.set_level("INFO", "roomcast")
@@ -206,7 +215,10 @@ async def test_the_log_says_who_was_closed(serve: Serve, caplog: pytest.LogCaptu
     async with connect(server, token=token_for(jti="s3cret-id")) as alice:
         await call(server, "DELETE", f"{OF_ALICE}/s3cret-id")
         await alice.closed()
+        await call(server, "DELETE", f"{OF_ALICE}?before=1000000000.5")
     assert "token revoked: user 1 (alice) from 127.0.0.1: closed" in caplog.messages
+    assert "revoked a token of user 1" in caplog.messages
+    assert "revoked the tokens of user 1 from before 1000000000.5" in caplog.messages
     assert "s3cret-id" not in caplog.text
 
 

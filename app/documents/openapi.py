@@ -229,7 +229,7 @@ def _paths() -> dict[str, JsonSchema]:
                 "operationId": "revoke_one",
                 "summary": "Revoke the token of a user that has this jti.",
                 "parameters": _reference("user_id", "jti"),
-                "responses": _answers(_object(user_id=_USER, jti=_TEXT), "422"),
+                "responses": _answers(_object(user_id=_USER, jti=_TEXT), "400", "422"),
             }
         },
         f"{_ROOT}/tickets": {

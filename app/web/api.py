@@ -6,6 +6,7 @@ The codes of errors are those of error frames (``errors.ERROR_CODES``) and of ``
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from .once import once
 
 if TYPE_CHECKING:
     from ..broker import Publication, UserId
+
+log = logging.getLogger("roomcast.api")
 
 ROOT: Final = "/api/v1"
 MAX_HISTORY: Final = 1000
@@ -188,7 +191,8 @@ def _only(request: web.Request, *names: str) -> Mapping[str, str]:
     query = request.rel_url.query
     for name in query:
         if name not in names or len(query.getall(name)) > 1:
-            raise Failure("bad_query", f"{name[:60]!r}: the query may have {' and '.join(names)}, each once.")
+            allowed = f"may have {' and '.join(names)}, each once" if names else "must be empty"
+            raise Failure("bad_query", f"{name[:60]!r}: the query {allowed}.")
     return query
 
 
@@ -226,6 +230,7 @@ async def revoke_all(request: web.Request) -> web.StreamResponse:
     gateway, user_id = request.app[GATEWAY], _user_id(request)
     before = _before(request, floor(time.time()) + 1)
     await gateway.revocations.revoke_all(user_id, before)
+    log.info("revoked the tokens of user %s from before %.12g", user_id, before)
     return answer({"user_id": user_id, "before": before})
 
 
@@ -233,8 +238,10 @@ async def revoke_all(request: web.Request) -> web.StreamResponse:
 async def revoke_one(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE …/users/{user_id}/tokens/{jti}``: this token of the user counts no longer."""
     gateway, user_id = request.app[GATEWAY], _user_id(request)
+    _only(request)
     token_id = request.match_info["jti"]
     await gateway.revocations.revoke_one(user_id, token_id)
+    log.info("revoked a token of user %s", user_id)
     return answer({"user_id": user_id, "jti": token_id})
 
 
