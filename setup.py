@@ -7,6 +7,12 @@ import os
 
 from setuptools import Extension, setup
 
-native = Extension("roomcast._native", ["native/native.c"], extra_compile_args=["-O2"], optional=True)
+native = Extension(
+    "roomcast._native",
+    ["native/native.c", "native/ring.c"],
+    depends=["native/ring.h"],
+    extra_compile_args=["-O2"],
+    optional=True,
+)
 
 setup(ext_modules=[] if os.name == "nt" else [native])

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-from .hot import Outlet, spread, write_all, write_pending
+from .hot import Outlet, batches_writes, spread, write_pending
 
 #: Upper bounds of the delivery time histogram, in seconds.
 DELIVERY_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -58,6 +58,7 @@ class Hub:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Final = loop
+        batches_writes()  # found out now: a sandbox that kills who asks for io_uring shall do it at the start
         self.rooms: Final[dict[str, Room]] = {}
         #: The users' own rooms, apart because nearly each has one member: a tuple is 300 bytes less than a ``Room``.
         self.personal: Final[dict[str, tuple[Outlet, ...]]] = {}
@@ -191,27 +192,16 @@ class Hub:
         rooms = self._rooms_due
         self._rooms_due = []
         delivered = 0
-        if len(rooms) == 1 and not self._connections_due and rooms[0].late is None:
-            self._scheduled = False
-            delivered = self._write_room(rooms[0])
-        else:
-            for room in rooms:
-                delivered += self._spread(room)
-            due = self._connections_due
-            self._connections_due = []
-            self._scheduled = False
-            write_pending(due)
+        for room in rooms:
+            delivered += self._spread(room)
+        due = self._connections_due
+        self._connections_due = []
+        self._scheduled = False
+        write_pending(due)
         if delivered:
             took = time.perf_counter() - self._since
             self.delivery_counts[bisect_left(DELIVERY_BOUNDS, took)] += delivered
             self.delivery_seconds += took * delivered
-
-    @staticmethod
-    def _write_room(room: Room) -> int:
-        """Write a lone room's frames straight to its members."""
-        frames = room.take()
-        write_all(room.members, frames[0] if len(frames) == 1 else b"".join(frames))
-        return len(frames) * len(room.members)
 
     def _spread(self, room: Room) -> int:
         """Add a room's frames to what each of its members will get in this turn."""

@@ -15,9 +15,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* macOS: uvloop and asyncio ignore SIGPIPE, as Python does */
-#endif
+#include "ring.h"
 
 static PyObject *str_write, *str_hold;
 
@@ -252,28 +250,6 @@ put(Outlet *self, PyObject *data)
     return wrong;
 }
 
-static PyObject *
-write_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    if (count != 2 || !PyDict_Check(args[0]) || !PyBytes_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "write_all(outlets: dict[Outlet, None], data: bytes)");
-        return NULL;
-    }
-    Py_ssize_t position = 0;
-    PyObject *key, *value;
-    while (PyDict_Next(args[0], &position, &key, &value)) {
-        Outlet *self = as_outlet(key);
-        if (self == NULL)
-            return NULL;
-        Py_INCREF(self);
-        const int wrong = put(self, args[1]);
-        Py_DECREF(self);
-        if (wrong)
-            return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 /* Add `data` to what waits for `self`, for which somebody holds a reference; if nothing did, add `self` to `due`. */
 static int
 add(Outlet *self, PyObject *data, PyObject *due)
@@ -330,7 +306,7 @@ joined(PyObject *pieces)
     Py_ssize_t size = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *piece = PyList_GET_ITEM(pieces, i);
-        if (!PyBytes_Check(piece)) {
+        if (!PyBytes_CheckExact(piece)) {
             PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
             return NULL;
         }
@@ -348,6 +324,72 @@ joined(PyObject *pieces)
     return whole;
 }
 
+/* Take what is pending for `self`, in one piece: bytes, None if nothing is, or NULL with an error. */
+static PyObject *
+take_pending(Outlet *self)
+{
+    PyObject *pending = self->pending;
+    if (pending == Py_None || pending == NULL)
+        return Py_NewRef(Py_None); /* it was closed meanwhile */
+    PyObject *data = NULL;
+    self->pending = Py_NewRef(Py_None);
+    if (PyList_CheckExact(pending))
+        data = joined(pending);
+    else if (PyBytes_CheckExact(pending))
+        data = Py_NewRef(pending);
+    else
+        PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
+    Py_DECREF(pending);
+    return data;
+}
+
+/* Send what is pending for those of `due` from `from` to `to` who can be sent to past the transport, and leave pending
+ * what the kernel did not take. No Python runs here, which could close one of the sockets before it was written to. */
+static int
+send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
+{
+    static struct sending sendings[RING_SIZE];
+    static PyObject *data[RING_SIZE];
+    static Outlet *whose[RING_SIZE];
+    int count = 0, wrong = 0;
+    for (Py_ssize_t i = from; i < to && !wrong; i++) {
+        Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
+        wrong = self == NULL;
+        if (wrong || self->fd < 0 || self->paused || self->outlet == Py_None)
+            continue;
+        PyObject *taken = take_pending(self);
+        wrong = taken == NULL;
+        if (wrong)
+            continue;
+        if (taken == Py_None) {
+            Py_DECREF(taken);
+            continue;
+        }
+        whose[count] = self;
+        data[count] = taken;
+        sendings[count].fd = self->fd;
+        sendings[count].data = PyBytes_AS_STRING(taken);
+        sendings[count].size = PyBytes_GET_SIZE(taken);
+        count++;
+    }
+    ring_send(sendings, count);
+    for (int i = 0; i < count; i++) {
+        const struct sending *one = &sendings[i];
+        if (one->sent != one->size) {
+            PyObject *rest = one->sent == 0 ? Py_NewRef(data[i]) : PyBytes_FromStringAndSize(one->data + one->sent, one->size - one->sent);
+            if (rest == NULL)
+                wrong = 1;
+            else
+                Py_SETREF(whose[i]->pending, rest);
+        }
+        Py_DECREF(data[i]);
+    }
+    return wrong ? -1 : 0;
+}
+
+/* From so many on the ring is worth its while. */
+#define MANY 4
+
 static PyObject *
 write_pending(PyObject *module, PyObject *due)
 {
@@ -355,36 +397,41 @@ write_pending(PyObject *module, PyObject *due)
         PyErr_SetString(PyExc_TypeError, "write_pending(due: list[Outlet])");
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(due); i++) {
-        Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
-        if (self == NULL)
+    const int by_ring = PyList_GET_SIZE(due) >= MANY && ring_is_ready();
+    for (Py_ssize_t from = 0, to; from < PyList_GET_SIZE(due); from = to) {
+        to = Py_MIN(from + RING_SIZE, PyList_GET_SIZE(due));
+        if (by_ring && send_pending(due, from, to) < 0)
             return NULL;
-        PyObject *pending = self->pending, *data;
-        if (pending == Py_None || pending == NULL)
-            continue; /* it was closed meanwhile */
-        Py_INCREF(self);
-        self->pending = Py_NewRef(Py_None);
-        data = PyList_CheckExact(pending) ? joined(pending) : Py_NewRef(pending);
-        Py_DECREF(pending);
-        if (data != NULL && !PyBytes_Check(data)) {
-            PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
-            Py_CLEAR(data);
+        for (Py_ssize_t i = from; i < to && i < PyList_GET_SIZE(due); i++) {
+            Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
+            if (self == NULL)
+                return NULL;
+            if (self->pending == Py_None)
+                continue;
+            Py_INCREF(self);
+            PyObject *data = take_pending(self);
+            const int wrong = data == NULL || (data != Py_None && put(self, data) < 0);
+            Py_DECREF(self);
+            Py_XDECREF(data);
+            if (wrong)
+                return NULL;
         }
-        const int wrong = data == NULL || put(self, data) < 0;
-        Py_DECREF(self);
-        Py_XDECREF(data);
-        if (wrong)
-            return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+batches_writes(PyObject *module, PyObject *unused)
+{
+    return PyBool_FromLong(ring_is_ready());
 }
 
 static PyMethodDef functions[] = {
     {"texts", (PyCFunction)(void (*)(void))texts, METH_FASTCALL, "See frames.py."},
     {"event", (PyCFunction)(void (*)(void))event, METH_FASTCALL, "See frames.py."},
-    {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "See outlet.py."},
     {"spread", (PyCFunction)(void (*)(void))spread, METH_FASTCALL, "See outlet.py."},
     {"write_pending", write_pending, METH_O, "See outlet.py."},
+    {"batches_writes", batches_writes, METH_NOARGS, "See outlet.py."},
     {NULL},
 };
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -32,7 +33,6 @@ PYTHON = SimpleNamespace(
     texts=frames.texts,
     event=frames.event,
     Outlet=outlet.Outlet,
-    write_all=outlet.write_all,
     spread=outlet.spread,
     write_pending=outlet.write_pending,
 )
@@ -173,14 +173,12 @@ def after(kind: Kind, work: Callable[[Kind, dict[Any, None], list[Any]], None]) 
 
 
 WORK: dict[str, Callable[[Kind, dict[Any, None], list[Any]], None]] = {
-    "write_all": lambda kind, outlets, due: kind.write_all(outlets, b"data"),
-    "write_all of nothing": lambda kind, outlets, due: kind.write_all(outlets, b""),
     "spread": lambda kind, outlets, due: kind.spread(outlets, b"data", due),
     "spread twice": lambda kind, outlets, due: [kind.spread(outlets, b"%d" % n, due) for n in range(3)],
     "write_pending": lambda kind, outlets, due: kind.write_pending(list(outlets)),
     "write_pending twice": lambda kind, outlets, due: [kind.write_pending(list(outlets)) for _ in range(2)],
     "spread, then write": lambda kind, outlets, due: (kind.spread(outlets, b"data", due), kind.write_pending(due)),
-    "nobody": lambda kind, outlets, due: (kind.spread({}, b"", due), kind.write_all({}, b""), kind.write_pending([])),
+    "nobody": lambda kind, outlets, due: (kind.spread({}, b"", due), kind.write_pending([])),
 }
 
 
@@ -214,12 +212,10 @@ def test_an_outlet_that_refers_to_itself_is_freed(kind: Kind) -> None:
 @both
 def test_a_failure_is_raised(kind: Kind) -> None:
     """What a transport or an outlet raises reaches the caller."""
-    for work in (
-        lambda one: kind.write_all({one: None}, b"x"),
-        lambda one: (kind.spread({one: None}, b"x", due := []), kind.write_pending(due)),
-    ):
-        with pytest.raises(RuntimeError, match="it fails"):
-            work(outlet_of(kind, fails=True))
+    one = outlet_of(kind, fails=True)
+    kind.spread({one: None}, b"x", due := [])
+    with pytest.raises(RuntimeError, match="it fails"):
+        kind.write_pending(due)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +226,12 @@ def test_a_failure_is_raised(kind: Kind) -> None:
         lambda: hot.texts(b"x"),
         lambda: hot.event("x", "1"),
         lambda: hot.event(b"x", b"1"),
-        lambda: hot.write_all({1: None}, b"x"),
-        lambda: hot.write_all([], b"x"),
-        lambda: hot.write_all({}, "x"),
+        lambda: hot.spread([], b"x", []),
+        lambda: hot.spread({}, "x", []),
         lambda: hot.spread({1: None}, b"x", []),
         lambda: hot.spread({}, b"x", ()),
         lambda: hot.write_pending([1]),
+        lambda: hot.write_pending([1] * 10),
         lambda: hot.write_pending(()),
     ],
 )
@@ -256,13 +252,16 @@ def test_what_waits_must_be_bytes() -> None:
                 hot.write_pending([one])
 
 
-def test_nothing_is_leaked() -> None:
-    """Frames and outlets that went through it a thousand times are referred to as before."""
+def test_nothing_is_leaked(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Frames and outlets that went through it a thousand times are referred to as before, sent or not."""
+    ours, theirs = pair
     data, piece, id = b"".join([b"some", b"thing"]), b"".join([b"pie", b"ce"]), "".join(["ab", "-1"])
-    open_, paused = outlet_of(hot), outlet_of(hot)
+    open_, paused, *sent = (outlet_of(hot) for _ in range(8))
     paused.paused = True
-    outlets = {open_: None, paused: None}
-    watched = (data, piece, id, open_, paused)
+    for one in sent:
+        one.fd = ours.fileno()
+    outlets = dict.fromkeys((open_, paused, *sent))
+    watched = (data, piece, id, *outlets)
     read = masked(frames.TEXT, "é".encode() * 20) * 3
 
     def work() -> None:
@@ -270,7 +269,10 @@ def test_nothing_is_leaked() -> None:
         for one in (data, piece, data):
             hot.spread(outlets, one, due)
         hot.write_pending(due)
-        hot.write_all(outlets, data)
+        drained(theirs)
+        hot.spread(outlets, bytes(100_000), due := [])
+        hot.write_pending(due)
+        drained(theirs)
         hot.event(data, id)
         hot.texts(read, 100)
         hot.texts(read[:-1], 100)
@@ -349,12 +351,18 @@ def drained(theirs: socket.socket) -> bytes:
     return data
 
 
+def write(one: Any, data: bytes) -> None:
+    """Write to one outlet as the hub does."""
+    hot.spread({one: None}, data, due := [])
+    hot.write_pending(due)
+
+
 def test_the_socket_gets_what_it_takes_and_the_transport_the_rest(pair: tuple[socket.socket, socket.socket]) -> None:
     """A frame that fits is sent; of one that does not, each byte goes one way or the other, in order."""
     ours, theirs = pair
     one = outlet_of(hot)
     one.fd = ours.fileno()
-    hot.write_all({one: None}, b"fits")
+    write(one, b"fits")
     past = hot.IS_NATIVE
     assert (drained(theirs), one.wire.written) == ((b"fits", []) if past else (b"", [b"fits"]))
     one.wire.written.clear()
@@ -374,11 +382,11 @@ def test_a_full_socket_and_a_lost_peer_are_the_transports_business(pair: tuple[s
             ours.send(bytes(4096))
     one = outlet_of(hot)
     one.fd = ours.fileno()
-    hot.write_all({one: None}, b"full")
+    write(one, b"full")
     theirs.close()
-    hot.write_all({one: None}, b"gone")
+    write(one, b"gone")
     ours.close()
-    hot.write_all({one: None}, b"closed")
+    write(one, b"closed")
     assert one.wire.written == [b"full", b"gone", b"closed"]
 
 
@@ -390,8 +398,206 @@ def test_a_paused_or_shut_outlet_is_not_passed_by(pair: tuple[socket.socket, soc
         one.fd = ours.fileno()
         for name, value in state.items():
             setattr(one, name, value)
-        hot.write_all({one: None}, b"x")
+        write(one, b"x")
         assert (drained(theirs), one.wire.written) == (b"", [])
+
+
+# Many writes in one call.
+
+
+@contextmanager
+def sockets(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """So many pairs."""
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(count)]
+        for one in (one for two in pairs for one in two):
+            one.setblocking(False)
+            stack.enter_context(one)
+        yield pairs
+
+
+def test_they_are_batched_where_the_kernel_lets_us() -> None:
+    """A process that may have a ring uses one, and none other: ROOMCAST_URING=0 forbids it."""
+    code = """if True:
+        import ctypes
+        from roomcast import hot
+        about = ctypes.create_string_buffer(120)
+        print(ctypes.CDLL(None).syscall(425, 8, about) >= 0, hot.batches_writes())"""
+
+    def said(**more: str) -> list[str]:
+        environment = {**os.environ, "ROOMCAST_URING": "1", **more}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    allowed, used = said()
+    assert used == str(hot.IS_NATIVE and sys.platform == "linux" and allowed == "True")
+    assert said(ROOMCAST_URING="0")[1] == "False"
+    assert said(ROOMCAST_NATIVE="0")[1] == "False"
+
+
+def test_without_it_everything_is_as_well() -> None:
+    """Connections and all that is tested here."""
+    modules = ["tests/test_hot.py", "tests/test_connection.py", "-k", "not without_it and not same_tests"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
+        cwd=ROOT,
+        env={**os.environ, "ROOMCAST_URING": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_of_many_gets_its_own() -> None:
+    """Whatever their states: what the kernel does not take, the transport gets, and who is paused holds it."""
+    with sockets(24) as pairs:
+        outlets, expected = [], []
+        for number, (ours, theirs) in enumerate(pairs):
+            one = outlet_of(hot)
+            one.fd = ours.fileno()
+            data = b"%d " % number * 10
+            match number % 8:
+                case 1:
+                    one.paused = True
+                case 2:
+                    one.outlet = None
+                case 3:
+                    one.fd = -1
+                case 4:
+                    data *= 50_000  # more than the kernel takes
+                case 5:
+                    theirs.close()
+                case 6:
+                    one.pending = [data[:5], data[5:]]
+            if one.pending is None:
+                one.pending = data
+            outlets.append(one)
+            expected.append(data)
+        hot.write_pending(outlets)
+        for number, (one, data) in enumerate(zip(outlets, expected, strict=True)):
+            theirs = pairs[number][1]
+            arrived = drained(theirs) if theirs.fileno() >= 0 else b""
+            written, held = b"".join(one.wire.written), b"".join(one.held)
+            past = hot.IS_NATIVE
+            match number % 8:
+                case 1:
+                    assert (arrived, written, held) == (b"", b"", data)
+                case 2:
+                    assert (arrived, written, held) == (b"", b"", b"")
+                case 3 | 5:
+                    assert (arrived, written, held) == (b"", data, b"")
+                case 4:
+                    assert arrived + written == data
+                    assert (0 < len(arrived) < len(data)) is past
+                case _:
+                    assert (arrived, written) == ((data, b"") if past else (b"", data))
+            assert one.pending is None
+
+
+def test_there_may_be_more_than_go_into_one_call() -> None:
+    """3,000 frames through one socket arrive in their order."""
+    with sockets(1) as [(ours, theirs)]:
+        outlets = []
+        for number in range(3000):
+            one = outlet_of(hot)
+            one.fd = ours.fileno()
+            one.pending = b"%d," % number
+            outlets.append(one)
+        arrived = []
+        for start in range(0, 3000, 60):  # so many at most that the kernel takes them
+            hot.write_pending(outlets[start : start + 60])
+            arrived.append(drained(theirs))
+        whole = b"".join(b"%d," % number for number in range(3000))
+        written = b"".join(data for one in outlets for data in one.wire.written)
+        assert (b"".join(arrived), written) == ((whole, b"") if hot.IS_NATIVE else (b"", whole))
+    with sockets(1100) as pairs:
+        outlets = []
+        for number, (ours, _) in enumerate(pairs):
+            one = outlet_of(hot)
+            one.fd = ours.fileno()
+            one.pending = b"%d" % number
+            outlets.append(one)
+        hot.write_pending(outlets)
+        got = [drained(theirs) + b"".join(one.wire.written) for one, (_, theirs) in zip(outlets, pairs, strict=True)]
+        assert got == [b"%d" % number for number in range(1100)]
+
+
+def test_who_is_closed_meanwhile_has_the_rest_before_the_close() -> None:
+    """A transport's write may close another member, of whose frame the kernel took the first half."""
+    if not hot.IS_NATIVE:
+        return
+    with sockets(6) as pairs:
+        outlets = []
+        for ours, _ in pairs:
+            one = outlet_of(hot)
+            one.fd = ours.fileno()
+            one.pending = bytes(range(256)) * 20_000
+            outlets.append(one)
+        first, *others = outlets
+        unsent: list[Any] = []
+
+        def close_all(_: bytes) -> None:
+            for one in others:
+                unsent.append(one.pending)
+                one.outlet, one.pending, one.fd = None, None, -1
+
+        first.wire.write = close_all
+        hot.write_pending(outlets)
+        for (_, theirs), rest in zip(pairs[1:], unsent, strict=True):
+            arrived = drained(theirs)
+            assert arrived + rest == bytes(range(256)) * 20_000
+            assert (arrived != b"") is hot.batches_writes()
+        assert all(one.wire.written == [] for one in others)
+
+
+def test_a_forked_child_has_a_ring_of_its_own() -> None:
+    """Both go on writing, and neither in the other's name."""
+    code = """if True:
+        import os, socket
+        from roomcast import hot
+
+        def write(text):
+            pairs = [socket.socketpair() for _ in range(10)]
+            outlets = []
+            for number, (ours, _) in enumerate(pairs):
+                one = hot.Outlet()
+                one.outlet, one.fd, one.pending = one, ours.fileno(), b"%s %d" % (text, number)
+                outlets.append(one)
+            hot.write_pending(outlets)
+            assert [theirs.recv(100) for _, theirs in pairs] == [b"%s %d" % (text, number) for number in range(10)]
+
+        write(b"before")
+        child = os.fork()
+        for _ in range(300):
+            write(b"parent" if child else b"child")
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            write(b"after")"""
+    if hot.IS_NATIVE:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_where_the_kernel_refuses_each_write_is_a_call() -> None:
+    """Here it has no file left for a ring."""
+    code = """if True:
+        import os, resource, socket
+        from roomcast import hot
+        pairs = [socket.socketpair() for _ in range(10)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), 1000))
+        assert not hot.batches_writes()
+        outlets = []
+        for ours, _ in pairs:
+            one = hot.Outlet()
+            one.outlet, one.fd, one.pending = one, ours.fileno(), b"data"
+            outlets.append(one)
+        hot.write_pending(outlets)
+        assert [theirs.recv(100) for _, theirs in pairs] == [b"data"] * 10"""
+    if hot.IS_NATIVE:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
