@@ -9,8 +9,8 @@ from setuptools import Extension, setup
 
 native = Extension(
     "roomcast._native",
-    ["native/native.c", "native/ring.c"],
-    depends=["native/ring.h"],
+    ["native/native.c", "native/ring.c", "native/sockets.c"],
+    depends=["native/native.h", "native/ring.h"],
     extra_compile_args=["-O2"],
     optional=True,
 )

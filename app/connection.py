@@ -17,6 +17,7 @@ from . import frames, hot
 from .errors import NORMAL, TOO_SLOW, Close, ProtocolViolation
 from .frames import Reader
 from .hub import Hub
+from .intake import Intake
 
 #: How long a peer may take to answer a close frame, in seconds, before the socket is closed without it.
 CLOSE_TIMEOUT = 5.0
@@ -41,6 +42,8 @@ class Sweep:
         self.interval: Final = interval
         self.max_message: Final = max_message
         self.max_buffer: Final = max_buffer
+        #: What reads the connections' sockets, where it can.
+        self.intake: Final = Intake(loop, max_message)
         #: Loop time of the last tick: what connections take as "now", so that a read costs no clock and no new float.
         self.now = loop.time()
         #: Unix time of the last tick, in seconds.
@@ -89,7 +92,7 @@ class _Held:
 class Connection(hot.Outlet, asyncio.Protocol):
     """A WebSocket after its handshake. Give it to a transport with ``take_over``."""
 
-    __slots__ = ("_deaf", "_held", "_pinged", "_reader", "_transport", "end", "hub", "seen", "sweep")
+    __slots__ = ("_deaf", "_held", "_pinged", "_reader", "_source", "_transport", "end", "hub", "seen", "sweep")
 
     def __init__(self, hub: Hub, sweep: Sweep) -> None:
         super().__init__()
@@ -101,6 +104,7 @@ class Connection(hot.Outlet, asyncio.Protocol):
         self.seen = sweep.now
         self._transport: asyncio.Transport | None = None
         self._reader: Reader | None = None
+        self._source = -1  # the socket, while the intake reads it
         self._held: _Held | None = None
         self._deaf = False
         self._pinged = False
@@ -145,28 +149,72 @@ class Connection(hot.Outlet, asyncio.Protocol):
         self.sweep.connections[self] = None
         self._transport = self.outlet = transport
         self.fd = -1 if is_encrypted else hot.socket_of(transport)
+        if self.fd >= 0 and transport.is_reading() and self._draw():
+            try:
+                transport.pause_reading()
+            except RuntimeError:  # the peer is gone already
+                self._release()
         self.hub.send(self, answer)
         self.on_open()
         if early:
             self.data_received(early)
+            if self._reader is not None and self._source >= 0:
+                self._release()  # and draw anew, within a message
+                self._draw()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came; a fault of the peer closes the connection with its code."""
-        sweep = self.sweep
+        """Read what the transport has read."""
+        payloads = hot.texts(data, self.sweep.max_message) if self._reader is None else None
+        if payloads is None:
+            self.read(data)
+        else:
+            self.take(payloads)
+
+    def take(self, payloads: list[bytearray]) -> None:
+        """Take whole text messages; a fault of the peer closes the connection with its code."""
+        if self.end is None:
+            self.seen = self.sweep.now
+            try:
+                for payload in payloads:
+                    self.on_text(payload)
+                    if self.end is not None:
+                        break
+            except ProtocolViolation as violation:
+                self._fail(violation.close)
+
+    def read(self, data: bytes) -> bool:
+        """Read whatever frames and parts of frames there are; return whether the last is not whole yet."""
+        if self.end is None:
+            self.seen = self.sweep.now
         try:
-            if self.end is None:
-                self.seen = sweep.now
-                if self._reader is None:
-                    payloads = hot.texts(data, sweep.max_message)
-                    if payloads is not None:
-                        for payload in payloads:
-                            self.on_text(payload)
-                            if self.end is not None:
-                                break
-                        return
             self._read(data)
         except ProtocolViolation as violation:
             self._fail(violation.close)
+        return self._reader is not None
+
+    def hang_up(self) -> None:
+        """Let the transport read the end, or the error, that the socket has."""
+        self._release()
+        self._resume_transport()
+
+    def failed(self, error: Exception) -> None:
+        """Drop a connection whose message met a fault of ours, as a loop does where ``data_received`` raises."""
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "Reading what a client sent failed.", "exception": error, "protocol": self}
+        )
+        self.abort(LOST)
+
+    def _draw(self) -> bool:
+        """Have the intake read the socket, if it can."""
+        if self._source < 0 and self.sweep.intake.add(self.fd, self, is_within=self._reader is not None):
+            self._source = self.fd
+        return self._source >= 0
+
+    def _release(self) -> None:
+        """Have the intake read the socket no more."""
+        if self._source >= 0:
+            self.sweep.intake.remove(self._source)
+            self._source = -1
 
     def _read(self, data: bytes) -> None:
         if self._deaf:
@@ -219,6 +267,7 @@ class Connection(hot.Outlet, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the transport, and tell the subclass once."""
+        self._release()
         self._transport = self._reader = self._held = None
         self._shut()
         self.pending = None
@@ -308,15 +357,21 @@ class Connection(hot.Outlet, asyncio.Protocol):
 
     def _is_heard(self) -> bool:
         """Whether the peer's silence is its own, and not ours who do not read what it says."""
-        return self._transport is None or self._transport.is_reading()
+        return self._source >= 0 or self._transport is None or self._transport.is_reading()
 
     def pause_reading(self) -> None:
         """Read no more for now: the peer is ahead of what can be done for it."""
-        if self._transport is not None:
+        if self._source >= 0:
+            self._release()
+        elif self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
+        if not self._draw():
+            self._resume_transport()
+
+    def _resume_transport(self) -> None:
         if self._transport is not None:
             with contextlib.suppress(RuntimeError):  # it is closing already
                 self._transport.resume_reading()

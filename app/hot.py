@@ -1,4 +1,5 @@
-"""The inner loops of the hot path: in C where that was compiled, else as ``frames`` and ``outlet`` have them.
+"""The inner loops of the hot path: in C where that was compiled, else as ``frames``, ``outlet`` and ``step`` have
+them.
 
 ``native/`` is compiled when roomcast is installed, where there is a C compiler and the system is not Windows. A write
 to a socket is a system call of 5 to 10 us. What comes around it is 0.8 us in Python, most of it the transport's, and
@@ -12,17 +13,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["IS_NATIVE", "Outlet", "batches_writes", "event", "socket_of", "spread", "texts", "write_pending"]
+__all__ = [
+    "IS_NATIVE",
+    "Outlet",
+    "Sockets",
+    "batches_writes",
+    "event",
+    "socket_of",
+    "spread",
+    "step",
+    "texts",
+    "write_pending",
+]
+
+if TYPE_CHECKING:
+    from ._native import Sockets as _Sockets
+
+#: What ``intake`` reads sockets with, where it was compiled and the system has epoll.
+Sockets: type[_Sockets] | None = None
 
 try:
     if os.environ.get("ROOMCAST_NATIVE") == "0":
         raise ImportError("the environment says so")
-    from ._native import Outlet, batches_writes, event, spread, texts, write_pending
+    from . import _native
+    from ._native import Outlet, batches_writes, event, spread, step, texts, write_pending
 except ImportError:
     from .frames import event, texts
     from .outlet import Outlet, batches_writes, spread, write_pending
+    from .step import step
+else:
+    Sockets = getattr(_native, "Sockets", None)
 
 IS_NATIVE: Final = Outlet.__module__.endswith("_native")
 

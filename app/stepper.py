@@ -1,7 +1,7 @@
 """Runs a coroutine's first step at once and the rest, if there is any, in a task.
 
 On one machine a command mostly ends without ever waiting. A task for it costs 2.2 us and a turn of the loop, its first
-step alone 0.4 us (measured on uvloop 0.23, Python 3.11), and the whole command has a budget of ten.
+step alone 0.4 us, and less in C (measured on uvloop 0.23, Python 3.11), and the whole command has a budget of ten.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from asyncio import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
 from types import coroutine
 from typing import Any, Final
+
+from .hot import step
+from .step import Awaited
 
 
 class Suspended:
@@ -77,22 +80,21 @@ class Stepper:
             later = Suspended(self._loop, self._context.copy())
             later.hand_over(unstarted, None)
             return later
+        result = None
         try:
-            awaited = ready.context.run(unstarted.send, None)
-        except BaseException as end:
-            # It set a context variable, or cancelled its task, which is nobody else's business. Contexts that are
-            # copies of one another compare by identity first: 0.03 us.
-            if ready.context != self._context or task.cancelling():
-                task.cancel()
-                self._ready = Suspended(self._loop, self._context.copy())
-            if isinstance(end, StopIteration):
-                return end.value
-            raise
+            result = step(unstarted, ready.context, Awaited)
         finally:
             _leave_task(self._loop, task)
-        self._ready = Suspended(self._loop, self._context.copy())
-        ready.hand_over(unstarted, awaited)
-        return ready
+            # It set a context variable, or cancelled its task, which is nobody else's business. Contexts that are
+            # copies of one another compare by identity first: 0.03 us.
+            if result.__class__ is not Awaited and (ready.context != self._context or task.cancelling()):
+                task.cancel()
+                self._ready = Suspended(self._loop, self._context.copy())
+        if result.__class__ is Awaited:
+            self._ready = Suspended(self._loop, self._context.copy())
+            ready.hand_over(unstarted, result.value)
+            return ready
+        return result
 
     def close(self) -> None:
         """Let go of the ready task."""

@@ -1,8 +1,8 @@
 /* The hot path in C: what is done for every frame that comes in and for every connection that one goes out to.
  *
- * Each function has its equal in Python, in frames.py and outlet.py, which says what it does and serves where this was
- * not compiled; tests/test_hot.py holds the two against each other. Nothing here releases the GIL: a send to a
- * socket takes 5 to 10 us, and giving the GIL away and taking it back again would be a good part of what is saved.
+ * Each function has its equal in Python, in frames.py, outlet.py or step.py, which says what it does and serves where this
+ * was not compiled; tests/test_hot.py holds the two against each other. Nothing here releases the GIL: a send to a socket
+ * takes 5 to 10 us, and giving the GIL away and taking it back again would be a good part of what is saved.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -15,24 +15,16 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "native.h"
 #include "ring.h"
 
 static PyObject *str_write, *str_hold;
 
 /* Frames. */
 
-static PyObject *
-texts(PyObject *module, PyObject *const *args, Py_ssize_t count)
+PyObject *
+texts_in(const unsigned char *data, Py_ssize_t size, Py_ssize_t limit)
 {
-    if (count != 2 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "texts(data: bytes, limit: int)");
-        return NULL;
-    }
-    const Py_ssize_t limit = PyLong_AsSsize_t(args[1]);
-    if (limit == -1 && PyErr_Occurred())
-        return NULL;
-    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    const Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
     PyObject *payloads = PyList_New(0);
     if (payloads == NULL)
         return NULL;
@@ -92,6 +84,19 @@ undecided:
 failed:
     Py_DECREF(payloads);
     return NULL;
+}
+
+static PyObject *
+texts(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "texts(data: bytes, limit: int)");
+        return NULL;
+    }
+    const Py_ssize_t limit = PyLong_AsSsize_t(args[1]);
+    if (limit == -1 && PyErr_Occurred())
+        return NULL;
+    return texts_in((const unsigned char *)PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0]), limit);
 }
 
 static PyObject *
@@ -348,7 +353,7 @@ take_pending(Outlet *self)
 static int
 send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
 {
-    static struct sending sendings[RING_SIZE];
+    static struct transfer transfers[RING_SIZE];
     static PyObject *data[RING_SIZE];
     static Outlet *whose[RING_SIZE];
     int count = 0, wrong = 0;
@@ -367,20 +372,21 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
         }
         whose[count] = self;
         data[count] = taken;
-        sendings[count].fd = self->fd;
-        sendings[count].data = PyBytes_AS_STRING(taken);
-        sendings[count].size = PyBytes_GET_SIZE(taken);
+        transfers[count].fd = self->fd;
+        transfers[count].data = PyBytes_AS_STRING(taken);
+        transfers[count].size = PyBytes_GET_SIZE(taken);
         count++;
     }
-    ring_send(sendings, count);
+    ring_transfer(SEND, transfers, count);
     for (int i = 0; i < count; i++) {
-        const struct sending *one = &sendings[i];
-        if (one->sent != one->size) {
-            PyObject *rest = one->sent == 0 ? Py_NewRef(data[i]) : PyBytes_FromStringAndSize(one->data + one->sent, one->size - one->sent);
-            if (rest == NULL)
+        const struct transfer *one = &transfers[i];
+        const Py_ssize_t sent = one->done < 0 ? 0 : one->done, rest = PyBytes_GET_SIZE(data[i]) - sent;
+        if (rest > 0) {
+            PyObject *unsent = sent == 0 ? Py_NewRef(data[i]) : PyBytes_FromStringAndSize(one->data + sent, rest);
+            if (unsent == NULL)
                 wrong = 1;
             else
-                Py_SETREF(whose[i]->pending, rest);
+                Py_SETREF(whose[i]->pending, unsent);
         }
         Py_DECREF(data[i]);
     }
@@ -426,10 +432,33 @@ batches_writes(PyObject *module, PyObject *unused)
     return PyBool_FromLong(ring_is_ready());
 }
 
+/* Steps. */
+
+static PyObject *
+step(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3 || !PyContext_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "step(unstarted: Coroutine, context: Context, waits: Callable)");
+        return NULL;
+    }
+    if (PyContext_Enter(args[1]) < 0)
+        return NULL;
+    PyObject *result;
+    const PySendResult end = PyIter_Send(args[0], Py_None, &result);
+    if (PyContext_Exit(args[1]) < 0)
+        Py_CLEAR(result);
+    if (end != PYGEN_NEXT || result == NULL)
+        return result;
+    PyObject *waits = PyObject_CallOneArg(args[2], result);
+    Py_DECREF(result);
+    return waits;
+}
+
 static PyMethodDef functions[] = {
     {"texts", (PyCFunction)(void (*)(void))texts, METH_FASTCALL, "See frames.py."},
     {"event", (PyCFunction)(void (*)(void))event, METH_FASTCALL, "See frames.py."},
     {"spread", (PyCFunction)(void (*)(void))spread, METH_FASTCALL, "See outlet.py."},
+    {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "See step.py."},
     {"write_pending", write_pending, METH_O, "See outlet.py."},
     {"batches_writes", batches_writes, METH_NOARGS, "See outlet.py."},
     {NULL},
@@ -453,7 +482,7 @@ PyInit__native(void)
     str_hold = PyUnicode_InternFromString("hold");
     outlet_type = (PyTypeObject *)PyType_FromSpec(&outlet_spec);
     if (str_write == NULL || str_hold == NULL || outlet_type == NULL ||
-        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0) {
+        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0 || add_sockets(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

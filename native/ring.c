@@ -6,6 +6,8 @@
 #endif
 #endif
 
+#include <errno.h>
+
 #ifndef HAVE_RING
 
 int
@@ -15,15 +17,14 @@ ring_is_ready(void)
 }
 
 void
-ring_send(struct sending *sendings, int count)
+ring_transfer(enum direction direction, struct transfer *transfers, int count)
 {
     for (int i = 0; i < count; i++)
-        sendings[i].sent = 0;
+        transfers[i].done = -EAGAIN;
 }
 
 #else
 
-#include <errno.h>
 #include <linux/io_uring.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@ ring_send(struct sending *sendings, int count)
 #endif
 
 /* A ring of io_uring(7), used for nothing but to make many calls in one: a turn to the kernel and back is 0.5 to 0.9 us
- * of the 5 to 8 us of a send. Outside of ring_send nothing is under way in it. The GIL keeps threads apart.
+ * of the 5 to 8 us of a send. Outside of ring_transfer nothing is under way in it. The GIL keeps threads apart.
  */
 static struct {
     enum { UNTRIED, READY, REFUSED } state;
@@ -68,7 +69,7 @@ set_up(void)
     const size_t entries_size = about.sq_entries * sizeof(struct io_uring_sqe);
     char *rings = MAP_FAILED;
     void *entries = MAP_FAILED;
-    /* FAST_POLL is of Linux 5.7; that there is IORING_OP_SEND, of 5.6, nothing says. */
+    /* FAST_POLL is of Linux 5.7; that there are IORING_OP_SEND and _RECV, of 5.6, nothing says. */
     const unsigned needed = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_FAST_POLL;
     if ((about.features & needed) == needed) {
         rings = mmap(NULL, rings_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
@@ -94,7 +95,6 @@ set_up(void)
     for (unsigned i = 0; i < about.sq_entries; i++) {
         order[i] = i;
         memset(&ring.entries[i], 0, sizeof ring.entries[i]);
-        ring.entries[i].opcode = IORING_OP_SEND;
         ring.entries[i].msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL; /* so each is over when the kernel has taken it */
     }
     return 0;
@@ -114,16 +114,17 @@ ring_is_ready(void)
 }
 
 void
-ring_send(struct sending *sendings, int count)
+ring_transfer(enum direction direction, struct transfer *transfers, int count)
 {
     const unsigned tail = *ring.submit_tail;
     for (int i = 0; i < count; i++) {
         struct io_uring_sqe *entry = &ring.entries[(tail + i) & ring.submit_mask];
-        entry->fd = sendings[i].fd;
-        entry->addr = (uint64_t)(uintptr_t)sendings[i].data;
-        entry->len = (uint32_t)sendings[i].size;
+        entry->opcode = direction == SEND ? IORING_OP_SEND : IORING_OP_RECV;
+        entry->fd = transfers[i].fd;
+        entry->addr = (uint64_t)(uintptr_t)transfers[i].data;
+        entry->len = (uint32_t)transfers[i].size;
         entry->user_data = i;
-        sendings[i].sent = 0;
+        transfers[i].done = -EAGAIN;
     }
     __atomic_store_n(ring.submit_tail, tail + count, __ATOMIC_RELEASE);
     int submitted = 0, done = 0;
@@ -136,7 +137,7 @@ ring_send(struct sending *sendings, int count)
         const unsigned last = __atomic_load_n(ring.complete_tail, __ATOMIC_ACQUIRE);
         for (; head != last; head++, done++) {
             const struct io_uring_cqe *result = &ring.results[head & ring.complete_mask];
-            sendings[result->user_data].sent = result->res < 0 ? 0 : result->res;
+            transfers[result->user_data].done = result->res;
         }
         __atomic_store_n(ring.complete_head, head, __ATOMIC_RELEASE);
         if (error != 0 && error != EINTR && done == submitted) { /* no memory, say */

@@ -1,4 +1,4 @@
-/* Many calls of send(2) in one. */
+/* Many calls of send(2) or recv(2) in one. */
 
 #ifndef ROOMCAST_RING_H
 #define ROOMCAST_RING_H
@@ -14,17 +14,19 @@
 /* At most so many go into one call. */
 #define RING_SIZE 1024
 
-struct sending {
-    const char *data;
+struct transfer {
+    char *data;
     size_t size;
-    size_t sent; /* how many of the bytes the kernel took; 0, too, where it refused them */
+    ssize_t done; /* how many bytes went, or minus an errno */
     int fd;
 };
+
+enum direction { SEND, RECEIVE };
 
 /* Whether there is a ring: Linux may have none, may forbid it, as most containers do, and ROOMCAST_URING=0 does so. */
 int ring_is_ready(void);
 
-/* Send each of `sendings`, at most RING_SIZE and each of another socket, without waiting, and say what was `sent`. */
-void ring_send(struct sending *sendings, int count);
+/* Do each of `transfers`, at most RING_SIZE, without waiting, in their order, and say in each what was `done`. */
+void ring_transfer(enum direction direction, struct transfer *transfers, int count);
 
 #endif

@@ -69,6 +69,10 @@ class Service:
 
         class Greeter(asyncio.Protocol):
             def connection_made(self, transport: asyncio.Transport) -> None:
+                # As after a handshake: the transport is reading.
+                asyncio.get_running_loop().call_soon(self.hand_over, transport)
+
+            def hand_over(self, transport: asyncio.Transport) -> None:
                 service.prelude(transport)
                 one = service.kind(service.hub, service.sweep)
                 one.take_over(transport, b"")
@@ -197,6 +201,31 @@ async def test_a_ping_is_answered_with_its_payload():
         assert await peer.pong() == b""
         assert await peer.pong() == b"x" * 125
         assert echo.heard == []
+
+
+async def test_a_fault_of_ours_ends_the_connection_and_no_other():
+    """An exception that nobody foresaw is told to the loop, and the next client is heard in the same turn."""
+
+    class Faulty(Echo):
+        def on_text(self, payload: bytearray) -> None:
+            super().on_text(payload)
+            if payload == b"break":
+                raise ValueError("nobody foresaw this")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    async with serving(Faulty) as service:
+        (peer, faulty), (other, _) = await service.connect(), await service.connect()
+        peer.socket.send(masked(TEXT, b"break"))
+        other.socket.send(masked(TEXT, b"fine"))
+        assert await other.frame() == (TEXT, b"fine")
+        await happens(faulty.ended)
+        assert [str(context["exception"]) for context in told] == ["nobody foresaw this"]
+        with pytest.raises((EOFError, ConnectionError)):
+            while True:
+                await peer.frame()
+        await other.send(masked(TEXT, b"still"))
+        assert await other.frame() == (TEXT, b"still")
 
 
 # The closing handshake.

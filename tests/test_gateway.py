@@ -401,7 +401,7 @@ async def test_what_waits_is_bounded_by_not_reading(serve: Serve, bench: Bench):
         await alice.send("slow", data={"n": -1})
         sending = asyncio.create_task(send_many(alice, count))
         client = next(iter(server.gateway.sweep.connections))
-        await until(lambda: client._transport and not client._transport.is_reading())
+        await until(lambda: client._transport and not client._is_heard())
         received = server.gateway.received
         assert MAX_WAITING <= received < count
         bench.gate.set()

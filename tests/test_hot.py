@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import os
 import shutil
@@ -10,8 +11,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 from wire import masked
 
 from roomcast import frames, hot, outlet
+from roomcast import step as stepping
 
 ROOT = Path(__file__).parent.parent
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
@@ -35,6 +38,7 @@ PYTHON = SimpleNamespace(
     Outlet=outlet.Outlet,
     spread=outlet.spread,
     write_pending=outlet.write_pending,
+    step=stepping.step,
 )
 Kind = ModuleType | SimpleNamespace
 both = pytest.mark.parametrize("kind", [PYTHON, hot], ids=["python", "in use"])
@@ -112,6 +116,60 @@ def test_events_are_built_alike(given: bytes | int, id: str) -> None:
             hot.event(payload, id)
     else:
         assert hot.event(payload, id) == expected
+
+
+# Steps.
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="outside")
+
+
+@types.coroutine
+def waiting(what: Any) -> Generator[Any, Any, Any]:
+    """Yield ``what``, as a future does itself; return what is sent."""
+    return (yield what)
+
+
+@both
+def test_a_step_ends_with_a_result_a_wait_or_an_error(kind: Kind) -> None:
+    """And a coroutine that waited goes on where it stood."""
+
+    async def work(what: Any) -> Any:
+        VARIABLE.set("inside")
+        if isinstance(what, BaseException):
+            raise what
+        return what if what is None or isinstance(what, tuple) else ("sent", await waiting(what))
+
+    context = contextvars.copy_context()
+    for result in (None, (1, 2)):
+        assert kind.step(work(result), context, pytest.fail) is result
+    unfinished = work("future")
+    assert kind.step(unfinished, context, lambda awaited: ["awaits", awaited]) == ["awaits", "future"]
+    with pytest.raises(StopIteration) as end:
+        unfinished.send("there")
+    assert end.value.value == ("sent", "there")
+    for error in (ValueError("mine"), asyncio.CancelledError(), StopAsyncIteration(), SystemExit(3)):
+        with pytest.raises(type(error)) as raised:
+            kind.step(work(error), context, pytest.fail)
+        assert raised.value is error
+    assert (context[VARIABLE], VARIABLE.get()) == ("inside", "outside")
+
+
+@both
+def test_a_step_is_taken_in_a_context_that_is_free(kind: Kind) -> None:
+    """Or not at all; and a coroutine that is over already says so."""
+
+    async def work() -> str:
+        return "done"
+
+    context = contextvars.copy_context()
+    unstarted = work()
+    with pytest.raises(RuntimeError, match="already entered"):
+        context.run(kind.step, unstarted, context, pytest.fail)
+    assert kind.step(unstarted, context, pytest.fail) == "done"
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        kind.step(unstarted, context, pytest.fail)
+    with pytest.raises(ZeroDivisionError):
+        kind.step(waiting(1), context, lambda awaited: awaited / 0)
 
 
 # Outlets.
@@ -233,6 +291,8 @@ def test_a_failure_is_raised(kind: Kind) -> None:
         lambda: hot.write_pending([1]),
         lambda: hot.write_pending([1] * 10),
         lambda: hot.write_pending(()),
+        lambda: hot.step(1, None, print),
+        lambda: hot.step(1, contextvars.copy_context()),
     ],
 )
 def test_what_is_of_a_wrong_type_is_refused(call: Callable[[], Any]) -> None:
