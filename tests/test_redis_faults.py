@@ -429,10 +429,12 @@ async def test_a_subscriber_that_redis_cuts_off(fresh_redis: FreshRedis) -> None
         await ours.end()
         proxy.stall(to_server=False)
 
-        async def cut_off() -> bool:  # large messages, but from 16 KiB on Valkey counts only references to them
+        async def cut_off() -> bool:
             for _ in range(32):
+                # Large, but one by one: what is published together is announced together, and of what has more than
+                # 16 KiB Valkey counts only a reference.
                 await publisher.say(padding=9_000)
-            await until_true(lambda: not publisher.pending, "all is published")
+                await until_true(lambda: not publisher.pending, "it is published")
             return bool((await server.info("stats"))["client_output_buffer_limit_disconnections"])
 
         await until(cut_off, "Redis cuts the subscriber off")
