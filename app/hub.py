@@ -191,10 +191,13 @@ class Hub:
         """Write everything that waits, one write for each connection."""
         rooms = self._rooms_due
         self._rooms_due = []
+        due = self._connections_due
         delivered = 0
         for room in rooms:
-            delivered += self._spread(room)
-        due = self._connections_due
+            members = room.members if room.late is None else self._on_time(room)
+            frames = room.take()
+            spread(members, frames[0] if len(frames) == 1 else b"".join(frames), due)
+            delivered += len(frames) * len(room.members)
         self._connections_due = []
         self._scheduled = False
         write_pending(due)
@@ -203,15 +206,10 @@ class Hub:
             self.delivery_counts[bisect_left(DELIVERY_BOUNDS, took)] += delivered
             self.delivery_seconds += took * delivered
 
-    def _spread(self, room: Room) -> int:
-        """Add a room's frames to what each of its members will get in this turn."""
-        members, late = room.members, room.late
-        if late is not None:
-            for connection in late:
-                if waiting := room.waiting_for(connection):
-                    self.send(connection, waiting)
-            members = {connection: None for connection in members if connection not in late}
-        count = len(room.members)
-        frames = room.take()
-        spread(members, frames[0] if len(frames) == 1 else b"".join(frames), self._connections_due)
-        return len(frames) * count
+    def _on_time(self, room: Room) -> dict[Outlet, None]:
+        """The members of ``room`` that get all of what waits; the others are sent what they have not got yet."""
+        late = room.late or {}
+        for connection in late:
+            if waiting := room.waiting_for(connection):
+                self.send(connection, waiting)
+        return {connection: None for connection in room.members if connection not in late}

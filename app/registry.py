@@ -40,7 +40,8 @@ class Registry:
         self.commands: dict[str, Command] = {}
         self.events: dict[str, EventType] = {}
         self.rooms: dict[str, RoomType] = {}
-        self._events_by_schema: dict[type[Schema], EventType] = {}
+        #: By their types and by their schemas: one look-up for what every message asks.
+        self._events: dict[str | type[Schema], EventType] = {}
         self._owners: dict[tuple[str, str], Loaded] = {}
         origin = Loaded(core, "roomcast", "core")
         for type in COMMANDS:
@@ -66,7 +67,7 @@ class Registry:
         self.events.update(plugin.events)
         self.rooms.update(plugin.rooms)
         for event in plugin.events.values():
-            self._events_by_schema[event.validator.schema.__class__] = event
+            self._events[event.type] = self._events[event.validator.schema.__class__] = event
 
     def _check_destinations(self, item: Loaded) -> None:
         """Find the event that could never be published, because no room is of a type that it goes to."""
@@ -84,7 +85,7 @@ class Registry:
 
     def event(self, event: str | type[Schema]) -> EventType:
         """Return the event type of that name or declared with that schema; raise ``Refused`` if there is none."""
-        found = self.events.get(event) if isinstance(event, str) else self._events_by_schema.get(event)
+        found = self._events.get(event)
         if found is None:
             name = event if isinstance(event, str) else event.__name__
             raise Refused("unknown_type", f"No plugin declares an event {name[:60]!r}; `roomcast plugins` lists them.")
