@@ -11,7 +11,8 @@ native = Extension(
     "roomcast._native",
     ["native/native.c", "native/ring.c", "native/sockets.c"],
     depends=["native/native.h", "native/ring.h"],
-    extra_compile_args=["-O2"],
+    extra_compile_args=["-O2", "-pthread"],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 

@@ -200,7 +200,15 @@ class Hub:
             delivered += len(frames) * len(room.members)
         self._connections_due = []
         self._scheduled = False
-        write_pending(due)
+        try:
+            write_pending(due)
+        except BaseException:  # of one of them: it has lost what it was sent, but the others have it coming
+            for connection in due:
+                if connection.pending is not None:
+                    self._connections_due.append(connection)
+            if self._connections_due and not self._scheduled:
+                self._schedule()
+            raise
         if delivered:
             took = time.perf_counter() - self._since
             self.delivery_counts[bisect_left(DELIVERY_BOUNDS, took)] += delivered

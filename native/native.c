@@ -225,6 +225,18 @@ call_with(PyObject *object, PyObject *method, PyObject *argument)
     return result == NULL ? -1 : 0;
 }
 
+/* What is left of `data`, bytes, of which `fd` took the first `sent`. Without memory for it nothing may follow on `fd`. */
+static PyObject *
+unsent(int fd, PyObject *data, Py_ssize_t sent)
+{
+    if (sent == 0)
+        return Py_NewRef(data);
+    PyObject *rest = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + sent, PyBytes_GET_SIZE(data) - sent);
+    if (rest == NULL)
+        shutdown(fd, SHUT_RDWR);
+    return rest;
+}
+
 /* Write `data`, bytes, to `self`, for which somebody holds a reference. */
 static int
 put(Outlet *self, PyObject *data)
@@ -245,7 +257,7 @@ put(Outlet *self, PyObject *data)
         if (sent < 0)
             sent = 0; /* the kernel is full, or the peer gone: the transport knows what to do in both cases */
     }
-    PyObject *rest = sent == 0 ? Py_NewRef(data) : PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + sent, size - sent);
+    PyObject *rest = unsent(self->fd, data, sent);
     if (rest == NULL)
         return -1;
     PyObject *outlet = Py_NewRef(self->outlet); /* it may be taken from us meanwhile */
@@ -303,20 +315,26 @@ spread(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
-/* All of the bytes in `pieces`, a list, in one. */
+/* Whether `pending` is bytes, or a list of nothing but bytes. */
+static int
+is_in_order(PyObject *pending)
+{
+    if (!PyList_CheckExact(pending))
+        return PyBytes_CheckExact(pending);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(pending); i++)
+        if (!PyBytes_CheckExact(PyList_GET_ITEM(pending, i)))
+            return 0;
+    return 1;
+}
+
+/* All of the bytes in `pieces`, a list in order, in one. */
 static PyObject *
 joined(PyObject *pieces)
 {
     const Py_ssize_t count = PyList_GET_SIZE(pieces);
     Py_ssize_t size = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *piece = PyList_GET_ITEM(pieces, i);
-        if (!PyBytes_CheckExact(piece)) {
-            PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
-            return NULL;
-        }
-        size += PyBytes_GET_SIZE(piece);
-    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        size += PyBytes_GET_SIZE(PyList_GET_ITEM(pieces, i));
     PyObject *whole = PyBytes_FromStringAndSize(NULL, size);
     if (whole == NULL)
         return NULL;
@@ -338,12 +356,12 @@ take_pending(Outlet *self)
         return Py_NewRef(Py_None); /* it was closed meanwhile */
     PyObject *data = NULL;
     self->pending = Py_NewRef(Py_None);
-    if (PyList_CheckExact(pending))
-        data = joined(pending);
-    else if (PyBytes_CheckExact(pending))
-        data = Py_NewRef(pending);
-    else
+    if (!is_in_order(pending))
         PyErr_SetString(PyExc_TypeError, "what is pending must be bytes");
+    else if (PyList_CheckExact(pending))
+        data = joined(pending);
+    else
+        data = Py_NewRef(pending);
     Py_DECREF(pending);
     return data;
 }
@@ -358,18 +376,15 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
     static Outlet *whose[RING_SIZE];
     int count = 0, wrong = 0;
     for (Py_ssize_t i = from; i < to && !wrong; i++) {
-        Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
-        wrong = self == NULL;
-        if (wrong || self->fd < 0 || self->paused || self->outlet == Py_None)
+        if (!PyObject_TypeCheck(PyList_GET_ITEM(due, i), outlet_type))
+            continue; /* what is not as it should be is left for write_pending to refuse */
+        Outlet *self = (Outlet *)PyList_GET_ITEM(due, i);
+        if (self->fd < 0 || self->paused || self->outlet == Py_None || self->pending == NULL || !is_in_order(self->pending))
             continue;
         PyObject *taken = take_pending(self);
         wrong = taken == NULL;
         if (wrong)
             continue;
-        if (taken == Py_None) {
-            Py_DECREF(taken);
-            continue;
-        }
         whose[count] = self;
         data[count] = taken;
         transfers[count].fd = self->fd;
@@ -380,13 +395,13 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
     ring_transfer(SEND, transfers, count);
     for (int i = 0; i < count; i++) {
         const struct transfer *one = &transfers[i];
-        const Py_ssize_t sent = one->done < 0 ? 0 : one->done, rest = PyBytes_GET_SIZE(data[i]) - sent;
-        if (rest > 0) {
-            PyObject *unsent = sent == 0 ? Py_NewRef(data[i]) : PyBytes_FromStringAndSize(one->data + sent, rest);
-            if (unsent == NULL)
+        const Py_ssize_t sent = one->done < 0 ? 0 : one->done;
+        if (sent < PyBytes_GET_SIZE(data[i])) {
+            PyObject *rest = unsent(one->fd, data[i], sent);
+            if (rest == NULL)
                 wrong = 1;
             else
-                Py_SETREF(whose[i]->pending, unsent);
+                Py_SETREF(whose[i]->pending, rest);
         }
         Py_DECREF(data[i]);
     }

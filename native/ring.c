@@ -1,12 +1,29 @@
 #include "ring.h"
 
+#include <errno.h>
+
 #if defined(__linux__) && defined(__has_include)
 #if __has_include(<linux/io_uring.h>)
-#define HAVE_RING
+#include <linux/io_uring.h>
+#include <sys/syscall.h>
 #endif
 #endif
 
-#include <errno.h>
+/* A macro of Linux 5.7: IORING_OP_SEND and _RECV, which are none, are of 5.6. */
+#if defined(IORING_FEAT_FAST_POLL) && defined(__NR_io_uring_setup) && defined(__NR_io_uring_enter)
+#define HAVE_RING
+#endif
+
+static void
+transfer_one(enum direction direction, struct transfer *one)
+{
+    do
+        one->done = direction == SEND ? send(one->fd, one->data, one->size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                      : recv(one->fd, one->data, one->size, MSG_DONTWAIT);
+    while (one->done < 0 && errno == EINTR);
+    if (one->done < 0)
+        one->done = -errno;
+}
 
 #ifndef HAVE_RING
 
@@ -20,32 +37,26 @@ void
 ring_transfer(enum direction direction, struct transfer *transfers, int count)
 {
     for (int i = 0; i < count; i++)
-        transfers[i].done = -EAGAIN;
+        transfer_one(direction, &transfers[i]);
 }
 
 #else
 
-#include <linux/io_uring.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-/* Old headers of the C library lack them; they are the same on every architecture but Alpha. */
-#ifndef __NR_io_uring_setup
-#define __NR_io_uring_setup 425
-#define __NR_io_uring_enter 426
-#endif
 
 /* A ring of io_uring(7), used for nothing but to make many calls in one: a turn to the kernel and back is 0.5 to 0.9 us
  * of the 5 to 8 us of a send. Outside of ring_transfer nothing is under way in it. The GIL keeps threads apart.
  */
 static struct {
     enum { UNTRIED, READY, REFUSED } state;
-    pid_t owner; /* a forked child shares the ring with its parent, and must not touch it */
     int fd;
+    void *mapped;
+    size_t mapped_size, entries_size;
     unsigned *submit_tail, *complete_head, *complete_tail;
     unsigned submit_mask, complete_mask;
     struct io_uring_sqe *entries;
@@ -69,7 +80,7 @@ set_up(void)
     const size_t entries_size = about.sq_entries * sizeof(struct io_uring_sqe);
     char *rings = MAP_FAILED;
     void *entries = MAP_FAILED;
-    /* FAST_POLL is of Linux 5.7; that there are IORING_OP_SEND and _RECV, of 5.6, nothing says. */
+    /* FAST_POLL for want of a feature of 5.6. */
     const unsigned needed = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_FAST_POLL;
     if ((about.features & needed) == needed) {
         rings = mmap(NULL, rings_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
@@ -84,6 +95,9 @@ set_up(void)
         return -1;
     }
     ring.fd = fd;
+    ring.mapped = rings;
+    ring.mapped_size = rings_size;
+    ring.entries_size = entries_size;
     ring.submit_tail = (unsigned *)(rings + about.sq_off.tail);
     ring.submit_mask = *(unsigned *)(rings + about.sq_off.ring_mask);
     ring.complete_head = (unsigned *)(rings + about.cq_off.head);
@@ -100,21 +114,33 @@ set_up(void)
     return 0;
 }
 
+/* A forked child shares the ring with its parent, and lets go of it before it does anything. */
+static void
+let_go(void)
+{
+    if (ring.state == READY) {
+        munmap(ring.mapped, ring.mapped_size);
+        munmap(ring.entries, ring.entries_size);
+        close(ring.fd);
+        ring.state = UNTRIED;
+    }
+}
+
 int
 ring_is_ready(void)
 {
-    const pid_t pid = getpid();
-    if (ring.state == UNTRIED || ring.owner != pid) {
-        if (ring.state == READY)
-            close(ring.fd); /* what the parent had mapped stays mapped, unused: some 100 KiB */
-        ring.owner = pid;
-        ring.state = set_up() == 0 ? READY : REFUSED;
+    static int is_told_of_forks;
+    if (ring.state == UNTRIED) {
+        if (!is_told_of_forks)
+            is_told_of_forks = pthread_atfork(NULL, NULL, let_go) == 0;
+        ring.state = is_told_of_forks && set_up() == 0 ? READY : REFUSED;
     }
     return ring.state == READY;
 }
 
-void
-ring_transfer(enum direction direction, struct transfer *transfers, int count)
+/* Do what the ring does; return how many of `transfers` that were, from the first. */
+static int
+transfer_by_ring(enum direction direction, struct transfer *transfers, int count)
 {
     const unsigned tail = *ring.submit_tail;
     for (int i = 0; i < count; i++) {
@@ -124,7 +150,6 @@ ring_transfer(enum direction direction, struct transfer *transfers, int count)
         entry->addr = (uint64_t)(uintptr_t)transfers[i].data;
         entry->len = (uint32_t)transfers[i].size;
         entry->user_data = i;
-        transfers[i].done = -EAGAIN;
     }
     __atomic_store_n(ring.submit_tail, tail + count, __ATOMIC_RELEASE);
     int submitted = 0, done = 0;
@@ -140,11 +165,24 @@ ring_transfer(enum direction direction, struct transfer *transfers, int count)
             transfers[result->user_data].done = result->res;
         }
         __atomic_store_n(ring.complete_head, head, __ATOMIC_RELEASE);
-        if (error != 0 && error != EINTR && done == submitted) { /* no memory, say */
+        if (taken <= 0 && error != EINTR && done == submitted) {
+            if (error != EAGAIN && error != EBUSY && error != ENOMEM)
+                ring.state = REFUSED; /* it is broken, or forbidden by now */
             __atomic_store_n(ring.submit_tail, tail + submitted, __ATOMIC_RELEASE);
-            return;
+            break;
         }
     }
+    return done;
+}
+
+/* For fewer the ring is not worth its while. */
+#define MANY 4
+
+void
+ring_transfer(enum direction direction, struct transfer *transfers, int count)
+{
+    for (int done = count >= MANY && ring_is_ready() ? transfer_by_ring(direction, transfers, count) : 0; done < count; done++)
+        transfer_one(direction, &transfers[done]);
 }
 
 #endif

@@ -26,7 +26,8 @@ enum direction { SEND, RECEIVE };
 /* Whether there is a ring: Linux may have none, may forbid it, as most containers do, and ROOMCAST_URING=0 does so. */
 int ring_is_ready(void);
 
-/* Do each of `transfers`, at most RING_SIZE, without waiting, in their order, and say in each what was `done`. */
+/* Do each of `transfers`, at most RING_SIZE, without waiting, in their order, and say in each what was `done`; by the ring
+ * if it is ready. */
 void ring_transfer(enum direction direction, struct transfer *transfers, int count);
 
 #endif

@@ -25,9 +25,6 @@ add_sockets(PyObject *module)
 /* What is read from each in the first go, in bytes; most send less. An odd number of cache lines, lest the beginnings of
  * all of them compete for the same places in the cache. */
 #define FIRST (65 * 64)
-/* From so many on the ring is worth its while. */
-#define MANY 4
-
 static PyObject *str_take, *str_read, *str_hang_up, *str_failed;
 
 typedef struct {
@@ -233,13 +230,7 @@ read_batch(Sockets *self, const struct epoll_event *events, int count)
         transfers[i].size = FIRST;
         readers[i] = fd < self->room ? Py_XNewRef(self->entries[fd].reader) : NULL;
     }
-    if (count >= MANY && ring_is_ready())
-        ring_transfer(RECEIVE, transfers, count);
-    else
-        for (int i = 0; i < count; i++) {
-            const ssize_t size = recv(transfers[i].fd, transfers[i].data, FIRST, MSG_DONTWAIT);
-            transfers[i].done = size < 0 ? -errno : size;
-        }
+    ring_transfer(RECEIVE, transfers, count);
     int wrong = 0;
     for (int i = 0; i < count; i++) {
         PyObject *reader = readers[i];
@@ -247,7 +238,7 @@ read_batch(Sockets *self, const struct epoll_event *events, int count)
         const ssize_t size = transfers[i].done;
         if (reader == NULL)
             continue;
-        if (!wrong && (size > 0 || (size != -EAGAIN && size != -EINTR))) {
+        if (!wrong && size != -EAGAIN && size != -EINTR) {
             PyObject *result;
             if (size > 0)
                 result = hand_over(self, fd, reader, transfers[i].data, size);

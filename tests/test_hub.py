@@ -370,3 +370,26 @@ async def test_the_hub_keeps_nobody_alive(hub):
     anna.wire.protocol = None
     del anna
     assert not gone.alive
+
+
+async def test_a_write_that_fails_mutes_nobody_else(hub):
+    """The others get what waited for them a turn later, and everybody what comes then."""
+    members = [Member(hub) for _ in range(6)]
+    for one in members:
+        hub.join(ROOM, one)
+    broken = members[2]
+
+    def fail(data: bytes) -> None:
+        raise RuntimeError("this wire is broken")
+
+    broken.wire.write = fail
+    hub.deliver(ROOM, b"first")
+    hub.deliver(ROOM, b" second")
+    with pytest.raises(RuntimeError, match="broken"):
+        hub.flush()
+    await turn_ends()
+    assert [one.got() for one in members if one is not broken] == [[b"first second"]] * 5
+    del broken.wire.write
+    hub.deliver(ROOM, b"third")
+    await turn_ends()
+    assert [one.got() for one in members] == [[b"third"]] * 6
