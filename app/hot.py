@@ -3,10 +3,10 @@ them.
 
 ``native/`` is compiled when roomcast is installed, where there is a C compiler and the system is not Windows. A write
 to a socket is a system call of 5 to 10 us. What comes around it is 0.8 us in Python, most of it the transport's, and
-0.1 us in C, which writes to the socket itself: a fifth of the server's CPU in rooms of ten. Where Linux has io_uring,
-all writes of a turn go to it in one call, which takes off another 12 % there, and 20 % in a room of 1,000.
-``ROOMCAST_NATIVE=0`` in the environment leaves the C out, and ``ROOMCAST_URING=0`` io_uring, to see whether a trouble
-is theirs.
+0.1 us in C, which writes to the socket itself. Where Linux has io_uring, all reads and all writes of a turn go to it
+in one call. CPU of a delivery, in rooms of ten: 4.04 us in Python, 3.40 in C, 2.89 with io_uring; in a room of 1,000:
+0.88, 0.75, 0.61. ``ROOMCAST_NATIVE=0`` in the environment leaves the C out, and ``ROOMCAST_URING=0`` io_uring, to see
+whether a trouble is theirs.
 """
 
 from __future__ import annotations
