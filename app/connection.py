@@ -197,7 +197,7 @@ class Connection(hot.Outlet, asyncio.Protocol):
         self._release()
         self._resume_transport()
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Drop a connection whose message met a fault of ours, as a loop does where ``data_received`` raises."""
         asyncio.get_running_loop().call_exception_handler(
             {"message": "Reading what a client sent failed.", "exception": error, "protocol": self}
@@ -356,8 +356,12 @@ class Connection(hot.Outlet, asyncio.Protocol):
             self._pinged = False
 
     def _is_heard(self) -> bool:
-        """Whether the peer's silence is its own, and not ours who do not read what it says."""
-        return self._source >= 0 or self._transport is None or self._transport.is_reading()
+        """Whether the peer's silence is its own, and not ours who do not read what it says.
+
+        One that has hung up and does not read, so that the transport waits for it, is silent, too.
+        """
+        transport = self._transport
+        return self._source >= 0 or transport is None or transport.is_reading() or transport.is_closing()
 
     def pause_reading(self) -> None:
         """Read no more for now: the peer is ahead of what can be done for it."""

@@ -9,6 +9,7 @@ the end and errors go the common way.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Final, Protocol
 
 from . import hot
@@ -26,8 +27,8 @@ class Reader(Protocol):
     def hang_up(self) -> None:
         """The socket has ended or failed: remove it, and let its transport read on and deal with that."""
 
-    def failed(self, error: Exception) -> None:
-        """One of the others has raised ``error``."""
+    def failed(self, error: BaseException) -> None:
+        """One of the others has raised ``error``, which is not to end the process."""
 
 
 class Intake:
@@ -36,10 +37,13 @@ class Intake:
     Whoever adds a socket pauses its transport, and removes it before the transport closes it.
     """
 
-    __slots__ = ("_loop", "_sockets")
+    __slots__ = ("_context", "_is_watched", "_loop", "_sockets")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop: Final = loop
+        #: What clients are heard in, lest it be the context of whoever came first.
+        self._context: Final = contextvars.copy_context()
+        self._is_watched = False
         self._sockets: Final = None if hot.Sockets is None else hot.Sockets(limit)
 
     def add(self, fd: int, reader: Reader, *, is_within: bool = False) -> bool:
@@ -51,11 +55,13 @@ class Intake:
         if sockets is None or fd < 0:
             return False
         try:
+            if not self._is_watched:
+                self._context.run(self._loop.add_reader, sockets.fileno(), sockets.read)
+                self._is_watched = True
             sockets.add(fd, reader, is_within)
         except OSError:  # more than the system lets one user watch
+            self._rest()
             return False
-        if len(sockets) == 1:
-            self._loop.add_reader(sockets.fileno(), sockets.read)
         return True
 
     def remove(self, fd: int) -> None:
@@ -63,5 +69,11 @@ class Intake:
         sockets = self._sockets
         if sockets is not None:
             sockets.remove(fd)
-            if not len(sockets):
-                self._loop.remove_reader(sockets.fileno())
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave the loop alone when there is nothing to read."""
+        sockets = self._sockets
+        if self._is_watched and sockets is not None and not len(sockets):
+            self._loop.remove_reader(sockets.fileno())
+            self._is_watched = False

@@ -217,6 +217,25 @@ hand_over(Sockets *self, int fd, PyObject *reader, const char *first, Py_ssize_t
     return result;
 }
 
+/* Tell `reader` the error that one of its methods has raised, unless it is to end the process. Return what that did, or NULL
+ * with an error. */
+static PyObject *
+tell_failure(PyObject *reader)
+{
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        return NULL;
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    if (trace != NULL)
+        PyException_SetTraceback(error, trace);
+    PyObject *result = PyObject_CallMethodOneArg(reader, str_failed, error);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(trace);
+    return result;
+}
+
 /* Read from `count` sockets; 0, or -1 with an error that is nobody's fault here. */
 static int
 read_batch(Sockets *self, const struct epoll_event *events, int count)
@@ -231,36 +250,26 @@ read_batch(Sockets *self, const struct epoll_event *events, int count)
         readers[i] = fd < self->room ? Py_XNewRef(self->entries[fd].reader) : NULL;
     }
     ring_transfer(RECEIVE, transfers, count);
-    int wrong = 0;
+    PyObject *type = NULL, *error = NULL, *trace = NULL;
     for (int i = 0; i < count; i++) {
         PyObject *reader = readers[i];
-        const int fd = transfers[i].fd;
         const ssize_t size = transfers[i].done;
         if (reader == NULL)
             continue;
-        if (!wrong && size != -EAGAIN && size != -EINTR) {
-            PyObject *result;
-            if (size > 0)
-                result = hand_over(self, fd, reader, transfers[i].data, size);
-            else /* the end, or an error */
-                result = PyObject_CallMethodNoArgs(reader, str_hang_up);
-            if (result == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
-                PyObject *type, *error, *trace;
-                PyErr_Fetch(&type, &error, &trace);
-                PyErr_NormalizeException(&type, &error, &trace);
-                if (trace != NULL)
-                    PyException_SetTraceback(error, trace);
-                result = PyObject_CallMethodOneArg(reader, str_failed, error);
-                Py_XDECREF(type);
-                Py_XDECREF(error);
-                Py_XDECREF(trace);
-            }
-            wrong = result == NULL;
+        if (size != -EAGAIN && size != -EINTR) {
+            PyObject *result = size > 0 ? hand_over(self, transfers[i].fd, reader, transfers[i].data, size)
+                                        : PyObject_CallMethodNoArgs(reader, str_hang_up); /* the end, or an error */
+            if (result == NULL)
+                result = tell_failure(reader);
+            if (result == NULL && type == NULL)
+                PyErr_Fetch(&type, &error, &trace); /* the others are to be heard first */
+            PyErr_Clear();
             Py_XDECREF(result);
         }
         Py_DECREF(reader);
     }
-    return wrong ? -1 : 0;
+    PyErr_Restore(type, error, trace);
+    return type == NULL ? 0 : -1;
 }
 
 static PyObject *

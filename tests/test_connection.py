@@ -787,6 +787,16 @@ async def test_a_flood_of_pings_that_nobody_reads_the_pongs_of_is_bounded():
         assert echo.end is TOO_SLOW
 
 
+async def test_who_hangs_up_and_does_not_read_is_dropped():
+    """A half-closed peer with unread bytes would hold its place for ever: the transport waits until it has read."""
+    async with serving(interval=0.2, send_buffer=4096) as service:
+        peer, echo = await service.connect(receive_buffer=4096)
+        echo.hub.send(echo, frames.text(bytes(300_000)))
+        peer.socket.shutdown(socket.SHUT_WR)
+        await happens(echo.ended)
+        assert echo.end is connection.SILENT
+
+
 # Reading less.
 
 

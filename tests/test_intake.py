@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import socket
 import struct
@@ -183,10 +184,14 @@ async def test_what_came_with_the_end_is_heard_first(intake):
         assert await one.hears(2) == [b"last", "end"]
 
 
-async def test_a_failure_is_its_own(intake):
+class Panic(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError("too much"), Panic("far too much")])
+async def test_a_failure_is_its_own(intake, trouble):
     """The one whose message was not borne is told; the others are heard all the same."""
     with clients(intake, 5) as many:
-        trouble = RuntimeError("too much")
 
         def fail() -> None:
             raise trouble
@@ -197,6 +202,70 @@ async def test_a_failure_is_its_own(intake):
         for number, one in enumerate(many):
             assert await one.hears(2 if number == 2 else 1) == ([b"x", trouble] if number == 2 else [b"x"])
         assert trouble.__traceback__ is not None
+
+
+async def test_what_ends_the_process_comes_when_all_were_heard(intake):
+    """SystemExit is nobody's failure; nor is it that of one whose own failure could not be told."""
+    with clients(intake, 6) as many:
+        sockets = intake._sockets
+        asyncio.get_running_loop().remove_reader(sockets.fileno())
+
+        def leave() -> None:
+            raise SystemExit(3)
+
+        def fail(error: BaseException | None = None) -> None:
+            raise ValueError("and this") from error
+
+        many[1].on_take = leave
+        many[2].on_take = many[2].failed = fail
+        for one in many:
+            one.theirs.sendall(text(b"x"))
+        async with asyncio.timeout(10):
+            ends = []
+            while not all(one.heard for one in many):
+                try:
+                    sockets.read()
+                except (SystemExit, ValueError) as end:
+                    ends.append(end)
+        assert [one.heard for one in many] == [[b"x"]] * 6
+        assert isinstance(ends[0], SystemExit)
+
+
+async def test_everybody_is_heard_in_the_context_of_the_start(intake):
+    """And not in that of who came first."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="the start's")
+    variable.set("the first client's")
+    with clients(intake, 2) as many:
+        seen = []
+        for one in many:
+            one.on_take = lambda: seen.append(variable.get())
+            one.theirs.sendall(text(b"x"))
+            await one.hears()
+    assert seen == ["the start's"] * 2
+
+
+async def test_a_loop_that_can_watch_no_more_may_another_time():
+    """Who came meanwhile is read by its transport; who comes then, by the intake."""
+    loop = asyncio.get_running_loop()
+    fails = [OSError(28, "No space left on device")]
+
+    class Loop:
+        def add_reader(self, *args: Any) -> None:
+            if fails:
+                raise fails.pop()
+            loop.add_reader(*args)
+
+        def remove_reader(self, fd: int) -> bool:
+            return loop.remove_reader(fd)
+
+    tight = Intake(Loop(), LIMIT)  # type: ignore[arg-type]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert tight.add(ours.fileno(), None) is False
+    with clients(tight, 2) as many:
+        for one in many:
+            one.theirs.sendall(text(b"x"))
+            assert await one.hears() == [b"x"]
 
 
 async def test_who_is_removed_is_read_no_more(intake):
