@@ -792,6 +792,8 @@ async def test_who_hangs_up_and_does_not_read_is_dropped():
     async with serving(interval=0.2, send_buffer=4096) as service:
         peer, echo = await service.connect(receive_buffer=4096)
         echo.hub.send(echo, frames.text(bytes(300_000)))
+        echo.hub.flush()
+        assert echo.paused
         peer.socket.shutdown(socket.SHUT_WR)
         await happens(echo.ended)
         assert echo.end is connection.SILENT
