@@ -350,14 +350,14 @@ class Gateway:
         type = request.type
         command: Command | None = None
         try:
-            core = self._core.get(type)
-            if core is not None:
-                result = self._stepper.begin(core(client, request))
-            else:
-                command = self.registry.commands.get(type)
-                if command is None:
+            command = self.registry.commands.get(type)
+            if command is None:
+                core = self._core.get(type)
+                if core is None:
                     known = ", ".join(sorted([*self._core, *self.registry.commands]))
                     raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
+                result = self._stepper.begin(core(client, request))
+            else:
                 data = command.validator.load(request.data if request.data is not None else {})
                 if request.key is None:
                     context = Context(self, client, request.room)

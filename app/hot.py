@@ -1,5 +1,5 @@
-"""The inner loops of the hot path: in C where that was compiled, else as ``frames``, ``outlet`` and ``step`` have
-them.
+"""The inner loops of the hot path: in C where that was compiled, else as ``envelope``, ``frames``, ``outlet``
+and ``step`` have them.
 
 ``native/`` is compiled when roomcast is installed, where there is a C compiler and the system is not Windows. A write
 to a socket is a system call of 5 to 10 us. What comes around it is 0.8 us in Python, most of it the transport's, and
@@ -20,6 +20,7 @@ __all__ = [
     "Outlet",
     "Sockets",
     "batches_writes",
+    "envelope",
     "event",
     "socket_of",
     "spread",
@@ -38,8 +39,9 @@ try:
     if os.environ.get("ROOMCAST_NATIVE") == "0":
         raise ImportError("the environment says so")
     from . import _native
-    from ._native import Outlet, batches_writes, event, spread, step, texts, write_pending
+    from ._native import Outlet, batches_writes, envelope, event, spread, step, texts, write_pending
 except ImportError:
+    from .envelope import envelope
     from .frames import event, texts
     from .outlet import Outlet, batches_writes, spread, write_pending
     from .step import step

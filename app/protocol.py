@@ -7,7 +7,6 @@ has microseconds. An event's order is told by its id, not by its time.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +14,9 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from .envelope import timestamp
 from .errors import Refused
+from .hot import envelope
 
 #: What a room is called. Names go into broker keys, so nothing else is let through: no glob, no brace, no line end.
 ROOM_PATTERN: Final = r"^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
@@ -40,6 +41,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(Request).decode
+_dumps: Final = orjson.dumps
 
 #: The fields of a message and what each must be, in JSON's words, and those for what msgspec has found instead.
 _WANTED: Final = {
@@ -144,39 +146,24 @@ def request_id(payload: bytes | bytearray) -> RequestId | None:
     return id if (isinstance(id, str) and len(id) <= MAX_KEY) or type(id) is int else None
 
 
-_second = 0
-_timestamp = ""
-
-
-def timestamp() -> str:
-    """Return the time now as in ``2025-11-13T12:00:00Z``; made once a second."""
-    global _second, _timestamp
-    now = int(time.time())
-    if now != _second:
-        _timestamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        _second = now
-    return _timestamp
-
-
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Return ``document`` as JSON; raise ``Refused`` if it holds what JSON, or JavaScript, cannot.
-
-    The copy is not idle: what orjson returns keeps the 4 KiB that it was built in, and events are kept in histories.
-    """
+    """Return ``document`` as JSON; raise ``Refused`` if it holds what JSON, or JavaScript, cannot."""
     try:
-        return b"%b" % orjson.dumps(document)
+        return orjson.dumps(document)
     except TypeError as error:
-        raise Refused("invalid_data", f"data cannot be sent as JSON: {_uncapped(str(error))}.") from None
+        raise _unsendable(error) from None
+
+
+def _unsendable(error: TypeError) -> Refused:
+    return Refused("invalid_data", f"data cannot be sent as JSON: {_uncapped(str(error))}.")
 
 
 def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
     """Build an event, as yet without its id: ``room`` and ``sender`` are left out where they are None."""
-    document: dict[str, Any] = {"type": type, "room": room, "data": data, "sender": sender, "timestamp": timestamp()}
-    if room is None:
-        del document["room"]
-    if sender is None:
-        del document["sender"]
-    return encode(document)
+    try:
+        return envelope(type, room, _dumps(data), sender)
+    except TypeError as error:
+        raise _unsendable(error) from None
 
 
 def connected(user_id: int | str, username: str, resumed: Mapping[str, Any] | None = None) -> bytes:

@@ -1,6 +1,6 @@
 /* The hot path in C: what is done for every frame that comes in and for every connection that one goes out to.
  *
- * Each function has its equal in Python, in frames.py, outlet.py or step.py, which says what it does and serves where this
+ * Each function has its equal in Python, in frames.py, envelope.py, outlet.py or step.py, which says what it does and serves where this
  * was not compiled; tests/test_hot.py holds the two against each other. Nothing here releases the GIL: a send to a socket
  * takes 5 to 10 us, and giving the GIL away and taking it back again would be a good part of what is saved.
  */
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "native.h"
 #include "ring.h"
@@ -128,6 +129,129 @@ event(PyObject *module, PyObject *const *args, Py_ssize_t count)
     memcpy(to, id, id_size);
     memcpy(to + id_size, "\"}", 2);
     return frame;
+}
+
+/* Envelopes. */
+
+/* The time now to the second, as in 2025-11-13T12:00:00Z. */
+static const char *
+timestamp(void)
+{
+    static time_t shown = -1;
+    static char text[64];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now); /* time(2) lags behind it, and behind Python's clock, by up to 4 ms */
+    if (now.tv_sec != shown) {
+        struct tm parts;
+        gmtime_r(&now.tv_sec, &parts);
+        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+        shown = now.tv_sec;
+    }
+    return text;
+}
+
+/* A piece of the text that is built: as it is, or with what JSON wants escaped in a string. */
+struct piece {
+    const char *text;
+    Py_ssize_t size;
+    int is_escaped;
+};
+
+/* How `byte` is escaped in a JSON string: with so many characters, in `to` if that is not NULL; 1 is not at all. */
+static int
+escape(unsigned char byte, char *to)
+{
+    static const char letters[] = "btn\0fr", digits[] = "0123456789abcdef";
+    if (byte >= 0x20 && byte != '"' && byte != '\\') {
+        if (to != NULL)
+            *to = (char)byte;
+        return 1;
+    }
+    const char letter = byte >= 0x20 ? (char)byte : byte >= '\b' && byte <= '\r' ? letters[byte - '\b'] : '\0';
+    if (to != NULL) {
+        to[0] = '\\';
+        to[1] = letter;
+        if (!letter) {
+            memcpy(to + 1, "u00", 3);
+            to[4] = digits[byte >> 4];
+            to[5] = digits[byte & 15];
+        }
+    }
+    return letter ? 2 : 6;
+}
+
+/* Write `piece`, unless `to` is NULL, and return its length. */
+static Py_ssize_t
+put_piece(const struct piece *piece, char *to)
+{
+    if (!piece->is_escaped) {
+        if (to != NULL)
+            memcpy(to, piece->text, piece->size);
+        return piece->size;
+    }
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < piece->size; i++)
+        size += escape((unsigned char)piece->text[i], to == NULL ? NULL : to + size);
+    return size;
+}
+
+/* Make `piece` what stands between the quotes of `string`; -1 with an error. */
+static int
+as_piece(struct piece *piece, PyObject *string)
+{
+    piece->is_escaped = 1;
+    piece->text = PyUnicode_AsUTF8AndSize(string, &piece->size);
+    if (piece->text == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+            PyErr_SetString(PyExc_TypeError, "str is not valid UTF-8: surrogates not allowed");
+        return -1;
+    }
+    piece->is_escaped = put_piece(piece, NULL) != piece->size;
+    return 0;
+}
+
+#define LITERAL(literal) ((struct piece){literal, sizeof literal - 1, 0})
+
+static PyObject *
+envelope(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4 || !PyUnicode_Check(args[0]) || !(args[1] == Py_None || PyUnicode_Check(args[1])) ||
+        !PyBytes_Check(args[2]) || !(args[3] == Py_None || PyUnicode_Check(args[3]))) {
+        PyErr_SetString(PyExc_TypeError, "envelope(type: str, room: str | None, data: bytes, sender: str | None)");
+        return NULL;
+    }
+    struct piece pieces[12];
+    int last = 0;
+    pieces[last++] = LITERAL("{\"type\":\"");
+    if (as_piece(&pieces[last++], args[0]) < 0)
+        return NULL;
+    if (args[1] != Py_None) {
+        pieces[last++] = LITERAL("\",\"room\":\"");
+        if (as_piece(&pieces[last++], args[1]) < 0)
+            return NULL;
+    }
+    pieces[last++] = LITERAL("\",\"data\":");
+    pieces[last++] = (struct piece){PyBytes_AS_STRING(args[2]), PyBytes_GET_SIZE(args[2]), 0};
+    if (args[3] != Py_None) {
+        pieces[last++] = LITERAL(",\"sender\":\"");
+        if (as_piece(&pieces[last++], args[3]) < 0)
+            return NULL;
+        pieces[last++] = LITERAL("\"");
+    }
+    pieces[last++] = LITERAL(",\"timestamp\":\"");
+    const char *now = timestamp();
+    pieces[last++] = (struct piece){now, (Py_ssize_t)strlen(now), 0};
+    pieces[last++] = LITERAL("\"}");
+    Py_ssize_t size = 0;
+    for (int i = 0; i < last; i++)
+        size += put_piece(&pieces[i], NULL);
+    PyObject *built = PyBytes_FromStringAndSize(NULL, size);
+    if (built == NULL)
+        return NULL;
+    char *to = PyBytes_AS_STRING(built);
+    for (int i = 0; i < last; i++)
+        to += put_piece(&pieces[i], to);
+    return built;
 }
 
 /* Outlets. */
@@ -472,6 +596,7 @@ step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 static PyMethodDef functions[] = {
     {"texts", (PyCFunction)(void (*)(void))texts, METH_FASTCALL, "See frames.py."},
     {"event", (PyCFunction)(void (*)(void))event, METH_FASTCALL, "See frames.py."},
+    {"envelope", (PyCFunction)(void (*)(void))envelope, METH_FASTCALL, "See envelope.py."},
     {"spread", (PyCFunction)(void (*)(void))spread, METH_FASTCALL, "See outlet.py."},
     {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "See step.py."},
     {"write_pending", write_pending, METH_O, "See outlet.py."},

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import types
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -19,11 +22,13 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from wire import masked
 
+from roomcast import envelope as enveloping
 from roomcast import frames, hot, outlet
 from roomcast import step as stepping
 
@@ -60,7 +65,7 @@ def test_it_can_be_left_out(value: str, expected: bool) -> None:
 
 def test_the_python_in_its_place_passes_the_same_tests() -> None:
     """Frames, hub and connections without the C: a server where it cannot be compiled is as good."""
-    modules = ["tests/test_frames.py", "tests/test_hub.py", "tests/test_connection.py"]
+    modules = ["tests/test_frames.py", "tests/test_protocol.py", "tests/test_hub.py", "tests/test_connection.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
         cwd=ROOT,
@@ -116,6 +121,48 @@ def test_events_are_built_alike(given: bytes | int, id: str) -> None:
             hot.event(payload, id)
     else:
         assert hot.event(payload, id) == expected
+
+
+# Envelopes.
+
+#: The last of an envelope.
+TIME = rb"[-0-9]{10}T[:0-9]{8}Z\"}\Z"
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=30), st.none() | st.text(max_size=30), st.none() | st.text(max_size=30), st.text(max_size=300))
+@example("message", "channel:1", "".join(map(chr, range(0x180))), "")
+@example("message", None, '"', "")
+@example("message", "\\", "\ud800", "")
+@example("\udfff", None, None, "")
+def test_envelopes_are_built_alike(type: str, room: str | None, sender: str | None, content: str) -> None:
+    """Byte for byte, but for the time, which is that of the moment; what UTF-8 cannot carry is refused alike."""
+    data = orjson.dumps({"content": content.encode(errors="replace").decode()})
+    try:
+        expected = enveloping.envelope(type, room, data, sender)
+    except TypeError as error:
+        with pytest.raises(TypeError, match=f"^{re.escape(str(error))}$"):
+            hot.envelope(type, room, data, sender)
+    else:
+        built = hot.envelope(type, room, data, sender)
+        assert re.sub(TIME, b"", built) == re.sub(TIME, b"", expected)
+        assert orjson.loads(built)["data"] == orjson.loads(data)
+
+
+def test_envelopes_tell_the_time_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the second and in UTC, wherever the server stands; the clock goes on."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        seen = set()
+        while len(seen) < 2:
+            before = enveloping.timestamp()
+            shown = json.loads(hot.envelope("message", None, b"{}", None))["timestamp"]
+            assert before <= shown <= enveloping.timestamp()
+            seen.add(shown)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # Steps.
@@ -284,6 +331,10 @@ def test_a_failure_is_raised(kind: Kind) -> None:
         lambda: hot.texts(b"x"),
         lambda: hot.event("x", "1"),
         lambda: hot.event(b"x", b"1"),
+        lambda: hot.envelope("x", "y", "{}", "z"),
+        lambda: hot.envelope(1, "y", b"{}", "z"),
+        lambda: hot.envelope("x", 1, b"{}", "z"),
+        lambda: hot.envelope("x", "y", b"{}", 1),
         lambda: hot.spread([], b"x", []),
         lambda: hot.spread({}, "x", []),
         lambda: hot.spread({1: None}, b"x", []),

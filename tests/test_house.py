@@ -19,7 +19,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"settings"},
     "identity": {"errors", "settings"},
     "access": {"identity", "settings"},
-    "protocol": {"errors"},
     "frames": {"errors"},
     "schemas": {"errors"},
     "held": set(),
@@ -27,10 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "revocation": {"broker", "errors", "identity"},
     # The only place that knows Redis.
     "redis": {"broker", "errors", "held"},
+    "envelope": set(),
     "outlet": set(),
     "step": set(),
     # The only place that knows what was compiled.
-    "hot": {"_native", "frames", "outlet", "step"},
+    "hot": {"_native", "envelope", "frames", "outlet", "step"},
+    "protocol": {"envelope", "errors", "hot"},
     "stepper": {"hot", "step"},
     "intake": {"hot"},
     "hub": {"hot"},
