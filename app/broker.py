@@ -454,14 +454,6 @@ class MemoryBroker(Broker):
 
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         """See ``Broker``."""
-        return self._publish(room, payload, key)
-
-    async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
-        """See ``Broker``; nothing can fail or come between."""
-        self._check()
-        return [self._publish(*publication) for publication in publications]
-
-    def _publish(self, room: str, payload: bytes, key: str | None) -> str:
         listener = self._listener
         if listener is None:
             raise Unavailable(_NOT_RUNNING)
@@ -485,6 +477,11 @@ class MemoryBroker(Broker):
         if room in self._subscribed:
             listener.on_event(room, event_id, payload)
         return event_id
+
+    async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
+        """See ``Broker``; nothing can fail or come between."""
+        self._check()
+        return [await self.publish(*publication) for publication in publications]
 
     def _forget_others(self, written: str) -> None:
         """Free what is too much of the histories; the room ``written`` to just now comes last, and keeps half of it."""

@@ -309,7 +309,7 @@ class Gateway:
         if self._interval and not self._within_rate(client, payload):
             return
         try:
-            request = protocol.parse(payload)
+            request = protocol.parse(payload, self.hub.rooms)
         except Refused as refused:
             self._refuse(client, refused, None, protocol.request_id(payload))
             return

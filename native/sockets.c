@@ -19,9 +19,9 @@ add_sockets(PyObject *module)
 #include <unistd.h>
 
 /* So many sockets are read before what they sent is dealt with. */
-#define BATCH 256
+#define BATCH 128
 /* So many times in one turn of the loop. */
-#define ROUNDS 4
+#define ROUNDS 8
 /* What is read from each in the first go, in bytes; most send less. An odd number of cache lines, lest the beginnings of
  * all of them compete for the same places in the cache. */
 #define FIRST (65 * 64)
@@ -66,7 +66,7 @@ sockets_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetFromErrno(PyExc_OSError);
         Py_CLEAR(self);
     } else {
-        self->batch = PyMem_Malloc(sizeof(Batch)); /* 1 MiB, of which the system gives what is touched */
+        self->batch = PyMem_Malloc(sizeof(Batch)); /* 0.5 MiB, of which the system gives what is touched */
         if (self->batch == NULL) {
             PyErr_NoMemory();
             Py_CLEAR(self);
