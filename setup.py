@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 
 native = Extension(
     "roomcast._native",
-    ["native/native.c", "native/ring.c", "native/sockets.c"],
+    ["native/native.c", "native/loader.c", "native/ring.c", "native/sockets.c"],
     depends=["native/native.h", "native/ring.h"],
     extra_compile_args=["-O2", "-pthread"],
     extra_link_args=["-pthread"],

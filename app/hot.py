@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 __all__ = [
     "IS_NATIVE",
+    "Loader",
     "Outlet",
     "Sockets",
     "batches_writes",
@@ -30,8 +31,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from ._native import Loader as _Loader
     from ._native import Sockets as _Sockets
 
+#: What ``schemas`` checks data with, where it was compiled.
+Loader: type[_Loader] | None = None
 #: What ``intake`` reads sockets with, where it was compiled and the system has epoll.
 Sockets: type[_Sockets] | None = None
 
@@ -46,6 +50,7 @@ except ImportError:
     from .outlet import Outlet, batches_writes, spread, write_pending
     from .step import step
 else:
+    Loader = _native.Loader
     Sockets = getattr(_native, "Sockets", None)
 
 IS_NATIVE: Final = Outlet.__module__.endswith("_native")

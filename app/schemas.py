@@ -3,10 +3,12 @@
 marshmallow decides what is valid, converts, and words every complaint. It takes 7 to 16 µs to load a small object,
 though, and a whole command has 10 µs. So for a schema of plainly understood parts a checker is generated that knows
 only the data that marshmallow would return as it is; everything else goes to marshmallow. A schema with a hook, an
-overridden method, or a field or validator that is not listed here goes to marshmallow always.
+overridden method, or a field or validator that is not listed here goes to marshmallow always. The plainest of all, like
+those of chat, need no function of their own: ``hot`` has one in C that is told the fields.
 
 Measured side by side, medians of 40 rounds, ``load`` of ``{"content": str, "metadata": dict}`` with Length validators:
-marshmallow 7.7 µs, a closure for each field 0.54 µs, the generated function 0.40 µs.
+marshmallow 7.7 µs, a closure for each field 0.54 µs, the generated function 0.40 µs; later, on a faster machine, the
+generated function 0.23 µs, C 0.05 µs, and for the four fields of a message 0.39 and 0.13 µs.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
@@ -26,7 +30,11 @@ from marshmallow import EXCLUDE, INCLUDE, RAISE, Schema, ValidationError, fields
 from marshmallow.exceptions import SCHEMA
 from marshmallow.utils import get_value
 
+from . import hot
 from .errors import Refused
+
+if TYPE_CHECKING:
+    from ._native import Part
 
 Load = Callable[[object], dict[str, Any]]
 
@@ -59,7 +67,13 @@ class Validator:
             self.schema.get_attribute = _attribute  # type: ignore[method-assign]
         self.load, self.event = self._load, self._event
         code, names = _generate(self.schema)
-        if code is not None:
+        if code is None:
+            return
+        parts = _parts(self.schema) if hot.Loader is not None else None
+        if hot.Loader is not None and parts is not None:
+            self.load = hot.Loader(parts, self._load, missing)
+            self.event = hot.Loader(parts, self._event, missing)
+        else:
             self.load = _loader(code, names, self._load)
             self.event = _loader(code, names, self._event)
 
@@ -191,6 +205,40 @@ def _loader(code: CodeType, names: dict[str, object], slow: Load) -> Load:
     exec(code, namespace)  # noqa: S102  the source is _Writer's own text; nothing of the schema's is in it
     loader: Load = namespace["load"]
     return loader
+
+
+class _Absence(IntEnum):
+    """What becomes of a field that is not there; the numbers are those of ``native/loader.c``."""
+
+    REFUSED = 0
+    LEFT_OUT = 1
+    FILLED = 2
+    NEW_DICT = 3
+    NEW_LIST = 4
+
+
+def _parts(schema: Schema) -> tuple[Part, ...] | None:
+    """Return the fields of a plainly understood schema for ``hot.Loader``, or None if it does not know one of them."""
+    parts: list[Part] = []
+    for name, field in schema.load_fields.items():
+        kind = _KINDS[type(field)]
+        lengths = [each for each in field.validators if isinstance(each, validate.Length)]
+        if kind in (float, list) or len(lengths) < len(field.validators):
+            return None
+        lows = [bound for each in lengths for bound in (each.min, each.equal) if bound is not None]
+        highs = [bound for each in lengths for bound in (each.max, each.equal) if bound is not None]
+        least, most = min(max([0, *lows]), sys.maxsize), max(min([sys.maxsize, *highs]), -1)
+        default = field.load_default
+        absence = _Absence.FILLED
+        if field.required or not _has_plain_default(field):
+            absence = _Absence.REFUSED
+        elif default is missing:
+            absence = _Absence.LEFT_OUT
+        elif default is dict or default is list:
+            absence = _Absence.NEW_DICT if default is dict else _Absence.NEW_LIST
+        filler = default if absence is _Absence.FILLED else None
+        parts.append((name, kind, field.allow_none, least, most, absence, filler))
+    return tuple(parts)
 
 
 def _require(plain: bool) -> None:

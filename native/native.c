@@ -622,7 +622,8 @@ PyInit__native(void)
     str_hold = PyUnicode_InternFromString("hold");
     outlet_type = (PyTypeObject *)PyType_FromSpec(&outlet_spec);
     if (str_write == NULL || str_hold == NULL || outlet_type == NULL ||
-        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0 || add_sockets(module) < 0) {
+        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0 || add_sockets(module) < 0 ||
+        add_loader(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -12,4 +12,7 @@ PyObject *texts_in(const unsigned char *data, Py_ssize_t size, Py_ssize_t limit)
 /* Add the type Sockets to `module`, where the system has epoll; -1 with an error. */
 int add_sockets(PyObject *module);
 
+/* Add the type Loader to `module`; -1 with an error. */
+int add_loader(PyObject *module);
+
 #endif

@@ -16,8 +16,9 @@ import sysconfig
 import time
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,7 +66,13 @@ def test_it_can_be_left_out(value: str, expected: bool) -> None:
 
 def test_the_python_in_its_place_passes_the_same_tests() -> None:
     """Frames, hub and connections without the C: a server where it cannot be compiled is as good."""
-    modules = ["tests/test_frames.py", "tests/test_protocol.py", "tests/test_hub.py", "tests/test_connection.py"]
+    modules = [
+        "tests/test_frames.py",
+        "tests/test_protocol.py",
+        "tests/test_schemas.py",
+        "tests/test_hub.py",
+        "tests/test_connection.py",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules],
         cwd=ROOT,
@@ -163,6 +170,72 @@ def test_envelopes_tell_the_time_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+# Loaders; that they do as the generated functions do, and as marshmallow, tests/test_schemas.py shows.
+
+PART = ("a", None, False, 0, 10, 0, None)
+
+
+@pytest.mark.skipif(hot.Loader is None, reason="The functions generated in its place are test_schemas' business.")
+def test_a_loader_gives_what_is_not_plain_to_another() -> None:
+    """As it is; what that raises is raised, and what a key raises that is compared."""
+    assert hot.Loader is not None
+    load = hot.Loader((PART,), lambda data: ["slow", data], None)
+    assert load({"a": 1}) == {"a": 1}
+    for data in ({}, {"a": 1, "b": 2}, {"a": None}, OrderedDict(a=1), [1], None):
+        assert load(data) == ["slow", data]
+    with pytest.raises(ZeroDivisionError):
+        hot.Loader((PART,), lambda data: 1 / 0, None)({})
+
+    class Odd(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            raise LookupError(other)
+
+    with pytest.raises(LookupError):
+        load({Odd("a"): 1})
+
+
+@pytest.mark.skipif(hot.Loader is None, reason="The functions generated in its place are test_schemas' business.")
+def test_a_loader_leaks_nothing_and_is_freed() -> None:
+    """Also one whose other refers to it, as a validator does to both."""
+    assert hot.Loader is not None
+
+    class Other:
+        load: Any = None
+
+        def slow(self, data: object) -> dict[str, Any]:
+            return {}
+
+    value, filler = "".join(["val", "ue"]), "".join(["fil", "ler"])
+    fields = [("a", str, True, 0, 10, 0, None), ("b", None, False, 0, 9, 2, filler), ("c", dict, False, 0, 9, 3, None)]
+    other = Other()
+    other.load = hot.Loader(
+        (*fields, ("d", None, False, 0, 9, 4, None), ("e", int, False, 0, 9, 1, None)), other.slow, None
+    )
+
+    def work(other: Other) -> None:
+        for data in ({"a": value}, {"a": None, "c": {}}, {"a": value, "b": value}, {"b": value}, {"a": value, "x": 1}):
+            other.load(data)
+        with suppress(TypeError):
+            hot.Loader((PART, ("b", None)), other.slow, None)  # type: ignore[misc, arg-type]
+
+    work(other)
+    gc.collect()
+    before = [sys.getrefcount(one) for one in (value, filler, other)]
+    blocks = sys.getallocatedblocks()
+    for _ in range(1000):
+        work(other)
+    gc.collect()
+    assert [sys.getrefcount(one) for one in (value, filler, other)] == before
+    assert sys.getallocatedblocks() - blocks < 100
+    gone = weakref.ref(other)
+    del other
+    gc.collect()
+    assert gone() is None
 
 
 # Steps.
@@ -342,6 +415,14 @@ def test_a_failure_is_raised(kind: Kind) -> None:
         lambda: hot.write_pending([1]),
         lambda: hot.write_pending([1] * 10),
         lambda: hot.write_pending(()),
+        lambda: hot.Loader([], print, None),
+        lambda: hot.Loader((1,), print, None),
+        lambda: hot.Loader((("a",),), print, None),
+        lambda: hot.Loader(((1, None, False, 0, 1, 0, None),), print, None),
+        lambda: hot.Loader((("a", None, False, 0, "1", 0, None),), print, None),
+        lambda: hot.Loader((), print, None)(),
+        lambda: hot.Loader((), print, None)({}, {}),
+        lambda: hot.Loader((), print, None)(data={}),
         lambda: hot.step(1, None, print),
         lambda: hot.step(1, contextvars.copy_context()),
     ],

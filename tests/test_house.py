@@ -20,7 +20,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "identity": {"errors", "settings"},
     "access": {"identity", "settings"},
     "frames": {"errors"},
-    "schemas": {"errors"},
     "held": set(),
     "broker": {"errors", "held"},
     "revocation": {"broker", "errors", "identity"},
@@ -32,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The only place that knows what was compiled.
     "hot": {"_native", "envelope", "frames", "outlet", "step"},
     "protocol": {"envelope", "errors", "hot"},
+    "schemas": {"errors", "hot"},
     "stepper": {"hot", "step"},
     "intake": {"hot"},
     "hub": {"hot"},

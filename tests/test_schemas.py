@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
@@ -29,6 +30,7 @@ from marshmallow import (
     validates_schema,
 )
 
+from roomcast import hot
 from roomcast.errors import Refused
 from roomcast.schemas import Validator
 
@@ -234,11 +236,14 @@ def outcome(act: Callable[[Any], Any], data: Any) -> object:
 
 
 def check_agreement(schema: type[Schema], data: Any) -> None:
-    """Check that both ways give what plain marshmallow gives, and leave the data as it was."""
-    validator, plain, before = Validator(schema), schema(), exactly(data)
-    assert outcome(validator.load, data) == outcome(plain.load, data)
-    assert outcome(validator.event, data) == outcome(lambda data: plain.dump(plain.load(data)), data)
-    assert exactly(data) == before
+    """Check that all ways, in C and generated, give what plain marshmallow gives, and leave the data as it was."""
+    plain, before = schema(), exactly(data)
+    for loader in dict.fromkeys((hot.Loader, None)):
+        with patch.object(hot, "Loader", loader):
+            validator = Validator(schema)
+        assert outcome(validator.load, data) == outcome(plain.load, data)
+        assert outcome(validator.event, data) == outcome(lambda data: plain.dump(plain.load(data)), data)
+        assert exactly(data) == before
 
 
 @settings(max_examples=200, deadline=None)
@@ -279,6 +284,8 @@ def test_plain_data_is_answered_without_marshmallow(monkeypatch: pytest.MonkeyPa
     assert event.event(MESSAGE) == MESSAGE
     assert list(event.event({"user_id": 1, "username": "a", "content": "b"})) == ["content", "username", "user_id"]
     assert asked == [[], []]
+    if hot.Loader is not None:
+        assert {type(each) for each in (command.load, command.event, event.load, event.event)} == {hot.Loader}
 
 
 def test_every_understood_part_is_answered_without_marshmallow(monkeypatch: pytest.MonkeyPatch) -> None:
