@@ -45,13 +45,6 @@ class Room:
         known = self.late.get(connection, 0) if self.late is not None else 0
         return b"".join(self.pending[known:])
 
-    def take(self) -> list[bytes]:
-        """Take what waits; nothing does then."""
-        frames, self.pending = self.pending, []
-        self.due = False
-        self.late = None
-        return frames
-
 
 class Hub:
     """The rooms and the outbox of one node, on one event loop."""
@@ -194,8 +187,10 @@ class Hub:
         due = self._connections_due
         delivered = 0
         for room in rooms:
+            frames = room.pending
             members = room.members if room.late is None else self._on_time(room)
-            frames = room.take()
+            room.pending = []
+            room.due = False
             spread(members, frames[0] if len(frames) == 1 else b"".join(frames), due)
             delivered += len(frames) * len(room.members)
         self._connections_due = []
@@ -217,7 +212,9 @@ class Hub:
     def _on_time(self, room: Room) -> dict[Outlet, None]:
         """The members of ``room`` that get all of what waits; the others are sent what they have not got yet."""
         late = room.late or {}
+        members = {connection: None for connection in room.members if connection not in late}
         for connection in late:
             if waiting := room.waiting_for(connection):
                 self.send(connection, waiting)
-        return {connection: None for connection in room.members if connection not in late}
+        room.late = None
+        return members

@@ -91,7 +91,9 @@ load_field(const Loader *self, const Field *field, PyObject *data, PyObject *res
             if (length < field->least || length > field->most)
                 return 0;
         }
-        value = is_dict ? PyDict_Copy(value) : Py_NewRef(value);
+        Py_INCREF(value); /* a copy may have garbage collected, whose finalizers may do anything, also to data */
+        if (is_dict)
+            Py_SETREF(value, PyDict_Copy(value));
     }
     if (value == NULL)
         return -1;

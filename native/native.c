@@ -491,7 +491,8 @@ take_pending(Outlet *self)
 }
 
 /* Send what is pending for those of `due` from `from` to `to` who can be sent to past the transport, and leave pending
- * what the kernel did not take. No Python runs here, which could close one of the sockets before it was written to. */
+ * what the kernel did not take. No Python runs here, which could close one of the sockets before it was written to.
+ * Return whether all of them have nothing pending now, or -1 with an error. */
 static int
 send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
 {
@@ -517,6 +518,7 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
         count++;
     }
     ring_transfer(SEND, transfers, count);
+    Py_ssize_t done = 0;
     for (int i = 0; i < count; i++) {
         const struct transfer *one = &transfers[i];
         const Py_ssize_t sent = one->done < 0 ? 0 : one->done;
@@ -526,10 +528,11 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
                 wrong = 1;
             else
                 Py_SETREF(whose[i]->pending, rest);
-        }
+        } else
+            done++;
         Py_DECREF(data[i]);
     }
-    return wrong ? -1 : 0;
+    return wrong ? -1 : done;
 }
 
 /* From so many on the ring is worth its while. */
@@ -545,9 +548,10 @@ write_pending(PyObject *module, PyObject *due)
     const int by_ring = PyList_GET_SIZE(due) >= MANY && ring_is_ready();
     for (Py_ssize_t from = 0, to; from < PyList_GET_SIZE(due); from = to) {
         to = Py_MIN(from + RING_SIZE, PyList_GET_SIZE(due));
-        if (by_ring && send_pending(due, from, to) < 0)
+        const Py_ssize_t done = by_ring ? send_pending(due, from, to) : 0;
+        if (done < 0)
             return NULL;
-        for (Py_ssize_t i = from; i < to && i < PyList_GET_SIZE(due); i++) {
+        for (Py_ssize_t i = done < to - from ? from : to; i < to && i < PyList_GET_SIZE(due); i++) {
             Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
             if (self == NULL)
                 return NULL;
