@@ -1,12 +1,12 @@
-"""The inner loops of the hot path: in C where that was compiled, else as ``envelope``, ``frames``, ``outlet``
-and ``step`` have them.
+"""The inner loops of the hot path: in C where that was compiled, else as ``envelope``, ``frames``, ``outlet`` and
+``step`` have them, and as ``schemas`` generates them.
 
 ``native/`` is compiled when roomcast is installed, where there is a C compiler and the system is not Windows. A write
 to a socket is a system call of 5 to 10 us. What comes around it is 0.8 us in Python, most of it the transport's, and
 0.1 us in C, which writes to the socket itself. Where Linux has io_uring, all reads and all writes of a turn go to it
-in one call. CPU of a delivery, in rooms of ten: 4.04 us in Python, 3.40 in C, 2.89 with io_uring; in a room of 1,000:
-0.88, 0.75, 0.61. ``ROOMCAST_NATIVE=0`` in the environment leaves the C out, and ``ROOMCAST_URING=0`` io_uring, to see
-whether a trouble is theirs.
+in one call. CPU of a delivery, in rooms of ten: 5.61 us in Python, 4.54 in C, 4.07 with io_uring; in a room of 1,000:
+1.19, 0.95, 0.83; of a message that comes back to its sender alone: 20.1, 13.7, 12.8. ``ROOMCAST_NATIVE=0`` in the
+environment leaves the C out, and ``ROOMCAST_URING=0`` io_uring, to see whether a trouble is theirs.
 """
 
 from __future__ import annotations
