@@ -25,7 +25,8 @@ export function connecting(wire) {
   });
   if (page.dev) makingUp(wire);
   const token = fromAddress();
-  $("token").value = token || sessionStorage.getItem(KEPT) || "";
+  const typed = $("token").value; // while this script was on its way
+  $("token").value = token || typed || sessionStorage.getItem(KEPT) || "";
   describe();
   if ($("token").value) choose("form-token");
   if (token) use(wire, token);

@@ -1,5 +1,6 @@
 """The debug console: who gets it, what keeps it safe, and what a developer can do there, in a real Chromium."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterable
@@ -769,6 +770,31 @@ async def test_whoever_has_the_key_logs_in_and_out(visit):
         await expect(tab.rows(type="project.archived")).to_be_visible()
         await tab.page.get_by_role("button", name="Log out").click()
         await expect(tab.page.get_by_label("API key")).to_be_visible()
+
+
+@in_browser
+async def test_what_is_done_before_the_script_is_there_does_no_harm(visit):
+    """On a slow line a token that was typed meanwhile stays, and sending it too early puts it into no address."""
+    arrived = asyncio.Event()
+
+    async def late(route):
+        await arrived.wait()
+        await route.continue_()
+
+    async with serving(console=True, api_key=KEY) as server:
+        tab = await visit(url(server))
+        await tab.page.route("**/console.js", late)
+        await tab.page.get_by_label("API key").fill(KEY)
+        await tab.page.get_by_role("button", name="Log in").click(no_wait_after=True)
+        token = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
+        await tab.page.get_by_label("Token", exact=True).fill(token)
+        await tab.page.get_by_role("button", name="Connect", exact=True).click(no_wait_after=True)
+        assert token not in tab.page.url
+        arrived.set()
+        await expect(tab.page.locator("#token-hint")).to_contain_text("alice (user 1); opens *")
+        assert token not in tab.page.url
+        await tab.page.get_by_role("button", name="Connect", exact=True).click()
+        await expect(tab.page.locator("#status")).to_contain_text("Connected as alice")
 
 
 @in_browser
