@@ -169,6 +169,6 @@ def test_the_command_says_all_that(redis_server: RedisServer, redis_prefix: str)
 def test_inner_loops_that_are_not_compiled_are_pointed_out(native: str):
     """With what to do about it; and nothing is said where they are, or that the variable is no setting."""
     done = roomcast("doctor", JWT_SECRET=SECRET, ROOMCAST_NATIVE=native)
-    said = "WARN" in done.stdout and "a fifth more, or two fifths. Install a C compiler, and roomcast" in done.stdout
+    said = "WARN" in done.stdout and "a quarter more, up to a half. Install a C compiler, and roomcast" in done.stdout
     assert said is (native == "0" or not hot.IS_NATIVE)
     assert "ROOMCAST_NATIVE" not in done.stdout

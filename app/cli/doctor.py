@@ -162,12 +162,12 @@ def machine() -> Iterator[Finding]:
     if not HAS_UVLOOP and os.name == "posix":
         yield Finding(WARN, "uvloop is not installed: the server does a fraction of what it could.")
     if hot.IS_NATIVE:
-        rest = "" if hot.batches_writes() else "; io_uring is not to be had here, which would save a sixth of the CPU"
+        rest = "" if hot.batches_writes() else "; io_uring is not to be had here, which would save a tenth of the CPU"
         yield Finding(OK, f"The inner loops are compiled{rest}.")
     elif os.name == "posix":
         yield Finding(
             WARN,
-            "The inner loops are not compiled: messages cost a fifth more, or two fifths. "
+            "The inner loops are not compiled: messages cost a quarter more, up to a half. "
             "Install a C compiler, and roomcast anew.",
         )
     if time.time() < EARLIEST:
