@@ -31,8 +31,8 @@ REVOKE: Final = Script("revoke")
 
 #: The room that carries signals to all nodes; no client can name it.
 SIGNALS: Final = "!signals"
-#: Nobody is admitted for so many seconds by a Redis that was started anew: it may have lost the leases, and the nodes,
-#: which all come back within a second or so, have to write theirs first.
+#: Nobody is admitted for so many seconds by a Redis that was started anew, or was away for so long that leases ended:
+#: the nodes, which all come back within a second or so, have to write theirs first.
 ANEW: Final = 1.5
 #: How long ``close`` waits for what is being published, in seconds.
 _CLOSING: Final = 1.0
@@ -106,7 +106,9 @@ class RedisBroker(Broker):
     async def start(self, listener: Listener) -> None:
         """See ``Broker``; raises ``Unavailable`` if Redis cannot be reached within ``wait``."""
         self._tls = self._target.ssl_context()
-        self._router = Router(find(self._target, self._timeout), self._open, self._buffer)
+        # The first leases end two thirds of one after a server fell silent, which is noticed ``timeout`` later.
+        forgets = max(self._lease * 2 / 3 - self._timeout, 0)
+        self._router = Router(find(self._target, self._timeout), self._open, self._buffer, forgets)
         ears = _Ears(listener)
         keep = max(self._size, KEEP)
         self._feeds = Feeds(
@@ -231,7 +233,7 @@ class RedisBroker(Broker):
         """See ``Broker``."""
         self._check()
         if asyncio.get_running_loop().time() < self._router.anew_since + ANEW:
-            raise Unavailable("Redis has started anew, and the nodes are telling it who is connected; try again soon.")
+            raise Unavailable("Redis is back, and the nodes are telling it who is connected; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 
     async def release(self, user_id: UserId, connection: int) -> None:

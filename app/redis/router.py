@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -86,7 +87,7 @@ class Lane:
         self.waiting: Final[deque[Call]] = deque()
         #: Patience is with an outage, not with each call: a client's commands wait one after the other, and a hundred
         #: of them would keep it waiting a hundred times as long.
-        self._away_since = asyncio.get_running_loop().time()
+        self.away_since = asyncio.get_running_loop().time()
         self._silent_until = 0.0
         #: Of the server's process that it spoke with last.
         self.run_id = b""
@@ -104,8 +105,8 @@ class Lane:
         if link is not None:
             link.ask(call.pack(link), call)
             call.sent += 1
-        elif call.deadline and self._away_since + call.patience > asyncio.get_running_loop().time():
-            call.deadline = min(call.deadline, self._away_since + call.patience)
+        elif call.deadline and self.away_since + call.patience > asyncio.get_running_loop().time():
+            call.deadline = min(call.deadline, self.away_since + call.patience)
             self.waiting.append(call)
         else:
             raise Unavailable(self.trouble())
@@ -127,7 +128,7 @@ class Lane:
 
     def _down(self, link: Link, why: str) -> None:
         """Let the patient wait at the head of the line, in the order they came; the others must know."""
-        self._away_since = asyncio.get_running_loop().time()
+        self.away_since = asyncio.get_running_loop().time()
         lost = [one for one in link.abandoned if isinstance(one, Call)]
         # Not by the deadline: one without patience has one, too, once it was sent after its server.
         self.waiting.extendleft(call for call in reversed(lost) if call.patience)
@@ -165,16 +166,18 @@ class Lane:
 class Router:
     """All lanes. ``open_`` connects to a server; at most ``buffer`` bytes of patient calls are under way or waiting.
 
+    What is on a server with an end may have ended when it was away for ``forgets`` seconds.
     ``on_return`` are called when a server is reachable again after it was not, and at first; ``on_look`` whenever it
     was looked up which servers there are.
     """
 
-    def __init__(self, servers: Servers, open_: Opener, buffer: int) -> None:
+    def __init__(self, servers: Servers, open_: Opener, buffer: int, forgets: float = math.inf) -> None:
         self.servers: Final = servers
         self.on_return: Final[list[Callable[[], None]]] = []
         self.on_look: Final[list[Callable[[], None]]] = []
         self._open: Final = open_
         self._buffer: Final = buffer
+        self._forgets: Final = forgets
         self._held = 0
         self._lanes: Final[dict[Name, Lane]] = {}
         #: Calls whose server is to be found out.
@@ -183,7 +186,7 @@ class Router:
         self._loop: Final = asyncio.get_running_loop()
         self._tender: asyncio.Task[None] | None = None
         self._expiring: asyncio.TimerHandle | None = None
-        #: Since when a server is another process than before, which may know nothing of what was.
+        #: Since when a server is there again that may know nothing of what was: another process, or away for too long.
         self.anew_since = float("-inf")
         self._closed = False
 
@@ -321,8 +324,9 @@ class Router:
         """``lane`` can be used (again)."""
         link = lane.keeper.link
         if link is not None:
-            if lane.run_id not in (b"", link.run_id):
-                self.anew_since = self._loop.time()
+            now = self._loop.time()
+            if lane.run_id and (lane.run_id != link.run_id or now - lane.away_since >= self._forgets):
+                self.anew_since = now
             lane.run_id = link.run_id
         for told in self.on_return:
             told()
