@@ -17,7 +17,8 @@ from broker_contract import (
     House,
     split,
 )
-from redis_servers import Cluster, FreshRedis, RedisServer
+from redis_servers import Cluster, FreshRedis, RedisServer, until
+from tcp_proxy import Proxy
 
 from roomcast.broker import Event
 from roomcast.errors import Unavailable
@@ -371,3 +372,31 @@ async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: F
     assert await b.broker.connections(1) == 2
     for house in (a, b):
         await house.broker.close()
+
+
+async def test_a_node_that_starts_with_its_redis_lets_the_others_speak_first(fresh_redis: FreshRedis) -> None:
+    """It has started when those that knew the server before, and come back later, have said again what they hold."""
+    server = await fresh_redis()
+    async with Proxy("127.0.0.1", server.port) as proxy:
+        a = House(broker_for(f"redis://127.0.0.1:{proxy.port}", "young"), asyncio.sleep)
+        c = House(broker_for(server.url, "young"), asyncio.sleep)
+        await a.broker.start(a.heard)
+        assert await a.broker.admit(1, 1, 2)
+        assert await a.broker.admit(1, 2, 2)
+        await proxy.stop()
+        server.kill()
+        await server.start()
+        starting = asyncio.create_task(c.broker.start(c.heard))
+        await until(lambda: is_known_to(server), "the new node reaches the server")
+        await asyncio.wait([starting], timeout=0.2)  # it would have started meanwhile if it did not wait for the other
+        await proxy.start()
+        await starting
+        assert not await c.broker.admit(1, 3, 2)
+        assert await c.broker.connections(1) == 2
+        for house in (a, c):
+            await house.broker.close()
+
+
+async def is_known_to(server: RedisServer) -> bool:
+    """Whether a node is connected."""
+    return "name=roomcast" in str(await server("CLIENT", "LIST"))

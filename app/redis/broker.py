@@ -123,6 +123,8 @@ class RedisBroker(Broker):
             await self._router.start(self._wait)
             await self._feeds.start(self._wait)
             await self._feeds.subscriptions.add([SIGNALS])
+            # Nobody is let in before this has started, so that is no worse than to refuse them.
+            await asyncio.sleep(self._settled_in())
         except BaseException:
             await self._stop()
             raise
@@ -176,6 +178,10 @@ class RedisBroker(Broker):
     async def _stop(self) -> None:
         await self._feeds.close()
         await self._router.close()
+
+    def _settled_in(self) -> float:
+        """In how many seconds the nodes will have said what they hold, after Redis may have lost it; 0 or less: now."""
+        return self._router.anew_since + ANEW - asyncio.get_running_loop().time()
 
     def _check(self) -> None:
         if not self._running:
@@ -232,7 +238,7 @@ class RedisBroker(Broker):
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
         """See ``Broker``."""
         self._check()
-        if asyncio.get_running_loop().time() < self._router.anew_since + ANEW:
+        if self._settled_in() > 0:
             raise Unavailable("Redis is back, and the nodes are telling it who is connected; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 

@@ -104,6 +104,8 @@ class Link(asyncio.Protocol):
         self._why = ""
         #: Of the server's process; another one may have lost what was acknowledged.
         self.run_id = b""
+        #: How many seconds that process had run when this link was made, up to one too many.
+        self.uptime = 0
 
     # Asking.
 
@@ -300,7 +302,9 @@ async def _greet(link: Link, credentials: tuple[str | None, str | None], db: int
             raise Unavailable("it is a replica now, not a primary")
         if db:
             await link.get("SELECT", db)
-        link.run_id = _run_id(await link.get("INFO", "server"))
+        info = await link.get("INFO", "server")
+        link.run_id = _told(info, b"run_id")
+        link.uptime = int(_told(info, b"uptime_in_seconds"))
         for script in scripts:
             link.ask(pack(("SCRIPT", "LOAD", script.text)), None)
     except ReplyError as error:
@@ -314,11 +318,11 @@ def greeting_value(greeting: Any, name: bytes) -> Any:
     return dict(zip(greeting[::2], greeting[1::2], strict=False)).get(name)
 
 
-def _run_id(info: bytes) -> bytes:
+def _told(info: bytes, name: bytes) -> bytes:
     for line in info.splitlines():
-        if line.startswith(b"run_id:"):
-            return line[7:].strip()
-    raise Unavailable("it does not tell its run_id (INFO server)")
+        if line.startswith(name + b":"):
+            return line[len(name) + 1 :].strip()
+    raise Unavailable(f"it does not tell its {name.decode()} (INFO server)")
 
 
 def _refused(error: ReplyError, password: str | None) -> str:

@@ -33,6 +33,10 @@ _LOOK_SOON: Final = 0.2
 #: How often the log is told of a refused command at most, in seconds.
 _SILENCE: Final = 1.0
 
+#: A server that a node meets for the first time, and that has run for so many seconds at most, may have taken the place
+#: of one that others knew.
+YOUNG: Final = 2
+
 #: Connects to an address; pushes and the loss are told to the functions given.
 Opener = Callable[[Address | None, Callable[[list[Any]], None], Lost], Awaitable[Link]]
 
@@ -325,7 +329,11 @@ class Router:
         link = lane.keeper.link
         if link is not None:
             now = self._loop.time()
-            if lane.run_id and (lane.run_id != link.run_id or now - lane.away_since >= self._forgets):
+            if lane.run_id:
+                anew = lane.run_id != link.run_id or now - lane.away_since >= self._forgets
+            else:
+                anew = link.uptime <= YOUNG
+            if anew:
                 self.anew_since = now
             lane.run_id = link.run_id
         for told in self.on_return:
