@@ -82,7 +82,7 @@ class World:
         if sum(answers) > self.limit:
             names = ", ".join(f"{tab.name} on {tab.node.name}" for tab in sorted(tabs, key=lambda tab: tab.name))
             if asyncio.get_running_loop().time() < self.pardon:
-                self.ledger.counts["above the limit when Redis had forgotten"] += 1
+                self.ledger.counts["above the limit, pardoned"] += 1
                 self.ledger.note(f"user {user}", f"above the limit, pardoned: {names}")
             else:
                 what = f"{sum(answers)} connections are open, {self.limit} are allowed: {names}"

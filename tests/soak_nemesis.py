@@ -15,8 +15,10 @@ from soak_clients import World
 from soak_ledger import NEMESIS
 from soak_nodes import Node, lost
 
-#: How long the limit of connections may be exceeded after Redis has come back, in seconds: it has lost all leases, or
-#: stood still until they ended, and some nodes are let in again before others have said what they hold.
+#: How long the nodes take, after Redis has come back, to say again what they hold, in seconds. Nobody is let in
+#: meanwhile; but a node that stands still then says nothing, and one that starts does not know that Redis stood still.
+SETTLING = 2.0
+#: How long the limit of connections may be exceeded after such a node is there, in seconds.
 PARDON = 5.0
 
 
@@ -33,6 +35,9 @@ class Nemesis:
         self._lease = lease
         self._random = world.random(NEMESIS)
         self._redis_harmed = False
+        self._standing = 0
+        #: When Redis came back, and when it went on after it stood still, in the loop's time.
+        self._redis_back = self._redis_went_on = -math.inf
         self._healing: set[asyncio.Task[None]] = set()
         self._faults: dict[str, Callable[[], Awaitable[bool]]] = {
             "nodes killed": self._kill_node,
@@ -61,6 +66,10 @@ class Nemesis:
     async def heal(self) -> None:
         """Wait until what was harmed is back."""
         await asyncio.gather(*self._healing)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _note(self, what: str) -> None:
         self._world.ledger.note(NEMESIS, what)
@@ -110,6 +119,8 @@ class Nemesis:
     def _revive(self, node: Node, seconds: float) -> None:
         async def start() -> None:
             await node.start()
+            if self._now() < self._redis_went_on + SETTLING:
+                self._world.pardon = max(self._world.pardon, self._now() + PARDON)
             node.harmed = False
             self._note(f"{node.name} listens again")
 
@@ -122,9 +133,15 @@ class Nemesis:
         seconds = self._random.uniform(0.2, 0.5) * self._lease
         self._note(f"stop {node.name} for {seconds:.2f} s")
         node.signal(signal.SIGSTOP)
+        self._standing += 1
+        if self._now() < self._redis_back + SETTLING:
+            self._world.pardon = math.inf
 
         async def go_on() -> None:
             node.signal(signal.SIGCONT)
+            self._standing -= 1
+            if self._world.pardon == math.inf and not self._standing:
+                self._world.pardon = self._now() + PARDON
             node.harmed = False
             self._note(f"{node.name} goes on")
 
@@ -136,7 +153,7 @@ class Nemesis:
     async def _kill_redis(self) -> bool:
         if self._redis_harmed:
             return False
-        self._harm_redis()
+        self._redis_harmed = True
         seconds = self._random.uniform(0, 3)
         self._note(f"kill -9 Redis, for {seconds:.2f} s")
         self._redis.kill()
@@ -151,25 +168,24 @@ class Nemesis:
     async def _stop_redis(self) -> bool:
         if self._redis_harmed:
             return False
-        self._harm_redis()
+        self._redis_harmed = True
         seconds = self._random.uniform(0.3, 6)
         self._note(f"stop Redis for {seconds:.2f} s")
         self._redis.pause()
 
         async def go_on() -> None:
             self._redis.resume()
+            self._redis_went_on = self._now()
             self._redis_is_back("Redis goes on")
 
         self._later(seconds, go_on)
         return True
 
-    def _harm_redis(self) -> None:
-        self._redis_harmed = True
-        self._world.pardon = math.inf
-
     def _redis_is_back(self, how: str) -> None:
         self._redis_harmed = False
-        self._world.pardon = asyncio.get_running_loop().time() + PARDON
+        self._redis_back = self._now()
+        if self._standing:
+            self._world.pardon = math.inf
         self._note(how)
 
     async def _kill_subscribers(self) -> bool:
