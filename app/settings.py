@@ -109,7 +109,11 @@ class Settings:
         None, "str", "The path of the authority's certificates that rediss:// trusts, in PEM; by default the system's"
     )
     redis_lease: float = _setting(
-        30.0, "float", "How long the connections and members of a node that died are counted on", unit="s", above=0
+        30.0,
+        "float",
+        "How long the connections and members of a node that died are counted on; at least 1.5 times REDIS_TIMEOUT",
+        unit="s",
+        above=0,
     )
     redis_wait: float = _setting(
         5.0, "float", "How long the start, and a publish, wait for a Redis that is away", unit="s", above=0
@@ -210,6 +214,7 @@ class Settings:
                 raise _refusal(item, value)
         _check_prefix(self.redis_prefix)
         _check_buffer(self)
+        _check_lease(self)
         _check_api_key(self.api_key)
         _check_room_access(self.room_access)
         object.__setattr__(self, "allowed_origins", tuple(map(_origin, self.allowed_origins)))
@@ -307,6 +312,15 @@ def _check_buffer(settings: Settings) -> None:
         raise SettingsError(
             f"WS_MAX_BUFFER is {settings.ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
             f"{settings.ws_max_message_size}, or a message of that size would close whoever it is sent to."
+        )
+
+
+def _check_lease(settings: Settings) -> None:
+    """Leases are renewed each third of one, so that two thirds are left at least when Redis falls silent."""
+    if settings.redis_lease < 1.5 * settings.redis_timeout:
+        raise SettingsError(
+            f"REDIS_LEASE is {settings.redis_lease:g}; it must be at least 1.5 times REDIS_TIMEOUT, which is "
+            f"{settings.redis_timeout:g}, or leases would end in a silence that no node takes for an outage yet."
         )
 
 

@@ -67,7 +67,6 @@ class Soak:
         settings = {
             "REDIS_URL": redis.url,
             "REDIS_LEASE": f"{LEASE:g}",
-            # Under two thirds of a lease: then none ends in a silence so short that no node takes Redis for away.
             "REDIS_TIMEOUT": "2",
             "REDIS_PREFIX": "soak",
             "MAX_CONNECTIONS_PER_USER": str(LIMIT),

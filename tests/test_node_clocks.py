@@ -23,7 +23,7 @@ BEHIND, RIGHT, AHEAD = OFFSETS = (-600, 0, 600)
 #: How long the slots of a node that was killed are kept, in seconds.
 LEASE = 2
 TOO_MANY = (4429, "Too Many Connections")
-LIMITED = {"MAX_CONNECTIONS_PER_USER": str(LIMIT), "REDIS_LEASE": str(LEASE)}
+LIMITED = {"MAX_CONNECTIONS_PER_USER": str(LIMIT), "REDIS_LEASE": str(LEASE), "REDIS_TIMEOUT": "1"}
 
 
 class Node(Running):

@@ -145,6 +145,14 @@ def test_a_buffer_that_takes_no_whole_message_is_refused():
     assert read(JWT_SECRET=SECRET, WS_MAX_BUFFER="1000", WS_MAX_MESSAGE_SIZE="1000").ws_max_buffer == 1000
 
 
+def test_a_lease_that_ends_in_a_silence_is_refused():
+    """A lease shorter than one and a half times REDIS_TIMEOUT is refused, whichever of them was set."""
+    for variable, value in (("REDIS_LEASE", "4"), ("REDIS_TIMEOUT", "20.5")):
+        assert "REDIS_LEASE is" in refusal(JWT_SECRET=SECRET, **{variable: value})
+    assert read(JWT_SECRET=SECRET, REDIS_LEASE="4.5").redis_lease == 4.5
+    assert read(JWT_SECRET=SECRET, REDIS_TIMEOUT="20").redis_timeout == 20
+
+
 def test_a_key_is_required():
     """Without a key nobody could be let in; the sentence knows the way to try roomcast anyway."""
     assert "JWT_SECRET or JWT_PUBLIC_KEY must be set" in refusal()
