@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from redis_servers import FreshRedis, RedisServer, SentinelTrio
+from redis_servers import Cluster, FreshRedis, RedisServer, SentinelTrio
 from tcp_proxy import Proxy
 
 from roomcast.errors import Unavailable
 from roomcast.redis.broker import RedisBroker
 from roomcast.redis.router import Router
 from roomcast.redis.scripts import Script
-from roomcast.redis.servers import find
+from roomcast.redis.servers import Servers, find
 from roomcast.redis.urls import parse
 
 Start = Callable[..., Awaitable[Router]]
@@ -279,3 +280,23 @@ async def test_a_server_that_refuses_everything(
     calls = await asyncio.gather(*[router.call(key, "LPUSH", key, "x") for _ in range(100)], return_exceptions=True)
     assert [type(one) for one in calls] == [Unavailable] * 100
     assert sum("refused a command" in record.message for record in caplog.records) == 1
+
+
+async def test_a_look_at_the_servers_can_be_cancelled(redis_cluster: Cluster, sentinel_trio: SentinelTrio) -> None:
+    """Whenever it is told to, a node that asks where things are stops asking; it could not end otherwise."""
+
+    async def look_for_ever(servers: Servers) -> None:
+        while True:
+            await servers.refresh()
+
+    draw = random.Random(1)
+    for several in (redis_cluster, sentinel_trio):
+        servers = find(parse(several.url), 3.0)
+        await servers.refresh()
+        for _ in range(80):
+            looking = asyncio.create_task(look_for_ever(servers))
+            await asyncio.sleep(draw.uniform(0, 0.01))
+            looking.cancel()
+            ended, _ = await asyncio.wait([looking], timeout=5)
+            looking.cancel()
+            assert ended, "it goes on asking"

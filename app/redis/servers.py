@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -18,6 +19,8 @@ from ..errors import Unavailable
 from .urls import Target
 
 log = logging.getLogger("roomcast.redis")
+
+_T = TypeVar("_T")
 
 #: Where a server is: host and port, or the path of a Unix socket.
 Address = tuple[str, int] | str
@@ -96,16 +99,21 @@ class _BySentinel(Servers):
         }
         sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         try:
-            async with asyncio.timeout(self._timeout * len(target.addresses)):
-                host, port = await sentinel.discover_master(self._service)
+            host, port = await _to_its_end(self._discover(sentinel))
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable(f"no sentinel names a primary of {self._service!r} ({error})") from error
-        finally:
-            await asyncio.gather(*[one.aclose() for one in sentinel.sentinels], return_exceptions=True)
         address = (str(host), int(port))
         if self._address not in (None, address):
             log.info("Sentinel names another primary of %s: %s:%d", self._service, *address)
         self._address = address
+
+    async def _discover(self, sentinel: Any) -> tuple[Any, Any]:
+        try:
+            async with asyncio.timeout(self._timeout * len(sentinel.sentinels)):
+                address: tuple[Any, Any] = await sentinel.discover_master(self._service)
+                return address
+        finally:
+            await asyncio.gather(*[one.aclose() for one in sentinel.sentinels], return_exceptions=True)
 
 
 class _Cluster(Servers):
@@ -135,7 +143,7 @@ class _Cluster(Servers):
         reasons = []
         for host, port in [*self._seen]:
             try:
-                slots = await self._ask(host, port)
+                slots = await _to_its_end(self._ask(host, port))
             except (RedisError, OSError, TimeoutError) as error:
                 reasons.append(f"{host}:{port}: {error or type(error).__name__}")
                 self._seen[host, port] = self._seen.pop((host, port))  # the next time, others first
@@ -170,6 +178,21 @@ class _Cluster(Servers):
             self.version += 1
         self._slots = found
         self._names = tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await ``work``, which must not be cancelled; whoever awaits this can be, and then is when the work has ended.
+
+    redis-py sends through asyncio.wait_for, which may forget a cancellation before Python 3.12 (gh-86296 of CPython): a
+    node that was stopped at that moment went on for ever. And cancelled as it connects it leaves the connection open.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()  # of which nobody wants to know now
+        raise
 
 
 def _options(target: Target, timeout: float) -> dict[str, Any]:
