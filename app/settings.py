@@ -100,111 +100,158 @@ class Settings:
     """
 
     redis_url: str | None = _setting(
-        None, "str", "The Redis that the nodes share; without it the embedded broker of one process", secret=True
+        None,
+        "str",
+        "URL of the Redis that the nodes share; without it, one process uses the embedded broker",
+        secret=True,
     )
     redis_prefix: str = _setting(
-        "roomcast", "str", "What all keys in Redis begin with; deployments that share a Redis need one each"
+        "roomcast", "str", "Prefix of every key in Redis; deployments that share a Redis need different prefixes"
     )
     redis_ca: str | None = _setting(
-        None, "str", "The path of the authority's certificates that rediss:// trusts, in PEM; by default the system's"
+        None,
+        "str",
+        "Path of a PEM file with the authorities to trust for rediss://; by default the system's authorities",
     )
     redis_lease: float = _setting(
         30.0,
         "float",
-        "How long the connections and members of a node that died are counted on; at least 1.5 times REDIS_TIMEOUT",
+        "How long the connections and members of a dead node still count; at least 1.5 times REDIS_TIMEOUT",
         unit="s",
         above=0,
     )
     redis_wait: float = _setting(
-        5.0, "float", "How long the start, and a publish, wait for a Redis that is away", unit="s", above=0
+        5.0, "float", "How long the start and each publish wait for an unreachable Redis", unit="s", above=0
     )
     redis_buffer: int = _setting(
-        16777216, "int", "Publishes that may wait for Redis at once; past that they fail", unit="bytes", minimum=1
+        16777216,
+        "int",
+        "Maximum total size of the publishes that wait for Redis; further publishes fail at once",
+        unit="bytes",
+        minimum=1,
     )
     redis_timeout: float = _setting(
-        3.0, "float", "Silence after which Redis counts as hung, and its connection is made anew", unit="s", above=0
+        3.0,
+        "float",
+        "How long Redis may be silent before its connection counts as dead and is reopened",
+        unit="s",
+        above=0,
     )
-    max_connections_per_user: int = _setting(5, "int", "Connections a user may hold at once", minimum=1)
-    max_rooms_per_connection: int = _setting(200, "int", "Rooms a connection may be in at once", minimum=1)
+    max_connections_per_user: int = _setting(
+        5, "int", "Maximum number of concurrent connections of one user, over all nodes", minimum=1
+    )
+    max_rooms_per_connection: int = _setting(
+        200, "int", "Maximum number of rooms that one connection may be in", minimum=1
+    )
     ws_heartbeat_interval: float = _setting(
         30.0,
         "float",
-        "Silence after which the server pings; after two of them it drops the connection",
+        "Silence after which the server pings a client; after two intervals it drops the connection",
         unit="s",
         above=0,
     )
     ws_max_message_size: int = _setting(
-        65536, "int", "The longest message a client may send; a longer one closes with 1009", unit="bytes", minimum=1
+        65536,
+        "int",
+        "Maximum size of a message from a client; a larger message closes the connection with 1009",
+        unit="bytes",
+        minimum=1,
     )
     ws_max_buffer: int = _setting(
-        1048576, "int", "Unsent bytes of a slow client, past which it is closed with 1013", unit="bytes", minimum=1
+        1048576,
+        "int",
+        "Maximum amount of unsent data per connection; a connection with more is closed with 1013",
+        unit="bytes",
+        minimum=1,
     )
     ws_message_rate: int = _setting(
-        100, "int", "Messages a client may send, in bursts of five times that; 0 is no limit", unit="1/s", minimum=0
+        100,
+        "int",
+        "Message rate that one client may sustain, with bursts of five times as many; 0 means no limit",
+        unit="per second",
+        minimum=0,
     )
     jwt_secret: str | None = _setting(
-        None, "str", "The secret that tokens are signed with, 32 bytes or more; this or JWT_PUBLIC_KEY", secret=True
+        None,
+        "str",
+        "Secret that tokens are signed with, at least 32 bytes; set either this or JWT_PUBLIC_KEY",
+        secret=True,
     )
     jwt_public_key: str | None = _setting(
-        None, "str", "The public key that tokens are verified with: PEM text, or the path of a file of it", secret=True
+        None, "str", "Public key that verifies tokens: PEM text, or the path of a PEM file", secret=True
     )
     jwt_algorithms: tuple[str, ...] = _setting(
-        (), "list", "Accepted signature algorithms, by comma; by default HS256 with a secret, else what the key is for"
+        (),
+        "list",
+        "Accepted signature algorithms, separated by commas; by default HS256 for a secret, else the key's own",
     )
-    jwt_audience: str | None = _setting(None, "str", "What a token's aud must be or contain")
-    jwt_issuer: str | None = _setting(None, "str", "What a token's iss must be")
-    jwt_leeway: float = _setting(0.0, "float", "Difference of clocks allowed for exp and nbf", unit="s", minimum=0)
-    jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that never expire")
-    api_key: str | None = _setting(
-        None, "str", "The bearer key of the HTTP API; without it the API is off", secret=True
+    jwt_audience: str | None = _setting(None, "str", "Audience that a token's aud must be or contain")
+    jwt_issuer: str | None = _setting(None, "str", "Issuer that a token's iss must equal")
+    jwt_leeway: float = _setting(
+        0.0, "float", "Clock difference that is tolerated for exp and nbf", unit="s", minimum=0
     )
+    jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
+    api_key: str | None = _setting(None, "str", "Bearer key of the HTTP API; without it the API is off", secret=True)
     allowed_origins: tuple[str, ...] = _setting(
-        (), "list", "Origins whose pages may connect, by comma, or *; by default only pages of the same host"
+        (), "list", "Origins whose pages may connect, separated by commas, or *; by default only pages of the same host"
     )
     room_access: str = _setting(
-        "claims", "str", "Who may join a room: claims (the token's rooms), open (everyone), or an https:// URL to ask"
+        "claims",
+        "str",
+        "Default rule for joining a room: claims (the token's rooms), open (everyone), or an https:// URL to ask",
     )
     room_access_timeout: float = _setting(
-        2.0, "float", "How long the URL of ROOM_ACCESS may take; then the answer is no", unit="s", above=0
+        2.0,
+        "float",
+        "How long the URL in ROOM_ACCESS may take to answer; after that the join is refused",
+        unit="s",
+        above=0,
     )
     room_access_cache: float = _setting(
-        10.0, "float", "How long an answer of the URL of ROOM_ACCESS is kept; 0 asks every time", unit="s", minimum=0
+        10.0, "float", "How long an answer of the URL in ROOM_ACCESS is cached; 0 asks every time", unit="s", minimum=0
     )
     forbidden_join: str = _setting(
         "close",
         "str",
-        "What a forbidden join does after its error: close with 4403, or keep",
+        "What follows the error of a forbidden join: close the connection with 4403, or keep it",
         choices=("close", "keep"),
     )
     announce_max: int = _setting(
-        1000, "int", "Users in a room, above which comings and goings are not announced", minimum=0
+        1000, "int", "Number of users in a room above which joins and leaves are not announced", minimum=0
     )
-    history_size: int = _setting(500, "int", "Events kept per room", minimum=0)
+    history_size: int = _setting(500, "int", "Number of events kept per room", minimum=0)
     history_ttl: float = _setting(3600.0, "float", "How long an event is kept", unit="s", above=0)
     handshake_timeout: float = _setting(
-        10.0, "float", "How long a client may take over its request's head", unit="s", above=0
+        10.0, "float", "How long a client may take to send the head of its request", unit="s", above=0
     )
     handler_timeout: float = _setting(
-        10.0, "float", "How long a plugin may take over a command; then it is cut off", unit="s", above=0
+        10.0,
+        "float",
+        "How long a plugin may take to handle a command; after that the command is cancelled",
+        unit="s",
+        above=0,
     )
-    ticket_ttl: float = _setting(30.0, "float", "How long a ticket can be used", unit="s", above=0)
+    ticket_ttl: float = _setting(30.0, "float", "How long a ticket is valid", unit="s", above=0)
     revocation_ttl: float = _setting(
         30 * 86400.0,
         "float",
-        "How long a revoked token is refused: at least as long as any token is valid",
+        "How long a revocation is kept; at least the lifetime of the longest-lived token",
         unit="s",
         above=0,
     )
     drain_seconds: float = _setting(
-        10.0, "float", "Over how long connections are closed at shutdown", unit="s", minimum=0
+        10.0, "float", "Time over which the connections are closed at shutdown", unit="s", minimum=0
     )
-    console: bool = _setting(False, "bool", "Serve the debug console at /console, behind API_KEY")
-    log_format: str = _setting("text", "str", "Log lines as text or json", choices=("text", "json"))
+    console: bool = _setting(False, "bool", "Serve the debug console at /console, protected by API_KEY")
+    log_format: str = _setting("text", "str", "Format of the log lines: text or json", choices=("text", "json"))
     log_level: str = _setting(
-        "info", "str", "The least of what is logged", choices=("debug", "info", "warning", "error")
+        "info",
+        "str",
+        "Lowest level that is logged: debug, info, warning or error",
+        choices=("debug", "info", "warning", "error"),
     )
     trust_proxy: bool = _setting(
-        False, "bool", "Take a client's address from the last entry of X-Forwarded-For; only behind a proxy of yours"
+        False, "bool", "Take a client's address from the last entry of X-Forwarded-For; only behind a proxy of your own"
     )
 
     def __post_init__(self) -> None:
