@@ -1,7 +1,7 @@
-"""``/static/roomcast.js`` and its types: the client, for pages of this and of any other origin.
+"""Serve the JavaScript client, its source map and its types below ``/static/``.
 
-A module that a page imports from another origin must come with CORS (HTML standard, "fetch a single module script").
-There is nothing in it that not everybody may have.
+Pages of any origin may load them, without a login: a module from another origin needs CORS headers (HTML standard,
+"fetch a single module script"), and the files contain nothing secret.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from aiohttp import web
 
 PREFIX: Final = "/static/"
 PACKAGE: Final = "roomcast.static"
-#: What is served of the package, and as what.
-FILES: Final = {"roomcast.js": "text/javascript", "roomcast.d.ts": "application/typescript"}
+#: The files to serve, with their content types. The sources of the bundle are embedded in its source map.
+FILES: Final = {
+    "roomcast.js": "text/javascript",
+    "roomcast.js.map": "application/json",
+    "roomcast.d.ts": "application/typescript",
+}
 
 _HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
-    # Kept, but asked for anew each time: a page must not run the client of the server before the last upgrade.
+    # Browsers keep the file, but revalidate it on each load: after an upgrade, a page must not run the old client.
     "Cache-Control": "public, no-cache",
     "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
@@ -30,26 +34,26 @@ _HEADERS: Final = {
 
 
 class Body(NamedTuple):
-    """A file as it is sent in one encoding."""
+    """A file in one content encoding."""
 
     content: bytes
     etag: str
 
 
 def add(app: web.Application) -> None:
-    """Give ``app`` the client's files."""
+    """Add a route for each file to ``app``."""
     for name, content_type in FILES.items():
         content = resources.files(PACKAGE).joinpath(name).read_bytes()
         app.router.add_get(PREFIX + name, _sender(content, content_type))
 
 
 def _sender(content: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return the handler that sends ``content``; it is compressed once, here, to a quarter."""
+    """Return a handler that sends ``content``. The compressed body is built once, when the routes are added."""
     plain = Body(content, _etag(content))
     packed = Body(gzip.compress(content, mtime=0), f"{plain.etag}-gzip")
 
     async def send(request: web.Request) -> web.Response:
-        zipped = _takes_gzip(request)
+        zipped = _accepts_gzip(request)
         body = packed if zipped else plain
         if any(tag.value in (body.etag, "*") for tag in request.if_none_match or ()):
             response = web.Response(status=304, headers=_HEADERS)
@@ -67,8 +71,8 @@ def _etag(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _takes_gzip(request: web.Request) -> bool:
-    """Whether the client takes gzip by name (RFC 9110 section 12.5.3); who refuses it with q=0 does not."""
+def _accepts_gzip(request: web.Request) -> bool:
+    """Return True if the client names gzip in Accept-Encoding with a weight above 0 (RFC 9110 section 12.5.3)."""
     for part in request.headers.get("Accept-Encoding", "").lower().split(","):
         coding, _, weight = part.partition(";")
         if coding.strip() == "gzip":

@@ -1,0 +1,296 @@
+/** The public client: it owns a connection, its own or a shared one, and turns calls into requests. */
+
+import { Connection } from "./connection.js";
+import { CLOSE_NORMAL, RoomcastError } from "./errors.js";
+import { EventHandlers } from "./event_handlers.js";
+import { isNewer, localFrame, randomId } from "./frames.js";
+import { completeOptions, DEFAULTS } from "./options.js";
+import { REPEATABLE } from "./request_queue.js";
+import { OWN } from "./rooms.js";
+import { SharedConnection } from "./shared_connection.js";
+import { userOf } from "./tokens.js";
+
+/** A client of one user. `roomcast.d.ts` documents every public name. */
+export class ChatClient {
+  static name = "ChatClient"; // The bundler renames the class.
+
+  /** A token, or a function that returns one or a promise of one. It may be replaced before connect(). */
+  token;
+  #options;
+  #delegate;
+  #connection = null;
+  /** Requests made before there is a connection. */
+  #early = [];
+  #state = { state: "closed", attempts: 0 };
+  #user = null;
+  /** The promise that connect() returned; null while the client is closed. */
+  #welcome = null;
+  #pageListeners = null;
+  #handlers = new EventHandlers();
+  #rooms = new Set();
+  /** The id of the last event passed to the page, by room. */
+  #positions = new Map();
+  #keyPrefix = randomId();
+  #keyCount = 0;
+  /** Changes when the client attaches to a worker or closes, so that earlier attempts are abandoned. */
+  #generation = 0;
+
+  constructor(token, options = {}) {
+    const client = this;
+    this.token = token;
+    this.#options = completeOptions(options);
+    this.#delegate = {
+      get canRenewToken() {
+        return typeof client.token === "function";
+      },
+      getToken: async (about) => (typeof client.token === "function" ? client.token(about) : client.token),
+      onMessage: (message) => client.#received(message),
+      onState: (state) => client.#stateChanged(state),
+      onWorkerLost: (requests) => client.#workerLost(requests),
+    };
+  }
+
+  get state() {
+    return this.#state.state;
+  }
+
+  get user() {
+    return this.#user;
+  }
+
+  get rooms() {
+    return [...this.#rooms];
+  }
+
+  connect() {
+    if (!this.#welcome) {
+      this.#welcome = deferred();
+      this.#listenToPage();
+      if (this.#connection) this.#connection.connect();
+      else if (this.#options.shared && globalThis.SharedWorker) this.#attach(++this.#generation);
+      else this.#use(new Connection(this.#options, this.#delegate));
+    }
+    return this.#welcome.promise;
+  }
+
+  close() {
+    this.#generation++;
+    const connection = this.#connection;
+    if (this.#options.shared) this.#connection = null;
+    if (connection) connection.close();
+    else if (this.#welcome) this.#stateChanged({ state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" });
+    for (const { done } of this.#early.splice(0)) {
+      done({ code: "closed", message: "The client was closed before it was connected." });
+    }
+  }
+
+  on(type, handler) {
+    this.#handlers.add(type, handler);
+    return () => this.off(type, handler);
+  }
+
+  off(type, handler) {
+    this.#handlers.remove(type, handler);
+  }
+
+  joinRoom(room, { since } = {}) {
+    const isNew = !this.#rooms.has(room);
+    if (isNew && since) this.#positions.set(room, since);
+    return this.#request({ type: "join_room", room, since: isNew ? since : undefined }, { type: "join_room", room });
+  }
+
+  leaveRoom(room) {
+    return this.send({ type: "leave_room", room });
+  }
+
+  sendMessage(room, content, metadata) {
+    return this.send({ type: "send_message", room, data: metadata === undefined ? { content } : { content, metadata } });
+  }
+
+  send(message) {
+    const { type, room, data, id, key } = message;
+    if (type === "join_room") return this.joinRoom(room, data);
+    const keyed = REPEATABLE.has(type) ? {} : { key: key ?? `${this.#keyPrefix}${++this.#keyCount}` };
+    return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, id);
+  }
+
+  sendText(text) {
+    return this.#connection?.sendText?.(text) ?? false;
+  }
+
+  // Requests
+
+  /** Send `message`; resolves to the reply, with `id` in it if that is given. */
+  #request(request, message, id) {
+    const promise = new Promise((resolve, reject) => {
+      request.done = (error, frame) => {
+        if (frame && id !== undefined) frame.id = id;
+        if (error) {
+          this.#failed(request, error, frame);
+          reject(new RoomcastError(error));
+        } else {
+          this.#succeeded(request, frame);
+          resolve(frame);
+        }
+      };
+      request.askedAt = Date.now();
+      this.#submit(request, message);
+    });
+    promise.catch(() => {}); // A caller that ignores the promise gets the `error` event, not an unhandled rejection.
+    return promise;
+  }
+
+  #submit(request, message) {
+    const { type, room } = request;
+    try {
+      request.body = JSON.stringify(message);
+    } catch (error) {
+      request.done({ code: "invalid_data", message: `${type} cannot be sent as JSON: ${error.message}.` });
+      return;
+    }
+    const { maxSize, queue } = this.#options;
+    const size = encodedSize(request.body, maxSize);
+    if (size > maxSize) {
+      const message = `${type} has ${size} bytes; the server takes ${maxSize}. Send less, or set the option maxSize.`;
+      request.done({ code: "too_big", message, room });
+    } else if (this.#connection) this.#connection.request(request);
+    else if (this.#early.length < queue) this.#early.push(request);
+    else request.done({ code: "queue_full", message: `${queue} requests wait already. Has connect() been called?` });
+  }
+
+  #succeeded({ type, room, since }, frame) {
+    if (type === "join_room") {
+      this.#rooms.add(room);
+      const { recovered, last_id: last } = frame.data;
+      if (last !== undefined && !this.#positions.has(room)) this.#positions.set(room, recovered && since ? since : last);
+    } else if (type === "leave_room") this.#forget(room);
+    this.#handlers.emit(frame);
+  }
+
+  #failed({ type, room }, { code, message }, frame) {
+    if (type === "join_room" && !this.#rooms.has(room)) this.#forget(room);
+    if (code === "closed") return;
+    this.#handlers.emit(frame ?? localFrame("error", room, { error: message, code }));
+    if (!this.#handlers.has("error")) console.warn(`roomcast: ${message} (${code})`);
+  }
+
+  // The connection
+
+  #use(connection) {
+    this.#connection = connection;
+    connection.connect();
+    for (const request of this.#early.splice(0)) connection.request(request);
+  }
+
+  /** Share a connection with the user's other tabs. If that is not possible here, open a connection of this tab's own. */
+  async #attach(generation) {
+    const { shared, url } = this.#options;
+    const token = await this.#firstToken(generation);
+    if (generation !== this.#generation) return;
+    const key = `${url} ${typeof shared === "string" ? shared : userOf(token)}`;
+    const group = { key, token, ownPosition: this.#positions.get(OWN) };
+    const connection = await SharedConnection.attach(this.#options, this.#delegate, group).catch(() => null);
+    if (generation !== this.#generation) {
+      connection?.close();
+      return;
+    }
+    if (connection) this.#rejoin(connection);
+    this.#use(connection ?? new Connection(this.#options, this.#delegate));
+  }
+
+  /** Join this tab's rooms through a new worker. */
+  #rejoin(connection) {
+    for (const room of this.#rooms) {
+      const request = { type: "join_room", room, since: this.#positions.get(room), body: "{}" };
+      request.done = (error, frame) => (error ? this.#failed(request, error, frame) : this.#succeeded(request, frame));
+      connection.request(request);
+    }
+  }
+
+  /** Send the requests of a crashed worker again. Their idempotency keys tell the server which ones were executed. */
+  #workerLost(requests) {
+    this.#connection = null;
+    for (const request of requests) request.sentAt = request.askedAt;
+    this.#early.unshift(...requests);
+    this.#attach(++this.#generation);
+  }
+
+  /** Ask for a token until there is one. It shows which user's connection to share. */
+  async #firstToken(generation) {
+    const { base, max } = this.#options.reconnect || DEFAULTS.reconnect;
+    for (let attempts = 0; generation === this.#generation; attempts++) {
+      this.#stateChanged({ state: "connecting", attempts });
+      try {
+        return await this.#delegate.getToken({ refused: false, previous: undefined });
+      } catch (error) {
+        const delay = Math.random() * Math.min(max, base * 2 ** attempts);
+        const reason = `No token: ${error?.message ?? error}`;
+        if (generation === this.#generation) {
+          this.#stateChanged({ state: "waiting", attempts, code: 0, reason, delay, retryAt: Date.now() + delay });
+        }
+        await new Promise((resolve) => setTimeout(resolve, delay));
+      }
+    }
+    return undefined;
+  }
+
+  #stateChanged(state) {
+    this.#state = state;
+    if (state.state === "closed") {
+      this.#pageListeners?.abort();
+      const message = `The connection is closed: ${state.code} ${state.reason}`;
+      this.#welcome?.reject(new RoomcastError({ code: "closed", message }));
+      this.#welcome = null;
+    }
+    this.#handlers.emit(localFrame("state", undefined, state));
+  }
+
+  /** Note what a frame changes, and pass it to the page. Drop events that the page has received already. */
+  #received(message) {
+    const { type, room = OWN, id, data } = message;
+    if (typeof id === "string") {
+      if (!isNewer(id, this.#positions.get(room))) return;
+      this.#positions.set(room, id);
+    } else if (type === "resync") this.#positions.set(room, data.last_id);
+    else if (type === "left_room") this.#forget(room);
+    else if (type === "joined_room") this.#rooms.add(room);
+    else if (type === "connected") {
+      this.#user = { user_id: data.user_id, username: data.username };
+      this.#welcome?.resolve(message);
+    }
+    this.#handlers.emit(message);
+  }
+
+  #forget(room) {
+    this.#rooms.delete(room);
+    this.#positions.delete(room);
+  }
+
+  /** Reconnect or check the connection when the page or the network comes back. */
+  #listenToPage() {
+    this.#pageListeners = new AbortController();
+    const { signal } = this.#pageListeners;
+    const listen = (target, type, callback) => target?.addEventListener?.(type, callback, { signal });
+    const wake = () => this.#connection?.wake();
+    const { document } = globalThis;
+    listen(globalThis, "online", wake);
+    listen(globalThis, "offline", () => this.#connection?.probe());
+    listen(globalThis, "pageshow", wake);
+    listen(document, "resume", wake);
+    listen(document, "visibilitychange", () => document.visibilityState === "visible" && wake());
+    if (this.#options.shared) listen(globalThis, "pagehide", ({ persisted }) => persisted || this.close());
+  }
+}
+
+/** Return the size of a request in bytes, or 0 if it is certainly below `maxSize`. 24 bytes are for the frame's id. */
+function encodedSize(body, maxSize) {
+  return body.length * 3 < maxSize ? 0 : new TextEncoder().encode(body).length + 24;
+}
+
+/** Return {promise, resolve, reject}. A rejection that nothing handles is not reported. */
+function deferred() {
+  const parts = {};
+  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
+  parts.promise.catch(() => {});
+  return parts;
+}

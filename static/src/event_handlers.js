@@ -1,0 +1,33 @@
+/** The handlers that a page registers with ChatClient.on(). */
+
+export class EventHandlers {
+  #handlers = new Map();
+
+  add(type, handler) {
+    if (typeof handler !== "function") throw new TypeError(`on(${JSON.stringify(type)}, …) needs a function to call.`);
+    if (!this.#handlers.has(type)) this.#handlers.set(type, new Set());
+    this.#handlers.get(type).add(handler);
+  }
+
+  remove(type, handler) {
+    this.#handlers.get(type)?.delete(handler);
+  }
+
+  has(type) {
+    return Boolean(this.#handlers.get(type)?.size);
+  }
+
+  /** Call the handlers of the frame's type and of "*". An error in one handler does not affect the others. */
+  emit(frame) {
+    for (const type of [frame.type, "*"]) {
+      for (const handler of [...(this.#handlers.get(type) ?? [])]) {
+        try {
+          handler(frame);
+        } catch (error) {
+          if (globalThis.document) reportError(error);
+          else console.error(error);
+        }
+      }
+    }
+  }
+}

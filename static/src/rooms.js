@@ -1,0 +1,138 @@
+/** The rooms of one connection: which ones are joined, and how far the events of each one were received. */
+
+import { RETRY_REJOIN_CODES } from "./errors.js";
+import { epochOf, localFrame } from "./frames.js";
+import { Timers } from "./timers.js";
+
+/** The key of the user's own notifications, which belong to no room. */
+export const OWN = "";
+
+/**
+ * Joins the rooms again after each reconnect, from the last event received on.
+ *
+ * `transmit(request)` sends a request at once. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is called
+ * when the server has lost the history of a room since the last connection.
+ */
+export class Rooms {
+  #transmit;
+  #emit;
+  #onHistoryLost;
+  #retryTimers = new Timers();
+  /**
+   * Joined rooms by name. `isLive` is true if the room is joined on the current connection. `waiting` holds the callbacks
+   * of join requests that wait until the room is joined again.
+   */
+  #rooms = new Map();
+  #rejoining = new Set();
+  /** The id of the last event by room. */
+  #positions = new Map();
+
+  constructor({ transmit, emit, onHistoryLost }) {
+    this.#transmit = transmit;
+    this.#emit = emit;
+    this.#onHistoryLost = onHistoryLost;
+  }
+
+  /** True while a room is not yet joined again on the current connection. */
+  get isRejoining() {
+    return this.#rejoining.size > 0;
+  }
+
+  has(room) {
+    return this.#rooms.has(room);
+  }
+
+  positionOf(room) {
+    return this.#positions.get(room);
+  }
+
+  setPosition(room, eventId) {
+    this.#positions.set(room, eventId);
+  }
+
+  /** Answer a join request for a room that is joined already. Return false if the room is not joined. */
+  answerJoin(room, done) {
+    const entry = this.#rooms.get(room);
+    if (!entry) return false;
+    if (entry.isLive) {
+      const data = { message: `Joined room ${room}`, recovered: true, last_id: this.#positions.get(room) };
+      done(null, localFrame("joined_room", room, data));
+    } else entry.waiting.push(done);
+    return true;
+  }
+
+  /** Note that `room` was joined from the event `since` on. Return a `resync` frame if events were lost. */
+  joined(room, since, message) {
+    const waiting = this.#rooms.get(room)?.waiting ?? [];
+    this.#rooms.set(room, { isLive: true, waiting: [] });
+    const resync = this.resumed(room, since, message.data);
+    for (const done of waiting) done(null, { ...message });
+    return resync;
+  }
+
+  /** Note the result of a resume from the event `since` on. Return a `resync` frame if events were lost. */
+  resumed(room, since, { recovered, last_id: last }) {
+    if (last === undefined) return undefined;
+    this.#positions.set(room, recovered ? since : last);
+    if (recovered || since === undefined || since === null) return undefined;
+    if (epochOf(since) !== epochOf(last)) this.#onHistoryLost(room);
+    return localFrame("resync", room, { message: "Some events were lost; load the state again.", last_id: last });
+  }
+
+  /** Note the answer to a frame that the page sent as text. */
+  textAnswered({ type, room, data }) {
+    if (type === "left_room") this.forget(room);
+    if (type !== "joined_room" || this.#rooms.has(room)) return;
+    this.#rooms.set(room, { isLive: true, waiting: [] });
+    if (data.last_id !== undefined && !data.recovered) this.#positions.set(room, data.last_id);
+  }
+
+  /** Note what a frame that answers no request changes. */
+  frameReceived({ type, room, id, data }) {
+    if (type === "left_room") this.forget(room);
+    else if (type === "resync") this.#positions.set(room ?? OWN, data.last_id);
+    else if (typeof id === "string" && (!room || this.#rooms.has(room))) this.#positions.set(room ?? OWN, id);
+  }
+
+  /** Join every room again on a new connection. */
+  rejoinAll() {
+    for (const room of this.#rooms.keys()) this.#rejoin(room);
+  }
+
+  #rejoin(room) {
+    this.#rejoining.add(room);
+    const done = (error, message) => {
+      if (error && RETRY_REJOIN_CODES.has(error.code)) {
+        this.#retryTimers.set(room, 500 + 1000 * Math.random(), () => this.#rooms.has(room) && this.#rejoin(room));
+        return;
+      }
+      this.#rejoining.delete(room);
+      this.#emit(message);
+      if (!error) return;
+      this.#emit(localFrame("left_room", room, { message: `Could not join room ${room} again: ${error.message}` }));
+      this.forget(room, error, message);
+    };
+    this.#transmit({ type: "join_room", room, done });
+  }
+
+  connectionLost() {
+    this.#retryTimers.clearAll();
+    this.#rejoining.clear();
+    for (const entry of this.#rooms.values()) entry.isLive = false;
+  }
+
+  /** Remove `room`. Join requests that wait for it are rejected with `error`, a copy of `frame` with each. */
+  forget(room, error = leftTooEarly(room), frame = undefined) {
+    const waiting = this.#rooms.get(room)?.waiting ?? [];
+    this.#rooms.delete(room);
+    this.#positions.delete(room);
+    for (const done of waiting) done(error, frame && { ...frame });
+  }
+
+  /** Remove and return the callbacks of all join requests that wait. */
+  takeWaiting() {
+    return [...this.#rooms.values()].flatMap((entry) => entry.waiting.splice(0));
+  }
+}
+
+const leftTooEarly = (room) => ({ code: "not_joined", message: `${room} was left before it could be joined again.`, room });

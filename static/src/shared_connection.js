@@ -1,0 +1,129 @@
+/** One connection for all tabs of a user: the code that runs in each tab. */
+
+import { CLOSE_NORMAL } from "./errors.js";
+import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
+
+/** Has the methods of Connection, except sendText(), and forwards the calls to the SharedWorker. */
+export class SharedConnection {
+  #port;
+  #delegate;
+  #releaseLock;
+  #unwatchWorker = () => {};
+  #count = 0;
+  /** Requests without an outcome, by number. */
+  #requests = new Map();
+
+  /**
+   * Resolve to a connection through the worker. Reject if the worker cannot run on this page.
+   *
+   * `group` is {key, token, ownPosition}: tabs with the same key share a connection; the others are for the first attempt.
+   */
+  static async attach(options, delegate, group) {
+    const { WebSocket, trace, ...plainOptions } = options; // Functions cannot be posted.
+    const { name: lock, release } = await holdLock();
+    let worker;
+    try {
+      worker = new SharedWorker(options.worker, { type: "module", name: WORKER_NAME });
+    } catch (error) {
+      release();
+      throw error;
+    }
+    const connection = new SharedConnection(worker.port, delegate, release);
+    const { canRenewToken } = delegate;
+    const attached = connection.#attached(worker, options.worker);
+    worker.port.postMessage({ do: "attach", options: { ...plainOptions, worker: "" }, canRenewToken, lock, ...group });
+    await attached;
+    return connection;
+  }
+
+  constructor(port, delegate, releaseLock) {
+    this.#port = port;
+    this.#delegate = delegate;
+    this.#releaseLock = releaseLock;
+  }
+
+  /** Resolve when the worker has answered `attach`. Reject if its script fails or does not answer in time. */
+  #attached(worker, url) {
+    return new Promise((resolve, reject) => {
+      const fail = () => {
+        this.#detach();
+        reject(new Error(`${url} does not run as a SharedWorker here`));
+      };
+      const timer = setTimeout(fail, TAB_TIMEOUT);
+      worker.onerror = fail;
+      this.#port.onmessage = ({ data: { state, welcome, lock } }) => {
+        clearTimeout(timer);
+        worker.onerror = null;
+        this.#port.onmessage = ({ data }) => this.#handle(data);
+        this.#unwatchWorker = whenReleased(lock, () => this.#workerLost());
+        resolve();
+        this.#delegate.onState(state);
+        if (welcome) this.#delegate.onMessage(welcome);
+      };
+    });
+  }
+
+  connect() {
+    this.#port.postMessage({ do: "connect" });
+  }
+
+  wake() {
+    this.#port.postMessage({ do: "wake" });
+  }
+
+  probe() {
+    this.#port.postMessage({ do: "probe" });
+  }
+
+  request(request) {
+    const n = ++this.#count;
+    this.#requests.set(n, request);
+    const { done, ...rest } = request;
+    this.#port.postMessage({ do: "request", n, request: rest });
+  }
+
+  close() {
+    this.#detach();
+    this.#delegate.onState({ state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" });
+    const message = "The client was closed before the answer came.";
+    for (const { done } of this.#requests.values()) done({ code: "closed", message });
+    this.#requests.clear();
+  }
+
+  /** The worker crashed. The delegate sends the requests without an outcome again through another worker. */
+  #workerLost() {
+    this.#detach();
+    this.#delegate.onWorkerLost([...this.#requests.values()]);
+  }
+
+  #detach() {
+    this.#port.postMessage({ do: "detach" });
+    this.#port.onmessage = null;
+    this.#port.close();
+    this.#unwatchWorker();
+    this.#releaseLock();
+  }
+
+  #handle(message) {
+    if (message.do === "message") this.#delegate.onMessage(message.message);
+    else if (message.do === "state") this.#delegate.onState(message.state);
+    else if (message.do === "token") this.#answerTokenRequest(message);
+    else if (message.do === "outcome") {
+      const request = this.#requests.get(message.n);
+      this.#requests.delete(message.n);
+      request?.done(message.error, message.frame);
+    }
+  }
+
+  async #answerTokenRequest({ n, about }) {
+    // Show that this tab is awake: the worker then waits until the token arrives.
+    this.#port.postMessage({ do: "token", n, isBusy: true });
+    let answer;
+    try {
+      answer = { token: await this.#delegate.getToken(about) };
+    } catch (error) {
+      answer = { error: String(error?.message ?? error) };
+    }
+    this.#port.postMessage({ do: "token", n, ...answer });
+  }
+}
