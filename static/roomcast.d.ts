@@ -1,58 +1,70 @@
 /**
- * The types of roomcast.js.
+ * Types of roomcast.js, the client of a roomcast server.
  *
- * `roomcast schema --format typescript` writes the types of your own server's commands and events, those of its plugins
- * too; they are added to `Commands` and `Events` here, and `client.on("task.created", (e) => e.data.title)` is typed.
+ * The types here cover the built-in commands and events. To add those of your server's plugins, generate a declaration
+ * file with `roomcast schema --format typescript`. It extends `Commands` and `Events`, so that for example
+ * `client.on("task.created", (event) => event.data.title)` is checked.
  */
 
-/** What every frame of the server has. */
+/** A frame as the server sends it. */
 export interface Frame<Type extends string = string, Data = any> {
   type: Type;
   data: Data;
-  /** RFC 3339, UTC. */
+  /** When the server created the frame: RFC 3339, in UTC. */
   timestamp: string;
-  /** The room that it is about. A user's own notifications have none. */
+  /** The room of the event or the command. Missing in the user's own notifications. */
   room?: string;
-  /** Of an event, its id in its room. Of a reply, the id that was given to `send`. */
+  /** In an event: its id, unique in its room. In a reply: the id that was passed to `send`. */
   id?: string | number;
-  /** Who caused an event. */
+  /** Who caused the event, for example a username. */
   sender?: string;
 }
 
 export type UserId = number | string;
 
-/** "connecting": a token is asked for, or a connection made. "waiting": to connect again, at `retryAt`. */
+/**
+ * State of the connection:
+ *
+ * - `connecting`: the client requests a token or opens the connection.
+ * - `open`: the server has accepted the connection.
+ * - `waiting`: the connection was lost; the client reconnects at `StateData.retryAt`.
+ * - `closed`: the client does not reconnect until `connect()` is called.
+ */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
 /** The data of a `state` event. */
 export interface StateData {
   state: State;
-  /** How many attempts failed since the connection was last good. */
+  /** Failed attempts since the last stable connection. */
   attempts: number;
-  /** Where a connection ended: the close code, 1006 if it broke, 0 if it could not be tried. */
+  /** The close code of the connection that ended. 1006: the connection was lost. 0: it could not be attempted. */
   code?: number;
+  /** The reason of the close, as text. */
   reason?: string;
-  /** Of "waiting": how long, and until when as of Date.now(). */
+  /** If `waiting`: the delay before the next attempt, in milliseconds. */
   delay?: number;
+  /** If `waiting`: the time of the next attempt, comparable to `Date.now()`. */
   retryAt?: number;
 }
 
+/** The data of an `error` event. */
 export interface ErrorData {
-  /** A sentence on what was wrong and what to do. */
+  /** What is wrong and what to do about it, as an English sentence. */
   error: string;
+  /** A stable code for programs. */
   code: ErrorCode;
-  /** What is wrong with which field of the data. */
+  /** If `invalid_data`: the problems of each invalid field, by the name of the field. */
   fields?: Record<string, unknown>;
 }
 
 /**
- * The server's stable words, and this client's own:
+ * The error codes of the server, and four codes of the client:
  *
- * - `closed`: the client was closed, or refused for good, before the answer came.
- * - `queue_full`: as many requests wait as the option `queue` allows.
- * - `too_big`: the message is longer than the server takes.
- * - `uncertain`: the connection died before the answer, and so long ago, or the server lost its memory since, that sending
- *   again could do it twice. It may have been carried out or not.
+ * - `closed`: the connection was closed before the answer arrived, and the client does not reconnect.
+ * - `queue_full`: the maximum number of requests (option `queue`) is waiting already.
+ * - `too_big`: the message is larger than the option `maxSize`.
+ * - `uncertain`: the connection was lost before the answer arrived, and repeating the request could execute it twice. It may
+ *   or may not have been executed.
  */
 export type ErrorCode =
   | "bad_json" | "bad_message" | "unknown_type" | "bad_room" | "unknown_room_type" | "invalid_data" | "forbidden"
@@ -61,35 +73,44 @@ export type ErrorCode =
   | "closed" | "queue_full" | "too_big" | "uncertain"
   | (string & {});
 
-/** Where a room stands: with `recovered`, what was missed follows; `last_id` is the newest event's id. */
+/** The result of a resume. */
 export interface Resumed {
+  /** True if the missed events follow. False if they are no longer in the history, or none were requested. */
   recovered: boolean;
+  /** The id of the newest event in the room. */
   last_id: string;
 }
 
-/** What `on` hears, by type. Add your own server's events to it. */
+/** The frames that handlers receive, by type. Extend this interface with the events of your server. */
 export interface Events {
-  /** Each time that the connection is made, also after a loss. */
+  /** The connection is open. Emitted after each reconnect as well. */
   connected: Frame<"connected", { message: string; user_id: UserId; username: string } & Partial<Resumed>>;
-  /** The connection is in another state. Made by the client itself. */
+  /** The state of the connection has changed. The client creates this event itself. */
   state: Frame<"state", StateData>;
-  /** A request was refused, also one whose promise rejects with the same. Without a handler it is written to the console. */
+  /** A request failed. Its promise rejects with the same error. Without a handler the client logs a warning. */
   error: Frame<"error", ErrorData>;
-  /** Events were lost for good: load the state of `room` anew, or of the user's own notifications if there is no room. */
+  /**
+   * Events were missed and cannot be recovered: load the current state from your backend. It concerns `room`, or the user's
+   * own notifications if `room` is missing.
+   */
   resync: Frame<"resync", { message: string; last_id: string }>;
-  /** A room was joined, also again after a loss; the events that were missed follow. */
+  /** A room was joined, or joined again after a reconnect. Missed events follow. */
   joined_room: Frame<"joined_room", { message: string } & Partial<Resumed>>;
-  /** A room was left: on request, by an operator's doing, or as it could not be joined again. */
+  /** A room was left: by request, because an operator removed the user, or because rejoining it was refused. */
   left_room: Frame<"left_room", { message: string }>;
+  /** The server has accepted a new token on the open connection. `expires` is a Unix time in seconds. */
   token_refreshed: Frame<"token_refreshed", { expires: number | null }>;
+  /** The reply to the command `ping`. */
   pong: Frame<"pong", { timestamp: string }>;
+  /** A user came into a room: their first connection joined it. */
   user_joined: Frame<"user_joined", { username: string; user_id: UserId }>;
+  /** A user left a room: their last connection left it. */
   user_left: Frame<"user_left", { username: string; user_id: UserId }>;
-  /** Every frame of any type. */
+  /** Every frame of every type. */
   "*": Frame;
 }
 
-/** What `send` takes and resolves to, by type. Add your own server's commands to it. */
+/** The commands that `send` accepts, with their replies, by type. Extend this interface with the commands of your server. */
 export interface Commands {
   join_room: { data?: { since?: string | null }; reply: Events["joined_room"] };
   leave_room: { data?: undefined; reply: Events["left_room"] };
@@ -100,136 +121,185 @@ export interface Commands {
   };
 }
 
-/** What `send` takes. */
+/** A command for `send`. */
 export interface Message<Type extends string = string, Data = Record<string, unknown>> {
   type: Type;
   room?: string;
   data?: Data;
-  /** Comes back in the reply. The promise needs none. */
+  /** Copied to the reply. Optional: the promise of `send` already belongs to this message. */
   id?: string | number;
-  /** Repeated with the same key within 5 minutes, a command is not done again. By default each has one of its own. */
+  /**
+   * The idempotency key: the server executes commands with the same key only once within 5 minutes. By default each call
+   * gets a new key, which protects retries after a lost connection.
+   */
   key?: string;
 }
 
 export type Handler<Event = Frame> = (event: Event) => unknown;
 
-/** What a token function is told: whether the server refused the `previous` one. */
+/** The argument of a token function. */
 export interface TokenRequest {
+  /** True if the server refused the previous token. Return a new one; returning the same token closes the client. */
   refused: boolean;
+  /** The token of the previous connection, if any. */
   previous: string | undefined;
 }
 
 /**
- * A token, or a function that brings one. It is called at each connect and before the token ends, and may return a token
- * that still holds. Let it throw to be asked again later, and return nothing if there is none, as after a logout.
+ * A JWT, or a function that returns one or a promise of one.
+ *
+ * The function is called for each connection and before the current token expires. It may return the same token as long as
+ * that is valid. If it throws, the client tries again later. If it returns nothing (for example after a logout), the client
+ * closes.
  */
 export type Token = string | ((about: TokenRequest) => string | null | undefined | Promise<string | null | undefined>);
 
-/** Times are in milliseconds. */
+/** Options of `ChatClient`. All times are in milliseconds. */
 export interface Options {
-  /** The server: ws, wss, http or https, with a path or without. By default where roomcast.js came from. */
+  /**
+   * The address of the server: ws, wss, http or https, with or without a path.
+   *
+   * Default: the server that roomcast.js was loaded from.
+   */
   url?: string | URL;
-  /** Come back after a loss; false never does. */
+  /** The delays between reconnects. `false`: do not reconnect. */
   reconnect?: false | {
-    /** The bound of the first wait, which doubles with each attempt; the wait is any time up to the bound. 500. */
+    /** Upper bound of the first delay. It doubles with each attempt; the delay is random below it. Default: 500. */
     base?: number;
-    /** The highest bound. 30 000. */
+    /** Largest upper bound. Default: 30 000. */
     max?: number;
-    /** Over how long clients come back to a server that restarts (1012): its DRAIN_SECONDS. 10 000. */
+    /** Time over which clients spread their reconnects when the server restarts: its DRAIN_SECONDS. Default: 10 000. */
     drain?: number;
   };
-  /** How many requests may be without an answer, those that wait for a connection included. 1000. */
+  /** Maximum number of requests without an answer, including those that wait for a connection. Default: 1000. */
   queue?: number;
   /**
-   * How many requests may be on the wire at once. 16. With 1, the order holds even if the server refuses one for the
-   * moment (`rate_limited`, `unavailable`) while the next ones are under way.
+   * Maximum number of requests sent before an answer arrives. Default: 16.
+   *
+   * If the server refuses a request temporarily (`rate_limited`, `unavailable`), the client sends it again. Requests that
+   * were sent after it may then be executed first. With 1 the order is always kept.
    */
   inFlight?: number;
-  /** Messages a second, after a burst of five times as many: keep it below the server's WS_MESSAGE_RATE. 80; 0 is no limit. */
+  /**
+   * Maximum messages per second, with bursts of five times as many. Keep it below the server's WS_MESSAGE_RATE. 0 means
+   * unlimited. Default: 80.
+   */
   rate?: number;
-  /** The longest message in bytes: the server's WS_MAX_MESSAGE_SIZE. 65 536. */
+  /** Maximum size of a message in bytes: the server's WS_MAX_MESSAGE_SIZE. Default: 65 536. */
   maxSize?: number;
-  /** Silence after which to ping; after another one like it, the connection is given up. 25 000; 0 does not ping. */
+  /**
+   * Silence after which the client pings the server. After the same time without an answer it reconnects. 0 turns the pings
+   * off. Default: 25 000.
+   */
   heartbeat?: number;
-  /** How long connecting may take. 10 000. */
+  /** Maximum time to open a connection. Default: 10 000. */
   timeout?: number;
-  /** How long before its end a token is replaced, if a function brings the tokens. 60 000. */
+  /** How long before its expiry a token is replaced, if `token` is a function. Default: 60 000. */
   refresh?: number;
   /**
-   * Have one connection for all tabs of a user, in a SharedWorker. false. Which user it is says the token; where it is no
-   * JWT, give a name for the user instead of true. Where that cannot be (no SharedWorker; roomcast.js is of another origin
-   * than the page and `worker` is not given), the tab has a connection of its own.
+   * Share one connection between all tabs of a user, in a SharedWorker. Default: false.
+   *
+   * Tabs with the same user id in their tokens share a connection. If the tokens are not JWTs, pass a name for the user
+   * instead of `true`. If a SharedWorker cannot run (not supported, or roomcast.js comes from another origin and `worker` is
+   * not set), each tab has its own connection.
    */
   shared?: boolean | string;
-  /** Where the worker finds roomcast.js, at the page's own origin. By default where it came from; bundled, it must be given. */
+  /**
+   * The address of roomcast.js for the SharedWorker, at the origin of the page. Default: the address that roomcast.js was
+   * loaded from. Required with `shared` if your bundler includes roomcast.js in another file.
+   */
   worker?: string | URL;
-  /** A class like the standard's WebSocket, where there is none. */
+  /** A class with the interface of the standard WebSocket, for platforms without one. */
   WebSocket?: typeof WebSocket;
-  /** Called with every frame as text, sent ("out") and received ("in"). Not with `shared`. */
+  /** Called with the text of every frame: "out" is sent, "in" is received. Not supported with `shared`. */
   trace?: ((direction: "in" | "out", text: string) => void) | null;
 }
 
-/** Every option with its default. */
+/** The default of every option. */
 export const DEFAULTS: Readonly<Required<Options>>;
 
-/** What a promise of the client rejects with. */
+/** The rejection of a request. `message` is an English sentence that explains what is wrong. */
 export class RoomcastError extends Error {
   constructor(error: { code: ErrorCode; message: string; fields?: Record<string, unknown>; room?: string });
   readonly name: "RoomcastError";
+  /** A stable code for programs. */
   readonly code: ErrorCode;
+  /** If `invalid_data`: the problems of each invalid field, by the name of the field. */
   readonly fields?: Record<string, unknown>;
   readonly room?: string;
 }
 
 /**
- * A client of one user; for another user make another one.
+ * A client of one user. Create another client for another user.
  *
- * Whatever is asked of it waits until it is connected, and goes out in the order in which it was asked, once. Promises
- * that nobody waits for do no harm: what is refused comes as an `error` event, too.
+ * Requests may be made before the client is connected and while it reconnects. They wait, and are sent once, in the order of
+ * the calls. Promises may be ignored: a failed request also emits an `error` event.
+ *
+ * @example
+ * const client = new ChatClient(() => fetch("/my/token").then((response) => response.text()));
+ * client.on("message", (message) => console.log(`${message.data.username}: ${message.data.content}`));
+ * client.connect();
+ * client.joinRoom("channel:1");
+ * await client.sendMessage("channel:1", "Hello everyone!");
  */
 export class ChatClient {
   constructor(token: Token, options?: Options);
 
-  /** A new one may be set before `connect()`. */
+  /** The token or token function. A new one may be set before `connect()`. */
   token: Token;
+  /** The state of the connection. */
   readonly state: State;
-  /** Who the server says this is; null before the first welcome. */
+  /** The user whom the server recognized in the token. `null` before the first connection. */
   readonly user: { user_id: UserId; username: string } | null;
-  /** The rooms that this client is in. */
+  /** The names of the joined rooms. They stay joined while the client reconnects. */
   readonly rooms: string[];
 
-  /** Connect, and stay connected. Resolves to the first `connected`; rejects if the connection is refused for good. */
+  /**
+   * Connect, and reconnect whenever the connection is lost.
+   *
+   * Resolves to the first `connected` event. Rejects if the server refuses the connection permanently, or if `close()` is
+   * called first.
+   */
   connect(): Promise<Events["connected"]>;
 
-  /** Disconnect. Rooms are kept: `connect()` comes back to them. What still waits is rejected with `closed`. */
+  /**
+   * Disconnect. Pending requests are rejected with the code `closed`.
+   *
+   * The rooms are kept: after another `connect()` the client resumes them.
+   */
   close(): void;
 
-  /** Call `handler` with every frame of `type`. Returns how to stop that. */
+  /** Call `handler` with every frame of `type`, or of all types with `"*"`. Returns a function that removes the handler. */
   on<Type extends keyof Events>(type: Type, handler: Handler<Events[Type]>): () => void;
   on(type: string, handler: Handler): () => void;
 
-  /** Call `handler` no more. */
+  /** Remove a handler. */
   off<Type extends keyof Events>(type: Type, handler: Handler<Events[Type]>): void;
   off(type: string, handler: Handler): void;
 
   /**
-   * Join a room. With `since`, the id of the last event that you know, those after it follow; if the history no longer
-   * reaches back, a `resync` does. It counts only where the client is not in the room already.
+   * Join a room and receive its events, until `leaveRoom`.
+   *
+   * `since` is the id of the last event that you have: the events after it follow, or a `resync` event if the history does
+   * not reach back that far. It has no effect if the room is joined already.
    */
   joinRoom(room: string, options?: { since?: string | null }): Promise<Events["joined_room"]>;
 
+  /** Leave a room. */
   leaveRoom(room: string): Promise<Events["left_room"]>;
 
-  /** Say something in a room that was joined. The reply has the message's id in `data.event_id`. */
+  /** Send a chat message to a joined room. The id of the message is `data.event_id` of the reply. */
   sendMessage(room: string, content: string, metadata?: Record<string, unknown>): Promise<Commands["send_message"]["reply"]>;
 
-  /** Send any command. Resolves to its reply. */
+  /** Send a command. Resolves to the reply; rejects with a `RoomcastError`. */
   send<Type extends keyof Commands>(message: Message<Type, Commands[Type]["data"]>): Promise<Commands[Type]["reply"]>;
   send<Type extends string>(message: Message<Type> & (Type extends keyof Commands ? never : unknown)): Promise<Frame>;
 
   /**
-   * For tools: send `text` as it stands, valid or not, at once. Whatever comes back is heard by `on` and by the option
-   * `trace`. Returns whether there is a connection; with `shared`, false.
+   * Send `text` unchanged and at once, even if it is not a valid command. This is for development tools.
+   *
+   * Answers arrive at the handlers and at the option `trace`. Returns false if there is no connection, and always with the
+   * option `shared`.
    */
   sendText(text: string): boolean;
 }
