@@ -1,1 +1,1 @@
-"""The client for pages and programs: ``roomcast.js`` with its types, served at ``/static/``."""
+"""The JavaScript client: the bundle ``roomcast.js``, its types, its source map and its sources."""

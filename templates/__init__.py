@@ -1,1 +1,1 @@
-"""The pages roomcast serves: Jinja2 templates with their style sheets and scripts."""
+"""The pages of the server: Jinja2 templates, style sheets and scripts."""

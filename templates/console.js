@@ -1,47 +1,48 @@
-// The console: puts its parts together, and says how the connection is.
+// The console's entry point: connects its parts, and shows the state of the connection.
 
 import { call } from "./api.js";
-import { composing } from "./compose.js";
-import { connecting } from "./connect.js";
+import { setUpSendPanel } from "./compose.js";
+import { setUpConnectForm } from "./connect_form.js";
+import { ConsoleConnection } from "./connection.js";
 import { $, clock, number } from "./dom.js";
 import { Log } from "./log.js";
-import { People, joining } from "./rooms.js";
-import { Wire } from "./socket.js";
+import { RoomList, setUpJoinForm } from "./rooms.js";
 
-const wire = new Wire();
+const connection = new ConsoleConnection();
 const log = new Log((text) => {
-  view("send");
-  edit(text);
+  showView("send");
+  editRaw(text);
 });
-const edit = composing(wire, log);
-const people = new People();
+const editRaw = setUpSendPanel(connection, log);
+const roomList = new RoomList();
 
-function view(name) {
+/** Show one of the three views that narrow windows have. */
+function showView(name) {
   $("views").dataset.view = name;
   for (const button of document.querySelectorAll("[data-show]")) {
     button.setAttribute("aria-pressed", String(button.dataset.show === name));
   }
 }
 
-function status() {
-  const { phase, user, ended } = wire;
-  const on = phase === "on";
+function showStatus() {
+  const { phase, user, lastClose } = connection;
+  const isOn = phase === "on";
   $("status").dataset.phase = phase;
-  $("connect").hidden = on;
+  $("connect").hidden = isOn;
   $("disconnect").hidden = phase === "off";
   $("disconnect").textContent = phase === "waiting" ? "Stop trying" : "Disconnect";
-  const who = { off: "Not connected", connecting: "Connecting…", waiting: "Connection lost" };
-  $("status-who").textContent = on ? `Connected as ${user.username}` : who[phase];
-  $("status-more").textContent = on ? `user ${user.user_id} · since ${clock(wire.since)}` : "";
-  $("ended").hidden = on || phase === "connecting" || !ended || ended.asked;
-  if (!ended) return;
-  $("ended-code").textContent = `Closed: ${ended.code} ${ended.reason}`;
-  $("ended-words").textContent = [ended.meaning, asked(ended.last), plan(phase, ended)].filter(Boolean).join(" ");
+  const texts = { off: "Not connected", connecting: "Connecting…", waiting: "Connection lost" };
+  $("status-who").textContent = isOn ? `Connected as ${user.username}` : texts[phase];
+  $("status-more").textContent = isOn ? `user ${user.user_id} · since ${clock(connection.connectedAt)}` : "";
+  $("ended").hidden = isOn || phase === "connecting" || !lastClose || lastClose.byUser;
+  if (!lastClose) return;
+  $("ended-code").textContent = `Closed: ${lastClose.code} ${lastClose.reason}`;
+  const words = [lastClose.meaning, describeLastSent(lastClose.lastSent), describeRetry(phase, lastClose)];
+  $("ended-words").textContent = words.filter(Boolean).join(" ");
   $("again").textContent = phase === "waiting" ? "Connect now" : "Connect again";
 }
 
-/** Name the request that a 4403 answered. */
-function asked(text) {
+function describeLastSent(text) {
   try {
     const { type, room } = JSON.parse(text);
     return `The last request was ${type} ${room}.`;
@@ -50,34 +51,38 @@ function asked(text) {
   }
 }
 
-function plan(phase, ended) {
-  if (phase === "waiting") return `Trying again in ${number(Math.max(1, Math.round((wire.retryAt - Date.now()) / 1000)))} s.`;
-  return wire.comeBack && !ended.reconnect ? "Coming back by itself would not help, so it is not tried." : "";
+function describeRetry(phase, lastClose) {
+  if (phase === "waiting") {
+    const seconds = Math.max(1, Math.round((connection.retryAt - Date.now()) / 1000));
+    return `Trying again in ${number(seconds)} s.`;
+  }
+  return connection.autoReconnect && !lastClose.reconnect ? "Reconnecting would not help, so it is not attempted." : "";
 }
 
-let before = "off";
-wire.addEventListener("state", () => {
-  status();
-  const { phase, ended } = wire;
-  if (phase === before) return;
-  if (ended && before !== "off" && (phase === "off" || phase === "waiting")) {
-    log.note("close", `Closed: ${ended.code} ${ended.reason}`, { code: ended.code, reason: ended.reason, meaning: ended.meaning });
+let lastPhase = "off";
+connection.addEventListener("state", () => {
+  showStatus();
+  const { phase, lastClose } = connection;
+  if (phase === lastPhase) return;
+  if (lastClose && lastPhase !== "off" && (phase === "off" || phase === "waiting")) {
+    const { code, reason, meaning } = lastClose;
+    log.note("close", `Closed: ${code} ${reason}`, { code, reason, meaning });
   }
-  before = phase;
-  people.soon();
+  lastPhase = phase;
+  roomList.refreshSoon();
 });
-wire.addEventListener("frame", ({ detail: { direction, text, message } }) => {
+connection.addEventListener("frame", ({ detail: { direction, text, message } }) => {
   log.add(direction, text, message);
-  if (message?.type === "user_joined" || message?.type === "user_left") people.soon();
+  if (message?.type === "user_joined" || message?.type === "user_left") roomList.refreshSoon();
 });
-wire.addEventListener("note", ({ detail: { type, text, data } }) => log.note(type, text, data));
+connection.addEventListener("note", ({ detail: { type, text, data } }) => log.note(type, text, data));
 
-$("disconnect").addEventListener("click", () => wire.stop());
-$("again").addEventListener("click", () => wire.again());
+$("disconnect").addEventListener("click", () => connection.stop());
+$("again").addEventListener("click", () => connection.reconnect());
 $("dismiss").addEventListener("click", () => ($("ended").hidden = true));
 $("reconnect").addEventListener("change", () => {
-  wire.comeBack = $("reconnect").checked;
-  status();
+  connection.autoReconnect = $("reconnect").checked;
+  showStatus();
 });
 $("logout")?.addEventListener("click", async () => {
   await call("POST", "/console/logout");
@@ -85,17 +90,17 @@ $("logout")?.addEventListener("click", async () => {
   location.reload();
 });
 for (const button of document.querySelectorAll("[data-show]")) {
-  button.addEventListener("click", () => view(button.dataset.show));
+  button.addEventListener("click", () => showView(button.dataset.show));
 }
 document.addEventListener("keydown", (event) => {
-  const writing = event.target.matches("input, textarea, select");
-  if (event.key !== "/" || writing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const isTyping = event.target.matches("input, textarea, select");
+  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  view("log");
+  showView("log");
   $("filter-text").focus();
 });
 
-joining(wire);
-connecting(wire);
-status();
-people.refresh();
+setUpJoinForm(connection);
+setUpConnectForm(connection);
+showStatus();
+roomList.refresh();

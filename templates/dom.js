@@ -1,10 +1,16 @@
-// Small helpers over the DOM. Text is only ever set as text: no markup is made from strings anywhere in the console.
+// Helpers for the DOM. The console sets all text through textContent and never builds markup from strings.
 
+const HUES = 8;
+
+/** The data that the server put into the page: commands, events, rooms, errors and so on. */
 export const page = JSON.parse(document.getElementById("page").textContent);
 
 export const $ = (id) => document.getElementById(id);
 
-/** Make an element: properties are set as such, `data-…` and `aria-…` as attributes; children are nodes or texts. */
+/**
+ * Create an element. `properties` are set as DOM properties; names with a hyphen (data-…, aria-…), `role`, `list` and `for`
+ * are set as attributes. `children` are nodes or strings.
+ */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -20,7 +26,14 @@ export const clock = (time) => new Date(time).toTimeString().slice(0, 8);
 export const number = (value) => value.toLocaleString("en-US");
 export const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-/** Show what is wrong beside the field of `path` in `form`, or beside the nearest field around it, or for the whole. */
+/** Return the CSS class with the colour of `room`: the same one each time. */
+export function hueClass(room) {
+  let sum = 0;
+  for (let index = 0; index < room.length; index++) sum = (sum * 31 + room.charCodeAt(index)) >>> 0;
+  return `hue-${sum % HUES}`;
+}
+
+/** Show `text` at the field `path` of `form`, or else at the nearest enclosing field, or else below the whole form. */
 export function showProblem(form, path, text) {
   let field = null;
   for (let parts = path ? path.split(".") : []; parts.length && !field; parts.pop()) {
@@ -35,31 +48,32 @@ export function showProblem(form, path, text) {
   if (closed) closed.open = true;
 }
 
-/** Show the refusal of a frame or an HTTP answer: `{error, code, fields}`, each field's messages beside it. */
+/** Show the error {error, code, fields} of a frame or an HTTP response, each field's messages at that field. */
 export function showRefusal(form, refusal) {
   const fields = Object.entries(refusal.fields ?? {});
   for (const [path, messages] of fields) {
     const texts = Array.isArray(messages) ? messages : [messages];
-    showProblem(form, path, texts.map(sentence).join(" "));
+    showProblem(form, path, texts.map(asText).join(" "));
   }
   if (!fields.length) showProblem(form, refusal.path ?? "", refusal.error ?? "The request failed.");
   const first = form.querySelector("[aria-invalid]");
   if (first && form.contains(document.activeElement)) first.focus();
 }
 
-const sentence = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 export function clearProblems(form) {
   for (const problem of form.querySelectorAll(".problem")) problem.textContent = "";
   for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
 }
 
-/** Copy `text`, and say so on `button` for a moment. Without HTTPS there is no clipboard API; then the old way. */
+/** Copy `text` to the clipboard, and show the result on `button` for a moment. */
 export async function copy(text, button) {
   let copied = true;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
+    // Pages without HTTPS have no clipboard API.
     const area = el("textarea", { value: text, className: "sr" });
     document.body.append(area);
     area.select();
@@ -75,33 +89,32 @@ export async function copy(text, button) {
   }, 1200);
 }
 
-/** Make a tab list work with mouse and keys (WAI-ARIA's pattern); `chosen` is called with the id of a panel. */
-export function tabs(list, chosen = () => {}) {
+/** Make a tab list work with mouse and keyboard (WAI-ARIA tabs pattern). Return a function that selects a panel by id. */
+export function tabs(list) {
   const all = [...list.querySelectorAll("[role=tab]")];
-  const choose = (tab, focus = true) => {
-    for (const each of all) {
-      const on = each === tab;
-      each.setAttribute("aria-selected", String(on));
-      each.tabIndex = on ? 0 : -1;
-      $(each.getAttribute("aria-controls")).hidden = !on;
+  const select = (selected, focus = true) => {
+    for (const tab of all) {
+      const isSelected = tab === selected;
+      tab.setAttribute("aria-selected", String(isSelected));
+      tab.tabIndex = isSelected ? 0 : -1;
+      $(tab.getAttribute("aria-controls")).hidden = !isSelected;
     }
-    if (focus) tab.focus();
-    chosen(tab.getAttribute("aria-controls"));
+    if (focus) selected.focus();
   };
   list.addEventListener("click", (event) => {
     const tab = event.target.closest("[role=tab]");
-    if (tab) choose(tab);
+    if (tab) select(tab);
   });
   list.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    choose(all[(all.indexOf(document.activeElement) + step + all.length) % all.length]);
+    select(all[(all.indexOf(document.activeElement) + step + all.length) % all.length]);
   });
-  return (panel) => choose(all.find((tab) => tab.getAttribute("aria-controls") === panel), false);
+  return (panel) => select(all.find((tab) => tab.getAttribute("aria-controls") === panel), false);
 }
 
-/** Ask before something that cannot be undone; resolves to whether it was confirmed. */
+/** Ask the user to confirm an action. Resolves to true if the user confirms. */
 export function confirm(title, words, yes) {
   const dialog = $("confirm");
   $("confirm-title").textContent = title;

@@ -1,31 +1,36 @@
-// Forms made from JSON Schemas. They check no more than they must: what the server says of bad data is what one wants to
-// see. What is left empty is not sent, and a number that is none goes as the text it is; only what cannot be put into
-// JSON is stopped here.
+// Forms generated from JSON Schemas.
+//
+// They do not validate, because the console shows how the server answers invalid data. An empty field is not sent. A number
+// field with other text is sent as a string. Only a JSON field with invalid JSON is refused.
 
 import { el } from "./dom.js";
 
-const LONG = 200;
-let ids = 0;
+/** A string field that allows more characters than this is a textarea. */
+const LONG_TEXT = 200;
+/** Objects that are nested deeper are edited as JSON. */
+const MAX_DEPTH = 3;
+let lastId = 0;
 
-/** Make the fields of an object `schema`: {element, read}, where read() gives {data, problems: [[path, text]]}. */
-export function build(schema) {
-  return group(schema, schema.$defs ?? {}, "", 0);
+/** Build the fields of an object `schema`: {element, read}. read() returns {data, problems}, with problems as [path, text]. */
+export function buildForm(schema) {
+  return buildGroup(schema, schema.$defs ?? {}, "", 0);
 }
 
-function group(schema, defs, prefix, depth) {
+function buildGroup(schema, defs, prefix, depth) {
   const required = new Set(schema.required ?? []);
   const names = Object.keys(schema.properties ?? {}).filter((name) => !schema.properties[name].readOnly);
   names.sort((one, other) => required.has(other) - required.has(one));
   const fields = names.map((name) => {
     const path = prefix ? `${prefix}.${name}` : name;
-    return { name, ...field(name, resolve(schema.properties[name], defs), required.has(name), defs, path, depth) };
+    const resolved = resolveSchema(schema.properties[name], defs);
+    return { name, ...buildField({ name, schema: resolved, required: required.has(name), defs, path, depth }) };
   });
-  const element = el("div", { className: "fields" }, ...fields.map((each) => each.element));
+  const element = el("div", { className: "fields" }, ...fields.map((field) => field.element));
   if (!fields.length && !depth) element.append(el("p", { className: "hint", textContent: "It takes no data." }));
-  return { element, read: () => collect(fields) };
+  return { element, read: () => readAll(fields) };
 }
 
-function collect(fields) {
+function readAll(fields) {
   const data = {};
   const problems = [];
   for (const { name, read } of fields) {
@@ -36,15 +41,15 @@ function collect(fields) {
   return { data, problems };
 }
 
-/** Follow references, and take what may also be null as nullable. */
-function resolve(schema, defs) {
+/** Return `schema` with its references resolved. A union with null becomes the other type with `nullable`. */
+function resolveSchema(schema, defs) {
   let found = schema === true || !schema ? {} : schema;
   if (found.$ref) found = { ...defs[found.$ref.split("/").pop()], ...without(found, "$ref") };
-  if (found.allOf?.length === 1) found = { ...resolve(found.allOf[0], defs), ...without(found, "allOf") };
+  if (found.allOf?.length === 1) found = { ...resolveSchema(found.allOf[0], defs), ...without(found, "allOf") };
   const choices = found.anyOf ?? found.oneOf;
-  if (choices?.some((each) => each.type === "null")) {
-    const others = choices.filter((each) => each.type !== "null");
-    if (others.length === 1) found = { ...resolve(others[0], defs), ...without(found, "anyOf", "oneOf"), nullable: true };
+  if (choices?.some(({ type }) => type === "null")) {
+    const others = choices.filter(({ type }) => type !== "null");
+    if (others.length === 1) found = { ...resolveSchema(others[0], defs), ...without(found, "anyOf", "oneOf"), nullable: true };
   }
   if (Array.isArray(found.type)) {
     const types = found.type.filter((type) => type !== "null");
@@ -57,38 +62,40 @@ function without(schema, ...names) {
   return Object.fromEntries(Object.entries(schema).filter(([name]) => !names.includes(name)));
 }
 
-function field(name, schema, required, defs, path, depth) {
-  if (schema.type === "object" && schema.properties && depth < 3) return nested(name, schema, required, defs, path, depth);
-  const id = `field-${++ids}`;
+function buildField({ name, schema, required, defs, path, depth }) {
+  if (schema.type === "object" && schema.properties && depth < MAX_DEPTH) {
+    return buildFieldset({ name, required, path, group: buildGroup(schema, defs, path, depth + 1) });
+  }
+  const id = `field-${++lastId}`;
   const { control, parse } = controlFor(schema, required);
   Object.assign(control, { id, name: path });
   control.setAttribute("aria-describedby", `${id}-hint ${id}-problem`);
   if (required) control.setAttribute("aria-required", "true");
   const label = el("label", { htmlFor: id }, name, " ",
     required ? el("span", { className: "req", textContent: "required" }) : "",
-    " ", el("span", { className: "kind", textContent: kind(schema, required) }));
-  const nil = schema.nullable && control.tagName !== "SELECT" ? nullBox(control) : null;
+    " ", el("span", { className: "kind", textContent: describeKind(schema, required) }));
+  const nullOption = schema.nullable && control.tagName !== "SELECT" ? buildNullOption(control) : null;
   const element = el("div", { className: "field", "data-path": path },
-    el("div", { className: "label" }, label, ...(nil ? [nil.element] : [])), control,
+    el("div", { className: "label" }, label, ...(nullOption ? [nullOption.element] : [])), control,
     el("p", { className: "hint", id: `${id}-hint`, textContent: schema.description ?? "" }),
     el("p", { className: "problem", id: `${id}-problem`, role: "alert" }));
-  const read = () => (nil?.box.checked ? { value: null } : readControl(control, parse, path));
+  const read = () => (nullOption?.box.checked ? { value: null } : readControl(control, parse, path));
   return { element, read };
 }
 
-function nested(name, schema, required, defs, path, depth) {
-  const inner = group(schema, defs, path, depth + 1);
+function buildFieldset({ name, required, path, group }) {
   const legend = el("legend", {}, name, " ", required ? el("span", { className: "req", textContent: "required" }) : "");
   const problem = el("p", { className: "problem", role: "alert" });
-  const element = el("fieldset", { className: "field", "data-path": path }, legend, inner.element, problem);
+  const element = el("fieldset", { className: "field", "data-path": path }, legend, group.element, problem);
   const read = () => {
-    const { data, problems } = inner.read();
+    const { data, problems } = group.read();
     return { value: required || Object.keys(data).length ? data : undefined, problems };
   };
   return { element, read };
 }
 
-function nullBox(control) {
+/** Build a checkbox that sends null instead of the control's value. */
+function buildNullOption(control) {
   const box = el("input", { type: "checkbox" });
   box.addEventListener("change", () => (control.disabled = box.checked));
   return { box, element: el("label", { className: "null" }, box, " null") };
@@ -103,22 +110,24 @@ function readControl(control, parse, path) {
   }
 }
 
-/** Return the control for a value of `schema`, and how its text becomes the value. */
+/** Return the control for a value of `schema`, and the function that parses its text. */
 function controlFor(schema, required) {
-  if (schema.enum) return choice(schema.enum, schema, required);
-  if (schema.type === "boolean") return choice(schema.nullable ? [true, false, null] : [true, false], schema, required);
-  if (schema.type === "string") return text(schema);
-  if (schema.type === "integer" || schema.type === "number") return numeric(schema);
+  if (schema.enum) return selectControl(schema.enum, schema, required);
+  if (schema.type === "boolean") {
+    return selectControl(schema.nullable ? [true, false, null] : [true, false], schema, required);
+  }
+  if (schema.type === "string") return textControl(schema);
+  if (schema.type === "integer" || schema.type === "number") return numberControl(schema);
   const list = schema.type === "array";
   if (list || schema.type === "object") {
     const control = el("textarea", { rows: 2, className: "mono", placeholder: list ? "[…]" : "{…}", spellcheck: false });
     return { control, parse: JSON.parse };
   }
-  const control = el("input", { className: "mono", autocomplete: "off", spellcheck: false, value: given(schema) });
-  return { control, parse: anything };
+  const control = el("input", { className: "mono", autocomplete: "off", spellcheck: false, value: defaultText(schema) });
+  return { control, parse: parseJsonOrText };
 }
 
-function choice(values, schema, required) {
+function selectControl(values, schema, required) {
   const options = values.map((value) => el("option", { value: JSON.stringify(value), textContent: String(value) }));
   const control = el("select", {}, ...options);
   if (!required) control.prepend(el("option", { value: "", textContent: "not sent" }));
@@ -126,25 +135,25 @@ function choice(values, schema, required) {
   return { control, parse: JSON.parse };
 }
 
-function text(schema) {
-  const long = (schema.maxLength ?? 0) > LONG;
+function textControl(schema) {
+  const long = (schema.maxLength ?? 0) > LONG_TEXT;
   const control = long ? el("textarea", { rows: 3 }) : el("input", { autocomplete: "off" });
   control.placeholder = schema.format ?? "";
-  control.value = given(schema);
+  control.value = defaultText(schema);
   return { control, parse: (value) => value };
 }
 
-function numeric(schema) {
+function numberControl(schema) {
   const control = el("input", { inputMode: schema.type === "integer" ? "numeric" : "decimal", autocomplete: "off" });
   control.className = "mono";
-  control.value = given(schema);
+  control.value = defaultText(schema);
   return { control, parse: (value) => (/^-?\d+(\.\d+)?(e[+-]?\d+)?$/i.test(value.trim()) ? Number(value) : value) };
 }
 
-const given = (schema) => (["string", "number"].includes(typeof schema.default) ? String(schema.default) : "");
+const defaultText = (schema) => (["string", "number"].includes(typeof schema.default) ? String(schema.default) : "");
 
-/** Any JSON; what is none is taken as text, so that an id can be written as one would say it. */
-function anything(value) {
+/** Parse JSON; other text is a string, so that ids need no quotes. */
+function parseJsonOrText(value) {
   try {
     return JSON.parse(value);
   } catch {
@@ -152,8 +161,8 @@ function anything(value) {
   }
 }
 
-/** Say what a field takes, in a few words. */
-function kind(schema, required) {
+/** Describe the values of a field in a few words, such as "optional whole number 1 to 9". */
+function describeKind(schema, required) {
   const words = [];
   if (!required) words.push("optional");
   if (schema.enum || schema.type === "boolean") return words.join(" ");
@@ -161,15 +170,15 @@ function kind(schema, required) {
   words.push(types[schema.type] ?? "JSON or text");
   const low = schema.minLength ?? schema.minimum ?? schema.minItems ?? schema.exclusiveMinimum;
   const high = schema.maxLength ?? schema.maximum ?? schema.maxItems ?? schema.exclusiveMaximum;
-  const bounds = range(low, high);
+  const bounds = describeRange(low, high);
   if (bounds) words.push(bounds);
   if (schema.minLength !== undefined || schema.maxLength !== undefined) words.push("characters");
   return words.join(" ");
 }
 
-function range(low, high) {
-  const [least, most] = [low, high].map((bound) => bound?.toLocaleString("en-US"));
-  if (least !== undefined && most !== undefined) return `${least} to ${most}`;
-  if (least !== undefined) return `at least ${least}`;
-  return most !== undefined ? `at most ${most}` : "";
+function describeRange(low, high) {
+  const [min, max] = [low, high].map((bound) => bound?.toLocaleString("en-US"));
+  if (min !== undefined && max !== undefined) return `${min} to ${max}`;
+  if (min !== undefined) return `at least ${min}`;
+  return max !== undefined ? `at most ${max}` : "";
 }

@@ -1,278 +1,232 @@
-// The log: every frame both ways, filtered, opened to its JSON. The DOM is touched once a frame of the screen, however
-// many messages come, and keeps no more rows than MAX; a tab in the background draws nothing at all. Rows stand in chunks,
-// for the browser lays out and paints only the chunks in sight: measured in software at 500 messages a second, a frame
-// took 28 ms without them, 52 ms with each row left out by itself, and 20 ms so.
+// The Log panel: every frame in both directions, with filters.
+//
+// The DOM changes at most once per animation frame, and not at all while the tab is in the background. Rows are grouped in
+// chunks with `content-visibility: auto`, so that the browser lays out and paints only visible chunks. With software
+// rendering at 500 messages per second, an animation frame took 20 ms with chunks, 28 ms without them, and 52 ms with
+// `content-visibility` on each row.
 
-import { $, copy, el, number, page, plural } from "./dom.js";
+import { $, copy, el, hueClass, number, plural } from "./dom.js";
+import { errorMeaning, parseObject, prettyJson, summaryOf, timeOfDay, typeOf } from "./frame_text.js";
 
-export const MAX = 2000;
-const CHUNK = 50;
-const MAX_CHOICES = 300;
-const SUMMARY = 240;
+/** The log keeps this many frames. */
+const MAX_ENTRIES = 2000;
+const ROWS_PER_CHUNK = 50;
+/** Maximum number of rooms or types in a filter. */
+const MAX_FILTER_OPTIONS = 300;
+/** The log scrolls to new rows if its end is this close, in pixels. */
 const NEAR_END = 48;
-const HUES = 8;
 const ARROWS = { in: ["↓", "received"], out: ["↑", "sent"], note: ["•", "note"] };
 
-/** The log panel. `edit` is called with the text of a frame that is to be sent again. */
+/** The log. `onEdit` is called with the text of a frame that the user wants to edit and send again. */
 export class Log {
   #entries = [];
-  #coming = [];
-  #shown = 0;
-  #missed = 0;
-  #paused = false;
-  #following = true;
-  #due = false;
-  #edit;
+  /** Entries that are not drawn yet. */
+  #incoming = [];
+  /** Number of rows that match the filter. */
+  #shownCount = 0;
+  /** Number of rows that were added while the log did not scroll to them. */
+  #unseenCount = 0;
+  #isPaused = false;
+  /** True while the log scrolls to new rows. */
+  #isFollowing = true;
+  #isScheduled = false;
+  #onEdit;
   #filter = { room: "", type: "", text: "" };
   #rows = $("log-rows");
   #scroll = $("log-scroll");
 
-  constructor(edit) {
-    this.#edit = edit;
-    this.#scroll.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    $("log-pause").addEventListener("click", () => this.#pause());
+  constructor(onEdit) {
+    this.#onEdit = onEdit;
+    this.#scroll.addEventListener("scroll", () => this.#onScroll(), { passive: true });
+    $("log-pause").addEventListener("click", () => this.#togglePause());
     $("log-clear").addEventListener("click", () => this.#clear());
     $("log-latest").addEventListener("click", () => this.#follow());
-    $("filter-room").addEventListener("change", () => this.#refilter());
-    $("filter-type").addEventListener("change", () => this.#refilter());
-    $("filter-text").addEventListener("input", () => this.#refilter());
+    $("filter-room").addEventListener("change", () => this.#applyFilter());
+    $("filter-type").addEventListener("change", () => this.#applyFilter());
+    $("filter-text").addEventListener("input", () => this.#applyFilter());
     document.addEventListener("visibilitychange", () => this.#schedule());
-    new ResizeObserver(() => this.#following && this.#follow()).observe(this.#scroll);
-    this.#report();
+    new ResizeObserver(() => this.#isFollowing && this.#follow()).observe(this.#scroll);
+    this.#showCounts();
   }
 
-  /** Take in a frame: `direction` is in, out or note; `message` its JSON where it is already parsed. */
+  /** Add a frame. `direction` is "in", "out" or "note". `message` is the parsed `text`, if the caller has it. */
   add(direction, text, message) {
-    this.#coming.push({ direction, text, message: message ?? parsed(text), time: Date.now(), row: null });
-    if (this.#coming.length > MAX) this.#coming.shift();
+    this.#incoming.push({ direction, text, message: message ?? parseObject(text), time: Date.now(), row: null });
+    if (this.#incoming.length > MAX_ENTRIES) this.#incoming.shift();
     this.#schedule();
   }
 
-  /** Add what is no frame: what the connection did, what was asked over HTTP. */
+  /** Add an entry that is not a frame: an action of the client, or an HTTP request. */
   note(type, text, data, bad = false) {
     this.add("note", JSON.stringify(data), { type, note: text, room: data.room, bad });
   }
 
   #schedule() {
-    if (this.#due || document.hidden) return;
-    this.#due = true;
+    if (this.#isScheduled || document.hidden) return;
+    this.#isScheduled = true;
     requestAnimationFrame(() => {
-      this.#due = false;
+      this.#isScheduled = false;
       this.#draw();
     });
   }
 
   #draw() {
-    if (!this.#paused && this.#coming.length) {
-      const fresh = this.#coming;
-      this.#coming = [];
-      this.#append(fresh);
-      this.#drop(this.#entries.length - MAX);
-      if (this.#following) this.#scroll.scrollTop = this.#scroll.scrollHeight;
+    if (!this.#isPaused && this.#incoming.length) {
+      const entries = this.#incoming;
+      this.#incoming = [];
+      this.#addEntries(entries);
+      this.#removeOldest(this.#entries.length - MAX_ENTRIES);
+      if (this.#isFollowing) this.#scroll.scrollTop = this.#scroll.scrollHeight;
     }
-    this.#report();
+    this.#showCounts();
   }
 
-  #append(fresh) {
-    for (const entry of fresh) {
-      this.#offer(entry);
+  #addEntries(entries) {
+    for (const entry of entries) {
+      this.#addFilterOptions(entry);
       this.#entries.push(entry);
-      if (!this.#fits(entry)) continue;
-      this.#place(this.#row(entry));
-      if (!this.#following) this.#missed++;
+      if (!this.#matchesFilter(entry)) continue;
+      this.#addRow(this.#buildRow(entry));
+      if (!this.#isFollowing) this.#unseenCount++;
     }
   }
 
-  #place(row) {
+  #addRow(row) {
     let chunk = this.#rows.lastElementChild;
-    if (!chunk || chunk.childElementCount >= CHUNK) {
+    if (!chunk || chunk.childElementCount >= ROWS_PER_CHUNK) {
       chunk = el("div", { className: "chunk", role: "presentation" });
       this.#rows.append(chunk);
     }
     chunk.append(row);
-    this.#shown++;
+    this.#shownCount++;
   }
 
-  #drop(count) {
+  #removeOldest(count) {
     for (const entry of this.#entries.splice(0, Math.max(count, 0))) {
       if (!entry.row) continue;
       const chunk = entry.row.parentElement;
       entry.row.remove();
       if (!chunk.childElementCount) chunk.remove();
-      this.#shown--;
+      this.#shownCount--;
     }
   }
 
-  #fits({ message, text }) {
-    const { room, type, text: wanted } = this.#filter;
+  #matchesFilter({ message, text }) {
+    const { room, type, text: searched } = this.#filter;
     if (room && message?.room !== room) return false;
     if (type && message?.type !== type) return false;
-    return !wanted || `${message?.note ?? ""} ${text}`.toLowerCase().includes(wanted);
+    return !searched || `${message?.note ?? ""} ${text}`.toLowerCase().includes(searched);
   }
 
-  #refilter() {
+  #applyFilter() {
     this.#filter = {
       room: $("filter-room").value,
       type: $("filter-type").value,
       text: $("filter-text").value.trim().toLowerCase(),
     };
-    this.#shown = 0;
+    this.#shownCount = 0;
     this.#rows.replaceChildren();
     for (const entry of this.#entries) {
-      if (this.#fits(entry)) this.#place(entry.row ?? this.#row(entry));
+      if (this.#matchesFilter(entry)) this.#addRow(entry.row ?? this.#buildRow(entry));
       else entry.row = null;
     }
     this.#follow();
   }
 
-  /** Offer the entry's room and type in the filters. */
-  #offer({ message }) {
+  /** Add the entry's room and type to the filters, in alphabetical order. */
+  #addFilterOptions({ message }) {
     for (const [id, value] of [["filter-room", message?.room], ["filter-type", message?.type]]) {
       if (typeof value !== "string") continue;
       const options = $(id).options;
-      if (options.length > MAX_CHOICES || [...options].some((option) => option.value === value)) continue;
+      if (options.length > MAX_FILTER_OPTIONS || [...options].some((option) => option.value === value)) continue;
       const after = [...options].slice(1).find((option) => option.value > value);
       $(id).insertBefore(el("option", { value, textContent: value }), after ?? null);
     }
   }
 
-  #row(entry) {
+  #buildRow(entry) {
     const { direction, message, time } = entry;
-    const [arrow, said] = ARROWS[direction];
+    const [arrow, arrowLabel] = ARROWS[direction];
     const room = typeof message?.room === "string" ? message.room : "";
     const tone = message?.type === "error" || message?.bad ? "bad" : direction;
     const details = el("details", {},
       el("summary", {},
-        el("time", { textContent: stamp(time), dateTime: new Date(time).toISOString() }),
-        el("span", { className: "arrow", textContent: arrow, title: said, role: "img", "aria-label": said }),
-        el("span", { className: "type", textContent: shortened(message?.type, 60) || "not JSON" }),
-        el("span", { className: room ? `room hue-${hue(room)}` : "room", textContent: room }),
-        el("span", { className: "gist", textContent: gist(entry) })));
-    details.addEventListener("toggle", () => this.#open(details, entry));
+        el("time", { textContent: timeOfDay(time), dateTime: new Date(time).toISOString() }),
+        el("span", { className: "arrow", textContent: arrow, title: arrowLabel, role: "img", "aria-label": arrowLabel }),
+        el("span", { className: "type", textContent: typeOf(message) }),
+        el("span", { className: room ? `room ${hueClass(room)}` : "room", textContent: room }),
+        el("span", { className: "gist", textContent: summaryOf(entry) })));
+    details.addEventListener("toggle", () => this.#fillDetails(details, entry));
     entry.row = el("div", { className: `row ${tone}`, role: "listitem" }, details);
     return entry.row;
   }
 
-  /** Fill an opened row, the first time, and let it stay where it is read. */
-  #open(details, entry) {
+  /** Fill a row when it is opened for the first time. Stop following, so that the row stays in place while it is read. */
+  #fillDetails(details, entry) {
     if (!details.open) return;
-    this.#following = false;
-    this.#report();
+    this.#isFollowing = false;
+    this.#showCounts();
     if (details.childElementCount > 1) return;
-    const text = pretty(entry);
+    const text = prettyJson(entry.text);
     const buttons = el("div", { className: "actions" });
     const copying = el("button", { type: "button", className: "quiet small", textContent: "Copy" });
     copying.addEventListener("click", () => copy(text, copying));
     buttons.append(copying);
     if (entry.direction !== "note") {
       const again = el("button", { type: "button", className: "quiet small", textContent: "To Raw JSON" });
-      again.addEventListener("click", () => this.#edit(text));
+      again.addEventListener("click", () => this.#onEdit(text));
       buttons.append(again);
     }
-    buttons.prepend(el("p", { className: "hint", textContent: meaning(entry.message) }));
+    buttons.prepend(el("p", { className: "hint", textContent: errorMeaning(entry.message) }));
     details.append(el("div", { className: "raw" }, buttons, el("pre", { textContent: text, tabIndex: 0 })));
   }
 
-  #scrolled() {
+  #onScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroll;
-    this.#following = scrollHeight - scrollTop - clientHeight < NEAR_END;
-    if (this.#following) this.#missed = 0;
-    this.#report();
+    this.#isFollowing = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    if (this.#isFollowing) this.#unseenCount = 0;
+    this.#showCounts();
   }
 
   #follow() {
-    this.#following = true;
-    this.#missed = 0;
+    this.#isFollowing = true;
+    this.#unseenCount = 0;
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
-    this.#report();
+    this.#showCounts();
   }
 
-  #pause() {
-    this.#paused = !this.#paused;
-    $("log-pause").setAttribute("aria-pressed", String(this.#paused));
+  #togglePause() {
+    this.#isPaused = !this.#isPaused;
+    $("log-pause").setAttribute("aria-pressed", String(this.#isPaused));
     this.#draw();
   }
 
   #clear() {
     this.#entries = [];
-    this.#coming = [];
-    this.#shown = this.#missed = 0;
+    this.#incoming = [];
+    this.#shownCount = this.#unseenCount = 0;
     this.#rows.replaceChildren();
-    this.#report();
+    this.#showCounts();
   }
 
-  #report() {
+  #showCounts() {
     const total = this.#entries.length;
-    const waiting = this.#paused && this.#coming.length;
-    set("log-count", total ? (this.#shown === total ? number(total) : `${number(this.#shown)} of ${number(total)}`) : "");
-    set("nav-count", total ? number(total) : "");
-    set("log-pause", this.#paused ? (waiting ? `Resume (${number(waiting)})` : "Resume") : "Pause");
-    set("log-latest", this.#missed ? `↓ ${plural(this.#missed, "new frame")}` : "↓ Latest");
-    $("log-latest").hidden = this.#following || !this.#shown;
-    $("log-empty").hidden = this.#shown > 0;
-    set("log-empty", total
-      ? "No frame fits the filter. Choose all rooms and types, and empty the text, to see everything."
-      : "Nothing was said yet. Connect, join a room such as channel:1, and send a message: every frame shows up here.");
+    const pending = this.#isPaused && this.#incoming.length;
+    const count = this.#shownCount === total ? number(total) : `${number(this.#shownCount)} of ${number(total)}`;
+    setText("log-count", total ? count : "");
+    setText("nav-count", total ? number(total) : "");
+    setText("log-pause", this.#isPaused ? (pending ? `Resume (${number(pending)})` : "Resume") : "Pause");
+    setText("log-latest", this.#unseenCount ? `↓ ${plural(this.#unseenCount, "new frame")}` : "↓ Latest");
+    $("log-latest").hidden = this.#isFollowing || !this.#shownCount;
+    $("log-empty").hidden = this.#shownCount > 0;
+    setText("log-empty", total
+      ? "No frame fits the filter. Choose all rooms and types, and clear the text, to see every frame."
+      : "Nothing was said yet. Connect, join a room such as channel:1, and send a message: every frame appears here.");
   }
 }
 
-/** Set a text only where it changes: assigning it anew costs a layout. */
-function set(id, text) {
+/** Set the text of an element if it differs. Setting the same text again would cause a layout. */
+function setText(id, text) {
   const element = $(id);
   if (element.textContent !== text) element.textContent = text;
-}
-
-function parsed(text) {
-  try {
-    const value = JSON.parse(text);
-    return value !== null && typeof value === "object" && !Array.isArray(value) ? value : null;
-  } catch {
-    return null;
-  }
-}
-
-const shortened = (text, length) => (typeof text === "string" ? text.slice(0, length) : "");
-
-/** What a frame says, in one line: what people wrote, or the error, or the data by name. */
-function gist({ message, text }) {
-  if (message === null) return text.slice(0, SUMMARY);
-  if (message.note !== undefined) return shortened(message.note, SUMMARY);
-  const { data } = message;
-  if (data === undefined) return "";
-  const words = data?.error ?? data?.content ?? data?.title ?? data?.message;
-  if (typeof words === "string") {
-    const who = message.type === "message" && typeof data.username === "string" ? `${data.username}: ` : "";
-    return (who + words).slice(0, SUMMARY);
-  }
-  if (data === null || typeof data !== "object") return String(data).slice(0, SUMMARY);
-  return Object.entries(data).map(([name, value]) => `${name}: ${plain(value)}`).join(", ").slice(0, SUMMARY);
-}
-
-const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-
-/** What the code of an error means, where it is one of roomcast's own. */
-function meaning(message) {
-  const code = message?.type === "error" ? message.data?.code : undefined;
-  const known = Object.hasOwn(page.errors, code) ? page.errors[code] : null;
-  return known ? `${known.meaning}${known.temporary ? " Asking again later may work." : ""}` : "";
-}
-
-function pretty({ text }) {
-  try {
-    return JSON.stringify(JSON.parse(text), null, 2);
-  } catch {
-    return text;
-  }
-}
-
-function stamp(time) {
-  const date = new Date(time);
-  return `${date.toTimeString().slice(0, 8)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
-}
-
-/** A colour for each room, the same each time. */
-export function hue(room) {
-  let sum = 0;
-  for (let index = 0; index < room.length; index++) sum = (sum * 31 + room.charCodeAt(index)) >>> 0;
-  return sum % HUES;
 }

@@ -690,7 +690,7 @@ async def test_what_the_client_does_by_itself_is_shown(dev, visit):
         connection.close(SERVICE_RESTART)
     await say(dev, "meanwhile")
     await expect(tab.rows("meanwhile", type="message")).to_have_count(1)
-    await expect(tab.rows("What was missed", type="resumed")).to_have_count(1)
+    await expect(tab.rows("Missed events", type="resumed")).to_have_count(1)
     await expect(tab.rows("Attempt 1 in", type="waiting")).to_have_count(1)
     shown = await tab.page.locator(".row .type").all_inner_texts()
     ours = [type for type in shown if type in ("close", "waiting", "connected", "resumed", "message")]

@@ -1,38 +1,42 @@
-// Connecting: with a token, or in `roomcast dev` as a user made up on the spot.
+// The Connect panel: with a token, or in `roomcast dev` as a made-up user.
 
 import { call } from "./api.js";
 import { $, clearProblems, clock, page, showProblem, showRefusal, tabs } from "./dom.js";
 
-const KEPT = "roomcast-token";
+const STORAGE_KEY = "roomcast-token";
 
-/** Wire up the panel; a token in the address is used at once, and taken out of the address bar. */
-export function connecting(wire) {
-  const choose = page.dev ? tabs($("connect").querySelector("[role=tablist]")) : () => {};
+/** Set up the panel. A token in the address is used at once. */
+export function setUpConnectForm(connection) {
+  const selectForm = page.dev ? tabs($("connect").querySelector("[role=tablist]")) : () => {};
+  setUpTokenForm(connection);
+  if (page.dev) setUpUserForm(connection);
+  const token = takeTokenFromAddress();
+  const typed = $("token").value; // The user may type before this script runs.
+  $("token").value = token || typed || sessionStorage.getItem(STORAGE_KEY) || "";
+  describeToken();
+  if ($("token").value) selectForm("form-token");
+  if (token) connect(connection, token);
+}
+
+function setUpTokenForm(connection) {
   const form = $("form-token");
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     clearProblems(form);
     const token = $("token").value.trim();
-    if (token) use(wire, token);
+    if (token) connect(connection, token);
     else showProblem(form, "token", "Paste a token first.");
   });
-  $("token").addEventListener("input", describe);
+  $("token").addEventListener("input", describeToken);
   $("token").addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
       event.preventDefault();
       form.requestSubmit();
     }
   });
-  if (page.dev) makingUp(wire);
-  const token = fromAddress();
-  const typed = $("token").value; // while this script was on its way
-  $("token").value = token || typed || sessionStorage.getItem(KEPT) || "";
-  describe();
-  if ($("token").value) choose("form-token");
-  if (token) use(wire, token);
 }
 
-function makingUp(wire) {
+function setUpUserForm(connection) {
   const form = $("form-user");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -49,26 +53,26 @@ function makingUp(wire) {
       return;
     }
     $("token").value = body.token;
-    describe();
-    use(wire, body.token);
+    describeToken();
+    connect(connection, body.token);
   });
 }
 
-function use(wire, token) {
-  sessionStorage.setItem(KEPT, token); // for this tab only, so that reloading the page does not lose it
-  wire.connect(token);
+function connect(connection, token) {
+  sessionStorage.setItem(STORAGE_KEY, token); // Survives a reload of this tab.
+  connection.connect(token);
 }
 
-/** Return the token in the fragment, if there is one, and remove it from the address bar and the history. */
-function fromAddress() {
+/** Return the token in the URL fragment, if any, and remove it from the address bar and the browser history. */
+function takeTokenFromAddress() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) history.replaceState(null, "", location.pathname + location.search);
   return token?.trim();
 }
 
-/** Say under the token whom it is for; only the server can tell whether it is genuine. */
-function describe() {
-  const claims = decoded($("token").value.trim());
+/** Show the claims of the token below its field. Only the server can verify them. */
+function describeToken() {
+  const claims = claimsOf($("token").value.trim());
   const hint = $("token-hint");
   hint.dataset.words ??= hint.textContent;
   if (!claims) {
@@ -79,18 +83,19 @@ function describe() {
   const name = claims.username ?? claims.preferred_username ?? claims.name;
   const who = name === undefined ? `user ${id}` : `${name} (user ${id})`;
   const rooms = Array.isArray(claims.rooms) && claims.rooms.length ? claims.rooms.join(", ") : "no room";
-  hint.textContent = `It says: ${who}; opens ${rooms}; ${ending(claims.exp)}.`;
+  hint.textContent = `A token for ${who}; opens ${rooms}; ${describeExpiry(claims.exp)}.`;
 }
 
-function ending(exp) {
-  if (typeof exp !== "number") return "without an end";
-  const words = exp * 1000 > Date.now() ? "ends" : "has ended";
+function describeExpiry(exp) {
+  if (typeof exp !== "number") return "never expires";
+  const verb = exp * 1000 > Date.now() ? "expires" : "expired";
   const date = new Date(exp * 1000);
-  const today = date.toDateString() === new Date().toDateString();
-  return `${words} at ${today ? clock(date) : date.toLocaleString()}`;
+  const isToday = date.toDateString() === new Date().toDateString();
+  return `${verb} at ${isToday ? clock(date) : date.toLocaleString()}`;
 }
 
-function decoded(token) {
+/** Return the claims of a JWT without verifying it. Return null if `token` is not a JWT. */
+function claimsOf(token) {
   try {
     const bytes = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
     const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(bytes, (char) => char.charCodeAt(0))));
