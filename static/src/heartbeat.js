@@ -6,7 +6,7 @@ import { Timers } from "./timers.js";
 const PROBE_TIMEOUT = 5_000;
 
 /**
- * Pings the server after `interval` milliseconds of silence, and reports the connection as dead after as much again.
+ * Pings the server after `interval` milliseconds without a frame. After another interval it reports the connection as dead.
  *
  * An interval of 0 turns the regular pings off; probe() still works.
  */

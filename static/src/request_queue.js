@@ -1,5 +1,5 @@
 /**
- * The requests of one connection, from the call until the answer.
+ * The requests of one connection, from the call to the outcome.
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
  * outcome once. The queue adds `sentAt`, `isInFlight`, `isExclusive` and `resumedFrom`.
@@ -20,6 +20,7 @@ const BURST = 5_000;
 
 const isRepeat = (request) => Boolean(request.sentAt) && !REPEATABLE.has(request.type);
 
+/** Sends the requests in order, limits how many are in flight, and matches the answers. */
 export class RequestQueue {
   #options;
   #rooms;

@@ -1,4 +1,4 @@
-/** The rooms of one connection: which ones are joined, and how far the events of each one were received. */
+/** The rooms of one connection: which ones are joined, and the last event received in each. */
 
 import { RETRY_REJOIN_CODES } from "./errors.js";
 import { epochOf, localFrame } from "./frames.js";
@@ -8,7 +8,7 @@ import { Timers } from "./timers.js";
 export const OWN = "";
 
 /**
- * Joins the rooms again after each reconnect, from the last event received on.
+ * Joins the rooms again after each reconnect, starting after the last event received.
  *
  * `transmit(request)` sends a request at once. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is called
  * when the server has lost the history of a room since the last connection.
@@ -61,7 +61,7 @@ export class Rooms {
     return true;
   }
 
-  /** Note that `room` was joined from the event `since` on. Return a `resync` frame if events were lost. */
+  /** Note that `room` was joined with the events after `since`. Return a `resync` frame if events were lost. */
   joined(room, since, message) {
     const waiting = this.#rooms.get(room)?.waiting ?? [];
     this.#rooms.set(room, { isLive: true, waiting: [] });
@@ -70,7 +70,7 @@ export class Rooms {
     return resync;
   }
 
-  /** Note the result of a resume from the event `since` on. Return a `resync` frame if events were lost. */
+  /** Note the result of a resume after the event `since`. Return a `resync` frame if events were lost. */
   resumed(room, since, { recovered, last_id: last }) {
     if (last === undefined) return undefined;
     this.#positions.set(room, recovered ? since : last);
