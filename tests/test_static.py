@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from serving import answer
 
-ROOT = Path(__file__).parent.parent
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "package.json").exists())
 PACKAGE = json.loads((ROOT / "package.json").read_text())
 FILES = {
     "roomcast.js": "text/javascript",
