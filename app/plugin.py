@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from marshmallow import Schema
 
 from .errors import PluginError
-from .schemas import Validator
+from .schemas.validator import Validator
 
 if TYPE_CHECKING:
     from aiohttp.web import Request, StreamResponse

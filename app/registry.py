@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from marshmallow import Schema
 
-from .core import COMMANDS, FRAMES, core
+from .builtin_events import COMMANDS, FRAMES, builtin
 from .errors import PluginError, Refused
 from .plugin import Command, EventType, Plugin, RoomType
 
@@ -17,7 +17,7 @@ from .plugin import Command, EventType, Plugin, RoomType
 GROUP: Final = "roomcast.plugins"
 
 
-class Loaded(NamedTuple):
+class LoadedPlugin(NamedTuple):
     """A plugin and where it came from: the distribution with its version, and the entry point."""
 
     plugin: Plugin
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     @property
     def source(self) -> str:
         """The origin as error messages name it."""
-        if self.plugin is core:
+        if self.plugin is builtin:
             return "roomcast itself"
         return f"package {self.distribution!r}, entry point {self.entry_point!r}"
 
@@ -35,15 +35,15 @@ class Loaded(NamedTuple):
 class Registry:
     """All that the loaded plugins declare, by type. Two owners of one type, or of one plugin name, are an error."""
 
-    def __init__(self, loaded: Iterable[Loaded] = ()) -> None:
-        self.plugins: dict[str, Loaded] = {}
+    def __init__(self, loaded: Iterable[LoadedPlugin] = ()) -> None:
+        self.plugins: dict[str, LoadedPlugin] = {}
         self.commands: dict[str, Command] = {}
         self.events: dict[str, EventType] = {}
         self.rooms: dict[str, RoomType] = {}
         #: By their types and by their schemas: one look-up for what every message asks.
         self._events: dict[str | type[Schema], EventType] = {}
-        self._owners: dict[tuple[str, str], Loaded] = {}
-        origin = Loaded(core, "roomcast", "core")
+        self._owners: dict[tuple[str, str], LoadedPlugin] = {}
+        origin = LoadedPlugin(builtin, "roomcast", "core")
         for type in COMMANDS:
             self._owners["command", type] = origin
         for type in FRAMES:
@@ -53,7 +53,7 @@ class Registry:
         for item in self:
             self._check_destinations(item)
 
-    def _add(self, item: Loaded) -> None:
+    def _add(self, item: LoadedPlugin) -> None:
         plugin = item.plugin
         if plugin.name in self.plugins:
             raise PluginError(_conflict("the plugin name", plugin.name, self.plugins[plugin.name], item))
@@ -69,7 +69,7 @@ class Registry:
         for event in plugin.events.values():
             self._events[event.type] = self._events[event.validator.schema.__class__] = event
 
-    def _check_destinations(self, item: Loaded) -> None:
+    def _check_destinations(self, item: LoadedPlugin) -> None:
         """Find the event that could never be published, because no room is of a type that it goes to."""
         for event in item.plugin.events.values():
             for type in event.rooms:
@@ -99,12 +99,12 @@ class Registry:
             raise Refused("unknown_room_type", f"No plugin declares rooms like {room!r}; there are: {types}.")
         return found
 
-    def __iter__(self) -> Iterator[Loaded]:
+    def __iter__(self) -> Iterator[LoadedPlugin]:
         return iter(self.plugins.values())
 
 
-def _conflict(kind: str, type: str, first: Loaded, second: Loaded) -> str:
-    remedy = "Give it another name." if first.plugin is core else "Rename one, or uninstall its package."
+def _conflict(kind: str, type: str, first: LoadedPlugin, second: LoadedPlugin) -> str:
+    remedy = "Give it another name." if first.plugin is builtin else "Rename one, or uninstall its package."
     return (
         f"{kind} {type!r} is declared twice: by plugin {first.plugin.name!r} ({first.source}) and by plugin "
         f"{second.plugin.name!r} ({second.source}). {remedy}"
@@ -116,7 +116,7 @@ def load(points: Iterable[EntryPoint] | None = None) -> Registry:
     return Registry(installed(points))
 
 
-def installed(points: Iterable[EntryPoint] | None = None) -> list[Loaded]:
+def installed(points: Iterable[EntryPoint] | None = None) -> list[LoadedPlugin]:
     """Import as ``load`` does, without a look at who claims what."""
     found = entry_points(group=GROUP) if points is None else points
     return [_import(point) for point in sorted(found, key=_built_in_first)]
@@ -126,7 +126,7 @@ def _built_in_first(point: EntryPoint) -> tuple[bool, str]:
     return (not point.value.startswith("roomcast."), point.name)
 
 
-def _import(point: EntryPoint) -> Loaded:
+def _import(point: EntryPoint) -> LoadedPlugin:
     distribution = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
     where = f"plugin from package {distribution!r}, entry point {point.name!r} ({point.value})"
     try:
@@ -139,7 +139,7 @@ def _import(point: EntryPoint) -> Loaded:
     if not isinstance(plugin, Plugin):
         raise PluginError(f"{where} is a {type(plugin).__name__}, not a roomcast.Plugin.")
     plugin.description = plugin.description or _first_line(sys.modules[point.module].__doc__)
-    return Loaded(plugin, distribution, point.name)
+    return LoadedPlugin(plugin, distribution, point.name)
 
 
 def _first_line(text: str | None) -> str:

@@ -36,16 +36,16 @@ import pytest_asyncio
 from aiohttp import ClientSession, ClientWebSocketResponse, TCPConnector, WSMessage, WSMsgType
 
 from . import registry
-from .broker import MemoryBroker
+from .auth.identity import make_token
+from .broker.memory import MemoryBroker
 from .context import Service
 from .errors import Refused, RoomcastError
-from .gateway import Gateway
-from .identity import make_token
+from .gateway.gateway import Gateway
 from .plugin import Plugin
-from .registry import Loaded, Registry
+from .registry import LoadedPlugin, Registry
 from .settings import Settings
-from .web.handshake import PATH
 from .web.server import Address, Server
+from .web.upgrade.handshake import PATH
 
 #: How long an event may take to come, in seconds.
 PATIENCE: Final = 5.0
@@ -291,7 +291,7 @@ def _registry(plugins: Iterable[Plugin]) -> Registry:
     """Load what is installed, and ``plugins`` besides; one that is among the installed ones is there once."""
     installed = registry.installed()
     there = {loaded.plugin for loaded in installed}
-    given = [Loaded(plugin, "given by a test", plugin.name) for plugin in plugins if plugin not in there]
+    given = [LoadedPlugin(plugin, "given by a test", plugin.name) for plugin in plugins if plugin not in there]
     return Registry([*installed, *given])
 
 

@@ -23,10 +23,10 @@ typedef struct {
     PyObject *missing; /* marshmallow's word for what is not there, which nobody should put into data */
     Field *fields;
     Py_ssize_t count;
-} Loader;
+} FieldLoader;
 
 static int
-loader_traverse(Loader *self, visitproc visit, void *arg)
+loader_traverse(FieldLoader *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->slow);
@@ -35,7 +35,7 @@ loader_traverse(Loader *self, visitproc visit, void *arg)
 }
 
 static int
-loader_clear(Loader *self)
+loader_clear(FieldLoader *self)
 {
     Py_CLEAR(self->slow);
     Py_CLEAR(self->missing);
@@ -43,7 +43,7 @@ loader_clear(Loader *self)
 }
 
 static void
-loader_dealloc(Loader *self)
+loader_dealloc(FieldLoader *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
@@ -60,7 +60,7 @@ loader_dealloc(Loader *self)
 
 /* Put into `result` what `data` has for a field. 1: done, 0: it is not plainly valid, -1: an error. */
 static int
-load_field(const Loader *self, const Field *field, PyObject *data, PyObject *result, Py_ssize_t *absent)
+load_field(const FieldLoader *self, const Field *field, PyObject *data, PyObject *result, Py_ssize_t *absent)
 {
     PyObject *value = PyDict_GetItemWithError(data, field->key);
     if (value == NULL) {
@@ -105,7 +105,7 @@ load_field(const Loader *self, const Field *field, PyObject *data, PyObject *res
 static PyObject *
 loader_call(PyObject *object, PyObject *const *args, size_t count, PyObject *names)
 {
-    Loader *self = (Loader *)object;
+    FieldLoader *self = (FieldLoader *)object;
     if (PyVectorcall_NARGS(count) != 1 || names != NULL) {
         PyErr_SetString(PyExc_TypeError, "a loader takes one argument, the data");
         return NULL;
@@ -135,7 +135,7 @@ loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *fields, *slow, *missing;
     if (!PyArg_ParseTuple(args, "O!OO", &PyTuple_Type, &fields, &slow, &missing))
         return NULL;
-    Loader *self = (Loader *)type->tp_alloc(type, 0);
+    FieldLoader *self = (FieldLoader *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->call = loader_call;
@@ -165,7 +165,7 @@ loader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static PyMemberDef members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Loader, call), READONLY, NULL},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(FieldLoader, call), READONLY, NULL},
     {NULL},
 };
 
@@ -181,8 +181,8 @@ static PyType_Slot slots[] = {
 };
 
 static PyType_Spec spec = {
-    .name = "roomcast._native.Loader",
-    .basicsize = sizeof(Loader),
+    .name = "roomcast._native.FieldLoader",
+    .basicsize = sizeof(FieldLoader),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
     .slots = slots,
 };
@@ -191,7 +191,7 @@ int
 add_loader(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&spec);
-    const int wrong = type == NULL || PyModule_AddObjectRef(module, "Loader", type) < 0;
+    const int wrong = type == NULL || PyModule_AddObjectRef(module, "FieldLoader", type) < 0;
     Py_XDECREF(type);
     return wrong ? -1 : 0;
 }

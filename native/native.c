@@ -19,7 +19,7 @@
 #include "native.h"
 #include "ring.h"
 
-static PyObject *str_write, *str_hold;
+static PyObject *str_write, *str_defer;
 
 /* Frames. */
 
@@ -88,10 +88,10 @@ failed:
 }
 
 static PyObject *
-texts(PyObject *module, PyObject *const *args, Py_ssize_t count)
+decode_text_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "texts(data: bytes, limit: int)");
+        PyErr_SetString(PyExc_TypeError, "decode_text_frames(data: bytes, limit: int)");
         return NULL;
     }
     const Py_ssize_t limit = PyLong_AsSsize_t(args[1]);
@@ -101,10 +101,10 @@ texts(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 static PyObject *
-event(PyObject *module, PyObject *const *args, Py_ssize_t count)
+encode_event_frame(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !PyBytes_Check(args[0]) || PyBytes_GET_SIZE(args[0]) == 0 || !PyUnicode_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "event(payload: bytes, id: str)");
+        PyErr_SetString(PyExc_TypeError, "encode_event_frame(payload: bytes, id: str)");
         return NULL;
     }
     Py_ssize_t id_size;
@@ -213,11 +213,11 @@ as_piece(struct piece *piece, PyObject *string)
 #define LITERAL(literal) ((struct piece){literal, sizeof literal - 1, 0})
 
 static PyObject *
-envelope(PyObject *module, PyObject *const *args, Py_ssize_t count)
+build_envelope(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 4 || !PyUnicode_Check(args[0]) || !(args[1] == Py_None || PyUnicode_Check(args[1])) ||
         !PyBytes_Check(args[2]) || !(args[3] == Py_None || PyUnicode_Check(args[3]))) {
-        PyErr_SetString(PyExc_TypeError, "envelope(type: str, room: str | None, data: bytes, sender: str | None)");
+        PyErr_SetString(PyExc_TypeError, "build_envelope(type: str, room: str | None, data: bytes, sender: str | None)");
         return NULL;
     }
     struct piece pieces[12];
@@ -258,20 +258,20 @@ envelope(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *outlet;  /* what writes: a transport, or None */
+    PyObject *writer;  /* what writes: a transport, or None */
     PyObject *pending; /* what waits for the end of the turn: None, bytes, or a list of bytes */
     int fd;            /* the socket, if it may be written to without the transport; else -1 */
     char paused;       /* the kernel takes no more */
-} Outlet;
+} WriteQueue;
 
-static PyTypeObject *outlet_type;
+static PyTypeObject *write_queue_type;
 
 static PyObject *
-outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+write_queue_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    Outlet *self = (Outlet *)type->tp_alloc(type, 0);
+    WriteQueue *self = (WriteQueue *)type->tp_alloc(type, 0);
     if (self != NULL) {
-        self->outlet = Py_NewRef(Py_None);
+        self->writer = Py_NewRef(Py_None);
         self->pending = Py_NewRef(Py_None);
         self->fd = -1;
     }
@@ -279,65 +279,82 @@ outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static int
-outlet_traverse(Outlet *self, visitproc visit, void *arg)
+write_queue_traverse(WriteQueue *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->outlet);
+    Py_VISIT(self->writer);
     Py_VISIT(self->pending);
     return 0;
 }
 
 static int
-outlet_clear(Outlet *self)
+write_queue_clear(WriteQueue *self)
 {
-    Py_CLEAR(self->outlet);
+    Py_CLEAR(self->writer);
     Py_CLEAR(self->pending);
     self->fd = -1;
     return 0;
 }
 
 static void
-outlet_dealloc(Outlet *self)
+write_queue_dealloc(WriteQueue *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    outlet_clear(self);
+    write_queue_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyMemberDef outlet_members[] = {
-    {"outlet", T_OBJECT, offsetof(Outlet, outlet), 0, NULL},
-    {"pending", T_OBJECT, offsetof(Outlet, pending), 0, NULL},
-    {"fd", T_INT, offsetof(Outlet, fd), 0, NULL},
-    {"paused", T_BOOL, offsetof(Outlet, paused), 0, NULL},
+static PyMemberDef write_queue_members[] = {
+    {"writer", T_OBJECT, offsetof(WriteQueue, writer), 0, NULL},
+    {"pending", T_OBJECT, offsetof(WriteQueue, pending), 0, NULL},
+    {"fd", T_INT, offsetof(WriteQueue, fd), 0, NULL},
+    {"paused", T_BOOL, offsetof(WriteQueue, paused), 0, NULL},
     {NULL},
 };
 
-static PyType_Slot outlet_slots[] = {
-    {Py_tp_doc, "See outlet.py."},
-    {Py_tp_new, outlet_new},
-    {Py_tp_traverse, outlet_traverse},
-    {Py_tp_clear, outlet_clear},
-    {Py_tp_dealloc, outlet_dealloc},
-    {Py_tp_members, outlet_members},
+static PyObject *write_queue_enqueue(WriteQueue *self, PyObject *frame);
+static PyObject *write_queue_take(WriteQueue *self, PyObject *unused);
+static PyObject *write_queue_queued_bytes(WriteQueue *self, void *unused);
+
+static PyMethodDef write_queue_methods[] = {
+    {"enqueue", (PyCFunction)write_queue_enqueue, METH_O, "See fastpath/write_queue.py."},
+    {"take", (PyCFunction)write_queue_take, METH_NOARGS, "See fastpath/write_queue.py."},
+    {NULL},
+};
+
+static PyGetSetDef write_queue_properties[] = {
+    {"queued_bytes", (getter)write_queue_queued_bytes, NULL, "See fastpath/write_queue.py.", NULL},
+    {NULL},
+};
+
+static PyType_Slot write_queue_slots[] = {
+    {Py_tp_doc, "See fastpath/write_queue.py."},
+    {Py_tp_new, write_queue_new},
+    {Py_tp_traverse, write_queue_traverse},
+    {Py_tp_clear, write_queue_clear},
+    {Py_tp_dealloc, write_queue_dealloc},
+    {Py_tp_members, write_queue_members},
+    {Py_tp_methods, write_queue_methods},
+    {Py_tp_getset, write_queue_properties},
     {0, NULL},
 };
 
-static PyType_Spec outlet_spec = {
-    .name = "roomcast._native.Outlet",
-    .basicsize = sizeof(Outlet),
+static PyType_Spec write_queue_spec = {
+    .name = "roomcast._native.WriteQueue",
+    .basicsize = sizeof(WriteQueue),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .slots = outlet_slots,
+    .slots = write_queue_slots,
 };
 
 /* The outlet that `object` is, or NULL with an error. */
-static Outlet *
-as_outlet(PyObject *object)
+static WriteQueue *
+as_write_queue(PyObject *object)
 {
-    if (PyObject_TypeCheck(object, outlet_type))
-        return (Outlet *)object;
-    PyErr_Format(PyExc_TypeError, "%.100s is no Outlet", Py_TYPE(object)->tp_name);
+    if (PyObject_TypeCheck(object, write_queue_type))
+        return (WriteQueue *)object;
+    PyErr_Format(PyExc_TypeError, "%.100s is not a WriteQueue", Py_TYPE(object)->tp_name);
     return NULL;
 }
 
@@ -363,12 +380,12 @@ unsent(int fd, PyObject *data, Py_ssize_t sent)
 
 /* Write `data`, bytes, to `self`, for which somebody holds a reference. */
 static int
-put(Outlet *self, PyObject *data)
+put(WriteQueue *self, PyObject *data)
 {
-    if (self->outlet == Py_None || self->outlet == NULL)
+    if (self->writer == Py_None || self->writer == NULL)
         return 0;
     if (self->paused)
-        return call_with((PyObject *)self, str_hold, data);
+        return call_with((PyObject *)self, str_defer, data);
     ssize_t sent = 0;
     const Py_ssize_t size = PyBytes_GET_SIZE(data);
     if (self->fd >= 0) {
@@ -384,33 +401,34 @@ put(Outlet *self, PyObject *data)
     PyObject *rest = unsent(self->fd, data, sent);
     if (rest == NULL)
         return -1;
-    PyObject *outlet = Py_NewRef(self->outlet); /* it may be taken from us meanwhile */
-    const int wrong = call_with(outlet, str_write, rest);
-    Py_DECREF(outlet);
+    PyObject *writer = Py_NewRef(self->writer); /* it may be taken from us meanwhile */
+    const int wrong = call_with(writer, str_write, rest);
+    Py_DECREF(writer);
     Py_DECREF(rest);
     return wrong;
 }
 
-/* Add `data` to what waits for `self`, for which somebody holds a reference; if nothing did, add `self` to `due`. */
+/* Append `frame`, bytes, to `self`, for which the caller holds a reference. 1: the queue was empty, 0: it was not, -1: an
+ * error. */
 static int
-add(Outlet *self, PyObject *data, PyObject *due)
+append(WriteQueue *self, PyObject *frame)
 {
     PyObject *pending = self->pending;
     if (pending == Py_None || pending == NULL) {
-        self->pending = Py_NewRef(data);
+        self->pending = Py_NewRef(frame);
         Py_XDECREF(pending);
-        return PyList_Append(due, (PyObject *)self);
+        return 1;
     }
     if (PyList_CheckExact(pending))
-        return PyList_Append(pending, data);
-    Py_INCREF(pending); /* a new list may have garbage collected, whose finalizers may do anything, also to self */
+        return PyList_Append(pending, frame);
+    Py_INCREF(pending); /* creating a list may run the garbage collector, and its finalizers may change self */
     PyObject *both = PyList_New(2);
     if (both == NULL) {
         Py_DECREF(pending);
         return -1;
     }
-    PyList_SET_ITEM(both, 0, pending); /* its reference goes along */
-    PyList_SET_ITEM(both, 1, Py_NewRef(data));
+    PyList_SET_ITEM(both, 0, pending); /* steals the reference */
+    PyList_SET_ITEM(both, 1, Py_NewRef(frame));
     PyObject *before = self->pending;
     self->pending = both;
     Py_XDECREF(before);
@@ -418,20 +436,32 @@ add(Outlet *self, PyObject *data, PyObject *due)
 }
 
 static PyObject *
-spread(PyObject *module, PyObject *const *args, Py_ssize_t count)
+write_queue_enqueue(WriteQueue *self, PyObject *frame)
+{
+    if (!PyBytes_CheckExact(frame)) {
+        PyErr_SetString(PyExc_TypeError, "enqueue(frame: bytes)");
+        return NULL;
+    }
+    const int was_empty = append(self, frame);
+    return was_empty < 0 ? NULL : PyBool_FromLong(was_empty);
+}
+
+static PyObject *
+enqueue_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3 || !PyDict_Check(args[0]) || !PyBytes_Check(args[1]) || !PyList_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "spread(outlets: dict[Outlet, None], data: bytes, due: list[Outlet])");
+        PyErr_SetString(PyExc_TypeError, "enqueue_all(queues: dict[WriteQueue, None], frame: bytes, dirty: list[WriteQueue])");
         return NULL;
     }
     Py_ssize_t position = 0;
     PyObject *key, *value;
     while (PyDict_Next(args[0], &position, &key, &value)) {
-        Outlet *self = as_outlet(key);
+        WriteQueue *self = as_write_queue(key);
         if (self == NULL)
             return NULL;
         Py_INCREF(self);
-        const int wrong = add(self, args[1], args[2]);
+        const int was_empty = append(self, args[1]);
+        const int wrong = was_empty < 0 || (was_empty && PyList_Append(args[2], (PyObject *)self) < 0);
         Py_DECREF(self);
         if (wrong)
             return NULL;
@@ -473,7 +503,7 @@ joined(PyObject *pieces)
 
 /* Take what is pending for `self`, in one piece: bytes, None if nothing is, or NULL with an error. */
 static PyObject *
-take_pending(Outlet *self)
+take_pending(WriteQueue *self)
 {
     PyObject *pending = self->pending;
     if (pending == Py_None || pending == NULL)
@@ -490,6 +520,26 @@ take_pending(Outlet *self)
     return data;
 }
 
+static PyObject *
+write_queue_take(WriteQueue *self, PyObject *Py_UNUSED(unused))
+{
+    return take_pending(self);
+}
+
+static PyObject *
+write_queue_queued_bytes(WriteQueue *self, void *Py_UNUSED(unused))
+{
+    PyObject *pending = self->pending;
+    Py_ssize_t size = 0;
+    if (pending != NULL && PyBytes_CheckExact(pending))
+        size = PyBytes_GET_SIZE(pending);
+    else if (pending != NULL && PyList_CheckExact(pending))
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(pending); i++)
+            if (PyBytes_CheckExact(PyList_GET_ITEM(pending, i)))
+                size += PyBytes_GET_SIZE(PyList_GET_ITEM(pending, i));
+    return PyLong_FromSsize_t(size);
+}
+
 /* Send what is pending for those of `due` from `from` to `to` who can be sent to past the transport, and leave pending
  * what the kernel did not take. No Python runs here, which could close one of the sockets before it was written to.
  * Return whether all of them have nothing pending now, or -1 with an error. */
@@ -498,13 +548,13 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
 {
     static struct transfer transfers[RING_SIZE];
     static PyObject *data[RING_SIZE];
-    static Outlet *whose[RING_SIZE];
+    static WriteQueue *whose[RING_SIZE];
     int count = 0, wrong = 0;
     for (Py_ssize_t i = from; i < to && !wrong; i++) {
-        if (!PyObject_TypeCheck(PyList_GET_ITEM(due, i), outlet_type))
+        if (!PyObject_TypeCheck(PyList_GET_ITEM(due, i), write_queue_type))
             continue; /* what is not as it should be is left for write_pending to refuse */
-        Outlet *self = (Outlet *)PyList_GET_ITEM(due, i);
-        if (self->fd < 0 || self->paused || self->outlet == Py_None || self->pending == NULL || !is_in_order(self->pending))
+        WriteQueue *self = (WriteQueue *)PyList_GET_ITEM(due, i);
+        if (self->fd < 0 || self->paused || self->writer == Py_None || self->pending == NULL || !is_in_order(self->pending))
             continue;
         PyObject *taken = take_pending(self);
         wrong = taken == NULL;
@@ -539,10 +589,10 @@ send_pending(PyObject *due, Py_ssize_t from, Py_ssize_t to)
 #define MANY 4
 
 static PyObject *
-write_pending(PyObject *module, PyObject *due)
+flush_all(PyObject *module, PyObject *due)
 {
     if (!PyList_Check(due)) {
-        PyErr_SetString(PyExc_TypeError, "write_pending(due: list[Outlet])");
+        PyErr_SetString(PyExc_TypeError, "flush_all(dirty: list[WriteQueue])");
         return NULL;
     }
     const int by_ring = PyList_GET_SIZE(due) >= MANY && ring_is_ready();
@@ -552,7 +602,7 @@ write_pending(PyObject *module, PyObject *due)
         if (done < 0)
             return NULL;
         for (Py_ssize_t i = done < to - from ? from : to; i < to && i < PyList_GET_SIZE(due); i++) {
-            Outlet *self = as_outlet(PyList_GET_ITEM(due, i));
+            WriteQueue *self = as_write_queue(PyList_GET_ITEM(due, i));
             if (self == NULL)
                 return NULL;
             if (self->pending == Py_None)
@@ -570,7 +620,7 @@ write_pending(PyObject *module, PyObject *due)
 }
 
 static PyObject *
-batches_writes(PyObject *module, PyObject *unused)
+uses_io_uring(PyObject *module, PyObject *unused)
 {
     return PyBool_FromLong(ring_is_ready());
 }
@@ -578,10 +628,10 @@ batches_writes(PyObject *module, PyObject *unused)
 /* Steps. */
 
 static PyObject *
-step(PyObject *module, PyObject *const *args, Py_ssize_t count)
+start_coroutine(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3 || !PyContext_CheckExact(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "step(unstarted: Coroutine, context: Context, waits: Callable)");
+        PyErr_SetString(PyExc_TypeError, "start_coroutine(unstarted: Coroutine, context: Context, on_suspend: Callable)");
         return NULL;
     }
     if (PyContext_Enter(args[1]) < 0)
@@ -598,13 +648,13 @@ step(PyObject *module, PyObject *const *args, Py_ssize_t count)
 }
 
 static PyMethodDef functions[] = {
-    {"texts", (PyCFunction)(void (*)(void))texts, METH_FASTCALL, "See frames.py."},
-    {"event", (PyCFunction)(void (*)(void))event, METH_FASTCALL, "See frames.py."},
-    {"envelope", (PyCFunction)(void (*)(void))envelope, METH_FASTCALL, "See envelope.py."},
-    {"spread", (PyCFunction)(void (*)(void))spread, METH_FASTCALL, "See outlet.py."},
-    {"step", (PyCFunction)(void (*)(void))step, METH_FASTCALL, "See step.py."},
-    {"write_pending", write_pending, METH_O, "See outlet.py."},
-    {"batches_writes", batches_writes, METH_NOARGS, "See outlet.py."},
+    {"decode_text_frames", (PyCFunction)(void (*)(void))decode_text_frames, METH_FASTCALL, "See fastpath/text_frames.py."},
+    {"encode_event_frame", (PyCFunction)(void (*)(void))encode_event_frame, METH_FASTCALL, "See fastpath/text_frames.py."},
+    {"build_envelope", (PyCFunction)(void (*)(void))build_envelope, METH_FASTCALL, "See fastpath/envelope.py."},
+    {"enqueue_all", (PyCFunction)(void (*)(void))enqueue_all, METH_FASTCALL, "See fastpath/write_queue.py."},
+    {"start_coroutine", (PyCFunction)(void (*)(void))start_coroutine, METH_FASTCALL, "See fastpath/coroutine.py."},
+    {"flush_all", flush_all, METH_O, "See fastpath/write_queue.py."},
+    {"uses_io_uring", uses_io_uring, METH_NOARGS, "See fastpath/write_queue.py."},
     {NULL},
 };
 
@@ -623,10 +673,10 @@ PyInit__native(void)
     if (module == NULL)
         return NULL;
     str_write = PyUnicode_InternFromString("write");
-    str_hold = PyUnicode_InternFromString("hold");
-    outlet_type = (PyTypeObject *)PyType_FromSpec(&outlet_spec);
-    if (str_write == NULL || str_hold == NULL || outlet_type == NULL ||
-        PyModule_AddObjectRef(module, "Outlet", (PyObject *)outlet_type) < 0 || add_sockets(module) < 0 ||
+    str_defer = PyUnicode_InternFromString("defer");
+    write_queue_type = (PyTypeObject *)PyType_FromSpec(&write_queue_spec);
+    if (str_write == NULL || str_defer == NULL || write_queue_type == NULL ||
+        PyModule_AddObjectRef(module, "WriteQueue", (PyObject *)write_queue_type) < 0 || add_sockets(module) < 0 ||
         add_loader(module) < 0) {
         Py_DECREF(module);
         return NULL;

@@ -1,4 +1,4 @@
-/* Sockets, read past their transports: see intake.py. */
+/* SocketPoller, read past their transports: see intake.py. */
 
 #include "native.h"
 #include "ring.h"
@@ -32,7 +32,7 @@ typedef struct {
     char is_within; /* a message, of which it has read the beginning */
 } Entry;
 
-/* What is under way in one `read`, whose callbacks let other threads run, with Sockets of their own. */
+/* What is under way in one `read`, whose callbacks let other threads run, with SocketPoller of their own. */
 typedef struct {
     struct transfer transfers[BATCH];
     PyObject *readers[BATCH];
@@ -48,7 +48,7 @@ typedef struct {
     Py_ssize_t room;    /* of `entries` */
     Entry *entries;     /* by socket */
     Batch *batch;
-} Sockets;
+} SocketPoller;
 
 static PyObject *
 sockets_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -57,7 +57,7 @@ sockets_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Py_ssize_t limit;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n", names, &limit))
         return NULL;
-    Sockets *self = (Sockets *)type->tp_alloc(type, 0);
+    SocketPoller *self = (SocketPoller *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->limit = limit;
@@ -76,7 +76,7 @@ sockets_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static int
-sockets_traverse(Sockets *self, visitproc visit, void *arg)
+sockets_traverse(SocketPoller *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     for (Py_ssize_t i = 0; i < self->room; i++)
@@ -85,7 +85,7 @@ sockets_traverse(Sockets *self, visitproc visit, void *arg)
 }
 
 static int
-sockets_clear(Sockets *self)
+sockets_clear(SocketPoller *self)
 {
     for (Py_ssize_t i = 0; i < self->room; i++)
         Py_CLEAR(self->entries[i].reader);
@@ -93,7 +93,7 @@ sockets_clear(Sockets *self)
 }
 
 static void
-sockets_dealloc(Sockets *self)
+sockets_dealloc(SocketPoller *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
@@ -107,19 +107,19 @@ sockets_dealloc(Sockets *self)
 }
 
 static Py_ssize_t
-sockets_length(Sockets *self)
+sockets_length(SocketPoller *self)
 {
     return self->count;
 }
 
 static PyObject *
-sockets_fileno(Sockets *self, PyObject *unused)
+sockets_fileno(SocketPoller *self, PyObject *unused)
 {
     return PyLong_FromLong(self->epoll);
 }
 
 static PyObject *
-sockets_add(Sockets *self, PyObject *args)
+sockets_add(SocketPoller *self, PyObject *args)
 {
     int fd, is_within;
     PyObject *reader;
@@ -152,7 +152,7 @@ sockets_add(Sockets *self, PyObject *args)
 }
 
 static PyObject *
-sockets_remove(Sockets *self, PyObject *number)
+sockets_remove(SocketPoller *self, PyObject *number)
 {
     const long fd = PyLong_AsLong(number);
     if (fd == -1 && PyErr_Occurred())
@@ -183,7 +183,7 @@ whole(int fd, const char *first)
 
 /* Give `reader` what `fd` has sent. Return what its method did, or NULL with an error. */
 static PyObject *
-hand_over(Sockets *self, int fd, PyObject *reader, const char *first, Py_ssize_t size)
+hand_over(SocketPoller *self, int fd, PyObject *reader, const char *first, Py_ssize_t size)
 {
     PyObject *data = NULL;
     const char *all = first;
@@ -238,7 +238,7 @@ tell_failure(PyObject *reader)
 
 /* Read from `count` sockets; 0, or -1 with an error that is nobody's fault here. */
 static int
-read_batch(Sockets *self, const struct epoll_event *events, int count)
+read_batch(SocketPoller *self, const struct epoll_event *events, int count)
 {
     struct transfer *transfers = self->batch->transfers;
     PyObject **readers = self->batch->readers;
@@ -273,7 +273,7 @@ read_batch(Sockets *self, const struct epoll_event *events, int count)
 }
 
 static PyObject *
-sockets_read(Sockets *self, PyObject *unused)
+sockets_read(SocketPoller *self, PyObject *unused)
 {
     struct epoll_event events[BATCH];
     if (self->is_reading) /* a callback runs the loop within the loop, as some do against all advice */
@@ -310,8 +310,8 @@ static PyType_Slot slots[] = {
 };
 
 static PyType_Spec spec = {
-    .name = "roomcast._native.Sockets",
-    .basicsize = sizeof(Sockets),
+    .name = "roomcast._native.SocketPoller",
+    .basicsize = sizeof(SocketPoller),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .slots = slots,
 };
@@ -319,14 +319,14 @@ static PyType_Spec spec = {
 int
 add_sockets(PyObject *module)
 {
-    str_take = PyUnicode_InternFromString("take");
-    str_read = PyUnicode_InternFromString("read");
-    str_hang_up = PyUnicode_InternFromString("hang_up");
-    str_failed = PyUnicode_InternFromString("failed");
+    str_take = PyUnicode_InternFromString("messages_received");
+    str_read = PyUnicode_InternFromString("bytes_received");
+    str_hang_up = PyUnicode_InternFromString("read_failed");
+    str_failed = PyUnicode_InternFromString("reader_raised");
     if (str_take == NULL || str_read == NULL || str_hang_up == NULL || str_failed == NULL)
         return -1;
     PyObject *type = PyType_FromSpec(&spec);
-    const int wrong = type == NULL || PyModule_AddObjectRef(module, "Sockets", type) < 0;
+    const int wrong = type == NULL || PyModule_AddObjectRef(module, "SocketPoller", type) < 0;
     Py_XDECREF(type);
     return wrong ? -1 : 0;
 }

@@ -17,18 +17,21 @@ from typing import Any, Final, TypeVar
 import click
 
 from .. import logs, registry
-from ..documents import typescript
 from ..errors import PluginError, RoomcastError, SettingsError
-from ..registry import Loaded
+from ..registry import LoadedPlugin
 from ..settings import Settings
+from ..specs import typescript
 from ..web.server import Address, Server
+from ..workers import process
+from ..workers import supervisor as workers_
+from ..workers import worker as place_
 from . import bench as bench_
+from . import bench_results, tokens, websocket_client
 from . import dev as dev_
 from . import doctor as doctor_
-from . import listening, measures, publishing, run, tokens, wire
-from . import place as place_
+from . import listen as listen_
+from . import publish as publish_
 from . import schema as schema_
-from . import workers as workers_
 
 _T = TypeVar("_T")
 
@@ -38,8 +41,8 @@ _NOBODY_JOINS: Final = (
     'token of the user: roomcast listen --token "$(roomcast token --user-id {})".'
 )
 
-API_URL: Final = f"http://{wire.AUTHORITY}"
-WS_URL: Final = f"ws://{wire.AUTHORITY}"
+API_URL: Final = f"http://{websocket_client.AUTHORITY}"
+WS_URL: Final = f"ws://{websocket_client.AUTHORITY}"
 
 
 class BadInput(click.ClickException):
@@ -61,7 +64,7 @@ class Main(click.Group):
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(run.VERSION, prog_name="roomcast", message="%(prog)s %(version)s")
+@click.version_option(process.VERSION, prog_name="roomcast", message="%(prog)s %(version)s")
 def main() -> None:
     """A real-time gateway: browsers hold a WebSocket to it, backends tell it what happened.
 
@@ -111,7 +114,7 @@ def dev(host: str, port: int) -> None:
     def ready(server: Server) -> None:
         click.echo(dev_.greeting(server, wanted=port))
 
-    run.run(settings, Address(host, dev_.free_port(host, port)), ready, dev=True)
+    process.run(settings, Address(host, dev_.free_port(host, port)), ready, dev=True)
 
 
 @main.command()
@@ -136,14 +139,14 @@ def serve(
     users; API_KEY, for your backends to publish. SIGTERM or Ctrl-C closes the connections gently and stops; a second
     one stops at once.
     """
-    place = place_.place(os.environ)
+    place = place_.current_worker(os.environ)
     settings = Settings.from_env()
     workers_.check(workers, settings)
     if tls_key is not None and tls_cert is None:
         raise SettingsError("--tls-key is given without --tls-cert, the certificate that it is the key of.")
     if tls_cert is not None and unix_socket is not None:
         raise SettingsError("--unix-socket goes without TLS; the proxy in front of it does that.")
-    tls = run.tls_context(tls_cert, tls_key) if tls_cert is not None else None
+    tls = process.tls_context(tls_cert, tls_key) if tls_cert is not None else None
     logs.configure(settings, place.number if place else None)
     address = Address(host, port, unix_socket, tls)
     if place is not None:
@@ -151,7 +154,7 @@ def serve(
     elif workers > 1:
         workers_.supervise(settings, address, workers)
     else:
-        run.run(settings, address, lambda server: None)
+        process.run(settings, address, lambda server: None)
 
 
 # Tokens and events.
@@ -222,8 +225,8 @@ def publish(
     if whole and sender is not None:
         raise click.UsageError("--sender goes with TYPE ROOM JSON; whole events have their own.")
     text = sys.stdin.read() if whole or data == "-" else data or ""
-    events = publishing.read(text, None if whole else type, room, sender)
-    for id in asyncio.run(publishing.publish(url, api_key, events, idempotency_key)):
+    events = publish_.read(text, None if whole else type, room, sender)
+    for id in asyncio.run(publish_.publish(url, api_key, events, idempotency_key)):
         click.echo(id)
 
 
@@ -248,8 +251,8 @@ def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | Non
             raise click.UsageError(f"{room} is {_NOBODY_JOINS.format(room.removeprefix('user:'))}")
     if since is not None and len(rooms) != 1:
         raise click.UsageError("--since goes with one room: an id is a place in the events of its own room.")
-    listener = listening.Listener(
-        wire.target(url),
+    listener = listen_.Listener(
+        websocket_client.target(url),
         rooms,
         _token_source(token),
         since=since,
@@ -274,7 +277,7 @@ def _token_source(token: str | None) -> Callable[[], str]:
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run ``work`` on the fastest loop; Ctrl-C ends it without a word, by the status that shells expect."""
     try:
-        with asyncio.Runner(loop_factory=run.new_loop) as runner:
+        with asyncio.Runner(loop_factory=process.new_loop) as runner:
             return runner.run(work)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -326,12 +329,12 @@ def plugins(as_json: bool) -> None:
                 click.echo(f"  {name.replace('_', ' '):<12} {text or '-'}")
 
 
-def _plugin(loaded: Loaded) -> dict[str, Any]:
+def _plugin(loaded: LoadedPlugin) -> dict[str, Any]:
     plugin = loaded.plugin
     return {
         "plugin": plugin.name,
         "description": plugin.description,
-        "package": loaded.distribution if " " in loaded.distribution else f"{loaded.distribution} {run.VERSION}",
+        "package": loaded.distribution if " " in loaded.distribution else f"{loaded.distribution} {process.VERSION}",
         "entry_point": loaded.entry_point,
         "commands": [*plugin.commands],
         "events": [*plugin.events],
@@ -355,7 +358,7 @@ def doctor(host: str, port: int, url: str | None) -> None:
 
     async def examine() -> bool:
         failed = False
-        async for finding in doctor_.examine(os.environ, host, port, wire.target(url) if url else None):
+        async for finding in doctor_.examine(os.environ, host, port, websocket_client.target(url) if url else None):
             click.echo(f"{click.style(f'{finding.level:<4}', fg=colours[finding.level])}  {finding.sentence}")
             failed |= finding.level == doctor_.FAIL
         return failed
@@ -403,11 +406,11 @@ def bench(
     published times the members of its room: 1000 connections in 10 rooms at 100 messages a second are 10,000
     deliveries a second.
     """
-    limit = run.raise_file_limit()
+    limit = process.raise_file_limit()
     if limit is not None and connections > limit - 64:
         raise RoomcastError(f"{connections} connections need as many open files, and {limit} are allowed (ulimit -n).")
     plan = bench_.Plan(
-        target=wire.target(url),
+        target=websocket_client.target(url),
         tokens=_bench_tokens(connections, token, token_secret),
         rooms=[f"channel:bench-{secrets.token_hex(4)}-{number}" for number in range(min(rooms, connections))],
         publishers=publishers or min(rooms, connections),
@@ -418,13 +421,13 @@ def bench(
         size=size,
     )
 
-    async def measure() -> measures.Result:
+    async def measure() -> bench_results.Result:
         return await bench_.Bench(plan, _progress).run()
 
     result = _run(measure())
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-    click.echo(json.dumps(result._asdict(), indent=2) if as_json else measures.table(result))
+    click.echo(json.dumps(result._asdict(), indent=2) if as_json else bench_results.table(result))
 
 
 def _bench_tokens(connections: int, token: str | None, secret: str | None) -> list[str]:

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import orjson
 
 from ..errors import RoomcastError
-from .measures import Latencies, Result
-from .wire import End, Target, Unreachable, Wire
+from .bench_results import Latencies, Result
+from .websocket_client import End, Target, Unreachable, WebSocketClient
 
 #: How long without a single arrival the end of a run waits for what is still under way, in seconds.
 SETTLE: Final = 2.0
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     size: int = 64
 
 
-class Member(Wire):
+class Member(WebSocketClient):
     """One connection of a bench."""
 
     __slots__ = ("_bench", "ready", "room", "welcomed")

@@ -12,10 +12,10 @@ from typing import Final
 import orjson
 
 from ..settings import Settings
-from ..web.handshake import PATH
 from ..web.server import Server
-from . import tokens, wire
-from .run import VERSION, broker_name, is_free, url
+from ..web.upgrade.handshake import PATH
+from ..workers.process import VERSION, broker_name, is_free, url
+from . import tokens, websocket_client
 
 #: How long the token of the printed lines holds, in seconds.
 TOKEN_LIFETIME: Final = 12 * 3600
@@ -105,7 +105,7 @@ def _variables(base: str, settings: Settings, token: str) -> dict[str, str]:
     variables = {"ROOMCAST_TOKEN": token, "API_KEY": settings.api_key or ""}
     if settings.jwt_secret is not None and not os.environ.get("JWT_SECRET", "").strip():
         variables["JWT_SECRET"] = settings.jwt_secret
-    if base != f"http://{wire.AUTHORITY}":
+    if base != f"http://{websocket_client.AUTHORITY}":
         variables["ROOMCAST_URL"] = base
     return variables
 

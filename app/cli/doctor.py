@@ -16,15 +16,15 @@ from typing import Final, NamedTuple
 import aiohttp
 import orjson
 
-from .. import hot, registry
+from .. import fastpath, registry
+from ..broker.redis.inspection import ServerInfo, inspect_servers, rehearse
+from ..broker.redis.urls import Target as RedisTarget
+from ..broker.redis.urls import parse
 from ..errors import PluginError, RoomcastError, SettingsError, Unavailable
-from ..redis.survey import Facts, rehearse, survey
-from ..redis.urls import Target as RedisTarget
-from ..redis.urls import parse
 from ..settings import Settings, describe
+from ..workers.process import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
 from . import tokens
-from .run import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
-from .wire import Ended, Stream, Target, why
+from .websocket_client import Ended, Stream, Target, why
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -161,8 +161,10 @@ def machine() -> Iterator[Finding]:
         yield Finding(OK, f"{'Any number of' if limit is None else limit} files can be open at once.")
     if not HAS_UVLOOP and os.name == "posix":
         yield Finding(WARN, "uvloop is not installed: the server does a fraction of what it could.")
-    if hot.IS_NATIVE:
-        rest = "" if hot.batches_writes() else "; io_uring is not to be had here, which would save a tenth of the CPU"
+    if fastpath.IS_NATIVE:
+        rest = (
+            "" if fastpath.uses_io_uring() else "; io_uring is not to be had here, which would save a tenth of the CPU"
+        )
         yield Finding(OK, f"The inner loops are compiled{rest}.")
     elif os.name == "posix":
         yield Finding(
@@ -190,7 +192,7 @@ async def redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
         target = parse(read.redis_url, ca=read.redis_ca)
         if read.redis_ca is not None and not target.tls:
             yield Finding(WARN, "REDIS_CA has no effect, for REDIS_URL is without TLS, which rediss:// has.")
-        for facts in await survey(target, read.redis_timeout):
+        for facts in await inspect_servers(target, read.redis_timeout):
             for finding in server(facts, target.kind == "cluster"):
                 yield finding
     except (SettingsError, Unavailable) as error:
@@ -210,7 +212,7 @@ async def _rehearsal(target: RedisTarget, read: Settings) -> Finding:
     return Finding(OK, "Redis does all that nodes need.")
 
 
-def server(facts: Facts, is_cluster: bool) -> Iterator[Finding]:
+def server(facts: ServerInfo, is_cluster: bool) -> Iterator[Finding]:
     """Judge one server by what it says of itself."""
     name = f"{facts.product} at {facts.address}"
     version = ".".join(map(str, facts.version))
@@ -239,7 +241,7 @@ def server(facts: Facts, is_cluster: bool) -> Iterator[Finding]:
         )
 
 
-def _memory(facts: Facts, name: str) -> Iterator[Finding]:
+def _memory(facts: ServerInfo, name: str) -> Iterator[Finding]:
     """Full, Redis refuses writes, which clients are told of; where it evicts, histories and slots vanish unseen."""
     if facts.policy and facts.policy != "noeviction":
         yield Finding(

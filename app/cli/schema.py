@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Final
 
-from ..documents.asyncapi import asyncapi
-from ..documents.compare import breaking
-from ..documents.openapi import openapi
-from ..documents.typescript import typescript
 from ..errors import SettingsError
 from ..registry import Registry
+from ..specs.asyncapi import asyncapi
+from ..specs.compare import breaking
+from ..specs.openapi import openapi
+from ..specs.typescript import typescript
 
 FORMATS: Final = ("asyncapi", "openapi", "typescript")
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from ..auth.identity import MAX_NUMBER, Authenticator, make_token
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
-from ..identity import MAX_NUMBER, Authenticator, make_token
 from ..settings import Settings
 
 _is_decimal: Final = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from aiohttp import web, web_response
+from aiohttp import web
 
-from ..connection import CLOSE_TIMEOUT
-from ..gateway import Gateway
-from . import host, routes
-from .entrance import Entrance
-from .joined import PEERS, Peers
-from .keys import DEV, GATEWAY
+from ..aiohttp_internals import hide_versions
+from ..gateway.gateway import Gateway
+from ..transport.connection import CLOSE_TIMEOUT
+from . import host_check, routes
+from .app_keys import DEV, GATEWAY
+from .ops.worker_metrics import PEERS, Peers
+from .upgrade.acceptor import Acceptor
 
 log = logging.getLogger("roomcast")
 
-# What aiohttp puts into every answer, also to what is no HTTP, tells its version and Python's to whoever looks for one.
-web_response.SERVER_SOFTWARE = "roomcast"  # type: ignore[attr-defined]  # there is no way that is documented
+hide_versions()
 
 
 class Address(NamedTuple):
@@ -56,7 +56,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._deadlines: asyncio.Task[None] | None = None
-        self._entrance: Entrance | None = None
+        self._entrance: Acceptor | None = None
 
     async def start(self) -> None:
         """Start the gateway and listen. The port is bound last, so that nobody is let in before all is there."""
@@ -70,7 +70,7 @@ class Server:
             raise
 
     async def _listen(self) -> None:
-        guards = [host.guard(self.address.host)] if self._dev else []
+        guards = [host_check.guard(self.address.host)] if self._dev else []
         app = web.Application(client_max_size=1024 * 1024, middlewares=guards)
         app[GATEWAY] = self.gateway
         app[DEV] = self._dev
@@ -88,7 +88,7 @@ class Server:
         )
         await self._runner.setup()
         assert self._runner.server is not None
-        self._entrance = Entrance(app, self._runner.server)
+        self._entrance = Acceptor(app, self._runner.server)
         self._listeners = await self._bind(self._runner.server if self._dev else self._entrance)
         self._deadlines = asyncio.create_task(self._entrance.watch())
 
@@ -134,7 +134,7 @@ class Server:
         """Give the clients time to read their close and to answer it."""
         pause = 0.02
         for _ in range(round(CLOSE_TIMEOUT / pause)):
-            if not self.gateway.sweep.connections:
+            if not self.gateway.keepalive.connections:
                 break
             await asyncio.sleep(pause)
 

@@ -29,7 +29,7 @@ import scenarios
 from processes import Failed, Pins, Protocol, System, compile_load, python_of
 from scenarios import Bench, Result
 
-from roomcast.identity import make_token
+from roomcast.auth.identity import make_token
 
 PATH = "/api/v1/ws/connect?token=%K"
 JSON = Protocol(

@@ -1,0 +1,259 @@
+"""Carry out the commands of clients: those of roomcast and those of plugins.
+
+A client's commands run one after the other. Commands that are declared ``pipelined`` may overlap. A command that does
+not wait finishes within ``receive``; one that waits continues in a task, and the client's next requests are queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ..broker.base import Broker
+from ..context import Context, PluginHost
+from ..errors import TOO_MANY_MESSAGES, Refused
+from ..fastpath.eager import EagerRunner, SuspendedCoroutine
+from ..idempotency import InProgress, KeyReused, fingerprint_of, run_once
+from ..plugin import Command
+from ..protocol import messages
+from ..protocol.messages import Request
+from ..registry import Registry
+from .client import Client
+from .counters import Counters
+from .delivery import Delivery
+from .rate_limit import RateLimit, Verdict
+from .replies import Replies
+from .rooms import Rooms
+from .token_refresh import TokenRefresh
+
+log = logging.getLogger("roomcast")
+
+#: The number of requests of one client that may wait for a running command. Beyond that its socket is not read.
+MAX_QUEUED: Final = 64
+#: The deadline of a task that was cancelled already. A handler that suppresses the cancellation is cancelled again.
+_CANCELLED: Final = 0.0
+
+BuiltinCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
+
+
+class Commands:
+    """Receives the messages of all clients. A command may take ``timeout`` seconds."""
+
+    def __init__(
+        self,
+        host: PluginHost,
+        registry: Registry,
+        broker: Broker,
+        delivery: Delivery,
+        rooms: Rooms,
+        token_refresh: TokenRefresh,
+        replies: Replies,
+        rate_limit: RateLimit,
+        eager: EagerRunner,
+        counters: Counters,
+        timeout: float,
+    ) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._host: Final = host
+        self._registry: Final = registry
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+        self._rooms: Final = rooms
+        self._replies: Final = replies
+        self._rate_limit: Final = rate_limit
+        self._eager: Final = eager
+        self._counters: Final = counters
+        self._timeout: Final = timeout
+        self._builtin: Final[dict[str, BuiltinCommand]] = {
+            "ping": _ping,
+            "join_room": rooms.join,
+            "leave_room": rooms.leave,
+            "refresh_token": token_refresh.refresh,
+        }
+        #: The deadlines of commands that continue in a task, as loop times.
+        self._deadlines: Final[dict[asyncio.Task[Any], float]] = {}
+        #: True while the node stops, so that cancelled commands are not reported as errors.
+        self.is_stopping = False
+
+    # Receiving.
+
+    def receive(self, client: Client, payload: bytearray) -> None:
+        """Handle one message of a client: refuse it, queue it, or carry it out."""
+        self._counters.messages_received += 1
+        if self._rate_limit.rate and not self._is_within_rate(client, payload):
+            return
+        try:
+            request = messages.parse(payload, self._delivery.rooms)
+        except Refused as refused:
+            self._replies.send_error(client, refused, None, messages.request_id(payload))
+            return
+        if client.queued is None:
+            self._perform(client, request)
+        else:
+            client.queued.append(request)
+            if len(client.queued) == MAX_QUEUED:
+                client.pause_reading()
+
+    def allows_ping(self, client: Client) -> bool:
+        """Return True if a ping frame of the client is to be answered: pings count as messages."""
+        return self._is_within_rate(client, b"")
+
+    def _is_within_rate(self, client: Client, payload: bytes | bytearray) -> bool:
+        verdict = self._rate_limit.check(client, self._loop.time())
+        if verdict is Verdict.ALLOW:
+            return True
+        if verdict is Verdict.CLOSE:
+            client.close(TOO_MANY_MESSAGES)
+        else:
+            rate = self._rate_limit.rate
+            refused = Refused("rate_limited", f"More than {rate} messages a second; slow down, or be closed with 4429.")
+            self._replies.send_error(client, refused, None, messages.request_id(payload))
+        return False
+
+    # Running.
+
+    def _perform(self, client: Client, request: Request) -> None:
+        """Run a request's command until it returns or waits."""
+        if client.in_flight and (client.in_flight == MAX_QUEUED or not self._may_overlap(request)):
+            client.queued = deque((request,))
+            return
+        type = request.type
+        command: Command | None = None
+        try:
+            command = self._registry.commands.get(type)
+            if command is None:
+                result = self._eager.start(self._builtin_command(type)(client, request))
+            else:
+                data = command.validator.load(request.data if request.data is not None else {})
+                if request.key is None:
+                    context = Context(self._host, client, request.room)
+                    result = self._eager.start(command.handler(context, data))  # type: ignore[arg-type]  # async def
+                else:
+                    key = f"{client.identity.user_id}/{type}/{request.room}/{request.key}"
+                    context = Context(self._host, client, request.room, key)
+                    result = self._eager.start(self._perform_once(command, context, data, key, request))
+        except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited a cancelled task
+            self._replies.send_failure(client, request, error)
+            return
+        if result.__class__ is SuspendedCoroutine:
+            if command is not None and command.pipelined and request.key is None:
+                client.in_flight += 1
+                done = self._pipelined_done
+            else:
+                client.queued = deque()
+                done = self._done
+            self._deadlines[result.task] = self._loop.time() + self._timeout
+            result.task.add_done_callback(partial(done, client, request, command))
+        elif command is not None and request.id is not None:
+            self._replies.send_result(client, request, command, result)
+
+    def _builtin_command(self, type: str) -> BuiltinCommand:
+        command = self._builtin.get(type)
+        if command is None:
+            known = ", ".join(sorted([*self._builtin, *self._registry.commands]))
+            raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
+        return command
+
+    def _may_overlap(self, request: Request) -> bool:
+        """Return True if ``request`` may start while pipelined commands of its client are running."""
+        command = self._registry.commands.get(request.type)
+        return command is not None and command.pipelined and request.key is None
+
+    async def _perform_once(
+        self, command: Command, context: Context, data: dict[str, Any], key: str, request: Request
+    ) -> Any:
+        """Run a command with an idempotency key, or return the result of its first run."""
+        result: Any = None
+
+        async def work() -> bytes:
+            nonlocal result
+            result = await command.handler(context, data)
+            try:
+                return messages.encode(result or {})
+            except Refused as refused:
+                raise TypeError(f"the handler's result is not JSON: {refused}") from None
+
+        fingerprint = fingerprint_of(msgspec.json.encode(request.data or {}, order="deterministic"))
+        try:
+            is_first, answer = await run_once(self._broker, key, fingerprint, work, self._timeout)
+        except KeyReused:
+            sentence = "This key was used with other data; take a new key for each command."
+            raise Refused("key_reused", sentence) from None
+        except InProgress:
+            sentence = "A command with this key is still being carried out; ask again in a moment."
+            raise Refused("in_progress", sentence) from None
+        return result if is_first else orjson.loads(answer)
+
+    # Finishing.
+
+    def _done(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
+        """Reply to a command that had to wait, and continue with the queued requests."""
+        queued, client.queued = client.queued, None
+        self._reply(client, request, command, task)
+        self._perform_queued(client, queued or deque())
+
+    def _pipelined_done(
+        self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]
+    ) -> None:
+        """Reply to a pipelined command that had to wait. Queued requests may start now."""
+        client.in_flight -= 1
+        self._reply(client, request, command, task)
+        queued = client.queued
+        if queued is None:
+            if client.end is not None:
+                self._rooms.depart(client)
+        elif not client.in_flight or self._may_overlap(queued[0]):
+            client.queued = None
+            self._perform_queued(client, queued)
+
+    def _reply(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
+        is_timeout = self._deadlines.pop(task) == _CANCELLED
+        if task.cancelled() and self.is_stopping:
+            log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
+        elif task.cancelled() and not is_timeout:
+            error = asyncio.CancelledError("the handler awaited a cancelled task")
+            self._replies.send_failure(client, request, error)
+        elif task.cancelled():
+            refused = Refused("timeout", f"{request.type} took over {self._timeout:g} s and was cut off.")
+            self._replies.send_failure(client, request, refused)
+        elif (failure := task.exception()) is not None:
+            self._replies.send_failure(client, request, failure)
+        elif command is not None and request.id is not None:
+            self._replies.send_result(client, request, command, task.result())
+
+    def _perform_queued(self, client: Client, queued: deque[Request]) -> None:
+        was_paused = len(queued) >= MAX_QUEUED
+        while queued and client.queued is None and client.end is None:
+            self._perform(client, queued.popleft())
+        if client.end is not None:
+            self._rooms.depart(client)
+        elif client.queued is not None:
+            client.queued.extend(queued)
+        if was_paused and len(queued) < MAX_QUEUED:
+            client.resume_reading()
+
+    async def cancel_overdue(self) -> None:
+        """Cancel the commands that have exceeded their deadline. The keepalive task calls this every second."""
+        now = self._loop.time()
+        for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
+            self._deadlines[task] = _CANCELLED
+            task.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel all running commands and wait for their end."""
+        tasks = list(self._deadlines)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ping(client: Client, request: Request) -> None:
+    messages.takes_only(request)
+    client.send_json(messages.pong(request.id))

@@ -1,0 +1,42 @@
+"""What one node counts for its metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from ..errors import CLOSES, ERROR_CODES, Close
+from ..transport.connection import LOST, SILENT
+
+#: Ends that the server decides.
+SERVER_ENDS: Final = frozenset({*CLOSES, LOST, SILENT})
+#: Ends of clients that close as browsers do: by the page, by leaving the page, without a code.
+CLIENT_ENDS: Final = {code: Close(code, "Closed By Client", reconnect=False) for code in (1000, 1001, 1005)}
+#: All other ends. A client may close with any code and text, so these are one label.
+OTHER_END: Final = Close(0, "Closed By Client", reconnect=False)
+#: The label of error frames whose code a plugin made up.
+PLUGIN_CODE: Final = "plugin"
+
+
+class Counters:
+    """Plain integers, which ``web.ops.metrics`` reads when Prometheus asks."""
+
+    def __init__(self) -> None:
+        #: Messages received from clients, refused ones included.
+        self.messages_received = 0
+        #: Events received from the broker.
+        self.events = 0
+        #: Events published through the HTTP API.
+        self.http_events = 0
+        #: Error frames by code.
+        self.errors: Final[Counter[str]] = Counter()
+        #: Connections by their end, refused ones included.
+        self.ends: Final[Counter[Close]] = Counter()
+
+    def count_error(self, code: str) -> None:
+        """Count an error frame with ``code``."""
+        self.errors[code if code in ERROR_CODES else PLUGIN_CODE] += 1
+
+    def count_end(self, end: Close) -> None:
+        """Count a connection that ended or was refused with ``end``."""
+        self.ends[CLIENT_ENDS.get(end.code) or (end if end in SERVER_ENDS else OTHER_END)] += 1

@@ -1,0 +1,157 @@
+"""One node: creates the parts of the gateway, and starts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Final
+
+from ..auth.identity import Authenticator
+from ..auth.revocation import Revocations
+from ..auth.room_access import RoomAccess
+from ..broker.base import Broker
+from ..context import Service
+from ..errors import SERVICE_RESTART, PluginError
+from ..registry import LoadedPlugin, Registry
+from ..settings import Settings
+from ..transport.keepalive import Keepalive
+from .commands import Commands
+from .counters import Counters
+from .delivery import Delivery
+from .listener import BrokerListener
+from .presence import Presence
+from .publishing import Publishing
+from .rate_limit import RateLimit
+from .replies import Replies
+from .resume import Resume
+from .rooms import Rooms
+from .rules import RoomRules
+from .sessions import Sessions
+from .signals import Signals
+from .tasks import BackgroundTasks
+from .token_refresh import TokenRefresh
+
+#: How long ``close`` waits until the broker knows that all clients have left, in seconds. After that their leases
+#: expire.
+_DEPARTURE_TIMEOUT: Final = 2.0
+
+
+class Gateway:
+    """One node. Create it on a running event loop and call ``start``.
+
+    It owns the parts below and the broker. ``web`` uses ``sessions`` to admit clients, ``publishing`` and ``signals``
+    for the HTTP API, ``counters`` and ``delivery`` for the metrics. Plugins use ``service``.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop: Final = loop
+        self._stack: Final = AsyncExitStack()
+        self.settings: Final = settings
+        self.registry: Final = registry
+        self.broker: Final = broker
+        #: True from the beginning of the shutdown.
+        self.is_draining = False
+        self.counters: Final = Counters()
+        self.tasks: Final = BackgroundTasks(loop)
+        self.authenticator: Final = Authenticator(settings)
+        self.revocations: Final = Revocations(broker, settings.revocation_ttl)
+        self.room_access: Final = RoomAccess(settings)
+        self.delivery: Final = Delivery(loop)
+        self.keepalive: Final = Keepalive(
+            loop, settings.ws_heartbeat_interval, settings.ws_max_message_size, settings.ws_max_buffer
+        )
+        self.publishing: Final = Publishing(registry, broker, self.delivery)
+        self.service: Final = Service(self)
+        self.presence: Final = Presence(broker, self.publishing, settings.announce_max)
+        rules = RoomRules(self, registry, self.room_access)
+        resume = Resume(broker, self.delivery, settings.ws_max_buffer)
+        self.rooms: Final = Rooms(
+            broker, self.delivery, rules, self.presence, resume, self.tasks, settings.max_rooms_per_connection
+        )
+        self.token_refresh: Final = TokenRefresh(
+            self.authenticator, self.revocations, self.rooms, rules, self.tasks, settings.handler_timeout
+        )
+        self.signals: Final = Signals(broker, self.delivery, self.rooms, self.revocations, self.tasks)
+        self.listener: Final = BrokerListener(self.delivery, self.presence, self.signals, self.tasks, self.counters)
+        self.commands: Final = Commands(
+            self,
+            registry,
+            broker,
+            self.delivery,
+            self.rooms,
+            self.token_refresh,
+            Replies(self.counters, closes_on_forbidden=settings.forbidden_join == "close"),
+            RateLimit(settings.ws_message_rate),
+            self.tasks.eager,
+            self.counters,
+            settings.handler_timeout,
+        )
+        self.sessions: Final = Sessions(
+            broker,
+            self.delivery,
+            self.keepalive,
+            self.commands,
+            self.rooms,
+            resume,
+            self.revocations,
+            self.counters,
+            settings.max_connections_per_user,
+        )
+
+    async def start(self) -> None:
+        """Start the broker, the room access rule, the plugins' lifespans and the keepalive task.
+
+        If one of them fails, stop the others and raise its error.
+        """
+        try:
+            self._stack.callback(self.tasks.close)
+            self._stack.push_async_callback(self.broker.close)
+            await self.broker.start(self.listener)
+            self._stack.push_async_callback(self.room_access.close)
+            await self.room_access.start()
+            for loaded in self.registry:
+                await self._start_plugin(loaded)
+            self._stack.push_async_callback(self.tasks.cancel)
+            self._stack.push_async_callback(self.commands.cancel)
+            self.tasks.spawn(self.keepalive.run(self.commands.cancel_overdue))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start_plugin(self, loaded: LoadedPlugin) -> None:
+        for lifespan in loaded.plugin.lifespans:
+            try:
+                await self._stack.enter_async_context(lifespan(self.service))
+            except Exception as error:
+                what = f"plugin {loaded.plugin.name!r} ({loaded.source}) failed as it started"
+                raise PluginError(f"{what}: {type(error).__name__}: {error}.") from error
+
+    async def drain(self) -> None:
+        """Close every connection with 1012, spread over ``DRAIN_SECONDS`` to avoid a reconnect storm."""
+        self._begin_stop()
+        connections = list(self.keepalive.connections)
+        pause = self.settings.drain_seconds / max(len(connections), 1)
+        begun = self._loop.time()
+        for number, connection in enumerate(connections):
+            ahead = begun + number * pause - self._loop.time()
+            if ahead > 0.01:
+                await asyncio.sleep(ahead)
+            connection.close(SERVICE_RESTART)
+
+    async def close(self) -> None:
+        """Drop all remaining connections, and stop everything that ``start`` started."""
+        self._begin_stop()
+        for connection in list(self.keepalive.connections):
+            connection.abort(SERVICE_RESTART)
+        await self._wait_for_departures()
+        await self._stack.aclose()
+
+    def _begin_stop(self) -> None:
+        self.is_draining = self.commands.is_stopping = True
+
+    async def _wait_for_departures(self) -> None:
+        """Wait until all clients have left their rooms, at the broker too, for at most ``_DEPARTURE_TIMEOUT``."""
+        deadline = self._loop.time() + _DEPARTURE_TIMEOUT
+        while (self.keepalive.connections or self.tasks.has_departures) and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

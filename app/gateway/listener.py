@@ -1,0 +1,53 @@
+"""Receives what the broker reports and passes it to the parts of the gateway."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..broker.base import Member
+from ..fastpath import encode_event_frame
+from ..protocol import frames, messages
+from .counters import Counters
+from .delivery import Delivery
+from .presence import Presence
+from .signals import Signals
+from .tasks import BackgroundTasks
+
+#: The beginning of the payloads of user_joined and user_left.
+_PRESENCE_PREFIX: Final = b'{"type":"user_'
+
+
+class BrokerListener:
+    """The gateway's ``broker.base.Listener``."""
+
+    def __init__(
+        self, delivery: Delivery, presence: Presence, signals: Signals, tasks: BackgroundTasks, counters: Counters
+    ) -> None:
+        self._delivery: Final = delivery
+        self._presence: Final = presence
+        self._tasks: Final = tasks
+        self._counters: Final = counters
+        self.on_signal: Final = signals.received
+        self.on_signals_lost: Final = signals.lost
+
+    def on_event(self, room: str, id: str, payload: bytes) -> None:
+        """Deliver an event to the room's members on this node. Joins and leaves may be delayed in a large room."""
+        self._counters.events += 1
+        frame = encode_event_frame(payload, id)
+        if payload.startswith(_PRESENCE_PREFIX):
+            self._delivery.deliver_later(room, frame)
+        else:
+            self._delivery.deliver(room, frame)
+
+    def on_resync(self, room: str, last_id: str) -> None:
+        """Tell the members that events were lost, and the room's newest id."""
+        shown = None if room.startswith("user:") else room
+        self._delivery.deliver(room, frames.text(messages.resync(shown, last_id)))
+
+    def on_member_lost(self, room: str, member: Member, users: int) -> None:
+        """Announce that a user left whose node died."""
+        self._tasks.spawn(self._presence.member_lost(room, member, users))
+
+    def on_member_returned(self, room: str, member: Member, users: int) -> None:
+        """Announce that a user of this node is in the room, whom other nodes announced as gone."""
+        self._tasks.spawn(self._presence.member_returned(room, member, users))

@@ -1,0 +1,59 @@
+"""Announce that users join and leave rooms."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ..auth.identity import Identity
+from ..broker.base import Broker, Member, PresenceChange
+from ..builtin_events import UserJoined, UserLeft
+from ..errors import Unavailable
+from .client import Client
+from .publishing import Publishing
+
+log = logging.getLogger("roomcast")
+
+
+class Presence:
+    """Tells the broker who is in which room, and announces changes in rooms of at most ``announce_max`` users."""
+
+    def __init__(self, broker: Broker, publishing: Publishing, announce_max: int) -> None:
+        self._broker: Final = broker
+        self._publishing: Final = publishing
+        self._announce_max: Final = announce_max
+
+    async def enter(self, client: Client, room: str) -> None:
+        """Record that ``client`` joined ``room``, and announce its user. An unavailable broker is informed later."""
+        identity = client.identity
+        try:
+            change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
+            if change.user_changed and change.users <= self._announce_max:
+                await self._announce(UserJoined, room, identity)
+        except Unavailable as error:
+            log.warning(
+                "user_joined of user %s in %s is announced late or not at all: %s", identity.user_id, room, error
+            )
+
+    async def leave(self, client: Client, room: str) -> PresenceChange:
+        """Record that ``client`` left ``room``; follow with ``announce_left``. Raises ``Unavailable``."""
+        return await self._broker.leave(room, client.identity.user_id, client.id)
+
+    async def announce_left(self, client: Client, room: str, change: PresenceChange) -> None:
+        """Announce the user of ``client`` if ``change`` says that it has left ``room``. Raises ``Unavailable``."""
+        if change.user_changed and change.users < self._announce_max:
+            await self._announce(UserLeft, room, client.identity)
+
+    async def member_lost(self, room: str, member: Member, users: int) -> None:
+        """Announce that ``member`` left, whose node died; ``users`` are left in the room."""
+        if users < self._announce_max:
+            await self._announce(UserLeft, room, member)
+
+    async def member_returned(self, room: str, member: Member, users: int) -> None:
+        """Announce that ``member``, who was announced as gone by mistake, is in the room."""
+        if users <= self._announce_max:
+            await self._announce(UserJoined, room, member)
+
+    async def _announce(self, event: type[UserJoined] | type[UserLeft], room: str, user: Identity | Member) -> None:
+        data = {"username": user.username, "user_id": user.user_id}
+        await self._publishing.publish_builtin(event, room, data, user.username)

@@ -1,0 +1,66 @@
+"""Validate events and publish them through the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
+
+from marshmallow import Schema
+
+from ..broker.base import Broker, Publication
+from ..errors import Refused
+from ..plugin import EventType
+from ..protocol import messages
+from ..registry import Registry
+from .delivery import Delivery
+
+
+class Publishing:
+    """The way of an event from a client, a plugin or the HTTP API to the broker."""
+
+    def __init__(self, registry: Registry, broker: Broker, delivery: Delivery) -> None:
+        self._registry: Final = registry
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+
+    def publish(
+        self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
+    ) -> Awaitable[str]:
+        """Validate ``data`` as ``event``, publish it in ``room``; the result is its id. Raises ``Refused``."""
+        return self._broker.publish(room, self.payload(event, room, data, sender), key)
+
+    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
+        """Return the validated payload that ``publish`` passes to the broker; raise ``Refused``."""
+        kind = self._registry.event(event)
+        if kind.published_by_core:
+            raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
+        body = kind.validator.event(data)
+        is_joined = room in self._delivery.rooms  # then its name was checked, and it is not a personal room
+        if not is_joined:
+            self.check_room(room)
+        if kind.rooms:
+            self.check_destination(kind, room)
+        shown = None if not is_joined and room.startswith("user:") else room
+        return messages.event(kind.type, shown, body, sender)
+
+    def prepare(self, event: str, room: str, data: Any, sender: str | None, key: str | None) -> Publication:
+        """Return the validated publication of one event of a list; raise ``Refused``."""
+        return Publication(room, self.payload(event, room, data, sender), key)
+
+    @staticmethod
+    def check_destination(kind: EventType, room: str) -> None:
+        """Raise ``Refused`` if events of this ``kind`` may not go to ``room``, whose form was checked."""
+        if room[: room.index(":")] not in kind.rooms:
+            wanted = " or ".join(f"{type}:…" for type in kind.rooms)
+            raise Refused("bad_room", f"{kind.type} goes to {wanted}, not to {room}.")
+
+    def check_room(self, room: str) -> None:
+        """Raise ``Refused`` if ``room`` is not a room name, or of a type that no plugin declares."""
+        if not isinstance(room, str) or not messages.is_room(room):
+            raise messages.bad_room(room if isinstance(room, str) else None)
+        self._registry.room(room)
+
+    async def publish_builtin(self, event: type[Schema], room: str, data: Mapping[str, Any], sender: str) -> None:
+        """Publish an event that only roomcast itself may publish: a user joined or left."""
+        kind = self._registry.event(event)
+        await self._broker.publish(room, messages.event(kind.type, room, data, sender))

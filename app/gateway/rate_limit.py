@@ -1,0 +1,48 @@
+"""The limit on messages per second of one client: a leaky bucket whose state is two numbers in the ``Client``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Protocol
+
+#: A client may run this many seconds of its rate ahead, and send as much again above it before it is closed.
+BURST_SECONDS: Final = 5
+
+
+class Limited(Protocol):
+    """The state of the limit for one client."""
+
+    #: Loop time up to which the client's rate is used up.
+    rate_used_until: float
+    #: Messages above the limit since the client was last below it.
+    excess_messages: int
+
+
+class Verdict(Enum):
+    """What happens to a message."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+    CLOSE = "close"
+
+
+class RateLimit:
+    """Allows ``rate`` messages a second for each client, in bursts of ``BURST_SECONDS`` times that. 0 is no limit."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate: Final = rate
+        self._interval: Final = 1 / rate if rate else 0.0
+
+    def check(self, client: Limited, now: float) -> Verdict:
+        """Count a message of ``client`` at the loop time ``now``."""
+        interval = self._interval
+        if not interval:
+            return Verdict.ALLOW
+        if client.rate_used_until <= now:
+            client.rate_used_until = now
+            client.excess_messages = 0
+        if client.rate_used_until - now <= BURST_SECONDS:
+            client.rate_used_until += interval
+            return Verdict.ALLOW
+        client.excess_messages += 1
+        return Verdict.CLOSE if client.excess_messages > BURST_SECONDS * self.rate else Verdict.REFUSE

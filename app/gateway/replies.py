@@ -1,0 +1,66 @@
+"""Reply to requests: results, refusals and failures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import FORBIDDEN, Refused, Unavailable
+from ..plugin import Command
+from ..protocol import messages
+from ..protocol.messages import Request
+from .audit_log import log_user_event
+from .client import Client
+from .counters import Counters
+from .rules import JoinForbidden
+
+log = logging.getLogger("roomcast")
+
+
+class Replies:
+    """Builds and sends the frames that answer requests. ``closes_on_forbidden`` is ``FORBIDDEN_JOIN=close``."""
+
+    def __init__(self, counters: Counters, *, closes_on_forbidden: bool) -> None:
+        self._counters: Final = counters
+        self._closes_on_forbidden: Final = closes_on_forbidden
+
+    def send_result(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
+        """Send what a command's handler returned."""
+        try:
+            if result is not None and not isinstance(result, Mapping):
+                raise Refused("internal", f"a {result.__class__.__name__} and not a dict")
+            client.send_json(messages.reply(command.reply, result or {}, room=request.room, id=request.id))
+        except Refused as refused:
+            log.error("The handler of %s returned what cannot be its reply: %s", request.type, refused)
+            self.send_error(client, _internal(request), request.room, request.id)
+
+    def send_failure(self, client: Client, request: Request, error: BaseException) -> None:
+        """Send why a request failed. An unexpected ``error`` becomes ``internal``, with the traceback in the log."""
+        if isinstance(error, Refused):
+            refused = error
+        elif isinstance(error, JoinForbidden):
+            refused = error.refused
+            log_user_event("join refused", client, str(refused))
+        elif isinstance(error, Unavailable):
+            refused = Refused("unavailable", f"{request.type} could not be carried out now; try again soon. {error}")
+        else:
+            log.error("%s of user %s failed", request.type, client.identity.user_id, exc_info=error)
+            refused = _internal(request)
+        self.send_error(client, refused, request.room, request.id)
+        if isinstance(error, JoinForbidden) and self._closes_on_forbidden:
+            client.close(FORBIDDEN)
+
+    def send_error(self, client: Client, refused: Refused, room: str | None, id: str | int | None) -> None:
+        """Send an ``error`` frame, and count it."""
+        self._counters.count_error(refused.code)
+        try:
+            client.send_json(messages.error(refused, room=room, id=id))
+        except Refused as error:  # a plugin's code or fields cannot be encoded as JSON
+            log.error("A refusal was sent without its fields: %s", error)
+            sentence = str(refused.message).encode("ascii", "backslashreplace").decode()
+            client.send_json(messages.error(Refused(str(refused.code), sentence), room=room, id=id))
+
+
+def _internal(request: Request) -> Refused:
+    return Refused("internal", f"{request.type[:60]} failed on the server; its log says why. Try again later.")

@@ -1,0 +1,107 @@
+"""Send a returning client the events that it missed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from ..broker.base import Broker, History
+from ..errors import INTERNAL_ERROR, TOO_SLOW, Refused
+from ..fastpath import encode_event_frame
+from ..protocol import frames, messages
+from ..protocol.messages import Request
+from .client import Client
+from .delivery import Delivery
+
+#: The greatest size of a frame without the event's payload and id, in bytes.
+_FRAME_OVERHEAD: Final = 20
+#: How often to check whether a client has read its portion, in seconds.
+_POLL_INTERVAL: Final = 0.01
+
+
+class Resume:
+    """Replays history to clients, without exceeding ``max_unread`` bytes that one has not read."""
+
+    def __init__(self, broker: Broker, delivery: Delivery, max_unread: int) -> None:
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+        self._max_unread: Final = max_unread
+
+    async def respond(self, client: Client, request: Request, room: str, since: str) -> bytes:
+        """Return the frames to send next: ``joined_room`` and the missed events.
+
+        If the events exceed the limit, ``joined_room`` and all but the last portion are sent before this returns.
+        """
+        history = await self._broker.history(room, since)
+        response = joined_response(request, recovered=history.recovered, last_id=history.last_id)
+        if self._fits(client, history):
+            return response + _event_frames(history)
+        self._delivery.send(client, response)
+        self._delivery.leave(room, client)  # a member that resumes again gets live events in the portions as well
+        try:
+            history = await self._send_portions(client, room, history, since)
+        except BaseException as error:  # the client has received joined_room and is not a member
+            client.close(TOO_SLOW if isinstance(error, asyncio.CancelledError) else INTERNAL_ERROR)
+            raise
+        if not history.recovered:
+            return frames.text(messages.resync(room, history.last_id))
+        return _event_frames(history)
+
+    def replay(self, client: Client, history: History) -> tuple[bytes, bool]:
+        """Return the frames of the events missed in the user's personal room, and True if they are complete.
+
+        If they exceed the limit there are none, because the client would be closed each time it returned.
+        """
+        if not self._fits(client, history):
+            return b"", False
+        return _event_frames(history), history.recovered
+
+    async def _send_portions(self, client: Client, room: str, history: History, since: str) -> History:
+        """Send the missed events in portions, each when the client has read the one before; return the last portion.
+
+        Sent at once, they would close the client with 1013; it would return, ask for the same events, and never catch
+        up. A client that is too slow for portions is closed in the end, and may resume from where it got to.
+        """
+        while client.end is None and history.recovered and not self._fits(client, history):
+            if client.unread_bytes:
+                await asyncio.sleep(_POLL_INTERVAL)
+            else:
+                portion = b""
+                for event in history.events:
+                    portion += encode_event_frame(event.payload, event.id)
+                    since = event.id
+                    if len(portion) >= self._max_unread // 2:
+                        break
+                self._delivery.send(client, portion)
+            # Read again after every wait: events published meanwhile are not delivered live to this client.
+            history = await self._broker.history(room, since)
+        return history
+
+    def _fits(self, client: Client, history: History) -> bool:
+        """Return True if the client may be sent all of ``history`` without reading anything."""
+        if not history.events:
+            return True
+        size = sum(len(event.payload) + len(event.id) + _FRAME_OVERHEAD for event in history.events)
+        return client.unread_bytes + size <= self._max_unread
+
+
+def joined_response(request: Request, **resumed: Any) -> bytes:
+    """Build the ``joined_room`` frame; ``resumed`` is added to its data."""
+    data = {"message": f"Joined room {request.room}", **resumed}
+    return frames.text(messages.reply("joined_room", data, room=request.room, id=request.id))
+
+
+def since_of(request: Request) -> tuple[bool, str]:
+    """Return True if a ``join_room`` request asks to resume, and the id of the last event seen (may be empty)."""
+    if not request.data:
+        return False, ""
+    messages.takes_only(request, "since")
+    since = request.data["since"]
+    if since is not None and not isinstance(since, str):
+        message = "give the id of the last event you saw, or null"
+        raise Refused("invalid_data", f"data.since: {message}.", {"since": [f"Not a string; {message}."]})
+    return True, since or ""
+
+
+def _event_frames(history: History) -> bytes:
+    return b"".join([encode_event_frame(event.payload, event.id) for event in history.events])

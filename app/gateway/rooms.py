@@ -1,0 +1,147 @@
+"""Join and leave rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from ..broker.base import Broker
+from ..errors import Refused, Unavailable
+from ..protocol import messages
+from ..protocol.messages import Request
+from .client import Client
+from .delivery import Delivery
+from .presence import Presence
+from .resume import Resume, joined_response, since_of
+from .rules import RoomRules
+from .subscriptions import NodeSubscriptions
+from .tasks import BackgroundTasks
+
+log = logging.getLogger("roomcast")
+
+
+class Rooms:
+    """The memberships of one node's clients."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        delivery: Delivery,
+        rules: RoomRules,
+        presence: Presence,
+        resume: Resume,
+        tasks: BackgroundTasks,
+        max_rooms: int,
+    ) -> None:
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+        self._rules: Final = rules
+        self._presence: Final = presence
+        self._resume: Final = resume
+        self._tasks: Final = tasks
+        self._max_rooms: Final = max_rooms
+        self.subscriptions: Final = NodeSubscriptions(broker, delivery)
+
+    def join_personal(self, client: Client) -> None:
+        """Add the client to its user's personal room, to which the node is subscribed already."""
+        room = client.personal_room
+        self.subscriptions.joined(room)
+        self._delivery.join_personal(room, client)
+
+    async def join(self, client: Client, request: Request) -> None:
+        """Add the client to the room, reply ``joined_room``, replay what it missed, and announce its user.
+
+        If the client is a member already, only reply, and replay if it asks to resume.
+        """
+        room = request.room
+        if room is None:
+            raise messages.bad_room(None)
+        wants_resume, since = since_of(request)
+        await self._rules.check(client, room)
+        if not self._delivery.has(room, client) and len(client.rooms) >= self._max_rooms:
+            raise Refused(
+                "too_many_rooms", f"This connection is in {self._max_rooms} rooms, the most allowed; leave one."
+            )
+        await self.subscriptions.acquire(room)
+        if wants_resume:
+            try:
+                response = await self._resume.respond(client, request, room, since)
+            except BaseException:
+                await self.subscriptions.release(room)
+                raise
+        else:
+            response = joined_response(request)
+        # From here until the client is a member nothing may wait. The history that was read and the listener are at the
+        # same event now, so that later events arrive live and no event arrives twice.
+        if client.end is not None:
+            await self.subscriptions.release(room)
+            return
+        self.subscriptions.joined(room)
+        is_new = room not in client.rooms  # a member may have been kicked meanwhile
+        if is_new or wants_resume:  # a member that does not resume keeps its pending frames
+            self._delivery.join(room, client)
+        self._delivery.send(client, response)
+        if is_new:
+            client.rooms = (*client.rooms, room)
+            await _finish(self._presence.enter(client, room))
+
+    async def leave(self, client: Client, request: Request) -> None:
+        """Remove the client from the room and reply ``left_room``, also if it is not a member."""
+        room = request.room
+        if room is None:
+            raise messages.bad_room(None)
+        messages.takes_only(request)
+        if room == client.personal_room:
+            raise Refused("bad_room", f"{room} is your own room; you are in it for as long as you are connected.")
+        await _finish(self.remove(client, room, f"Left room {room}", request.id))
+
+    async def remove(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
+        """Remove the client from the room, send it ``left_room`` with ``message``, and announce its user."""
+        is_unused = self._delivery.leave(room, client)
+        client.send_json(messages.reply("left_room", {"message": message}, room=room, id=id))
+        if room in client.rooms:
+            client.rooms = tuple(one for one in client.rooms if one != room)
+            await self._after_leave(client, room, is_unused)
+
+    def depart(self, client: Client) -> None:
+        """Begin to remove a client from all its rooms, once, and not before its running commands are done."""
+        if not client.has_departed and client.queued is None and not client.in_flight:
+            client.has_departed = True
+            self._tasks.start_departure(self._depart(client))
+
+    async def _depart(self, client: Client) -> None:
+        """Remove the client from all its rooms and release its lease."""
+        rooms, client.rooms = client.rooms, ()
+        # The local state first, even if the broker fails: nothing may be written to a client that has ended.
+        left = [(room, self._delivery.leave(room, client)) for room in rooms]
+        is_last = self._delivery.leave_personal(client.personal_room, client)
+        try:
+            for room, is_unused in left:
+                await self._after_leave(client, room, is_unused)
+            if is_last:
+                await self.subscriptions.drop_if_unused(client.personal_room)
+        finally:
+            await self._broker.release(client.identity.user_id, client.id)
+
+    async def _after_leave(self, client: Client, room: str, is_unused: bool) -> None:
+        """Update the broker after the client left ``room``, which has no members here if ``is_unused``; announce it."""
+        try:
+            try:
+                change = await self._presence.leave(client, room)
+            finally:
+                if is_unused:
+                    await self.subscriptions.drop_if_unused(room)
+            await self._presence.announce_left(client, room, change)
+        except Unavailable as error:
+            user_id = client.identity.user_id
+            log.warning("user_left of user %s in %s is announced late or not at all: %s", user_id, room, error)
+
+
+async def _finish(rest: Coroutine[Any, Any, None]) -> None:
+    """Await the ``rest`` of a command whose reply is sent. Cancelling it is no error: the reply remains true."""
+    try:
+        await rest
+    except asyncio.CancelledError:
+        log.warning("The broker took too long over a join or leave; it may not be announced")

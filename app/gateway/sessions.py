@@ -1,0 +1,120 @@
+"""The sessions of one node: admit a client, welcome it, and clean up when its connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from ..auth.identity import Identity
+from ..auth.revocation import Revocations
+from ..broker.base import Broker, History
+from ..errors import AUTHENTICATION_FAILED
+from ..protocol import messages
+from ..transport.keepalive import Keepalive
+from .audit_log import log_end
+from .client import Client, MessageHandler
+from .counters import Counters
+from .delivery import Delivery
+from .resume import Resume
+from .rooms import Rooms
+
+
+class Sessions:
+    """Creates clients, and handles the beginning and the end of their connections (see ``client.SessionHandler``)."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        delivery: Delivery,
+        keepalive: Keepalive,
+        messages: MessageHandler,
+        rooms: Rooms,
+        resume: Resume,
+        revocations: Revocations,
+        counters: Counters,
+        max_connections_per_user: int,
+    ) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+        self._keepalive: Final = keepalive
+        self._messages: Final = messages
+        self._rooms: Final = rooms
+        self._resume: Final = resume
+        self._revocations: Final = revocations
+        self._counters: Final = counters
+        self._max_connections_per_user: Final = max_connections_per_user
+        #: What clients that asked for it missed in their user's personal room, until they are welcomed.
+        self._missed: Final[dict[Client, History]] = {}
+        self._last_id = 0
+
+    async def admit(self, identity: Identity, remote: str, since: str | None = None) -> Client | None:
+        """Return a client for ``identity`` without a transport, or None if its user has too many connections.
+
+        The caller must pass the client to a transport (``Client.take_over``) or call ``release``. If ``since`` is
+        given, the id of the last event that the client has seen of its user's personal room, nothing may wait before
+        that. Raises ``AuthenticationFailed`` if the token was revoked, ``Unavailable`` if the broker cannot be reached.
+        """
+        checked = await self._revocations.check(identity)
+        self._last_id += 1
+        client = Client(
+            self._delivery,
+            self._keepalive,
+            self._messages,
+            self,
+            id=self._last_id,
+            identity=identity,
+            remote=remote,
+        )
+        if not await self._broker.admit(identity.user_id, client.id, self._max_connections_per_user):
+            return None
+        try:
+            await self._rooms.subscriptions.acquire(client.personal_room)
+        except BaseException:
+            await self._broker.release(identity.user_id, client.id)
+            raise
+        try:
+            if since is not None:
+                self._missed[client] = await self._broker.history(client.personal_room, since)
+            await self._revocations.check(identity, checked)
+        except BaseException:
+            await self.release(client)
+            raise
+        return client
+
+    async def release(self, client: Client) -> None:
+        """Undo ``admit`` for a client whose transport closed before the client took it over."""
+        self._missed.pop(client, None)
+        try:
+            await self._rooms.subscriptions.release(client.personal_room)
+        finally:
+            await self._broker.release(client.identity.user_id, client.id)
+
+    def opened(self, client: Client) -> None:
+        """Add a client that has its transport to its user's personal room, and welcome it."""
+        self._rooms.join_personal(client)
+        identity = client.identity
+        history = self._missed.pop(client, None)
+        if history is None:
+            client.send_json(messages.connected(identity.user_id, identity.username))
+            return
+        missed, recovered = self._resume.replay(client, history)
+        resumed = {"recovered": recovered, "last_id": history.last_id}
+        client.send_json(messages.connected(identity.user_id, identity.username, resumed))
+        if missed:
+            self._delivery.send(client, missed)
+
+    def closing(self, client: Client) -> None:
+        """Leave the client's rooms in the next loop iteration: a fan-out over these rooms may be under way."""
+        self._loop.call_soon(self._rooms.depart, client)
+
+    def ended(self, client: Client) -> None:
+        """Leave the client's rooms if that has not begun; count the end and write its log line."""
+        self._rooms.depart(client)
+        assert client.end is not None
+        self._counters.count_end(client.end)
+        log_end(client, self._loop.time() - client.opened_at)
+
+    def token_expired(self, client: Client) -> None:
+        """Close a client whose token has expired."""
+        client.close(AUTHENTICATION_FAILED)

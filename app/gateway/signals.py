@@ -1,0 +1,92 @@
+"""Orders that reach all nodes: kick a user from a room, disconnect a user, revoke tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+
+from ..auth.identity import Identity
+from ..auth.revocation import Revocations
+from ..broker.base import Broker, UserId
+from ..errors import AUTHENTICATION_FAILED, DISCONNECTED, AuthenticationFailed, Unavailable
+from .audit_log import log_user_event
+from .client import Client
+from .delivery import Delivery
+from .rooms import Rooms
+from .tasks import BackgroundTasks
+
+#: The pause between two attempts to read revocations from an unavailable broker, in seconds.
+_RETRY_PAUSE: Final = 1.0
+
+
+class Signals:
+    """Sends orders through the broker, and carries out those that arrive for the clients of this node."""
+
+    def __init__(
+        self, broker: Broker, delivery: Delivery, rooms: Rooms, revocations: Revocations, tasks: BackgroundTasks
+    ) -> None:
+        self._broker: Final = broker
+        self._delivery: Final = delivery
+        self._rooms: Final = rooms
+        self._revocations: Final = revocations
+        self._tasks: Final = tasks
+
+    async def kick(self, room: str, user_id: UserId) -> None:
+        """Remove all connections of a user from ``room``, on every node. The user may join again."""
+        await self._broker.signal(orjson.dumps({"do": "kick", "room": room, "user_id": user_id}))
+
+    async def disconnect(self, user_id: UserId) -> None:
+        """Close all connections of a user, on every node."""
+        await self._broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
+
+    def received(self, message: bytes) -> None:
+        """Carry out an order that some node sent."""
+        order: dict[str, Any] = orjson.loads(message)
+        if order["do"] == "revoke":
+            self._revocations.changed()
+        for client in self._clients_of(order["user_id"]):
+            if order["do"] == "disconnect":
+                client.close(DISCONNECTED)
+            elif order["do"] == "revoke":
+                if self._revocations.covers(order, client.identity):
+                    self._close_revoked(client)
+            elif order["room"] in client.rooms:
+                room = order["room"]
+                log_user_event("removed from a room", client, room)
+                self._tasks.start_departure(self._rooms.remove(client, room, f"Removed from room {room}"))
+
+    def lost(self) -> None:
+        """Reread which tokens were revoked: orders may have been lost. Kicks and disconnects are not repeated."""
+        self._revocations.changed()
+        self._tasks.spawn(self._review_tokens())
+
+    def _clients_of(self, user_id: UserId) -> list[Client]:
+        return [one for one in self._delivery.personal.get(f"user:{user_id}", ()) if isinstance(one, Client)]
+
+    @staticmethod
+    def _close_revoked(client: Client) -> None:
+        log_user_event("token revoked", client, "closed")
+        client.close(AUTHENTICATION_FAILED)
+
+    async def _review_tokens(self) -> None:
+        """Close all clients whose token was revoked. Later clients are checked at admission."""
+        present = [one for here in self._delivery.personal.values() for one in here if isinstance(one, Client)]
+        for client in present:
+            identity = client.identity
+            # A newer token was checked when the client sent it.
+            if not await self._is_valid(identity) and client.identity is identity:
+                self._close_revoked(client)
+
+    async def _is_valid(self, identity: Identity) -> bool:
+        """Return True if the token of ``identity`` was not revoked; wait until the broker is available."""
+        while True:
+            try:
+                await self._revocations.check(identity)
+            except AuthenticationFailed:
+                return False
+            except Unavailable:
+                await asyncio.sleep(_RETRY_PAUSE)
+            else:
+                return True

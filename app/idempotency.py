@@ -1,0 +1,75 @@
+"""Carry out work once for each idempotency key, on all nodes together.
+
+Used for commands with a ``key`` and for HTTP requests with an ``Idempotency-Key``. The broker keeps the state: a claim
+while the work runs, then the answer with the fingerprint of the request in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from typing import Final
+
+from .broker.base import CLAIM_GRACE, Broker
+from .errors import RoomcastError, Unavailable
+
+#: The size of a fingerprint in bytes. With 128 bits, no two requests have the same by chance, and nobody can construct
+#: such a pair within the five minutes that a key lives.
+FINGERPRINT_SIZE: Final = 16
+#: How often a repeated request checks whether the first one is done, in seconds.
+POLL_INTERVAL: Final = 0.05
+
+
+class KeyReused(RoomcastError):
+    """The key was used for another request."""
+
+
+class InProgress(RoomcastError):
+    """The first request with this key is still being carried out."""
+
+
+def fingerprint_of(request: bytes) -> bytes:
+    """Return the fingerprint by which a repeat of ``request`` is recognised."""
+    return blake2b(request, digest_size=FINGERPRINT_SIZE).digest()
+
+
+async def run_once(
+    broker: Broker,
+    key: str,
+    fingerprint: bytes,
+    work: Callable[[], Awaitable[bytes]],
+    timeout: float,  # noqa: ASYNC109  # it bounds the work, not this function
+    wait: float = 0.0,
+) -> tuple[bool, bytes]:
+    """Return (True, the answer of ``work``), or (False, the answer of its first run) for a repeated ``key``.
+
+    ``timeout`` is how long the work may take, in seconds. A repeat waits up to ``wait`` seconds for the first run to
+    end. Work that raises is forgotten, so that it can be repeated. Raises ``InProgress`` if the first run takes longer
+    than ``wait``, ``KeyReused`` if it had another ``fingerprint``, and ``Unavailable``.
+    """
+    record = await _claim(broker, key, timeout + CLAIM_GRACE, wait)
+    if record is not None:
+        if not record.startswith(fingerprint):
+            raise KeyReused(key)
+        return False, record[FINGERPRINT_SIZE:]
+    answer: bytes | None = None
+    try:
+        answer = await work()
+    finally:
+        # If the broker is unavailable now, the keys of the published events still prevent a second publication.
+        with contextlib.suppress(Unavailable):
+            await broker.settle(key, None if answer is None else fingerprint + answer)
+    return True, answer
+
+
+async def _claim(broker: Broker, key: str, lapse: float, wait: float) -> bytes | None:
+    """Claim ``key`` and return None, or return the record of its first run."""
+    deadline = asyncio.get_running_loop().time() + wait
+    while not (claimed := await broker.claim(key, lapse)):
+        # The first run may be on another node, so polling is the only way to find out that it ended.
+        if asyncio.get_running_loop().time() >= deadline:
+            raise InProgress(key)
+        await asyncio.sleep(POLL_INTERVAL)
+    return claimed if isinstance(claimed, bytes) else None

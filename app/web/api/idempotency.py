@@ -1,0 +1,39 @@
+"""HTTP requests with an ``Idempotency-Key``: draft-ietf-httpapi-idempotency-key-header, sections 2.6 and 2.7."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from ...broker.base import Broker
+from ...idempotency import InProgress, KeyReused, fingerprint_of, run_once
+from ..json_errors import RETRY_AFTER, Failure
+
+
+async def once(
+    broker: Broker,
+    key: str,
+    body: bytes,
+    work: Callable[[], Awaitable[Any]],
+    timeout: float,  # noqa: ASYNC109  # it bounds the work and the wait of a repeat
+) -> tuple[bool, Any]:
+    """Return (True, the result of ``work``), or (False, the result of its first run) for a repeated ``key``.
+
+    A repeat waits up to ``timeout`` seconds for the first run to end. Raises ``Failure`` if that is not enough, or if
+    the first request had another ``body``. A request that failed is forgotten, so that it can be repeated.
+    """
+
+    async def encoded() -> bytes:
+        return orjson.dumps(await work())
+
+    try:
+        is_first, result = await run_once(broker, f"http:{key}", fingerprint_of(body), encoded, timeout, wait=timeout)
+    except KeyReused:
+        sentence = "This Idempotency-Key was used with another body; take a new key for each."
+        raise Failure("key_reused", sentence) from None
+    except InProgress:
+        sentence = "A request with this Idempotency-Key is still being carried out; ask again in a moment."
+        raise Failure("in_progress", sentence, headers={"Retry-After": str(RETRY_AFTER)}) from None
+    return is_first, orjson.loads(result)

@@ -1,0 +1,39 @@
+"""The routes of plugins, under ``/plugins/<name>``. What fails in one is its caller's 500 and the log's traceback."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from ...context import Service
+from ...errors import PluginError
+from ...plugin import MountedRoute
+from ..app_keys import GATEWAY
+from ..json_errors import Handler, in_json
+
+
+def add(app: web.Application) -> None:
+    """Mount the routes of all plugins; raise ``PluginError`` for one that cannot be."""
+    gateway = app[GATEWAY]
+    for loaded in gateway.registry:
+        for route in loaded.plugin.routes:
+            path = f"/plugins/{loaded.plugin.name}{route.path}"
+            try:
+                app.router.add_route(route.method, path, in_json(_handler(gateway.service, route)))
+            except (ValueError, RuntimeError) as error:
+                reason = f"route {route.method} {path} cannot be served: {error}"
+                raise PluginError(f"plugin {loaded.plugin.name!r} ({loaded.source}): {reason}.") from error
+
+
+def _handler(service: Service, route: MountedRoute) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            response = await route.handler(service, request)
+        except Exception as error:
+            if request.writer.output_size:  # no other answer can follow half a one: aiohttp logs this and hangs up
+                raise ConnectionAbortedError("the route failed after its answer had begun") from error
+            raise
+        if not isinstance(response, web.StreamResponse):
+            raise TypeError(f"the handler returned a {type(response).__name__}, not a response of aiohttp")
+        return response
+
+    return handle

@@ -1,0 +1,463 @@
+"""The document that front ends are written by, section by section: every example and every sentence, on the wire."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import websockets
+from serving import PATH, SECRET, Serve, call, connect, refused, token_for, url
+from wire import Peer, masked
+
+from roomcast import registry
+from roomcast.broker.memory import MemoryBroker
+from roomcast.builtin_events import builtin
+from roomcast.errors import CLOSES
+from roomcast.protocol.frames import TEXT
+from roomcast.settings import Settings
+
+EVENT_ID = re.compile(r"[A-Za-z0-9]+-[1-9][0-9]*")
+
+
+def like(frame: dict[str, Any], example: str, *, id: bool = False, micro: bool = False) -> bool:
+    """Whether ``frame`` is the document's ``example`` to the letter: no field more, none less, each value the same.
+
+    Times must be of the example's form and of now; with ``id``, the frame is an event and has an id besides.
+    """
+    expected = json.loads(example)
+    digits = r"\.\d{6}" if micro else ""
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d{digits}Z", frame["timestamp"])
+    assert abs(datetime.fromisoformat(frame["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    expected["timestamp"] = frame["timestamp"]
+    if "timestamp" in expected["data"]:
+        expected["data"]["timestamp"] = frame["data"]["timestamp"]
+        assert abs(datetime.fromisoformat(frame["data"]["timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    if id:
+        assert EVENT_ID.fullmatch(frame["id"])
+        expected["id"] = frame["id"]
+    assert frame == expected
+    return True
+
+
+def alice(server: Any, **more: Any) -> Any:
+    """The user of the document."""
+    return connect(server, 12345, "alice", ("channel:456", "project:123", "task:789"), **more)
+
+
+# Connection flow.
+
+
+async def test_the_welcome(serve: Serve):
+    """Upon connection, the first frame is the document's welcome, and nothing follows unasked."""
+    async with alice(await serve()) as user:
+        assert like(
+            user.welcome,
+            """{
+              "type": "connected",
+              "data": {
+                "message": "Connected successfully",
+                "user_id": 12345,
+                "username": "alice"
+              },
+              "timestamp": "2025-11-13T12:00:00.000000Z"
+            }""",
+            micro=True,
+        )
+        assert await user.settled() == []
+
+
+async def test_the_endpoint(serve: Serve):
+    """The WebSocket is at /api/v1/ws/connect with the token as a query parameter, and nowhere else."""
+    server = await serve()
+    assert PATH == "/api/v1/ws/connect"
+    for path in ("/api/v1/ws", "/api/v1/ws/connect/", "/ws/connect", "/"):
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            async with websockets.connect(url(server, f"{path}?token={token_for()}", "ws"), proxy=None):
+                pass
+        assert caught.value.response.status_code == (200 if path == "/" else 404)
+
+
+# Client to server.
+
+
+async def test_join_room(serve: Serve):
+    """A join is answered with joined_room, then everyone in the room, who joined included, hears user_joined."""
+    server = await serve()
+    async with connect(server, 2, "bob") as bob, alice(server) as user:
+        await bob.join("channel:456")
+        await bob.settled()
+        await user.socket.send('{"type": "join_room", "room": "channel:456"}')
+        assert like(
+            await user.recv(),
+            """{
+              "type": "joined_room",
+              "room": "channel:456",
+              "data": {
+                "message": "Joined room channel:456"
+              },
+              "timestamp": "2025-11-13T12:00:00Z"
+            }""",
+        )
+        for one in (user, bob):
+            assert like(
+                await one.recv(),
+                """{
+                  "type": "user_joined",
+                  "room": "channel:456",
+                  "data": {
+                    "username": "alice",
+                    "user_id": 12345
+                  },
+                  "sender": "alice",
+                  "timestamp": "2025-11-13T12:00:00Z"
+                }""",
+                id=True,
+            )
+            assert await one.settled() == []
+
+
+async def test_leave_room(serve: Serve):
+    """A leave is answered with left_room; the others hear user_left, and who left hears nothing of the room again."""
+    server = await serve()
+    async with connect(server, 2, "bob") as bob, alice(server) as user:
+        await bob.join("channel:456")
+        await user.join("channel:456")
+        await bob.recv_type("user_joined", sender="alice")
+        await user.settled()
+        await user.socket.send('{"type": "leave_room", "room": "channel:456"}')
+        left = await user.recv()
+        assert set(left) == {"type", "room", "data", "timestamp"}
+        assert (left["type"], left["room"]) == ("left_room", "channel:456")
+        assert left["data"] == {"message": "Left room channel:456"}
+        gone = await bob.recv()
+        assert set(gone) == {"type", "room", "data", "sender", "timestamp", "id"}
+        assert (gone["type"], gone["room"], gone["sender"]) == ("user_left", "channel:456", "alice")
+        assert gone["data"] == {"username": "alice", "user_id": 12345}
+        await bob.send("send_message", "channel:456", {"content": "Is anybody there?"})
+        await bob.recv_type("message")
+        assert await user.settled() == []
+
+
+async def test_send_message(serve: Serve):
+    """What is sent is broadcast to the room, the sender included, as the document shows it; without id, no reply."""
+    server = await serve()
+    async with connect(server, 2, "bob") as bob, alice(server) as user:
+        await user.join("channel:456")
+        await bob.join("channel:456")
+        await bob.recv_type("user_joined")
+        await user.settled()
+        await user.socket.send(
+            """{
+              "type": "send_message",
+              "room": "channel:456",
+              "data": {
+                "content": "Hello everyone!",
+                "metadata": {
+                  "reply_to": 789
+                }
+              }
+            }"""
+        )
+        for one in (user, bob):
+            assert like(
+                await one.recv(),
+                """{
+                  "type": "message",
+                  "room": "channel:456",
+                  "data": {
+                    "content": "Hello everyone!",
+                    "username": "alice",
+                    "user_id": 12345,
+                    "metadata": {
+                      "reply_to": 789
+                    }
+                  },
+                  "sender": "alice",
+                  "timestamp": "2025-11-13T12:00:00Z"
+                }""",
+                id=True,
+            )
+            assert await one.settled() == []
+
+
+async def test_ping(serve: Serve):
+    """A ping is answered with the document's pong, whose data has the time too."""
+    async with alice(await serve()) as user:
+        await user.socket.send('{ "type": "ping" }')
+        assert like(
+            await user.recv(),
+            """{
+              "type": "pong",
+              "data": {
+                "timestamp": "2025-11-13T12:00:00Z"
+              },
+              "timestamp": "2025-11-13T12:00:00Z"
+            }""",
+        )
+
+
+# Server to client.
+
+
+def test_every_event_type_of_the_document_has_an_owner():
+    """Chat, task, project and system events are declared by the plugin of their name, or the core."""
+    owned = {name: set(item.plugin.events) for name, item in registry.load().plugins.items()}
+    assert owned["chat"] == {"message", "message.edited", "message.deleted"}
+    assert owned["task"] == {f"task.{what}" for what in ("created", "updated", "status_changed", "assigned", "deleted")}
+    assert owned["project"] == {"project.updated", "project.archived"}
+    assert owned["core"] == {"user_joined", "user_left", "notification.new"}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        """{
+          "type": "task.created",
+          "room": "project:123",
+          "data": {
+            "task_id": 789,
+            "title": "New feature implementation",
+            "status": "todo",
+            "priority": "high",
+            "assignee": "bob",
+            "creator": "alice"
+          },
+          "sender": "alice",
+          "timestamp": "2025-11-13T12:00:00Z"
+        }""",
+        """{
+          "type": "task.status_changed",
+          "room": "project:123",
+          "data": {
+            "task_id": 789,
+            "old_status": "todo",
+            "new_status": "in_progress",
+            "changed_by": "bob"
+          },
+          "sender": "system",
+          "timestamp": "2025-11-13T12:00:00Z"
+        }""",
+    ],
+)
+async def test_the_examples_of_events(serve: Serve, example: str):
+    """What a backend publishes over HTTP is what the room hears, to the letter of the document's examples."""
+    server = await serve()
+    async with alice(server) as user:
+        await user.join("project:123")
+        await user.recv_type("user_joined")
+        published = {name: value for name, value in json.loads(example).items() if name != "timestamp"}
+        status, body = await call(server, "POST", "/api/v1/events", published)
+        assert status == 200
+        frame = await user.recv()
+        assert like(frame, example, id=True)
+        assert body == {"id": frame["id"]}
+
+
+async def test_the_example_of_a_notification(serve: Serve):
+    """A notification comes to every connection of its user, without room and sender, and to nobody else."""
+    server = await serve()
+    example = """{
+      "type": "notification.new",
+      "data": {
+        "title": "You were mentioned",
+        "message": "Alice mentioned you in channel #general",
+        "link": "/project/123/channel/456",
+        "priority": "normal"
+      },
+      "timestamp": "2025-11-13T12:00:00Z"
+    }"""
+    async with alice(server) as user, alice(server) as tab, connect(server, 2, "bob") as bob:
+        published = {"type": "notification.new", "room": "user:12345", "data": json.loads(example)["data"]}
+        status, _ = await call(server, "POST", "/api/v1/events", published)
+        assert status == 200
+        for one in (user, tab):
+            assert like(await one.recv(), example, id=True)
+            assert await one.settled() == []
+        assert await bob.settled() == []
+
+
+# Rooms.
+
+
+@pytest.mark.parametrize("room", ["project:123", "channel:456", "task:789"])
+async def test_the_room_types(serve: Serve, room: str):
+    """Each room type of the document can be joined by who has access, and talked in."""
+    async with alice(await serve()) as user:
+        assert (await user.join(room))["data"] == {"message": f"Joined room {room}"}
+        await user.send("send_message", room, {"content": "Hello"})
+        assert (await user.recv_type("message"))["room"] == room
+
+
+@pytest.mark.parametrize("room", ["channel:457", "project:456", "task:7890", "user:12345", "user:2"])
+async def test_a_room_without_access_is_4403(serve: Serve, room: str):
+    """An unauthorized join is told in an error frame, then closed with 4403 Forbidden; nobody hears of it."""
+    server = await serve()
+    async with alice(server) as user, connect(server, 2, "bob") as bob:
+        if not room.startswith("user:"):
+            await bob.join(room)
+            await bob.settled()
+        await user.send("join_room", room)
+        assert await user.closed() == (4403, "Forbidden")
+        assert [frame["type"] for frame in user.heard] == ["connected", "error"]
+        error = user.heard[-1]
+        assert set(error) == {"type", "room", "data", "timestamp"}
+        assert error["data"]["code"] == "forbidden"
+        words = {"user:12345": "You are in your own room", "user:2": "another user's own room"}
+        assert words.get(room, f"You have no access to {room}.") in error["data"]["error"]
+        assert await bob.settled() == []
+
+
+# Error codes.
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?token=",
+        "?token=nonsense",
+        f"?token={token_for(expires_in=-1)}",
+        f"?token={token_for()[:-3]}abc",
+        "?ticket=nonsense",
+    ],
+    ids=["none", "empty", "nonsense", "expired", "forged", "ticket"],
+)
+async def test_4401(serve: Serve, query: str):
+    """No token, or one that is invalid or expired: 4401 Authentication Failed, with no frame before it."""
+    assert await refused(await serve(), PATH + query) == (4401, "Authentication Failed")
+
+
+async def test_4429(serve: Serve):
+    """The sixth connection of a user is closed with 4429; one of the five that goes makes room, as does no other's."""
+    server = await serve()
+    path = f"{PATH}?token={token_for(12345)}"
+    async with (
+        connect(server, 12345) as first,
+        connect(server, 12345),
+        connect(server, 12345),
+        connect(server, 12345),
+        connect(server, 12345),
+        connect(server, 2, "bob"),
+    ):
+        assert await refused(server, path) == (4429, "Too Many Connections")
+        await first.socket.close()
+        async with connect(server, 12345):
+            assert await refused(server, path) == (4429, "Too Many Connections")
+
+
+class Broken(MemoryBroker):
+    async def admit(self, user_id: Any, connection: int, limit: int) -> bool:
+        raise ZeroDivisionError
+
+
+async def test_4500(serve: Serve):
+    """A server that fails says so with 4500 Internal Server Error."""
+    server = await serve(broker=Broken())
+    assert await refused(server, f"{PATH}?token={token_for()}") == (4500, "Internal Server Error")
+
+
+def test_the_close_codes_have_the_documents_reasons():
+    """The four codes of the document are sent with its words."""
+    reasons = {(close.code, close.reason) for close in CLOSES}
+    assert {
+        (4401, "Authentication Failed"),
+        (4403, "Forbidden"),
+        (4429, "Too Many Connections"),
+        (4500, "Internal Server Error"),
+    } <= reasons
+
+
+async def test_the_error_frame(serve: Serve):
+    """An error is the document's frame, with a stable code beside its sentence, and the connection lives on."""
+    async with alice(await serve()) as user:
+        await user.socket.send("hello")
+        error = await user.recv()
+        assert set(error) == {"type", "data", "timestamp"}
+        assert set(error["data"]) == {"error", "code"}
+        assert error["data"]["code"] == "bad_json"
+        assert await user.settled() == []
+
+
+# Best practices and examples.
+
+
+async def test_a_queue_that_is_sent_on_open(serve: Serve):
+    """What a client sends before it has read its welcome is carried out, in order, after the welcome."""
+    server = await serve()
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    queue = [
+        {"type": "join_room", "room": "channel:1"},
+        *({"type": "send_message", "room": "channel:1", "data": {"content": str(n)}} for n in range(20)),
+    ]
+    head = (
+        f"GET {PATH}?token={token_for()} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    await peer.send(head.encode() + b"".join(masked(TEXT, json.dumps(message).encode()) for message in queue))
+    await peer.head()
+    frames = [json.loads((await peer.frame())[1]) for _ in range(23)]
+    peer.close()
+    assert [frame["type"] for frame in frames] == ["connected", "joined_room", "user_joined", *["message"] * 20]
+    assert [frame["data"]["content"] for frame in frames[3:]] == [str(n) for n in range(20)]
+
+
+async def test_a_client_that_reconnects_goes_on(serve: Serve):
+    """After a lost connection the same token connects again, as the document's reconnecting client does."""
+    server = await serve()
+    token = token_for(12345, expires_in=60)
+    for _ in range(8):
+        async with connect(server, token=token) as user:
+            await user.join("channel:1")
+            user.socket.transport.abort()
+
+
+async def test_the_lines_for_wscat(serve: Serve):
+    """The two lines of the document, typed as they are, join a room and talk there."""
+    async with connect(await serve()) as user:
+        await user.socket.send('{"type": "join_room", "room": "channel:1"}')
+        await user.socket.send('{"type": "send_message", "room": "channel:1", "data": {"content": "Hello"}}')
+        message = await user.recv_type("message")
+        assert message["data"] == {"content": "Hello", "username": "alice", "user_id": 1, "metadata": {}}
+
+
+# Configuration.
+
+
+def test_the_settings_of_the_document():
+    """The variables are named as in the document and default to its values."""
+    chosen = Settings.from_env({"JWT_SECRET": SECRET})
+    assert (chosen.max_connections_per_user, chosen.ws_heartbeat_interval, chosen.redis_url) == (5, 30, None)
+    given = {"JWT_SECRET": SECRET, "MAX_CONNECTIONS_PER_USER": "2", "WS_HEARTBEAT_INTERVAL": "12"}
+    chosen = Settings.from_env(given)
+    assert (chosen.max_connections_per_user, chosen.ws_heartbeat_interval) == (2, 12)
+
+
+async def test_another_limit_of_connections(serve: Serve):
+    """MAX_CONNECTIONS_PER_USER is the limit."""
+    server = await serve(max_connections_per_user=1)
+    async with alice(server):
+        assert await refused(server, f"{PATH}?token={token_for(12345)}") == (4429, "Too Many Connections")
+
+
+def test_the_core_commands_belong_to_the_core():
+    """The four messages of the document and refresh_token cannot be taken by a plugin."""
+    loaded = registry.load()
+    for command in ("join_room", "leave_room", "ping", "refresh_token"):
+        assert loaded.owner("command", command) == builtin.name
+    assert loaded.owner("command", "send_message") == "chat"
+
+
+async def test_who_the_user_is(serve: Serve):
+    """The id is user_id or else sub, a decimal one as a number; the name is the first of its claims, or the id."""
+    server = await serve()
+    for claims, data in [
+        ({"user_id": "7", "username": "alice"}, (7, "alice")),
+        ({"user_id": None, "sub": "42", "username": None, "preferred_username": "bob"}, (42, "bob")),
+        ({"user_id": None, "sub": "a1b2", "username": None, "name": "Carol"}, ("a1b2", "Carol")),
+        ({"user_id": 9, "username": None}, (9, "9")),
+    ]:
+        async with connect(server, token=token_for(**claims)) as user:
+            assert (user.welcome["data"]["user_id"], user.welcome["data"]["username"]) == data

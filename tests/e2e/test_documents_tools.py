@@ -1,0 +1,74 @@
+"""The documents under the tools of those who use them, wherever they are installed: AsyncAPI's parser and TypeScript.
+
+They are found as Node's modules at NODE_PATH, ``@asyncapi/parser`` and ``typescript``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+from roomcast.registry import Registry
+from roomcast.specs.asyncapi import asyncapi
+from roomcast.specs.typescript import typescript
+
+MODULES = Path(os.environ.get("NODE_PATH", "/nowhere"))
+NODE = shutil.which("node")
+#: Nothing here takes so long, in seconds.
+PATIENCE = 120
+
+PARSE = """
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+const { Parser } = createRequire(process.argv[2] + "/")("@asyncapi/parser");
+const { document, diagnostics } = await new Parser().parse(readFileSync(process.argv[3], "utf8"));
+const errors = diagnostics.filter(({ severity }) => severity === 0);
+console.log(JSON.stringify({ errors, operations: document?.operations().all().length ?? 0 }));
+"""
+USE = """
+import { ChatClient } from "./roomcast.js";
+import "./types.js";
+
+const client = new ChatClient("token");
+client.on("task.created", (event) => { const title: string = event.data.title; console.log(title); });
+client.on("animal.fed", (event) => { const name: string = event.data.keeper.name; console.log(name); });
+client.send({ type: "animal.feed", room: "cage:1", data: { animal: "bear", food: "hay" } });
+// @ts-expect-error: an event has no such field
+client.on("task.created", (event) => event.data.nothing);
+// @ts-expect-error: a bear eats no bread
+client.send({ type: "animal.feed", room: "cage:1", data: { animal: "bear", food: "bread" } });
+"""
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Run a tool to its end; what it says is the failure's message."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+if NODE and (MODULES / "@asyncapi" / "parser").exists():
+
+    def test_asyncapi_is_valid(everything: Registry, tmp_path: Path) -> None:
+        """AsyncAPI's own parser finds no error, and every operation."""
+        document = asyncapi(everything)
+        (tmp_path / "asyncapi.json").write_text(json.dumps(document))
+        (tmp_path / "parse.mjs").write_text(PARSE)
+        found = json.loads(run(str(NODE), "parse.mjs", str(MODULES), "asyncapi.json", cwd=tmp_path))
+        assert found == {"errors": [], "operations": len(document["operations"])}
+
+
+if NODE and (MODULES / "typescript").exists():
+
+    def test_typescript_accepts_the_types(everything: Registry, tmp_path: Path) -> None:
+        """Under ``tsc --strict`` events and commands of all plugins, foreign ones too, have their types."""
+        for name in ("roomcast.js", "roomcast.d.ts"):
+            (tmp_path / name).write_bytes(files("roomcast.static").joinpath(name).read_bytes())
+        (tmp_path / "types.d.ts").write_text(typescript(everything))
+        (tmp_path / "use.ts").write_text(USE)
+        options = ("--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "use.ts", "types.d.ts")
+        run(str(NODE), str(MODULES / "typescript" / "bin" / "tsc"), *options, cwd=tmp_path)

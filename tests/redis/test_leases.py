@@ -1,0 +1,227 @@
+"""Leases on Redis: never more than the limit, on all nodes, whatever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis_nodes import Node, nodes, until
+from redis_servers import FreshRedis, RedisServer, run
+
+from roomcast.broker.base import UserId
+from roomcast.errors import Unavailable
+
+#: A lease that tests can wait for the end of, in seconds.
+SHORT = 0.4
+
+
+async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
+    """The keys there are under ``prefix``, and how long each lives on, in ms."""
+    return {key: await server("PTTL", key) for key in await server("KEYS", f"*{prefix}*")}
+
+
+async def test_20_users_at_50_doors_of_3_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Of 50 concurrent connections of each of 20 users, on 3 nodes, exactly the limit is admitted."""
+    async with nodes(redis_server.url, redis_prefix, 3) as three:
+        tries = [(user, number) for user in range(20) for number in range(50)]
+        random.shuffle(tries)
+        taken = await asyncio.gather(*[three[n % 3].leases.admit(user, n, 5) for user, n in tries])
+        for user in range(20):
+            admitted = [n for (who, n), was in zip(tries, taken, strict=True) if who == user and was]
+            assert len(admitted) == await three[0].leases.count(user) == 5
+        for (user, number), was in zip(tries, taken, strict=True):
+            if was:
+                await three[number % 3].leases.release(user, number)
+        assert await keys_of(redis_server, redis_prefix) == {}
+
+
+async def test_the_same_number_on_two_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Connections are numbered by each node: the same number on another node is another connection."""
+    async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
+        assert [await node.leases.admit(1, 1, 2) for node in (a, b, a, b)] == [True] * 4
+        assert await a.leases.count(1) == 2
+        await a.leases.release(1, 1)
+        assert not await b.leases.admit(1, 2, 1)
+        await b.leases.release(1, 1)
+        assert await a.leases.count(1) == 0
+
+
+@pytest.mark.parametrize("user_id", ["7", "", "a}b{c", '"', "é☃", "\0", "\ud800", 2**70, -7])
+async def test_user_ids_are_only_ids(redis_server: RedisServer, redis_prefix: str, user_id: UserId) -> None:
+    """Any user id is one of its own, and the text of a number is not that number."""
+    async with nodes(redis_server.url, redis_prefix, 1) as (node,):
+        assert await node.leases.admit(7, 1, 1)
+        assert await node.leases.admit(user_id, 2, 1)
+        assert not await node.leases.admit(user_id, 3, 1)
+        assert await node.leases.count(user_id) == 1
+        await node.leases.release(user_id, 2)
+        assert (await node.leases.count(user_id), await node.leases.count(7)) == (0, 1)
+
+
+async def test_a_dead_nodes_leases_lapse(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Leases that their node renews last; those of a node that died are free again, and their key is gone."""
+    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (alive, dead):
+        assert await alive.leases.admit(1, 1, 3)
+        assert [await dead.leases.admit(1, n, 3) for n in (1, 2, 3)] == [True, True, False]
+        assert await dead.leases.admit(2, 4, 1)
+        await dead.die()
+
+        async def is_free() -> bool:
+            await alive.leases.renew()
+            return await alive.leases.count(1) == 1 and await keys_of(redis_server, redis_prefix) != {}
+
+        await until(is_free)
+        assert [await alive.leases.admit(1, n, 3) for n in (2, 3, 4)] == [True, True, False]
+        await until(lambda: _holds(redis_server, redis_prefix, keys=0))
+
+
+async def _holds(server: RedisServer, prefix: str, keys: int) -> bool:
+    return len(await keys_of(server, prefix)) == keys
+
+
+async def test_every_key_ends_with_its_last_lease(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A user's key expires when the last of its leases does, also when the first of them is given back."""
+    async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
+        for user in range(5):
+            for number in range(6):
+                await (a, b)[number % 2].leases.admit(user, number, 4)
+        await a.leases.renew()
+        await a.leases.release(1, 0)
+        found = await keys_of(redis_server, redis_prefix)
+        assert len(found) == 5
+        assert all(25_000 < left <= 30_000 for left in found.values()), found
+
+
+async def test_a_node_that_stood_still_takes_its_leases_again(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Leases that lapsed though their connections live are taken again at the next renewal, even above the limit."""
+    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, still):
+        assert await still.leases.admit(1, 1, 1)
+        await until(lambda: a.leases.admit(1, 1, 1))
+        await still.leases.renew()
+        assert await a.leases.count(1) == 2
+        await still.leases.release(1, 1)
+        assert not await a.leases.admit(1, 2, 1)
+
+
+async def test_redis_away(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """While Redis is away nobody is admitted but who was, releases count at once, and all is made good afterwards."""
+    server = await fresh_redis(appendonly="yes", appendfsync="always")
+    async with nodes(server.url, redis_prefix, 2) as (a, b):
+        assert all([await a.leases.admit(1, n, 5) for n in (1, 2, 3)])
+        assert await b.leases.admit(1, 1, 5)
+        server.kill()
+        await until(lambda: _is_refused(a))
+        assert await a.leases.admit(1, 3, 5)
+        await a.leases.release(1, 1)
+        await a.leases.release(1, 2)
+        await a.leases.renew()
+        await server.start()
+        await until(a.reaches_redis)
+        assert await a.leases.count(1) == 4
+        await a.leases.restore()
+        await a.leases.restore()
+        assert await a.leases.count(1) == 2
+
+
+async def _is_refused(node: Node) -> bool:
+    try:
+        await node.leases.admit("refused", 99, 5)
+    except Unavailable:
+        return True
+    await node.leases.release("refused", 99)
+    return False
+
+
+async def test_redis_has_lost_everything(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """After a restart without data each node's leases are there again, and no more."""
+    server = await fresh_redis()
+    async with nodes(server.url, redis_prefix, 3) as three:
+        for n, node in enumerate(three):
+            assert await node.leases.admit(1, n, 5)
+            assert await node.leases.admit(f"only {n}", n, 5)
+        await three[0].leases.admit(2, 7, 5)
+        await three[0].leases.release(2, 7)
+        server.kill()
+        await server.start()
+        for node in three:
+            await until(node.reaches_redis)
+            await node.leases.restore()
+        assert [await three[0].leases.count(user) for user in (1, 2, "only 0", "only 2")] == [3, 0, 1, 1]
+        assert not await three[1].leases.admit(1, 9, 3)
+
+
+async def test_an_admission_that_nobody_waits_for(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A lease whose asker was cancelled before the answer is given back at the next renewal."""
+    async with nodes(redis_server.url, redis_prefix, 1) as (node,):
+        asking = asyncio.create_task(node.leases.admit(1, 1, 1))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        await node.leases.renew()
+        assert await node.leases.count(1) == 0
+        assert await node.leases.admit(1, 2, 1)
+
+
+async def test_closing_gives_all_back(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A node that closes leaves no lease behind, and none of another node's is touched."""
+    async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
+        for n in range(300):
+            await a.leases.admit(n, n, 5)
+        await b.leases.admit(7, 1, 5)
+        await a.leases.close()
+        assert await keys_of(redis_server, redis_prefix) == {
+            f"{{{redis_prefix}:u:7}}:l": pytest.approx(30_000, abs=5e3)
+        }
+        await a.leases.close()
+
+
+async def test_closing_without_redis(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """A node closes also when Redis is away."""
+    server = await fresh_redis()
+    async with nodes(server.url, redis_prefix, 1) as (node,):
+        await node.leases.admit(1, 1, 5)
+        server.kill()
+        await until(lambda: _is_refused(node))
+        await node.leases.close()
+
+
+STEPS = st.tuples(
+    st.sampled_from(["admit", "release", "renew"]), st.integers(0, 2), st.integers(1, 2), st.integers(1, 4)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(STEPS, max_size=6), max_size=8))
+def test_any_order_of_steps(redis_server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
+    """Rounds of concurrent steps on three nodes never exceed the limit, and end as the nodes' own books say."""
+    run(_play(redis_server, rounds))
+
+
+async def _play(server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
+    held: set[tuple[int, int, int]] = set()
+    async with nodes(server.url, f"play-{secrets.token_hex(5)}", 3) as three:
+
+        async def step(what: str, node: int, user: int, connection: int) -> None:
+            lease = (node, user, connection)
+            if what == "admit" and await three[node].leases.admit(user, connection, 3):
+                held.add(lease)
+            elif what == "release":
+                held.discard(lease)
+                await three[node].leases.release(user, connection)
+            elif what == "renew":
+                await three[node].leases.renew()
+
+        for steps in rounds:
+            distinct = {one[1:]: one for one in steps}  # a connection does one thing at a time
+            await asyncio.gather(*[step(*one) for one in distinct.values()])
+            for user in (1, 2):
+                mine = sum(who == user for _, who, _ in held)
+                assert mine == await three[0].leases.count(user) <= 3
+        for node in three:
+            await node.leases.close()
+        assert [await three[0].leases.count(user) for user in (1, 2)] == [0, 0]

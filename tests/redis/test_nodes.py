@@ -1,0 +1,220 @@
+"""Several nodes on one Redis, as clients and backends see them: nobody can tell which node they are on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from redis_servers import FreshRedis, RedisServer
+from serving import call, connect, refused, running, token_for
+from tcp_proxy import Proxy
+
+from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.urls import parse
+from roomcast.web.server import Server
+
+Nodes = Callable[..., Awaitable[list[Server]]]
+ROOM = "channel:1"
+
+
+@pytest.fixture
+async def nodes(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Nodes]:
+    """``await nodes(3)``: so many servers on the shared Redis."""
+    async with AsyncExitStack() as stack:
+
+        async def start(count: int, **settings: Any) -> list[Server]:
+            brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix) for _ in range(count)]
+            return [await stack.enter_async_context(running(broker=broker, **settings)) for broker in brokers]
+
+        yield start
+
+
+async def test_a_message_crosses_nodes(nodes: Nodes) -> None:
+    """What is said on one node is heard on the others, by everyone in the room and nobody else."""
+    a, b = await nodes(2)
+    async with connect(a, 1, "alice") as alice, connect(b, 2, "bob") as bob, connect(b, 3, "carol") as carol:
+        await alice.join(ROOM)
+        await bob.join(ROOM)
+        await carol.join("channel:2")
+        await alice.send("send_message", ROOM, {"content": "Hello"}, id="1")
+        sent = await alice.recv_type("sent")
+        heard = await bob.recv_type("message")
+        assert heard["data"]["content"] == "Hello"
+        assert heard["id"] == sent["data"]["event_id"]
+        assert [frame for frame in await carol.settled() if frame["type"] == "message"] == []
+
+
+async def test_the_author_may_edit_at_once(nodes: Nodes) -> None:
+    """A message that was acknowledged is in the history of the node that acknowledged it."""
+    (a,) = await nodes(1)
+    async with connect(a) as alice:
+        await alice.join(ROOM)
+        for i in range(20):
+            await alice.send("send_message", ROOM, {"content": str(i)}, id=i)
+            sent = await alice.recv_type("sent", id=i)
+            edit = {"message_id": sent["data"]["event_id"], "content": "better"}
+            await alice.send("edit_message", ROOM, edit, id=f"e{i}")
+            assert (await alice.recv_type("sent", id=f"e{i}"))["data"]["event_id"]
+
+
+async def test_resume_on_another_node(nodes: Nodes) -> None:
+    """A client that was on one node gets on another what it missed, in order, then what comes live, each once."""
+    a, b, c = await nodes(3)
+    async with connect(a, 1, "alice") as alice:
+        await alice.join(ROOM)
+        async with connect(b, 2, "bob") as bob:
+            await bob.join(ROOM)
+            await alice.send("send_message", ROOM, {"content": "0"})
+            seen = (await bob.recv_type("message"))["id"]
+        for i in range(1, 6):
+            await alice.send("send_message", ROOM, {"content": str(i)})
+        await alice.settled()
+        async with connect(c, 2, "bob") as bob:
+            joined = await bob.join(ROOM, since=seen)
+            assert joined["data"]["recovered"] is True
+            await alice.send("send_message", ROOM, {"content": "6"})
+            contents = [(await bob.recv_type("message"))["data"]["content"] for _ in range(6)]
+            assert contents == ["1", "2", "3", "4", "5", "6"]
+
+
+async def test_comings_and_goings_are_told_once(nodes: Nodes) -> None:
+    """A user with tabs on two nodes comes once and goes once, and every node's list of members has them once."""
+    a, b, c = await nodes(3)
+    async with connect(c, 9, "watcher") as watcher:
+        await watcher.join(ROOM)
+        await watcher.recv_type("user_joined")
+        async with connect(a, 1, "alice") as one:
+            await one.join(ROOM)
+            assert (await watcher.recv_type("user_joined"))["data"]["username"] == "alice"
+            async with connect(b, 1, "alice") as two:
+                await two.join(ROOM)
+                for node in (a, b, c):
+                    _, body = await call(node, "GET", f"/api/v1/rooms/{ROOM}/members")
+                    assert [member["username"] for member in body["members"]] == ["watcher", "alice"]
+            await two.socket.wait_closed()
+        left = await watcher.recv_type("user_left")
+        assert left["data"]["username"] == "alice"
+        comings = [f for f in [*watcher.heard, *await watcher.settled()] if f["type"] in ("user_joined", "user_left")]
+        assert [(f["type"], f["data"]["username"]) for f in comings] == [
+            ("user_joined", "watcher"),
+            ("user_joined", "alice"),
+            ("user_left", "alice"),
+        ]
+
+
+async def test_the_limit_holds_for_all_nodes(nodes: Nodes) -> None:
+    """A user has no more connections on all nodes together than on one, and a slot is free as soon as one ends."""
+    three = await nodes(3, max_connections_per_user=2)
+    path = f"/api/v1/ws/connect?token={token_for(7)}"
+    async with connect(three[0], 7), AsyncExitStack() as stack:
+        await stack.enter_async_context(connect(three[1], 7))
+        assert await refused(three[2], path) == (4429, "Too Many Connections")
+        assert await refused(three[0], path) == (4429, "Too Many Connections")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                async with connect(three[2], 7):
+                    return
+            except KeyError:
+                continue
+
+
+async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:
+    """An operator's order is carried out wherever the user is, and says how many connections it meets on all nodes."""
+    a, b = await nodes(2)
+    async with connect(b, 2, "bob") as bob, connect(a, 2, "bob") as tab:
+        await bob.join(ROOM)
+        status, _ = await call(a, "DELETE", f"/api/v1/rooms/{ROOM}/members/2")
+        assert status < 300
+        await bob.recv_type("left_room", room=ROOM)
+        counted = await call(a, "DELETE", "/api/v1/users/2/connections")
+        assert counted == (200, {"user_id": 2, "connections": 2})
+        for one in (bob, tab):
+            assert await one.closed() == (4410, "Disconnected")
+
+
+async def test_a_revocation_reaches_every_node(nodes: Nodes) -> None:
+    """A token revoked at one node is closed and refused at all, also at one that is started afterwards."""
+    a, b = await nodes(2)
+    stolen, good = token_for(2, "bob", jti="stolen"), token_for(2, "bob", jti="good")
+    closed = (4401, "Authentication Failed")
+    async with connect(b, token=stolen) as thief, connect(b, token=good) as bob, connect(a, 3, "carol") as carol:
+        assert (await call(a, "DELETE", "/api/v1/users/2/tokens/stolen"))[0] == 200
+        assert await thief.closed() == closed
+        (c,) = await nodes(1)
+        for node in (a, b, c):
+            assert await refused(node, f"/api/v1/ws/connect?token={stolen}") == closed
+        assert await bob.settled() == []
+        assert (await call(c, "DELETE", "/api/v1/users/2/tokens"))[0] == 200
+        assert await bob.closed() == closed
+        for node in (a, b, c):
+            assert await refused(node, f"/api/v1/ws/connect?token={good}") == closed
+        assert await carol.settled() == []
+
+
+async def test_notifications_find_their_user(nodes: Nodes) -> None:
+    """What is published to a user's own room reaches all their connections, wherever they are."""
+    a, b, c = await nodes(3)
+    async with connect(b, 2, "bob") as one, connect(c, 2, "bob") as two:
+        event = {"type": "notification.new", "room": "user:2", "data": {"title": "Hi", "message": "There"}}
+        status, _ = await call(a, "POST", "/api/v1/events", event)
+        assert status < 300
+        for client in (one, two):
+            assert (await client.recv_type("notification.new"))["data"]["title"] == "Hi"
+
+
+async def test_an_idempotency_key_counts_on_all_nodes(nodes: Nodes) -> None:
+    """The same request at two nodes is done once, and answered twice alike."""
+    a, b = await nodes(2)
+    event = {"type": "message", "room": ROOM, "data": {"content": "once", "user_id": 1, "username": "alice"}}
+    answers = [
+        await call(node, "POST", "/api/v1/events", event, headers={"Idempotency-Key": "k"}) for node in (a, b, a)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    _, body = await call(b, "GET", f"/api/v1/rooms/{ROOM}/history")
+    assert len(body["events"]) == 1
+
+
+async def test_a_ticket_is_for_any_node_once(nodes: Nodes) -> None:
+    """A ticket of one node opens a connection on another, and only one."""
+    a, b = await nodes(2)
+    headers = {"Authorization": f"Bearer {token_for(1)}"}
+    _, body = await call(a, "POST", "/api/v1/tickets", key=None, headers=headers)
+    path = f"/api/v1/ws/connect?ticket={body['ticket']}"
+    async with connect(b, path=path) as alice:
+        assert alice.welcome["type"] == "connected"
+        assert (await refused(a, path))[0] == 4401
+
+
+async def test_rooms_and_ready(nodes: Nodes) -> None:
+    """Every node lists the rooms of all, and says that it is ready."""
+    a, b = await nodes(2)
+    async with connect(a, 1, "alice") as alice:
+        await alice.join(ROOM)
+        _, body = await call(b, "GET", "/api/v1/rooms")
+        assert [room["room"] for room in body["rooms"]] == [ROOM]
+        assert (await call(b, "GET", "/health/ready"))[0] == 200
+
+
+async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedis) -> None:
+    """A node that was cut off for longer than signals are kept asks whose tokens were revoked; others stay."""
+    redis = await fresh_redis()
+    async with Proxy("127.0.0.1", redis.port) as proxy:
+        whole = RedisBroker(parse(redis.url), history_size=1)
+        cut_off = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), history_size=1)
+        async with (
+            running(broker=whole) as a,
+            running(broker=cut_off) as b,
+            connect(b, token=token_for(jti="stolen")) as thief,
+            connect(b, token=token_for(jti="2")) as alice,
+        ):
+            await proxy.stop()
+            await call(a, "DELETE", "/api/v1/users/1/tokens/stolen")
+            for _ in range(250):
+                await a.gateway.signals.disconnect("nobody")
+            await proxy.start()
+            assert await thief.closed() == (4401, "Authentication Failed")
+            assert await alice.settled() == []

@@ -1,0 +1,134 @@
+"""The servers that tests on Redis start: that they come, hang, die and come back as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import TESTS
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError, TimeoutError
+from redis_servers import Authority, Cluster, FreshRedis, RedisServer, SentinelTrio, over_tls, run, until
+
+
+async def test_a_killed_server_comes_back_at_its_port_without_what_it_knew(fresh_redis: FreshRedis) -> None:
+    """It is gone at once, and empty when it comes back."""
+    server = await fresh_redis()
+    port, run_id = server.port, (await server.info("server"))["run_id"]
+    await server("SET", "a", 1)
+    server.kill()
+    with pytest.raises(RedisError):
+        await server("PING")
+    await server.start()
+    assert server.port == port
+    assert (await server.info("server"))["run_id"] != run_id
+    assert await server("GET", "a") is None
+
+
+async def test_with_appendonly_a_restart_loses_nothing(fresh_redis: FreshRedis) -> None:
+    """What was written is there after a restart in order."""
+    server = await fresh_redis(appendonly="yes")
+    await server("SET", "a", 1)
+    await server.restart()
+    assert await server("GET", "a") == "1"
+
+
+async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: FreshRedis) -> None:
+    """It hangs, and then answers what it was asked meanwhile."""
+    server = await fresh_redis()
+    async with server.client(socket_timeout=0.1) as client:
+        await client.ping()
+        server.pause()
+        with pytest.raises(TimeoutError):
+            await client.ping()
+    question = asyncio.create_task(server("PING"))
+    server.resume()
+    assert await question
+
+
+async def test_a_password_or_a_user_is_asked_for(fresh_redis: FreshRedis) -> None:
+    """Who has none is refused; the URL has what is needed."""
+    for server in (await fresh_redis(password="secret"), await fresh_redis(user="app", password="secret")):
+        for url, allowed in ((server.url, True), (f"redis://{server.address}", False)):
+            async with Redis.from_url(url) as client:
+                if allowed:
+                    await client.ping()
+                else:
+                    with pytest.raises(AuthenticationError):
+                        await client.ping()
+
+
+async def test_a_unix_socket_and_tls(fresh_redis: FreshRedis, tmp_path: Path) -> None:
+    """A server is reached through its socket, and over TLS by who trusts the authority."""
+    server = await fresh_redis(unix_socket=True)
+    assert server.url.startswith("unix:///")
+    authority = Authority(tmp_path)
+    async with over_tls(server, authority) as url:
+        for client in (Redis.from_url(server.url), Redis.from_url(url, ssl_ca_certs=str(authority.ca))):
+            async with client:
+                await client.ping()
+        async with Redis.from_url(url) as stranger:
+            with pytest.raises(RedisError, match="certificate verify failed"):
+                await stranger.ping()
+
+
+async def test_a_start_that_fails_shows_the_log(fresh_redis: FreshRedis) -> None:
+    """What the server said of its end is in the error, and nothing is left."""
+    with pytest.raises(AssertionError, match="Bad directive") as error:
+        await fresh_redis(no_such_thing="yes")
+    assert "ended at its start" in str(error.value)
+
+
+def test_a_server_does_not_outlive_who_started_it() -> None:
+    """When the process of the tests is killed, its servers die."""
+    code = (
+        "import redis_servers as r, os; s = r.RedisServer(); r.run(s.start()); print(s.port, s.directory); os._exit(9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS / "support", capture_output=True, text=True, timeout=20
+    )
+    port, directory = done.stdout.split()
+    server = RedisServer()
+    server.port = int(port)
+    try:
+
+        async def is_gone() -> bool:
+            try:
+                await server("PING")
+            except RedisError:
+                return True
+            return False
+
+        run(until(is_gone, "the server is gone"))
+    finally:
+        server.close()
+        for path in Path(directory).iterdir():
+            path.unlink()
+        Path(directory).rmdir()
+
+
+async def test_sentinel_replaces_a_killed_primary(sentinel_trio: SentinelTrio) -> None:
+    """The replica becomes the primary, and the old one its replica, with what was written."""
+    before = await sentinel_trio.primary()
+    await before("SET", "a", 1)
+    await before("WAIT", 1, 5000)
+    assert await sentinel_trio.kill_primary() is before
+    after = await sentinel_trio.failed_over(before)
+    assert after is not before
+    assert await after("GET", "a") == "1"
+    await before.start()
+
+
+async def test_the_cluster_replaces_a_killed_primary(redis_cluster: Cluster) -> None:
+    """The key's replica takes over, with what was written."""
+    before = await redis_cluster.primary_of("a")
+    await before("SET", "a", 1)
+    await before("WAIT", 1, 5000)
+    assert await redis_cluster.kill_primary_of("a") is before
+    after = await redis_cluster.failed_over("a", before)
+    assert await after("GET", "a") == "1"
+    await before.start()
+    await until(redis_cluster.is_ready, "the cluster is whole again")

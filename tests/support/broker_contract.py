@@ -1,0 +1,709 @@
+"""What every broker must keep: inherit ``BrokerContract`` in a test module and give it a fixture ``house``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from roomcast.broker.base import KEY_TTL, Broker, Event, History, Member, PresenceChange, Publication
+from roomcast.errors import Unavailable
+
+#: What the broker of a house is made with.
+HISTORY_SIZE = 5
+HISTORY_TTL = 60.0
+
+ROOM = "channel:1"
+OTHER = "channel:2"
+
+
+class Heard:
+    """A listener that writes down what it is told, and can be waited on since a broker may tell it later."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, bytes]] = []
+        self.resyncs: list[tuple[str, str]] = []
+        self.signals: list[bytes] = []
+        self.signals_lost = 0
+        self.gone: list[tuple[str, Member, int]] = []
+        self.back: list[tuple[str, Member, int]] = []
+        self._told = asyncio.Event()
+
+    def on_event(self, room: str, id: str, payload: bytes) -> None:
+        self.events.append((room, id, payload))
+        self._told.set()
+
+    def on_resync(self, room: str, last_id: str) -> None:
+        self.resyncs.append((room, last_id))
+        self._told.set()
+
+    def on_member_lost(self, room: str, member: Member, users: int) -> None:
+        self.gone.append((room, member, users))
+        self._told.set()
+
+    def on_member_returned(self, room: str, member: Member, users: int) -> None:
+        self.back.append((room, member, users))
+        self._told.set()
+
+    def on_signal(self, message: bytes) -> None:
+        self.signals.append(message)
+        self._told.set()
+
+    def on_signals_lost(self) -> None:
+        self.signals_lost += 1
+        self._told.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; fail after 10 s."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._told.clear()
+                await self._told.wait()
+
+
+@dataclass
+class House:
+    """A started broker, its listener, and a way to let time pass for it."""
+
+    broker: Broker
+    pass_time: Callable[[float], Awaitable[None]]
+    heard: Heard = field(default_factory=Heard)
+
+    async def fill(self, count: int, room: str = ROOM) -> list[str]:
+        """Publish ``count`` events, their payloads b"0", b"1", ...; return their ids."""
+        return [await self.broker.publish(room, b"%d" % i) for i in range(count)]
+
+    async def heard_up_to_now(self) -> list[tuple[str, str, bytes]]:
+        """Everything the listener was told of up to now, made sure of by an event that comes after it."""
+        marker = "channel:marker"
+        await self.broker.subscribe([marker])
+        last = await self.broker.publish(marker, b"")
+        await self.heard.until(lambda: (marker, last, b"") in self.heard.events)
+        return [event for event in self.heard.events if event[0] != marker]
+
+
+def split(event_id: str) -> tuple[str, int]:
+    """The epoch and the offset of an id, which must look like one."""
+    found = re.fullmatch(r"([A-Za-z0-9_.~]+)-(0|[1-9][0-9]*)", event_id)
+    assert found is not None, event_id
+    return found[1], int(found[2])
+
+
+def not_ids(good: str) -> dict[str, str]:
+    """Strings that a client may send and that are no id of the room which gave ``good``, each with a name."""
+    epoch, offset = split(good)
+    return {
+        "empty": "",
+        "no dash": epoch,
+        "no offset": f"{epoch}-",
+        "only a dash": "-",
+        "no epoch": f"-{offset}",
+        "beyond the top": f"{epoch}-{offset + 1}",
+        "far beyond the top": f"{epoch}-{2**64}",
+        "more digits than int() takes": f"{epoch}-{'9' * 5000}",
+        "many zeros": f"{epoch}-{'0' * 5000}{offset}",
+        "negative": f"{epoch}--1",
+        "signed": f"{epoch}-+{offset}",
+        "leading zero": f"{epoch}-0{offset}",
+        "spaces": f"{epoch}- {offset}",
+        "underscore": f"{epoch}-1_0",
+        "fraction": f"{epoch}-{offset}.0",
+        "other digits": f"{epoch}-\u0663",
+        "superscript": f"{epoch}-\u00b2",
+        "line end": f"{epoch}-{offset}\n",
+        "nul": f"{epoch}-{offset}\0",
+        "lone surrogate": f"{epoch}-\ud800",
+        "another epoch": f"{epoch}x-{offset}",
+        "epoch cut short": f"{epoch[:-1]}-{offset}",
+        "a stream's id": "1700000000000-0",
+        "long": "x" * 100_000,
+    }
+
+
+class PublishContract:
+    async def test_ids_count_up(self, house: House) -> None:
+        """The ids of a room have one epoch and offsets that count up by one from 1."""
+        parts = [split(event_id) for event_id in await house.fill(4)]
+        assert parts == [(parts[0][0], offset) for offset in (1, 2, 3, 4)]
+
+    async def test_rooms_count_apart(self, house: House) -> None:
+        """What is published in one room moves no offset of another."""
+        await house.fill(3)
+        assert split(await house.broker.publish(OTHER, b"x"))[1] == 1
+        assert split(await house.broker.publish(ROOM, b"x"))[1] == 4
+
+    @pytest.mark.parametrize("payload", [b"", b"\0", b"\r\n", b"\xff\xfe", b"x" * 70_000])
+    async def test_payload_is_opaque(self, house: House, payload: bytes) -> None:
+        """A payload of any bytes is heard and kept as it was given."""
+        await house.broker.subscribe([ROOM])
+        event_id = await house.broker.publish(ROOM, payload)
+        assert (await house.heard_up_to_now()) == [(ROOM, event_id, payload)]
+        assert (await house.broker.history(ROOM)).events == [Event(event_id, payload)]
+
+    @pytest.mark.parametrize("room", ["task:a b", "task:{x}", "task:*", "task:\r\n", "task:é☃", "task:1-2", ""])
+    async def test_room_names_are_only_names(self, house: House, room: str) -> None:
+        """No character of a room's name means anything to the broker."""
+        await house.broker.subscribe([room])
+        event_id = await house.broker.publish(room, b"x")
+        assert (await house.heard_up_to_now()) == [(room, event_id, b"x")]
+        assert (await house.broker.history(room, event_id)).recovered
+
+    async def test_concurrent_publishes_have_one_order(self, house: House) -> None:
+        """Publishes at the same time are heard in the order of their offsets, each once."""
+        await house.broker.subscribe([ROOM])
+        ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i) for i in range(50)])
+        heard = await house.heard_up_to_now()
+        assert [split(event_id)[1] for _, event_id, _ in heard] == list(range(1, 51))
+        assert {event_id: payload for _, event_id, payload in heard} == {ids[i]: b"%d" % i for i in range(50)}
+
+    async def test_a_repeated_key_is_published_once(self, house: House) -> None:
+        """A repeat of a key returns the first id, stores nothing and announces nothing."""
+        await house.broker.subscribe([ROOM])
+        first = await house.broker.publish(ROOM, b"first", "k")
+        between = await house.broker.publish(ROOM, b"between")
+        assert await house.broker.publish(ROOM, b"again", "k") == first
+        assert await house.heard_up_to_now() == [(ROOM, first, b"first"), (ROOM, between, b"between")]
+        assert await house.broker.history(ROOM) == History(
+            [Event(first, b"first"), Event(between, b"between")], True, between
+        )
+
+    async def test_the_same_key_at_the_same_time(self, house: House) -> None:
+        """Of publishes with one key at the same time one is stored, and all return its id."""
+        ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i, "k") for i in range(10)])
+        assert len(set(ids)) == 1
+        assert [event.id for event in (await house.broker.history(ROOM)).events] == ids[:1]
+
+    async def test_a_key_belongs_to_its_room(self, house: House) -> None:
+        """The same key in another room, or run together with a room's name, is another key."""
+        calls = [(ROOM, "k"), (OTHER, "k"), (ROOM, "1k"), (ROOM + "1", "k"), (ROOM, ""), (ROOM, "K")]
+        assert len({await house.broker.publish(room, b"x", key) for room, key in calls}) == len(calls)
+
+    async def test_a_key_is_remembered_for_its_time(self, house: House) -> None:
+        """A key is known until KEY_TTL after its first use, which repeats do not prolong, and new after it."""
+        first = await house.broker.publish(ROOM, b"x", "k")
+        await house.pass_time(KEY_TTL - 30)
+        assert await house.broker.publish(ROOM, b"x", "k") == first
+        await house.pass_time(31)
+        assert await house.broker.publish(ROOM, b"x", "k") != first
+
+    async def test_publish_many(self, house: House) -> None:
+        """A list is published in its order, over several rooms, and its ids come back in that order."""
+        await house.broker.subscribe([ROOM, OTHER])
+        many = [Publication(ROOM, b"a"), Publication(OTHER, b"b"), Publication(ROOM, b"c")]
+        ids = await house.broker.publish_many(many)
+        assert [split(event_id)[1] for event_id in ids] == [1, 1, 2]
+        heard = await house.heard_up_to_now()
+        assert sorted(heard) == sorted((p.room, event_id, p.payload) for p, event_id in zip(many, ids, strict=True))
+        assert [payload for room, _, payload in heard if room == ROOM] == [b"a", b"c"]
+
+    async def test_publish_many_with_keys(self, house: House) -> None:
+        """Keys known from before or from earlier in the list return the first id and publish nothing."""
+        known = await house.broker.publish(ROOM, b"known", "k1")
+        ids = await house.broker.publish_many(
+            [
+                Publication(ROOM, b"again", "k1"),
+                Publication(ROOM, b"new", "k2"),
+                Publication(ROOM, b"twice", "k2"),
+                Publication(OTHER, b"other", "k2"),
+            ]
+        )
+        assert ids[0] == known
+        assert ids[1] == ids[2]
+        assert [event.payload for event in (await house.broker.history(ROOM)).events] == [b"known", b"new"]
+        assert (await house.broker.history(OTHER)).events == [Event(ids[3], b"other")]
+        assert await house.broker.publish(ROOM, b"later", "k2") == ids[1]
+
+    async def test_publish_nothing(self, house: House) -> None:
+        """An empty list publishes nothing."""
+        assert await house.broker.publish_many([]) == []
+
+
+class SubscribeContract:
+    async def test_only_subscribed_rooms_are_heard(self, house: House) -> None:
+        """Events of a room are heard from subscribe to unsubscribe, and those of other rooms never."""
+        await house.broker.publish(ROOM, b"before")
+        await house.broker.subscribe([ROOM])
+        heard_id = await house.broker.publish(ROOM, b"heard")
+        await house.broker.publish(OTHER, b"other room")
+        await house.heard_up_to_now()
+        await house.broker.unsubscribe([ROOM])
+        await house.broker.publish(ROOM, b"after")
+        assert await house.heard_up_to_now() == [(ROOM, heard_id, b"heard")]
+
+    async def test_subscribing_twice_is_once(self, house: House) -> None:
+        """A room subscribed twice is heard once, and one unsubscribe ends it."""
+        await house.broker.subscribe([ROOM, ROOM])
+        await house.broker.subscribe([ROOM, OTHER])
+        first = await house.broker.publish(ROOM, b"1")
+        assert await house.heard_up_to_now() == [(ROOM, first, b"1")]
+        await house.broker.unsubscribe(iter([ROOM]))
+        await house.broker.publish(ROOM, b"2")
+        second = await house.broker.publish(OTHER, b"3")
+        assert await house.heard_up_to_now() == [(ROOM, first, b"1"), (OTHER, second, b"3")]
+
+    async def test_unsubscribing_what_was_not(self, house: House) -> None:
+        """Unsubscribing a room that is not subscribed, or no room, is no error."""
+        await house.broker.unsubscribe([ROOM])
+        await house.broker.unsubscribe([])
+        await house.broker.subscribe([])
+
+    async def test_signals_are_heard(self, house: House) -> None:
+        """Every signal is heard by the node that sent it, in order, whether or not it subscribed to anything."""
+        await house.broker.signal(b"one")
+        await house.broker.signal(b"\0two")
+        await house.heard.until(lambda: len(house.heard.signals) >= 2)
+        assert house.heard.signals == [b"one", b"\0two"]
+        assert house.heard.resyncs == []
+
+
+class HistoryContract:
+    async def test_a_room_without_events(self, house: House) -> None:
+        """An empty room has a last id of offset 0, and resuming from it brings whatever came since."""
+        empty = await house.broker.history(ROOM)
+        assert (list(empty.events), empty.recovered, split(empty.last_id)[1]) == ([], True, 0)
+        assert await house.broker.history(ROOM, empty.last_id) == empty
+        ids = await house.fill(2)
+        assert split(ids[0])[0] == split(empty.last_id)[0]
+        expected = [Event(ids[0], b"0"), Event(ids[1], b"1")]
+        assert await house.broker.history(ROOM, empty.last_id) == History(expected, True, ids[1])
+
+    async def test_all_that_is_kept(self, house: House) -> None:
+        """Without since, history is all that is kept, oldest first: the newest HISTORY_SIZE events."""
+        ids = await house.fill(HISTORY_SIZE + 3)
+        kept = [Event(ids[i], b"%d" % i) for i in range(3, HISTORY_SIZE + 3)]
+        assert await house.broker.history(ROOM) == History(kept, True, ids[-1])
+
+    async def test_since_every_id(self, house: House) -> None:
+        """From each id on, history gives exactly the events after it, or says that one of them is gone."""
+        ids = await house.fill(HISTORY_SIZE + 3)
+        for i, since in enumerate(ids):
+            found = await house.broker.history(ROOM, since)
+            assert found.last_id == ids[-1]
+            assert found.recovered is (i + 1 >= 3)
+            assert [event.id for event in found.events] == (ids[i + 1 :] if found.recovered else [])
+
+    async def test_offset_0_is_too_old_once_the_first_is_gone(self, house: House) -> None:
+        """The id before the first event resumes as long as the first event is kept."""
+        start = (await house.broker.history(ROOM)).last_id
+        await house.fill(HISTORY_SIZE)
+        assert len((await house.broker.history(ROOM, start)).events) == HISTORY_SIZE
+        last_id = await house.broker.publish(ROOM, b"one more")
+        assert _gone(await house.broker.history(ROOM, start)) == last_id
+
+    @pytest.mark.parametrize("name", not_ids("abc-3"))
+    async def test_since_may_be_anything(self, house: House, name: str) -> None:
+        """A since that is not an id of this room is answered with recovered False."""
+        ids = await house.fill(3)
+        assert _gone(await house.broker.history(ROOM, not_ids(ids[-1])[name])) == ids[-1]
+
+    async def test_since_of_another_room(self, house: House) -> None:
+        """The id of another room does not resume, even when its offset would fit."""
+        foreign = await house.fill(3, OTHER)
+        ids = await house.fill(3)
+        if split(foreign[1])[0] != split(ids[1])[0]:
+            assert _gone(await house.broker.history(ROOM, foreign[1])) == ids[-1]
+
+    async def test_since_in_a_room_without_events(self, house: House) -> None:
+        """A room that never had events does not take the id of another as its own."""
+        foreign = await house.fill(1, OTHER)
+        assert split(_gone(await house.broker.history(ROOM, foreign[0])))[1] == 0
+
+    async def test_limit_without_since(self, house: House) -> None:
+        """With a limit and no since, history is the newest events, no more than limit."""
+        ids = await house.fill(4)
+        for limit in range(7):
+            found = await house.broker.history(ROOM, limit=limit)
+            assert [event.id for event in found.events] == (ids[-limit:] if limit else [])
+            assert (found.recovered, found.last_id) == (True, ids[-1])
+
+    async def test_limit_with_since(self, house: House) -> None:
+        """With since, history is the oldest events after it, no more than limit; last_id is still the room's newest."""
+        ids = await house.fill(4)
+        for since in range(4):
+            for limit in range(1, 6):
+                found = await house.broker.history(ROOM, ids[since], limit)
+                assert [event.id for event in found.events] == ids[since + 1 : since + 1 + limit]
+                assert (found.recovered, found.last_id) == (True, ids[-1])
+
+    async def test_a_limit_does_not_reach_back_to_what_is_gone(self, house: House) -> None:
+        """A since whose next event is no longer kept does not resume, however few events are asked for."""
+        ids = await house.fill(HISTORY_SIZE + 2)
+        for limit in (1, HISTORY_SIZE, HISTORY_SIZE + 2):
+            assert _gone(await house.broker.history(ROOM, ids[0], limit)) == ids[-1]
+        assert [event.id for event in (await house.broker.history(ROOM, ids[1], 1)).events] == [ids[2]]
+
+    async def test_pages_make_the_whole(self, house: House) -> None:
+        """Reading on from the last id of each page until that is last_id gives everything once, in order."""
+        start = (await house.broker.history(ROOM)).last_id
+        ids = await house.fill(HISTORY_SIZE)
+        read: list[str] = []
+        found = await house.broker.history(ROOM, start, 2)
+        while found.events:
+            read += [event.id for event in found.events]
+            found = await house.broker.history(ROOM, read[-1], 2)
+        assert (read, found.recovered, found.last_id) == (ids, True, ids[-1])
+
+    async def test_old_events_are_gone(self, house: House) -> None:
+        """An event older than HISTORY_TTL is gone, and resuming from before it says so."""
+        old = await house.fill(2)
+        await house.pass_time(HISTORY_TTL * 0.6)
+        new = await house.fill(2)
+        await house.pass_time(HISTORY_TTL * 0.6)
+        found = await house.broker.history(ROOM)
+        assert ([event.id for event in found.events], found.recovered, found.last_id) == (new, True, new[-1])
+        assert _gone(await house.broker.history(ROOM, old[0])) == new[-1]
+        assert [event.id for event in (await house.broker.history(ROOM, old[1])).events] == new
+        assert [event.id for event in (await house.broker.history(ROOM, new[0])).events] == new[1:]
+
+    async def test_a_resume_after_all_expired_is_no_lie(self, house: House) -> None:
+        """When every event has expired, an older since does not resume and no id is ever given twice."""
+        ids = await house.fill(3)
+        await house.pass_time(HISTORY_TTL * 2)
+        found = await house.broker.history(ROOM)
+        assert (list(found.events), found.recovered) == ([], True)
+        assert not (await house.broker.history(ROOM, ids[1])).recovered
+        assert list((await house.broker.history(ROOM, ids[2])).events) == []
+        fresh = await house.broker.publish(ROOM, b"fresh")
+        assert fresh not in ids
+        assert (await house.broker.history(ROOM)).events == [Event(fresh, b"fresh")]
+
+    async def test_an_answer_does_not_change(self, house: House) -> None:
+        """What history returned stays as it is when more is published."""
+        await house.fill(HISTORY_SIZE)
+        found = await house.broker.history(ROOM)
+        before = list(found.events)
+        await house.fill(HISTORY_SIZE)
+        assert list(found.events) == before
+
+
+def _gone(found: History) -> str:
+    """Return the last id of an answer that must be: the history does not reach back."""
+    assert (list(found.events), found.recovered) == ([], False)
+    return found.last_id
+
+
+class LeaseContract:
+    async def test_admits_up_to_the_limit(self, house: House) -> None:
+        """A user gets as many leases as the limit, not one more, and other users are not counted with them."""
+        assert [await house.broker.admit(7, connection, 5) for connection in range(7)] == [True] * 5 + [False] * 2
+        assert await house.broker.admit(8, 100, 1)
+
+    async def test_concurrent_admits_are_exact(self, house: House) -> None:
+        """Of many connections at the same time exactly limit are admitted."""
+        taken = await asyncio.gather(*[house.broker.admit("u", connection, 5) for connection in range(30)])
+        assert taken.count(True) == 5
+
+    async def test_a_released_lease_can_be_taken(self, house: House) -> None:
+        """Each release gives back one lease, and a refused connection took none."""
+        assert [await house.broker.admit(7, connection, 2) for connection in (1, 2, 3)] == [True, True, False]
+        await house.broker.release(7, 1)
+        assert [await house.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
+        for connection in (2, 3):
+            await house.broker.release(7, connection)
+        assert [await house.broker.admit(7, connection, 2) for connection in (5, 6, 7)] == [True, True, False]
+
+    async def test_releasing_what_is_not_held(self, house: House) -> None:
+        """Releasing a lease that is not held, twice, or of another user, is no error and frees nothing."""
+        await house.broker.release(7, 1)
+        assert await house.broker.admit(7, 1, 2)
+        assert await house.broker.admit(7, 2, 2)
+        await house.broker.release(7, 3)
+        await house.broker.release(8, 1)
+        assert not await house.broker.admit(7, 4, 2)
+        await house.broker.release(7, 1)
+        await house.broker.release(7, 1)
+        assert [await house.broker.admit(7, connection, 2) for connection in (4, 5)] == [True, False]
+
+    async def test_a_connection_has_one_lease(self, house: House) -> None:
+        """A connection that is admitted again keeps its lease and takes no second."""
+        assert [await house.broker.admit(7, connection, 2) for connection in (1, 1, 2, 1, 3)] == [True] * 4 + [False]
+        await house.broker.release(7, 1)
+        assert [await house.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
+
+    async def test_many_leases(self, house: House) -> None:
+        """A high limit is as exact as a low one, on the way up and on the way down."""
+        assert all([await house.broker.admit(7, connection, 40) for connection in range(40)])
+        assert not await house.broker.admit(7, 40, 40)
+        for connection in range(0, 40, 2):
+            await house.broker.release(7, connection)
+        taken = [await house.broker.admit(7, connection, 40) for connection in range(100, 130)]
+        assert taken == [True] * 20 + [False] * 10
+
+    async def test_connections_are_counted(self, house: House) -> None:
+        """A user's connections are those admitted and not released; one refused is none."""
+        counts = []
+        for connection in (1, 1, 2, 3):
+            await house.broker.admit(7, connection, 2)
+            counts.append(await house.broker.connections(7))
+        await house.broker.admit("7", 4, 2)
+        await house.broker.release(7, 1)
+        counts += [await house.broker.connections(user_id) for user_id in (7, "7", 8)]
+        assert counts == [1, 1, 2, 2, 1, 1, 0]
+
+    async def test_limit_0_admits_nobody(self, house: House) -> None:
+        """A limit of 0 admits nobody."""
+        assert not await house.broker.admit(7, 1, 0)
+
+
+class PresenceContract:
+    async def test_first_in_and_last_out_are_edges(self, house: House) -> None:
+        """Only a user's first connection in and last one out of a room is an edge, and users are counted once."""
+        broker = house.broker
+        assert await broker.enter(ROOM, 1, "alice", 10) == PresenceChange(True, 1)
+        assert await broker.enter(ROOM, 1, "alice", 11) == PresenceChange(False, 1)
+        assert await broker.enter(ROOM, 2, "bob", 20) == PresenceChange(True, 2)
+        assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 2)
+        assert await broker.leave(ROOM, 1, 11) == PresenceChange(True, 1)
+        assert await broker.leave(ROOM, 2, 20) == PresenceChange(True, 0)
+
+    async def test_entering_and_leaving_twice(self, house: House) -> None:
+        """Entering where one is, and leaving where one is not, changes nothing."""
+        broker = house.broker
+        assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
+        await broker.enter(ROOM, 1, "alice", 10)
+        assert await broker.enter(ROOM, 1, "alice", 10) == PresenceChange(False, 1)
+        assert await broker.leave(ROOM, 1, 11) == PresenceChange(False, 1)
+        assert await broker.leave(ROOM, 2, 10) == PresenceChange(False, 1)
+        assert await broker.leave(OTHER, 1, 10) == PresenceChange(False, 0)
+        assert await broker.members(ROOM) == [Member(1, "alice", 1)]
+        assert await broker.leave(ROOM, 1, 10) == PresenceChange(True, 0)
+        assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
+
+    async def test_members_in_the_order_they_came(self, house: House) -> None:
+        """Members are listed as they came, with their connections; who left and came back is last."""
+        broker = house.broker
+        for user_id, username, connection in ((3, "carol", 30), ("x-1", "Ünï", 40), (1, "alice", 10), (3, "carol", 31)):
+            await broker.enter(ROOM, user_id, username, connection)
+        assert await broker.members(ROOM) == [Member(3, "carol", 2), Member("x-1", "Ünï"), Member(1, "alice")]
+        for connection in (30, 31):
+            await broker.leave(ROOM, 3, connection)
+        await broker.enter(ROOM, 3, "carol", 32)
+        assert await broker.members(ROOM) == [Member("x-1", "Ünï"), Member(1, "alice"), Member(3, "carol")]
+
+    async def test_the_last_username_counts(self, house: House) -> None:
+        """A user who enters under a new name has that name."""
+        await house.broker.enter(ROOM, 1, "alice", 10)
+        assert await house.broker.enter(ROOM, 1, "Alice B.", 11) == PresenceChange(False, 1)
+        assert await house.broker.members(ROOM) == [Member(1, "Alice B.", 2)]
+
+    async def test_many_connections_of_one_user(self, house: House) -> None:
+        """A user with many connections stays until the very last of them has left, in whatever order."""
+        broker = house.broker
+        for connection in range(12):
+            assert await broker.enter(ROOM, 1, "alice", connection) == PresenceChange(connection == 0, 1)
+        assert await broker.members(ROOM) == [Member(1, "alice", 12)]
+        order = [5, 0, 11, 3, 8, 1, 10, 2, 9, 4, 7, 6]
+        for left, connection in enumerate(order, 1):
+            assert await broker.leave(ROOM, 1, connection) == PresenceChange(left == 12, int(left < 12))
+            assert await broker.members(ROOM) == ([Member(1, "alice", 12 - left)] if left < 12 else [])
+
+    async def test_rooms_with_members(self, house: House) -> None:
+        """Only rooms with members are listed, each with its number of users."""
+        broker = house.broker
+        assert await broker.rooms() == {}
+        await house.fill(1, "task:1")
+        await broker.subscribe(["task:2"])
+        for room, user_id, connection in ((ROOM, 1, 10), (ROOM, 1, 11), (ROOM, 2, 20), (OTHER, 2, 20)):
+            await broker.enter(room, user_id, "name", connection)
+        assert await broker.rooms() == {ROOM: 2, OTHER: 1}
+        await broker.leave(OTHER, 2, 20)
+        assert await broker.rooms() == {ROOM: 2}
+        assert await broker.members(OTHER) == []
+
+
+class KeepContract:
+    async def test_a_claim_is_one_callers(self, house: House) -> None:
+        """The first to claim a key gets it, all others hear that it is being done, then its answer."""
+        broker = house.broker
+        claims = await asyncio.gather(*[broker.claim("k", 30) for _ in range(10)])
+        assert sorted(claims) == [False] * 9 + [True]
+        assert await broker.claim("other", 30) is True
+        await broker.settle("k", b"answer")
+        assert [await broker.claim("k", 30), await broker.claim("k", 30)] == [b"answer", b"answer"]
+
+    async def test_an_empty_answer_is_an_answer(self, house: House) -> None:
+        """An answer of no bytes is told apart from a claim that is being done."""
+        await house.broker.claim("k", 30)
+        await house.broker.settle("k", b"")
+        assert await house.broker.claim("k", 30) == b""
+
+    async def test_a_claim_given_up_can_be_taken(self, house: House) -> None:
+        """A claim settled with None is forgotten; settling it so when there is none is no error."""
+        await house.broker.settle("k", None)
+        assert await house.broker.claim("k", 30) is True
+        await house.broker.settle("k", None)
+        assert await house.broker.claim("k", 30) is True
+        assert await house.broker.claim("k", 30) is False
+
+    async def test_an_answer_is_remembered_for_its_time(self, house: House) -> None:
+        """An answer is given until KEY_TTL after it was settled, then the key can be claimed anew."""
+        await house.broker.claim("k", 60)
+        await house.pass_time(30)
+        await house.broker.settle("k", b"answer")
+        await house.pass_time(KEY_TTL - 30)
+        assert await house.broker.claim("k", 60) == b"answer"
+        await house.pass_time(31)
+        assert await house.broker.claim("k", 60) is True
+
+    async def test_a_claim_that_is_never_settled_lapses(self, house: House) -> None:
+        """A claim without an answer ends after its time, and not before; who asks does not prolong it."""
+        await house.broker.claim("k", 60)
+        await house.pass_time(30)
+        assert await house.broker.claim("k", 60) is False
+        await house.pass_time(31)
+        assert await house.broker.claim("k", 60) is True
+
+    async def test_an_answer_that_comes_late_is_an_answer(self, house: House) -> None:
+        """What was settled after its claim lapsed is remembered."""
+        await house.broker.claim("k", 30)
+        await house.pass_time(31)
+        await house.broker.settle("k", b"late")
+        assert await house.broker.claim("k", 30) == b"late"
+
+    async def test_claims_keys_and_kept_values_are_apart(self, house: House) -> None:
+        """The same string as a claim, an idempotency key and a kept value is three things."""
+        broker = house.broker
+        await broker.put("k", b"kept", 60)
+        assert await broker.claim("k", 30) is True
+        assert split(await broker.publish(ROOM, b"x", "k"))[1] == 1
+        assert await broker.take("k") == b"kept"
+        assert await broker.claim("k", 30) is False
+
+    async def test_what_is_kept_is_taken_once(self, house: House) -> None:
+        """Of all who take a key at the same time or later, exactly one gets its value."""
+        await house.broker.put("k", b"value", 60)
+        assert await house.broker.take("other") is None
+        taken = await asyncio.gather(*[house.broker.take("k") for _ in range(10)])
+        assert sorted(taken, key=str) == [None] * 9 + [b"value"]
+        assert await house.broker.take("k") is None
+
+    async def test_what_is_kept_expires(self, house: House) -> None:
+        """A value lives for its own ttl, whatever that of others."""
+        for key, ttl in (("long", 300.0), ("short", 30.0), ("taken in time", 30.0)):
+            await house.broker.put(key, b"value", ttl)
+        await house.pass_time(20)
+        assert await house.broker.take("taken in time") == b"value"
+        await house.pass_time(11)
+        assert await house.broker.take("short") is None
+        await house.pass_time(200)
+        assert await house.broker.take("long") == b"value"
+
+    async def test_put_again_replaces(self, house: House) -> None:
+        """Putting a key again replaces its value and its time."""
+        await house.broker.put("k", b"first", 30)
+        await house.broker.put("k", b"second", 300)
+        await house.pass_time(60)
+        await house.broker.put("another", b"", 30)
+        assert await house.broker.take("k") == b"second"
+        assert await house.broker.take("another") == b""
+
+
+class RevocationContract:
+    async def test_nothing_is_revoked_at_first(self, house: House) -> None:
+        """A token is good, with whatever time and id, until it is revoked."""
+        for issued in (None, 0.0, 1e9):
+            for token_id in (None, "", "t"):
+                assert not await house.broker.is_revoked(1, issued, token_id)
+
+    async def test_what_was_issued_before_is_revoked(self, house: House) -> None:
+        """Up to the time and not at it, to a fraction of a second; without a time of issue too; of this user alone."""
+        await house.broker.revoke_all(1, 1763900000.25, 60)
+        assert await house.broker.is_revoked(1, 1763900000.0, None)
+        assert await house.broker.is_revoked(1, None, "t")
+        assert not await house.broker.is_revoked(1, 1763900000.25, "t")
+        for other in (2, 11, "x"):
+            assert not await house.broker.is_revoked(other, 0.0, "t")
+
+    async def test_the_later_time_holds(self, house: House) -> None:
+        """In whatever order they come."""
+        for before in (1000.0, 3000.0, 2000.5):
+            await house.broker.revoke_all("u", before, 60)
+        assert await house.broker.is_revoked("u", 2999.0, None)
+        assert not await house.broker.is_revoked("u", 3000.0, None)
+
+    @pytest.mark.parametrize("token_id", ["t", "a b", "{x}:y\r\n*", "é\0", "\ud800", "x" * 5000])
+    async def test_one_token_is_revoked(self, house: House, token_id: str) -> None:
+        """By its id, of any characters, of this user alone; whenever it was issued."""
+        await house.broker.revoke_one(1, token_id, 60)
+        assert await house.broker.is_revoked(1, 2e9, token_id)
+        assert await house.broker.is_revoked(1, None, token_id)
+        assert not await house.broker.is_revoked(1, None, token_id + "t")
+        assert not await house.broker.is_revoked(1, None, None)
+        assert not await house.broker.is_revoked(2, None, token_id)
+
+    async def test_a_revocation_lasts_for_its_time(self, house: House) -> None:
+        """Each for its own; one given again lasts from then on."""
+        broker = house.broker
+        await broker.revoke_all(1, 1000.0, 30)
+        await broker.revoke_one(2, "t", 30)
+        await house.pass_time(20)
+        assert await broker.is_revoked(2, None, "t")
+        await broker.revoke_all(1, 500.0, 30)
+        await house.pass_time(20)
+        assert await broker.is_revoked(1, 999.0, None)
+        assert not await broker.is_revoked(2, None, "t")
+        await house.pass_time(11)
+        assert not await broker.is_revoked(1, 0.0, None)
+
+
+#: Every method of a broker but start and close, called in some way.
+CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
+    "ping": lambda broker: broker.ping(),
+    "publish": lambda broker: broker.publish(ROOM, b"x"),
+    "publish_many": lambda broker: broker.publish_many([Publication(ROOM, b"x")]),
+    "publish_many of nothing": lambda broker: broker.publish_many([]),
+    "subscribe": lambda broker: broker.subscribe([ROOM]),
+    "unsubscribe": lambda broker: broker.unsubscribe([ROOM]),
+    "history": lambda broker: broker.history(ROOM),
+    "admit": lambda broker: broker.admit(1, 1, 5),
+    "release": lambda broker: broker.release(1, 1),
+    "connections": lambda broker: broker.connections(1),
+    "enter": lambda broker: broker.enter(ROOM, 1, "alice", 1),
+    "leave": lambda broker: broker.leave(ROOM, 1, 1),
+    "members": lambda broker: broker.members(ROOM),
+    "rooms": lambda broker: broker.rooms(),
+    "claim": lambda broker: broker.claim("k", 30),
+    "settle": lambda broker: broker.settle("k", b""),
+    "put": lambda broker: broker.put("k", b"", 1),
+    "take": lambda broker: broker.take("k"),
+    "revoke_all": lambda broker: broker.revoke_all(1, 1.0, 1),
+    "revoke_one": lambda broker: broker.revoke_one(1, "t", 1),
+    "is_revoked": lambda broker: broker.is_revoked(1, None, None),
+    "signal": lambda broker: broker.signal(b""),
+}
+
+
+class LifeContract:
+    async def test_ping(self, house: House) -> None:
+        """A running broker answers a ping."""
+        await house.broker.ping()
+
+    @pytest.mark.parametrize("name", CALLS)
+    async def test_a_closed_broker_is_unavailable(self, house: House, name: str) -> None:
+        """After close every method raises Unavailable with a sentence, and the listener hears nothing."""
+        await house.broker.subscribe([ROOM])
+        await house.broker.close()
+        with pytest.raises(Unavailable, match=r"\w+ \w+"):
+            await CALLS[name](house.broker)
+        assert (house.heard.events, house.heard.signals) == ([], [])
+
+    async def test_closing_twice(self, house: House) -> None:
+        """Closing a closed broker is no error."""
+        await house.broker.close()
+        await house.broker.close()
+
+
+class BrokerContract(
+    PublishContract,
+    SubscribeContract,
+    HistoryContract,
+    LeaseContract,
+    PresenceContract,
+    KeepContract,
+    RevocationContract,
+    LifeContract,
+):
+    """The whole contract; ``house`` is a fresh broker made with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""

@@ -1,0 +1,74 @@
+"""A real nginx with the README's configuration, of which only places are changed: addresses, ports, paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from redis_servers import free_port
+from shell import PATIENCE, Process
+
+README = (ROOT / "README.md").read_text()
+#: Debian has it where only root looks for programs.
+PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+MISSING = "there is no nginx: install one (`apt-get install nginx-light`), or name its executable in NGINX"
+#: What nginx would keep in places that only root may write to.
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def find() -> str:
+    """The executable: NGINX, or one on the PATH. Without any, skip; where CI=true, fail."""
+    found = os.environ.get("NGINX") or shutil.which("nginx", path=PLACES)
+    if found:
+        return found
+    if os.environ.get("CI") == "true":
+        pytest.fail(MISSING, pytrace=False)
+    pytest.skip(MISSING)
+
+
+def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Path) -> str:
+    """The README's, before nodes at these ports of 127.0.0.1; it listens at ``port`` and logs in ``folder``."""
+    found = re.search(r"```nginx\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    text = found[1]
+    for number, node in enumerate(nodes, 1):
+        text = _replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{node}")
+    text = _replaced(text, "listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
+    for path in ("/etc/nginx/cert.pem", "/etc/nginx/key.pem"):
+        text = _replaced(text, path, str(certificate))
+    for path in ("/var/log/nginx/roomcast.log", "/var/log/nginx/error.log"):
+        text = _replaced(text, path, str(folder / Path(path).name))
+    return _replaced(text, "http {\n", "http {\n" + "".join(f"    {one}_temp_path {folder};\n" for one in TEMPORARY))
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} is not once in the README's configuration of nginx"
+    return text.replace(old, new)
+
+
+class Nginx:
+    """An nginx that listens when this is entered. ``log`` is its access log, ``certificate`` the one that it shows."""
+
+    def __init__(self, nodes: Sequence[int], certificate: Path, folder: Path) -> None:
+        program = find()
+        self.port = free_port()
+        self.certificate = certificate
+        self.log = folder / "roomcast.log"
+        path = folder / "nginx.conf"
+        path.write_text(configuration(nodes, self.port, certificate, folder))
+        place = ("-p", str(folder), "-c", str(path), "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;")
+        checked = subprocess.run([program, *place, "-t"], capture_output=True, text=True, timeout=PATIENCE)
+        assert checked.returncode == 0, checked.stderr
+        self._process = Process(*place, command=(program,))
+
+    def __enter__(self) -> Nginx:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.stop()

@@ -1,0 +1,128 @@
+"""For tests close to the socket: a client that sends bytes as it is told."""
+
+import asyncio
+import socket
+import struct
+
+from roomcast.protocol.frames import CLOSE, PONG
+
+#: The key of RFC 6455's examples.
+KEY = bytes.fromhex("37fa213d")
+#: Nothing on loopback takes so long, in seconds, unless it never comes.
+PATIENCE = 10.0
+
+
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, key: bytes = KEY, rsv: int = 0) -> bytes:
+    """A client's frame, by the letter of section 5.2 and byte by byte, so as to share nothing with the code tested."""
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    if len(payload) < 126:
+        head += bytes([0x80 | len(payload)])
+    elif len(payload) < 65536:
+        head += bytes([0x80 | 126]) + len(payload).to_bytes(2, "big")
+    else:
+        head += bytes([0x80 | 127]) + len(payload).to_bytes(8, "big")
+    return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+
+
+def closing(code: int, reason: str = "") -> bytes:
+    """A client's close frame."""
+    return masked(CLOSE, struct.pack("!H", code) + reason.encode())
+
+
+class Peer:
+    """A client that sends what it is told, right or wrong, and reads only when it is told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+
+    @classmethod
+    async def connect(cls, address: tuple[str, int] | str, *, receive_buffer: int | None = None) -> "Peer":
+        """Connect to a port or a Unix socket; a small ``receive_buffer`` makes a client that is soon full."""
+        sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        async with asyncio.timeout(PATIENCE):
+            await self._loop.sock_sendall(self.socket, data)
+
+    async def read(self, size: int) -> bytes:
+        """Read exactly so many bytes; EOFError if there will not be so many."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self._received) < size:
+                data = await self._loop.sock_recv(self.socket, 65536)
+                if not data:
+                    raise EOFError(f"the server hung up after {bytes(self._received)!r}")
+                self._received += data
+        data = bytes(self._received[:size])
+        del self._received[:size]
+        return data
+
+    async def head(self) -> bytes:
+        """Read an HTTP response's head."""
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += await self.read(1)
+        return data
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Read one frame: opcode and payload. A server's frames are whole here, and never masked."""
+        first, length = await self.read(2)
+        assert first & 0xF0 == 0x80, f"not a whole frame without reserved bits: {first:#x}"
+        assert length < 0x80, "a server must not mask its frames"
+        if length == 126:
+            (length,) = struct.unpack("!H", await self.read(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", await self.read(8))
+        return first & 0x0F, await self.read(length)
+
+    async def closed_with(self) -> tuple[int, str]:
+        """Read up to the close frame, and return its code and reason; there must be nothing behind it."""
+        opcode = payload = None
+        while opcode != CLOSE:
+            opcode, payload = await self.frame()
+        assert payload is not None
+        return struct.unpack_from("!H", payload)[0], payload[2:].decode()
+
+    async def pong(self) -> bytes:
+        """Read the next frame, which must be a pong, and return its payload."""
+        opcode, payload = await self.frame()
+        assert opcode == PONG
+        return payload
+
+    async def hung_up(self) -> bool:
+        """Wait for the server to hang up, and say whether it did so without another byte, in order (no reset)."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                return not self._received and not await self._loop.sock_recv(self.socket, 1)
+            except ConnectionResetError:
+                return False
+
+    async def cut_off(self) -> None:
+        """Wait until the connection is gone, whatever comes before that and however it ends."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                while await self._loop.sock_recv(self.socket, 65536):
+                    pass
+            except ConnectionError:
+                pass
+
+    def close(self) -> None:
+        """Hang up without a word."""
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Hang up with a reset, as a crashed machine's network stack answers later."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()

@@ -1,0 +1,408 @@
+"""Identity: which tokens are believed, and what they say."""
+
+import hmac
+import json
+import logging
+import sys
+import time
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import example, given
+from hypothesis import strategies as st
+from jwt.utils import base64url_encode
+
+from roomcast.auth.identity import MAX_NUMBER, MAX_TOKEN, Authenticator, Identity, make_token
+from roomcast.errors import AuthenticationFailed
+from roomcast.settings import Settings
+
+SECRET = "correct horse battery staple, twice over"
+AUTHENTICATOR = Authenticator(Settings(jwt_secret=SECRET))
+LENIENT = Authenticator(Settings(jwt_secret=SECRET, jwt_require_exp=False))
+
+
+def later() -> int:
+    """A minute from now."""
+    return int(time.time()) + 60
+
+
+def sign(claims: dict, **changes) -> str:
+    """A good token that ends in a minute, unless ``claims`` say otherwise."""
+    return jwt.encode({"exp": later()} | claims, **{"key": SECRET, "algorithm": "HS256"} | changes)
+
+
+def sign_raw(payload: bytes, header: dict | None = None) -> str:
+    """A rightly signed token whose payload is ``payload``, JSON or not."""
+    return jwt.PyJWS().encode(payload, SECRET, "HS256", headers=header)
+
+
+def verify(claims: dict, **settings) -> Identity:
+    """Who a good token with ``claims`` is for."""
+    return Authenticator(Settings(jwt_secret=SECRET, **settings)).verify(sign(claims))
+
+
+def reason(token, authenticator: Authenticator = AUTHENTICATOR) -> str:
+    """Why ``token`` is not accepted; the token is no part of it."""
+    with pytest.raises(AuthenticationFailed) as caught:
+        authenticator.verify(token)
+    text = str(caught.value)
+    assert text.endswith(".")
+    if isinstance(token, str):
+        assert all(part not in text for part in token.split(".") if len(part) > 8)
+    return text
+
+
+def test_a_good_token_is_somebody():
+    """The claims of the contract become an identity; nothing is left over."""
+    end = later()
+    identity = AUTHENTICATOR.verify(
+        sign({"user_id": 12345, "username": "alice", "rooms": ["channel:*"], "exp": end, "iat": end - 60})
+    )
+    assert identity == Identity(12345, "alice", float(end), ("channel:*",), issued=end - 60.0)
+    assert identity.claims == {}
+
+
+@pytest.mark.parametrize(
+    ("claims", "user_id"),
+    [
+        ({"user_id": 7, "sub": "8"}, 7),
+        ({"user_id": "7"}, 7),
+        ({"sub": "8"}, 8),
+        ({"sub": 8}, 8),
+        ({"user_id": None, "sub": "8"}, 8),
+        ({"user_id": 0}, 0),
+        ({"sub": "alice"}, "alice"),
+        ({"sub": "5f7c.a-b_C"}, "5f7c.a-b_C"),
+        ({"sub": "007"}, "007"),
+        ({"sub": "-7"}, "-7"),
+        ({"sub": "x" * 128}, "x" * 128),
+        ({"sub": "9" * 128}, "9" * 128),
+        ({"user_id": MAX_NUMBER}, MAX_NUMBER),
+        ({"user_id": str(MAX_NUMBER)}, MAX_NUMBER),
+        ({"user_id": MAX_NUMBER + 1}, str(MAX_NUMBER + 1)),
+        ({"sub": str(MAX_NUMBER + 1)}, str(MAX_NUMBER + 1)),
+    ],
+)
+def test_the_user_is_user_id_or_sub(claims, user_id):
+    """user_id comes before sub; a decimal string is a number as long as browsers read it exactly."""
+    identity = verify(claims)
+    assert identity.user_id == user_id
+    assert type(identity.user_id) is type(user_id)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, False, 1.0, 1.5, -1, 1e300, 2**70, "", " ", "a b", "a:b", "a*", "é", "١٢", "1\n", "x" * 129, [1], {"a": 1}],
+)
+@pytest.mark.parametrize("claim", ["user_id", "sub"])
+def test_an_id_that_names_no_room_is_refused(claim, value):
+    """The id is part of the user's room, so what cannot be in a room's name cannot be a user."""
+    assert "not of a form that can be used" in reason(sign_raw(json.dumps({claim: value, "exp": later()}).encode()))
+
+
+@pytest.mark.parametrize("claims", [{}, {"user_id": None}, {"username": "alice"}])
+def test_a_token_for_nobody_is_refused(claims):
+    """A token without a user is no one's."""
+    assert "names no user" in reason(sign(claims))
+
+
+@pytest.mark.parametrize(
+    ("claims", "name"),
+    [
+        ({"username": "a", "preferred_username": "b", "name": "c"}, "a"),
+        ({"preferred_username": "b", "name": "c"}, "b"),
+        ({"name": "c"}, "c"),
+        ({}, "7"),
+        ({"username": "", "name": "  "}, "7"),
+        ({"username": 5, "preferred_username": None, "name": ["c"]}, "7"),
+        ({"username": "Zoë 🐙"}, "Zoë 🐙"),
+    ],
+)
+def test_the_name_is_the_first_that_is_one(claims, name):
+    """username, preferred_username, name, and the id when none of them is a text."""
+    assert verify({"user_id": 7} | claims).username == name
+
+
+def test_further_claims_are_kept_for_plugins():
+    """What the identity was not made of can be read by a plugin; the rest is not held twice."""
+    identity = verify({"user_id": 7, "sub": "x|7", "username": "a", "name": "A. B.", "team": {"id": 3}, "jti": "1"})
+    assert identity.claims == {"sub": "x|7", "name": "A. B.", "team": {"id": 3}, "jti": "1"}
+
+
+def test_claims_given_out_are_a_copy():
+    """A plugin that changes the claims it got changes nobody else's."""
+    identity = verify({"user_id": 7, "team": [1]})
+    identity.claims["team"].append(2)
+    assert identity.claims == {"team": [1]}
+
+
+def test_an_identity_is_small():
+    """Equal rooms are one object in all identities, and an identity has no dict."""
+    first, second = (verify({"user_id": user, "rooms": ["channel:1", "task:*"]}) for user in (1, 2))
+    assert first.rooms is second.rooms
+    assert not hasattr(first, "__dict__")
+    assert sys.getsizeof(first) <= 80
+
+
+def test_a_token_without_an_end_is_refused_unless_allowed():
+    """exp is required; JWT_REQUIRE_EXP=false lets endless tokens in, and still none with a meaningless exp."""
+    endless = make_token(SECRET, user_id=1, expires_in=None)
+    assert "no exp" in reason(endless)
+    assert LENIENT.verify(endless).expires is None
+    assert "exp" in reason(sign_raw(b'{"user_id":1,"exp":null}'), LENIENT)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"4000000000"', "true", "[]", "{}"])
+@pytest.mark.parametrize("claim", ["exp", "nbf"])
+def test_a_time_that_is_none_is_refused(claim, value):
+    """exp and nbf are finite numbers, or the token is not believed."""
+    rest = "" if claim == "exp" else f',"exp":{later()}'
+    assert reason(sign_raw(f'{{"user_id":1,"{claim}":{value}{rest}}}'.encode()), LENIENT)
+
+
+@pytest.mark.parametrize("value", ["1e300", "9" * 300, "4102444800.5"])
+def test_a_far_end_is_an_end(value):
+    """An exp beyond all calendars is a float like any other."""
+    assert AUTHENTICATOR.verify(sign_raw(f'{{"user_id":1,"exp":{value}}}'.encode())).expires == float(value)
+
+
+def test_a_number_of_5000_digits_harms_nothing():
+    """A number too long for Python's int is refused, not a crash."""
+    assert reason(sign_raw(b'{"user_id":' + b"9" * 5000 + b',"exp":4102444800}'))
+
+
+def test_time_has_a_leeway():
+    """JWT_LEEWAY moves both ends, the one that the connection is closed at included."""
+    now = int(time.time())
+    assert "expired" in reason(sign({"user_id": 1, "exp": now - 5}))
+    assert "not valid yet" in reason(sign({"user_id": 1, "nbf": now + 50}))
+    assert verify({"user_id": 1, "exp": now - 5, "nbf": now + 50}, jwt_leeway=60).expires == now + 55
+
+
+def test_a_clock_ahead_at_the_issuer_is_no_harm():
+    """iat in the future is not refused: it restricts nothing (RFC 7519, section 4.1.6)."""
+    assert verify({"user_id": 1, "iat": later()}).user_id == 1
+
+
+def test_audience_and_issuer_must_be_ours():
+    """With JWT_AUDIENCE and JWT_ISSUER set, a token must name them; a list of audiences may contain ours."""
+    ours = Authenticator(Settings(jwt_secret=SECRET, jwt_audience="chat", jwt_issuer="https://id.example.com"))
+    good = {"user_id": 1, "aud": "chat", "iss": "https://id.example.com"}
+    assert ours.verify(sign(good)).user_id == 1
+    assert ours.verify(sign(good | {"aud": ["mail", "chat"]})).user_id == 1
+    for aud in ("mail", "chatter", ["mail"], [], "", None, 5, {"chat": 1}):
+        assert "audience" in reason(sign(good | {"aud": aud}), ours)
+    for iss in ("https://id.example.org", "https://id.example.com/", ""):
+        assert "issuer" in reason(sign(good | {"iss": iss}), ours)
+    assert "issuer" in reason(sign({"user_id": 1, "aud": "chat"}), ours)
+    assert "audience" in reason(sign({"user_id": 1, "iss": good["iss"]}), ours)
+
+
+def test_a_token_for_an_audience_is_not_for_everyone():
+    """A token that names an audience is refused by a server without a name (RFC 7519, section 4.1.3)."""
+    assert "JWT_AUDIENCE" in reason(sign({"user_id": 1, "aud": "mail"}))
+
+
+def test_a_signature_by_another_key_is_refused():
+    """Another secret's signature, one cut short, and none are all wrong."""
+    token = sign({"user_id": 1})
+    assert "signature" in reason(sign({"user_id": 1}, key="another secret of thirty-two bytes"))
+    assert reason(token[:-4])
+    assert reason(token[: token.rindex(".") + 1])
+    assert "signature" in reason(token.replace(token.split(".")[1], base64url_encode(b'{"user_id":2}').decode()))
+
+
+def test_algorithms_of_another_kind_are_refused():
+    """alg none, another length of HMAC, and other families are not accepted, whatever they are signed with."""
+    for token in (
+        jwt.encode({"user_id": 1, "exp": later()}, None, "none"),
+        sign({"user_id": 1}, key=SECRET * 2, algorithm="HS512"),
+        sign({"user_id": 1}, key=rsa.generate_private_key(65537, 2048), algorithm="RS256"),
+    ):
+        assert "algorithm" in reason(token)
+
+
+def test_public_keys_verify_what_private_keys_signed():
+    """RSA, EC and Ed25519 tokens are accepted with the public half, and another key's are not."""
+    made = {
+        "RS256": lambda: rsa.generate_private_key(65537, 2048),
+        "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+        "EdDSA": ed25519.Ed25519PrivateKey.generate,
+    }
+    for algorithm, make in made.items():
+        key = make()
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        authenticator = Authenticator(Settings(jwt_public_key=pem.decode()))
+        assert authenticator.verify(sign({"user_id": 1}, key=key, algorithm=algorithm)).user_id == 1
+        assert "signature" in reason(sign({"user_id": 1}, key=make(), algorithm=algorithm), authenticator)
+        assert "algorithm" in reason(sign({"user_id": 1}), authenticator)
+        assert "algorithm" in reason(forged_with(pem), authenticator)
+
+
+def forged_with(pem: bytes) -> str:
+    """A token whose HMAC secret is the server's public key, which everyone knows."""
+    hmac = jwt.get_algorithm_by_name("HS256")
+    head, body = (base64url_encode(part) for part in (b'{"alg":"HS256"}', b'{"user_id":1,"exp":4102444800}'))
+    return b".".join((head, body, base64url_encode(hmac.sign(head + b"." + body, pem)))).decode()
+
+
+def test_each_accepted_algorithm_works():
+    """Several algorithms of one family can be accepted side by side."""
+    authenticator = Authenticator(Settings(jwt_secret=SECRET * 2, jwt_algorithms=("HS512", "HS256")))
+    for algorithm in ("HS256", "HS512"):
+        assert authenticator.verify(sign({"user_id": 1}, key=SECRET * 2, algorithm=algorithm)).user_id == 1
+
+
+@pytest.mark.parametrize(
+    "token",
+    [None, 5, b"a.b.c", "", ".", "..", "a.b", "a.b.c", "a.b.c.d", "é.é.é", "\ud800", "x" * (MAX_TOKEN + 1), "\0" * 9],
+    ids=repr,
+)
+def test_what_is_no_token_is_refused(token):
+    """Anything but a JWT of bearable length gets a reason, not a crash."""
+    assert reason(token)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b"1", b'"x"', b"null", b"{", b"\xff", b"[" * 4000, b'{"user_id":' * 300, b'{"a":"\\ud800"}']
+)
+def test_a_signed_payload_that_is_no_object_is_refused(payload):
+    """Even the holder of the key cannot make the claims anything but a JSON object."""
+    assert reason(sign_raw(payload))
+
+
+def test_a_header_with_demands_is_refused():
+    """A critical extension that is not known here makes the token void (RFC 7515, section 4.1.11)."""
+    body = json.dumps({"user_id": 1, "exp": later()}).encode()
+    assert reason(sign_raw(body, {"crit": ["secret-sauce"], "secret-sauce": 1}))
+    assert reason(sign_raw(body, {"b64": False}))
+
+
+def test_the_longest_token_is_accepted():
+    """A token of just the bound is read; one character more is too long."""
+    token = sign({"user_id": 1, "pad": "x" * 5900})
+    while len(token) < MAX_TOKEN - 2:
+        token = sign({"user_id": 1, "pad": "x" * (len(AUTHENTICATOR.verify(token).claims["pad"]) + 1)})
+    assert AUTHENTICATOR.verify(token).user_id == 1
+    assert "longer" in reason(token + "AAAA")
+
+
+def test_rooms_rules_open_rooms():
+    """A rule is a room, all rooms of a type, or all; and nothing else is a pattern."""
+    identity = Identity(1, "a", rooms=("project:123", "channel:*", "ta*", "x:1*"))
+    assert [room for room in ("project:123", "channel:1", "channel:x.y") if not identity.allows(room)] == []
+    for room in ("project:12", "project:1234", "channels:1", "channel", "task:1", "x:12", "project:*"):
+        assert not identity.allows(room)
+    assert Identity(1, "a", rooms=("*",)).allows("task:1")
+    assert not Identity(1, "a").allows("task:1")
+
+
+def test_no_rule_opens_a_user_room():
+    """Nobody joins a user's room by asking, not even their own, whatever the token says."""
+    identity = Identity(1, "a", rooms=("*", "user:*", "user:2", "user:1"))
+    assert not identity.allows("user:1")
+    assert not identity.allows("user:2")
+
+
+@pytest.mark.parametrize("rooms", ["channel:1", {"channel:1": True}, 5, True, ["channel:1", 5], [["channel:1"]]])
+def test_a_malformed_rooms_claim_opens_nothing(rooms, caplog):
+    """Such a user is let in, for their notifications, but into no room; the log says why."""
+    with caplog.at_level(logging.WARNING, "roomcast.identity"):
+        identity = verify({"user_id": 7, "rooms": rooms})
+    assert identity.rooms == ()
+    assert "rooms claim of user 7" in caplog.text
+
+
+@pytest.mark.parametrize("claims", [{}, {"rooms": None}, {"rooms": []}])
+def test_no_rooms_claim_is_no_room_and_no_complaint(claims, caplog):
+    """No claim means no room; that is not worth a log line."""
+    assert verify({"user_id": 7} | claims).rooms == ()
+    assert caplog.records == []
+
+
+def test_make_token_makes_what_verify_accepts():
+    """A token made for the command line or a test says what it was asked to."""
+    token = make_token(SECRET, user_id=5, username="eve", rooms=["task:1"], expires_in=10, team="x")
+    identity = AUTHENTICATOR.verify(token)
+    assert (identity.user_id, identity.username, identity.rooms) == (5, "eve", ("task:1",))
+    assert identity.claims == {"team": "x"}
+    assert 0 < identity.expires - time.time() <= 10.001
+    assert "expired" in reason(make_token(SECRET, user_id=5, expires_in=-1))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+CLAIM = st.sampled_from(["user_id", "sub", "username", "name", "exp", "nbf", "iat", "aud", "iss", "rooms", "x"])
+
+
+def accepted_or_refused(token: str) -> None:
+    """Verify ``token``; there is an identity fit for a room or an AuthenticationFailed, and nothing else."""
+    for authenticator in (AUTHENTICATOR, LENIENT):
+        try:
+            identity = authenticator.verify(token)
+        except AuthenticationFailed:
+            continue
+        assert isinstance(identity.user_id, int | str)
+        assert isinstance(identity.username, str)
+        assert isinstance(identity.claims, dict)
+
+
+@given(st.text())
+@example("eyJhbGciOiJIUzI1NiJ9..")
+@example("eyJhbGciOltdfQ.e30.AAAA")
+def test_garbage_is_refused(token):
+    """Any text that is not a token of ours is refused in words."""
+    with pytest.raises(AuthenticationFailed):
+        AUTHENTICATOR.verify(token)
+
+
+@given(st.dictionaries(CLAIM, JSON, max_size=6))
+def test_signed_claims_of_any_kind_harm_nothing(claims):
+    """Whatever an issuer puts into the claims, the token is accepted or refused, never a crash."""
+    accepted_or_refused(sign_raw(json.dumps(claims).encode()))
+
+
+@given(st.binary(max_size=60), JSON)
+def test_headers_and_parts_of_any_kind_are_refused(raw, header):
+    """Parts that are no JSON, or JSON of the wrong kind, are refused before anything is believed."""
+    body = sign({"user_id": 1}).split(".")[1]
+    for head in (raw, json.dumps(header).encode(), json.dumps({"alg": header}).encode()):
+        with pytest.raises(AuthenticationFailed):
+            AUTHENTICATOR.verify(f"{base64url_encode(head).decode()}.{body}.{base64url_encode(raw).decode()}")
+
+
+SEGMENTS = st.binary(max_size=9).map(base64url_encode)
+
+
+@given(
+    SEGMENTS | st.text("AQgwxz09-_+/= \n!é", max_size=9).map(str.encode), SEGMENTS, st.sampled_from([b"", b"=", b"=="])
+)
+@example(b"e31", b"", b"")  # its last two bits are not 0
+@example(b"", b"", b"=")
+def test_parts_are_decoded_as_pyjwt_would(raw, good, padding):
+    """What is in base64 of any kind, padded or not, is what PyJWT says it is, or is refused as there."""
+    for part in (raw, good + padding):
+        signed = base64url_encode(b'{"alg":"HS256"}') + b"." + part
+        token = signed + b"." + base64url_encode(hmac.digest(SECRET.encode(), signed, "sha256"))
+        try:
+            expected = jwt.PyJWS().decode(token, SECRET, ["HS256"])
+        except jwt.DecodeError:
+            with pytest.raises(jwt.DecodeError):
+                AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"])
+        else:
+            assert AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"]) == expected
+
+
+@given(st.data())
+def test_a_changed_token_is_refused(data):
+    """One character changed anywhere, and the token is no longer believed."""
+    token = make_token(SECRET, user_id=1, expires_in=None, exp=4102444800)
+    place = data.draw(st.integers(0, len(token) - 1))
+    other = data.draw(st.characters(exclude_characters=token[place]))
+    with pytest.raises(AuthenticationFailed):
+        AUTHENTICATOR.verify(token[:place] + other + token[place + 1 :])

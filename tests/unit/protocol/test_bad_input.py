@@ -1,0 +1,287 @@
+"""What clients send wrong: each fault is told with its code, and only what RFC 6455 says closes the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import PATH, Serve, connect, running, token_for
+from wire import Peer, masked
+
+from roomcast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from roomcast.web.server import Server
+
+ROOM = "channel:1"
+MIB = 1024 * 1024
+
+
+@asynccontextmanager
+async def raw(server: Server) -> AsyncIterator[Peer]:
+    """A client that sends bytes as it is told, past its handshake and its welcome."""
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    try:
+        await peer.send(
+            f"GET {PATH}?token={token_for()} HTTP/1.1\r\nHost: localhost\r\n".encode()
+            + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+            + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
+        assert (await heard(peer))["type"] == "connected"
+        yield peer
+    finally:
+        peer.close()
+
+
+async def heard(peer: Peer) -> dict[str, Any]:
+    """The next frame, which must be text."""
+    opcode, payload = await peer.frame()
+    assert opcode == TEXT
+    frame: dict[str, Any] = json.loads(payload)
+    return frame
+
+
+PING_JSON = b'{"type":"ping","id":"alive"}'
+
+
+async def alive(peer: Peer) -> bool:
+    """Whether the connection still answers, and with nothing before the answer."""
+    await peer.send(masked(TEXT, PING_JSON))
+    frame = await heard(peer)
+    return (frame["type"], frame.get("id")) == ("pong", "alive")
+
+
+# Words.
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("", "bad_json"),
+        ("{", "bad_json"),
+        ('{"type":"ping"', "bad_json"),
+        ("{'type':'ping'}", "bad_json"),
+        ("ping", "bad_json"),
+        ("[]", "bad_json"),
+        ('["ping"]', "bad_json"),
+        ("null", "bad_json"),
+        ("42", "bad_json"),
+        ('"ping"', "bad_json"),
+        ('{"type":"ping","data":{"n":NaN}}', "bad_json"),
+        ('{"type":"ping","data":{"n":-Infinity}}', "bad_json"),
+        ('{"type":"send_message","data":{"content":%s}}' % ("9" * 5000), "bad_json"),
+        ('{"type":"send_message","data":{"content":"x","metadata":{"n":%s}}}' % ("9" * 5000), "bad_json"),
+        ("[" * 200_000, "bad_json"),
+        ("[" * 100_000 + "]" * 100_000, "bad_json"),
+        ('{"type":"ping","data":{"a":' + "[" * 200_000 + "]" * 200_000 + "}}", "bad_json"),
+        ('{"type":"ping","data":' + '{"a":' * 200_000 + "1" + "}" * 200_001, "bad_json"),
+        ("{}", "bad_message"),
+        ('{"type":7}', "bad_message"),
+        ('{"type":["ping"]}', "bad_message"),
+        ('{"type":null}', "bad_message"),
+        ('{"typ":"ping"}', "bad_message"),
+        ('{"type":"ping","sender":"admin"}', "bad_message"),
+        ('{"type":"join_room","room":7}', "bad_message"),
+        ('{"type":"join_room","room":["channel:1"]}', "bad_message"),
+        ('{"type":"send_message","room":"channel:1","data":"Hello"}', "bad_message"),
+        ('{"type":"send_message","room":"channel:1","data":["Hello"]}', "bad_message"),
+        ('{"type":""}', "unknown_type"),
+        ('{"type":"PING"}', "unknown_type"),
+        ('{"type":"message","room":"channel:1","data":{"content":"x"}}', "unknown_type"),
+        ('{"type":"user_joined","room":"channel:1","data":{}}', "unknown_type"),
+        ('{"type":"__class__"}', "unknown_type"),
+        ('{"type":"%s"}' % ("x" * 500_000), "unknown_type"),
+        ('{"type":"ping","data":{"n":1}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1"}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":7}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":null}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":""}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":"x","colour":"red"}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":"x","metadata":[]}}', "invalid_data"),
+        ('{"type":"send_message","room":"channel:1","data":{"content":"%s"}}' % ("x" * 10_001), "invalid_data"),
+        (
+            '{"type":"send_message","room":"channel:1","data":{"content":"x","metadata":{"n":18446744073709551616}}}',
+            "invalid_data",
+        ),
+        ('{"type":"send_message","data":{"content":"x"}}', "bad_room"),
+        ('{"type":"join_room"}', "bad_room"),
+        ('{"type":"join_room","room":null}', "bad_room"),
+        ('{"type":"join_room","room":""}', "bad_room"),
+        ('{"type":"join_room","room":"channel"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:"}', "bad_room"),
+        ('{"type":"join_room","room":":1"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:*"}', "bad_room"),
+        ('{"type":"join_room","room":"*"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:[1]"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:?"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:{1}"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:1\\r\\nSET x 1"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:1\\n"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:1\\u0000"}', "bad_room"),
+        ('{"type":"join_room","room":" channel:1"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:../1"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:é"}', "bad_room"),
+        ('{"type":"join_room","room":"channel:%s"}' % ("1" * MIB), "bad_room"),
+        ('{"type":"join_room","room":"planet:1"}', "unknown_room_type"),
+        ('{"type":"send_message","room":"channel:2","data":{"content":"x"}}', "not_joined"),
+        ('{"type":"ping","id":1.5}', "bad_message"),
+        ('{"type":"ping","id":18446744073709551616}', "bad_message"),
+        ('{"type":"ping","id":"%s"}' % ("x" * 200), "bad_message"),
+        ('{"type":"ping","key":7}', "bad_message"),
+        ('{"type":"ping","key":""}', "bad_message"),
+    ],
+)
+async def test_a_fault_is_told_and_the_connection_lives_on(serve: Serve, message: str, code: str):
+    """Each gets one error frame, with its code and a short sentence, and the next message is answered as ever."""
+    server = await serve(ws_max_message_size=4 * MIB, ws_max_buffer=4 * MIB)
+    async with connect(server) as user, connect(server, 2, "bob") as bob:
+        await user.join(ROOM)
+        await bob.join(ROOM)
+        await user.recv_type("user_joined", sender="bob")
+        await user.settled()
+        await bob.settled()
+        await user.socket.send(message)
+        error = await user.recv()
+        assert (error["type"], error["data"]["code"]) == ("error", code)
+        assert 10 < len(error["data"]["error"]) < 700
+        assert len(json.dumps(error)) < 2000
+        assert await user.settled() == []
+        assert await bob.settled() == []
+
+
+async def test_the_error_of_a_frame_that_has_an_id_has_it_too(serve: Serve):
+    """Also what is no proper envelope can be matched, if it is JSON and has an id."""
+    async with connect(await serve()) as user:
+        for message in ('{"type":7,"id":"a"}', '{"id":"a"}', '{"type":"ping","id":"a","room":"*"}', '{"x":1,"id":"a"}'):
+            await user.socket.send(message)
+            assert (await user.recv())["id"] == "a"
+
+
+async def test_a_hundred_faults_are_a_hundred_errors(serve: Serve):
+    """No number of faults ends a connection, as long as it keeps to the rate."""
+    async with connect(await serve(ws_message_rate=0)) as user:
+        for _ in range(1000):
+            await user.socket.send("no")
+        for _ in range(1000):
+            assert (await user.recv())["data"]["code"] == "bad_json"
+        assert await user.settled() == []
+
+
+# Frames.
+
+
+async def refused_with(server: Server, data: bytes, code: int) -> None:
+    """Send ``data`` on a connection of its own, which must be closed with ``code`` and hung up."""
+    async with raw(server) as peer:
+        await peer.send(masked(TEXT, PING_JSON))
+        assert (await heard(peer))["type"] == "pong"
+        await peer.send(data)
+        assert (await peer.closed_with())[0] == code
+        assert await peer.hung_up()
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (bytes([0x81, len(PING_JSON)]) + PING_JSON, 1002),
+        *((masked(TEXT, PING_JSON, rsv=rsv), 1002) for rsv in range(1, 8)),
+        *((masked(opcode, b""), 1002) for opcode in (3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF)),
+        (masked(CONTINUATION, b"x"), 1002),
+        (masked(TEXT, b'{"type"', fin=False) + masked(TEXT, b':"ping"}'), 1002),
+        (masked(PING, b"x", fin=False), 1002),
+        (masked(PING, b"x" * 126), 1002),
+        (masked(CLOSE, b"x"), 1002),
+        (masked(CLOSE, struct.pack("!H", 1005)), 1002),
+        (masked(CLOSE, struct.pack("!H", 999)), 1002),
+        (masked(BINARY, PING_JSON), 1003),
+        (masked(BINARY, b""), 1003),
+        (masked(TEXT, b'{"type":"\xff"}'), 1007),
+        (masked(TEXT, b"\xed\xa0\x80"), 1007),
+        (masked(TEXT, b"\xc3"), 1007),
+        (masked(TEXT, b"\xc3", fin=False) + masked(CONTINUATION, b"(", fin=True), 1007),
+        (masked(TEXT, b"x" * 65_537), 1009),
+        (bytes([0x81, 0xFF]) + struct.pack("!Q", 2**40), 1009),
+        (masked(TEXT, b"x" * 40_000, fin=False) + masked(CONTINUATION, b"x" * 30_000), 1009),
+    ],
+)
+async def test_broken_framing_closes(serve: Serve, data: bytes, code: int):
+    """Frames against RFC 6455 close with 1002, binary with 1003, bad UTF-8 with 1007, the over-long with 1009."""
+    await refused_with(await serve(), data, code)
+
+
+async def test_the_longest_message_is_heard(serve: Serve):
+    """WS_MAX_MESSAGE_SIZE bytes are not over-long; one more is, whole or in fragments."""
+    server = await serve(ws_max_message_size=500)
+    async with raw(server) as peer:
+        await peer.send(masked(TEXT, PING_JSON.ljust(500)))
+        assert (await heard(peer))["type"] == "pong"
+    await refused_with(server, masked(TEXT, PING_JSON.ljust(501)), 1009)
+
+
+async def test_a_letter_split_between_fragments_is_one_letter(serve: Serve):
+    """UTF-8 is checked over the whole message, so a fragment may end anywhere."""
+    message = json.dumps({"type": "ping", "id": "né€𝄞"}, ensure_ascii=False).encode()
+    async with raw(await serve()) as peer:
+        for cut in range(len(message) + 1):
+            await peer.send(masked(TEXT, message[:cut], fin=False) + masked(CONTINUATION, message[cut:]))
+            assert (await heard(peer))["id"] == "né€𝄞"
+
+
+async def test_pings_between_fragments_are_answered_at_once(serve: Serve):
+    """A control frame in the midst of a message is answered in its place, and the message is whole."""
+    async with raw(await serve()) as peer:
+        for byte in PING_JSON[:-1]:
+            opcode = TEXT if byte == PING_JSON[0] else CONTINUATION
+            await peer.send(masked(opcode, bytes([byte]), fin=False) + masked(PING, b"?") + masked(PONG, b"!"))
+            assert await peer.frame() == (PONG, b"?")
+        await peer.send(masked(CONTINUATION, PING_JSON[-1:]))
+        assert (await heard(peer))["id"] == "alive"
+        assert await alive(peer)
+
+
+async def test_frames_split_anywhere_are_whole(serve: Serve):
+    """Wherever a packet ends, also in the middle of a header, the message is heard once and whole."""
+    long = json.dumps({"type": "ping", "id": "x" * 120}).encode().ljust(200)
+    async with raw(await serve(ws_message_rate=0)) as peer:
+        peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for frame in (masked(TEXT, PING_JSON), masked(TEXT, long), masked(TEXT, PING_JSON[:9], fin=False)):
+            for cut in range(1, len(frame)):
+                await peer.send(frame[:cut])
+                await asyncio.sleep(0)
+                await peer.send(frame[cut:])
+                if frame[0] & 0x80:
+                    assert (await heard(peer))["type"] == "pong"
+                else:
+                    await peer.send(masked(CONTINUATION, PING_JSON[9:]))
+                    assert (await heard(peer))["id"] == "alive"
+
+
+# Anything.
+
+
+@given(st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40)), max_size=8))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_texts_are_answered_and_any_bytes_end_well(messages: list[str | bytes]):
+    """Texts never end a connection; other bytes may, with a close frame of the RFC's; nobody else notices."""
+    asyncio.run(_anything(messages))
+
+
+async def _anything(messages: list[str | bytes]) -> None:
+    async with running() as server, connect(server, 2, "bob") as bob:
+        for message in messages:
+            async with raw(server) as peer:
+                if isinstance(message, str):
+                    await peer.send(masked(TEXT, message.encode("utf-8", "replace")))
+                    assert (await heard(peer))["type"] == "error"
+                    assert await alive(peer)
+                else:
+                    await peer.send(message)
+        assert await bob.settled() == []

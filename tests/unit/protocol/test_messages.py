@@ -1,0 +1,272 @@
+"""The envelope: whatever bytes come, they are a request or refused with a sentence; what is built reads as meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from roomcast.errors import ERROR_CODES, Refused
+from roomcast.protocol import messages
+from roomcast.protocol.messages import Request
+
+SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+MICROSECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+#: What text can hold that JSON can carry: anything but half a surrogate pair.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+numbers = st.integers(-(2**63), 2**64 - 1)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=10,
+)
+rooms = st.from_regex(messages.ROOM_PATTERN.replace("$", r"\Z"))
+requests = st.builds(
+    Request,
+    type=texts,
+    room=st.none() | rooms,
+    data=st.none() | st.dictionaries(texts, values, max_size=4),
+    id=st.none() | numbers | texts,
+    key=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=messages.MAX_KEY),
+)
+
+
+def refusal(payload: bytes | str) -> Refused:
+    """What is said of ``payload``, which must be refused, and well: with a known code and a whole sentence."""
+    with pytest.raises(Refused) as caught:
+        messages.parse(payload.encode() if isinstance(payload, str) else payload)
+    refused = caught.value
+    assert refused.code in ERROR_CODES
+    assert refused.message.endswith((".", "}")) and refused.message.isprintable() and len(refused.message) < 500
+    return refused
+
+
+def fits(payload: bytes) -> Request | None:
+    """Parse ``payload``; None if it is refused. Anything else it may do is a failure of the test."""
+    try:
+        return messages.parse(payload)
+    except Refused as refused:
+        assert refused.code in ERROR_CODES
+        assert json.loads(messages.error(refused, id=messages.request_id(payload)))["type"] == "error"
+        return None
+
+
+# Parsing.
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200)
+def test_any_bytes_are_a_request_or_refused(payload):
+    """Nothing but a request or a refusal comes of bytes, and the refusal can be told."""
+    fits(payload)
+
+
+@given(values, st.integers(0, 200))
+@settings(max_examples=200)
+@example({"type": "ping", "id": 2**64}, 200)
+@example({"type": "ping", "id": -(2**63) - 1}, 200)
+@example({"type": "ping", "id": 10**400}, 500)
+def test_any_json_whole_or_cut_is_a_request_or_refused(value, cut):
+    """JSON of any shape, and its beginnings, is a request or refused; a request's id can be sent back."""
+    request = fits(json.dumps(value).encode()[:cut])
+    if request is not None:
+        assert json.loads(messages.pong(request.id))["type"] == "pong"
+
+
+wrong = st.sampled_from([0, 1.5, True, None, "", "x", [], {}, "channel:*", "a" * 200, 2**70, -1])
+
+
+@given(st.dictionaries(st.sampled_from(["type", "room", "data", "id", "key", "other"]), wrong))
+@settings(max_examples=200)
+def test_any_envelope_is_a_request_or_refused(envelope):
+    """Envelopes with fields missing, unknown or of the wrong type are requests or refused, by the rules below."""
+    request = fits(json.dumps(envelope).encode())
+    if request is not None:
+        assert isinstance(request.type, str) and "other" not in envelope
+        assert request.room is None
+        assert request.data in (None, {})
+        assert request.id is None or type(request.id) in (int, str)
+        assert request.key in (None, "x", "channel:*")
+
+
+@given(requests)
+@settings(max_examples=200)
+def test_a_request_comes_back_equal(request):
+    """What a client means is what is heard, every value exact; fields that are None may be there or left out."""
+    whole = msgspec.structs.asdict(request)
+    for envelope in (whole, {name: value for name, value in whole.items() if value is not None}):
+        payload = orjson.dumps(envelope)
+        assert messages.parse(payload) == request
+        assert messages.parse(bytearray(payload)) == request
+
+
+@given(st.text(max_size=20).map(lambda text: text.replace("\x00", "")))
+@settings(max_examples=200)
+@example("channel:1\n")
+@example("channel:*")
+@example("channel:{1}")
+@example("Channel:1")
+@example("channel:")
+@example("channel:" + "a" * 129)
+@example("channel:1:2")
+@example("channel:ä")
+@example("1channel:1")
+def test_only_what_has_a_rooms_form_is_a_room(name):
+    """A room is a lower-case word, a colon, and 1 to 128 of letters, digits, dots, dashes and underscores."""
+    head, colon, tail = name.partition(":")
+    word = bool(head) and head[0] in "abcdefghijklmnopqrstuvwxyz" and re.sub("[a-z0-9_]", "", head) == ""
+    expected = bool(colon) and word and 0 < len(tail) <= 128 and re.sub("[A-Za-z0-9._-]", "", tail) == ""
+    assert messages.is_room(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "says"),
+    [
+        ("", "bad_json", "not valid JSON"),
+        ("{", "bad_json", "not valid JSON"),
+        ("hello", "bad_json", "not valid JSON"),
+        ('{"type":"ping"}}', "bad_json", "trailing characters"),
+        ('{"type":"ping"} {"type":"ping"}', "bad_json", "trailing characters"),
+        ("[]", "bad_json", "not a JSON object"),
+        ('"ping"', "bad_json", "not a JSON object"),
+        ("7", "bad_json", "not a JSON object"),
+        ("null", "bad_json", "not a JSON object"),
+        ('{"type":"ping","data":{"a":NaN}}', "bad_json", "not valid JSON"),
+        ('{"type":"ping","data":{"a":Infinity}}', "bad_json", "not valid JSON"),
+        ('{"type":"ping","data":{"a":1e999}}', "bad_json", "too large, in data."),
+        ('{"type":"ping","data":{"a":%s}}' % ("9" * 5000), "bad_json", "too large"),
+        ('{"type":"ping","id":%s}' % ("9" * 5000), "bad_json", "too large"),
+        ('{"type":"ping","data":{"a":' + "[" * 30_000 + "]" * 30_000 + "}}", "bad_json", "nested too deeply"),
+        ('{"type":"ping","data":{"a":%s' % ("[" * 200_000), "bad_json", "nested too deeply"),
+        ('{"a":' * 200_000, "bad_message", "'a' is unknown"),
+        (b'{"type":"\xff"}', "bad_json", "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "bad_json", "not valid JSON"),
+        ('{"type":"\\ud800"}', "bad_json", "not valid JSON"),
+        ("{}", "bad_message", "type is missing"),
+        ('{"room":"channel:1"}', "bad_message", "type is missing"),
+        ('{"type":7}', "bad_message", "type must be a string, not a number."),
+        ('{"type":null}', "bad_message", "type must be a string, not null."),
+        ('{"type":"ping","room":7}', "bad_message", "room must be a string, not a number."),
+        ('{"type":"ping","data":[]}', "bad_message", "data must be an object, not an array."),
+        ('{"type":"ping","data":"text"}', "bad_message", "data must be an object, not a string."),
+        ('{"type":"ping","id":1.5}', "bad_message", "id must be a string or a whole number, not a number with a"),
+        ('{"type":"ping","id":true}', "bad_message", "id must be a string or a whole number, not true or false."),
+        ('{"type":"ping","id":{}}', "bad_message", "id must be a string or a whole number, not an object."),
+        ('{"type":"ping","id":18446744073709551616}', "bad_message", "more than 64 bits"),
+        ('{"type":"ping","id":"%s"}' % ("x" * 129), "bad_message", "id must have at most 128 characters"),
+        ('{"type":"ping","key":7}', "bad_message", "key must be a string, not a number."),
+        ('{"type":"ping","key":""}', "bad_message", "key must have 1 to 128 characters"),
+        ('{"type":"ping","key":"%s"}' % ("x" * 129), "bad_message", "key must have 1 to 128 characters"),
+        ('{"type":"ping","colour":"red"}', "bad_message", "'colour' is unknown; a message has type, room, data"),
+        ('{"out of range":1}', "bad_message", "'out of range' is unknown"),
+        ('{"expected `str`, got `int`":1}', "bad_message", "is unknown"),
+        ('{"":1}', "bad_message", "'' is unknown"),
+        ('{"%s":1}' % ("x" * 60_000), "bad_message", "xxx' is unknown"),
+        ('{"type":"ping","room":""}', "bad_room", "entity_type:entity_id"),
+        ('{"type":"ping","room":"channel"}', "bad_room", "entity_type:entity_id"),
+        ('{"type":"ping","room":"channel:*"}', "bad_room", "entity_type:entity_id"),
+        ('{"type":"ping","room":"channel:{1}"}', "bad_room", "entity_type:entity_id"),
+        ('{"type":"ping","room":"channel:1\\r\\nX"}', "bad_room", "entity_type:entity_id"),
+        ('{"type":"ping","room":"channel:%s"}' % ("1" * 1_000_000), "bad_room", "entity_type:entity_id"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong(payload, code, says):
+    """Each fault has its code and a short sentence in plain words, however long or odd what was sent."""
+    refused = refusal(payload)
+    assert refused.code == code
+    assert says in refused.message
+
+
+def test_the_longest_id_key_and_room_are_taken():
+    """128 characters of id, key and entity are not too many, nor are 64 bits of a number."""
+    long = "x" * 128
+    request = messages.parse(json.dumps({"type": "ping", "id": long, "key": long, "room": f"channel:{long}"}).encode())
+    assert (request.id, request.key, request.room) == (long, long, f"channel:{long}")
+    for number in (2**64 - 1, -(2**63), 0):
+        assert messages.parse(b'{"type":"ping","id":%d}' % number).id == number
+
+
+@pytest.mark.parametrize(
+    ("payload", "id"),
+    [
+        (b'{"id":7}', 7),
+        (b'{"id":"a","type":5}', "a"),
+        (b'{"id":true}', None),
+        (b'{"id":1.5}', None),
+        (b'{"id":[1]}', None),
+        (b'{"id":1e400}', None),
+        (b'{"id":"%b"}' % (b"x" * 129), None),
+        (b"[7]", None),
+        (b'{"id":7', None),
+        (b"", None),
+    ],
+)
+def test_the_id_of_what_was_refused_is_found_where_it_can_be(payload, id):
+    """A client can match even the error of a request that could not be read, if its id can be."""
+    assert messages.request_id(payload) == id
+
+
+def test_a_core_command_takes_only_its_own_data():
+    """What a command of the core does not know is refused by name; no data, or an empty object, is none."""
+    messages.takes_only(Request("ping"))
+    messages.takes_only(Request("ping", data={}))
+    messages.takes_only(Request("join_room", data={"since": "x"}), "since")
+    with pytest.raises(Refused, match=r"data\.colour: ping takes no data\.") as caught:
+        messages.takes_only(Request("ping", data={"colour": 1}))
+    assert caught.value.fields == {"colour": ["Unknown field."]}
+    with pytest.raises(Refused, match=r"data\.till: join_room takes only since\."):
+        messages.takes_only(Request("join_room", data={"since": "x", "till": "y"}), "since")
+
+
+# Building.
+
+
+def test_an_event_has_the_documents_fields():
+    """An event is type, room, data, sender and timestamp; room and sender are left out where there are none."""
+    built = json.loads(messages.event("task.created", "project:1", {"task_id": 7}, "alice"))
+    assert SECONDS.fullmatch(built.pop("timestamp"))
+    assert built == {"type": "task.created", "room": "project:1", "data": {"task_id": 7}, "sender": "alice"}
+    assert set(json.loads(messages.event("notification.new", None, {}, None))) == {"type", "data", "timestamp"}
+
+
+def test_the_welcome_has_microseconds():
+    """The welcome's time is to the microsecond, of now and in UTC; every other frame's is to the second."""
+    before = datetime.now(UTC)
+    built = json.loads(messages.connected(12345, "alice"))
+    assert MICROSECONDS.fullmatch(built["timestamp"])
+    assert before <= datetime.fromisoformat(built["timestamp"]) <= datetime.now(UTC)
+    assert built["data"] == {"message": "Connected successfully", "user_id": 12345, "username": "alice"}
+    for other in (messages.pong(), messages.reply("sent", {}), messages.error(Refused("internal", "x"))):
+        assert SECONDS.fullmatch(json.loads(other)["timestamp"])
+
+
+def test_a_reply_says_only_what_there_is():
+    """Room and id are in a reply if they were in the request; an id of 0 and an empty one are ids too."""
+    assert set(json.loads(messages.reply("sent", {}))) == {"type", "data", "timestamp"}
+    whole = json.loads(messages.reply("sent", {"a": 1}, room="channel:1", id="7"))
+    assert (whole["room"], whole["id"], whole["data"]) == ("channel:1", "7", {"a": 1})
+    assert json.loads(messages.pong(0))["id"] == 0
+    assert json.loads(messages.pong(""))["id"] == ""
+
+
+def test_an_error_has_a_sentence_and_a_code():
+    """The error frame is the document's, with a code besides, and with fields if there are any."""
+    built = json.loads(messages.error(Refused("bad_room", "No such room.")))
+    assert set(built) == {"type", "data", "timestamp"}
+    assert built["data"] == {"error": "No such room.", "code": "bad_room"}
+    refused = Refused("invalid_data", "content: too long", {"content": ["too long"]})
+    assert json.loads(messages.error(refused))["data"]["fields"] == {"content": ["too long"]}
+
+
+@pytest.mark.parametrize("data", [{"a": 2**64}, {"a": object()}, {"a": "\ud800"}, {1: 2}, {"a": {1, 2}}])
+def test_what_is_no_json_cannot_be_sent(data):
+    """Data that JSON cannot carry is refused with a sentence, and never half built."""
+    with pytest.raises(Refused, match=r"data cannot be sent as JSON: .*\.$"):
+        messages.event("message", "channel:1", data, None)

@@ -1,0 +1,309 @@
+"""What plugins are given: the context of a request, and the service around the gateway's life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from marshmallow import Schema, fields
+from serving import Serve, User, connect, token_for
+
+from roomcast import Context, Plugin, Refused
+from roomcast.broker.base import Member
+from roomcast.context import Service
+
+ROOM = "lab:1"
+
+
+class Measured(Schema):
+    value = fields.Integer(required=True)
+
+
+class Undeclared(Schema):
+    value = fields.Integer()
+
+
+Action = Callable[[Context], Awaitable[Any]]
+
+
+class Lab:
+    """A plugin with one command, ``try``, which does with its context what the test says."""
+
+    def __init__(self) -> None:
+        self.plugin = Plugin("lab")
+        self.services: list[Service] = []
+        self.result: Any = None
+        self._action: Action | None = None
+        self.rule: Action = allow
+        self.plugin.event("lab.measured")(Measured)
+        self.plugin.command("try", Schema)(self._try)
+        self.plugin.room("lab")(self._rule)
+        self.plugin.lifespan(self._lifespan())
+
+    async def _rule(self, ctx: Context, entity: str) -> Any:
+        """Say what the test says."""
+        return await self.rule(ctx)
+
+    async def _try(self, ctx: Context, data: dict[str, Any]) -> None:
+        """Do what the test says."""
+        assert self._action is not None
+        self.result = await self._action(ctx)
+
+    def _lifespan(self) -> Callable[[Service], AsyncIterator[None]]:
+        async def lifespan(service: Service) -> AsyncIterator[None]:
+            self.services.append(service)
+            yield
+
+        return lifespan
+
+    async def do(self, user: User, action: Action, room: str | None = ROOM, **more: Any) -> Any:
+        """Let ``user`` send the command, carry ``action`` out in it, and return its result or the error's data."""
+        self._action, self.result = action, None
+        await user.send("try", room, id="try", **more)
+        while True:
+            frame = await user.recv()
+            if frame.get("id") == "try":
+                return frame["data"] if frame["type"] == "error" else self.result
+
+
+async def allow(ctx: Context) -> bool:
+    """Let in everyone."""
+    return True
+
+
+@pytest.fixture
+async def lab() -> Lab:
+    """The plugin; made on the loop that it will run on."""
+    return Lab()
+
+
+def returns(function: Callable[[Context], Any]) -> Action:
+    """A handler that returns what ``function`` makes of its context."""
+
+    async def action(ctx: Context) -> Any:
+        return function(ctx)
+
+    return action
+
+
+async def test_who_asks(serve: Serve, lab: Lab):
+    """The id, the name and the further claims of the token are the context's."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server, token=token_for(7, "alice", ["lab:*"], team="red", level=3)) as alice:
+        asked = returns(lambda ctx: (ctx.user_id, ctx.username, ctx.claims, ctx.room))
+        assert await lab.do(alice, asked) == (7, "alice", {"team": "red", "level": 3}, ROOM)
+        assert (await lab.do(alice, asked, room=None))[3] is None
+
+
+async def test_a_new_token_is_the_contexts_at_once(serve: Serve, lab: Lab):
+    """After refresh_token handlers see the new claims and rooms."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server, token=token_for(7, team="red")) as alice:
+        await alice.send("refresh_token", data={"token": token_for(7, rooms=["lab:2"], team="blue")})
+        asked = returns(lambda ctx: (ctx.claims, ctx.claims_allow("lab:2"), ctx.claims_allow("lab:1")))
+        assert await lab.do(alice, asked) == ({"team": "blue"}, True, False)
+
+
+async def test_whether_one_is_in_the_room(serve: Serve, lab: Lab):
+    """in_room and joined tell whether this very connection has joined the request's room."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice, connect(server) as tab:
+        await tab.join(ROOM)
+        inside, joined = returns(lambda ctx: ctx.in_room), returns(lambda ctx: ctx.joined())
+        assert await lab.do(alice, inside) is False
+        assert await lab.do(alice, inside, room=None) is False
+        error = await lab.do(alice, joined)
+        assert (error["code"], error["error"]) == (
+            "not_joined",
+            f"Join {ROOM} first: send join_room, and wait for joined_room.",
+        )
+        assert (await lab.do(alice, joined, room=None))["code"] == "bad_room"
+        await alice.join(ROOM)
+        assert await lab.do(alice, inside) is True
+        assert await lab.do(alice, joined) == ROOM
+        await alice.send("leave_room", ROOM)
+        assert await lab.do(alice, inside) is False
+
+
+@pytest.mark.parametrize(("access", "allowed"), [("claims", [True, False]), ("open", [True, True])])
+async def test_what_the_token_covers(serve: Serve, lab: Lab, access: str, allowed: list[bool]):
+    """claims_allow asks the token, and policy_allows what ROOM_ACCESS says; no token covers a user's own room."""
+    server = await serve(plugins=[lab.plugin], room_access=access)
+    async with connect(server, rooms=["lab:1"]) as alice:
+        for room, expected in zip(("lab:1", "lab:2"), allowed, strict=True):
+            assert await lab.do(alice, returns(lambda ctx, room=room: ctx.claims_allow(room))) is expected
+            assert await lab.do(alice, lambda ctx, room=room: ctx.policy_allows(room)) is expected
+        assert await lab.do(alice, lambda ctx: ctx.policy_allows("user:1")) is False
+
+
+async def test_a_rule_has_the_context_of_the_join(serve: Serve, lab: Lab):
+    """A room's rule is asked with the user and the room that is to be joined, in which the user is not yet."""
+    seen: list[Any] = []
+
+    async def rule(ctx: Context) -> bool:
+        seen.append((ctx.user_id, ctx.room, ctx.in_room))
+        return ctx.claims_allow("lab:9")
+
+    lab.rule = rule
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server, rooms=["lab:9"]) as alice, connect(server, 2, "bob", rooms=["lab:1"]) as bob:
+        await alice.join(ROOM)
+        await bob.send("join_room", ROOM)
+        assert await bob.closed() == (4403, "Forbidden")
+    assert seen == [(1, ROOM, False), (2, ROOM, False)]
+
+
+async def test_publishing_goes_to_the_requests_room_as_from_the_user(serve: Serve, lab: Lab):
+    """An event named by its type or its schema is published in the room of the request, or in another that is given."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        await alice.join("channel:1")
+        id = await lab.do(alice, lambda ctx: ctx.publish(Measured, {"value": 1}))
+        event = await alice.recv_type("lab.measured")
+        assert (event["room"], event["data"], event["sender"], event["id"]) == (ROOM, {"value": 1}, "alice", id)
+        await lab.do(alice, lambda ctx: ctx.publish("lab.measured", {"value": 2}, room="channel:1"), room=None)
+        assert (await alice.recv_type("lab.measured"))["room"] == "channel:1"
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "room", "code"),
+    [
+        (Measured, {"value": "many"}, ROOM, "invalid_data"),
+        (Measured, {"value": 1, "unit": "m"}, ROOM, "invalid_data"),
+        (Undeclared, {"value": 1}, ROOM, "unknown_type"),
+        ("lab.lost", {"value": 1}, ROOM, "unknown_type"),
+        ("user_joined", {"username": "x", "user_id": 1}, ROOM, "unknown_type"),
+        ("notification.new", {"title": "x", "message": "y"}, ROOM, "bad_room"),
+        (Measured, {"value": 1}, None, "bad_room"),
+        (Measured, {"value": 1}, "planet:1", "unknown_room_type"),
+        (Measured, {"value": 1}, "lab:*", "bad_room"),
+    ],
+)
+async def test_what_cannot_be_published_is_refused(
+    serve: Serve, lab: Lab, event: Any, data: Any, room: str | None, code: str
+):
+    """Data that does not fit, an event that nobody declares or only roomcast may send, and no room for it."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        await alice.settled()
+        assert (await lab.do(alice, lambda ctx: ctx.publish(event, data, room=room), room=None))["code"] == code
+        assert await alice.settled() == []
+
+
+async def test_all_that_a_keyed_command_publishes_is_published_once(serve: Serve, lab: Lab):
+    """If a command fails after it published, the same key publishes the rest, and nothing twice."""
+    server = await serve(plugins=[lab.plugin])
+    failing = True
+
+    async def action(ctx: Context) -> None:
+        await ctx.publish(Measured, {"value": 1})
+        await ctx.publish(Measured, {"value": 1})
+        if failing:
+            raise Refused("broken", "The scale broke.")
+        await ctx.publish(Measured, {"value": 3})
+
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        assert (await lab.do(alice, action, key="k"))["code"] == "broken"
+        failing = False
+        assert await lab.do(alice, action, key="k") is None
+        assert await lab.do(alice, action, key="k") is None
+        await alice.settled()
+        values = [frame["data"]["value"] for frame in alice.heard if frame["type"] == "lab.measured"]
+        assert values == [1, 1, 3]
+
+
+async def test_a_notification_is_for_one_user(serve: Serve, lab: Lab):
+    """notify reaches every connection of the user, without room and sender; any event may be one that is declared."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice, connect(server, "b-2", "bob") as bob, connect(server, "b-2", "bob") as tab:
+        notice = {"title": "Done", "message": "It weighs 3 kg."}
+        id = await lab.do(alice, lambda ctx: ctx.notify("b-2", "notification.new", notice))
+        for user in (bob, tab):
+            event = await user.recv()
+            assert set(event) == {"type", "data", "timestamp", "id"}
+            assert event["id"] == id
+            assert event["data"] == {**notice, "priority": "normal"}
+        assert (await lab.do(alice, lambda ctx: ctx.notify("*", Measured, {"value": 1})))["code"] == "bad_room"
+        assert await alice.settled() == []
+
+
+async def test_an_event_and_what_came_after_it(serve: Serve, lab: Lab):
+    """since returns the event asked for and all later ones as clients got them; nothing of what is not kept."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice:
+        assert (await lab.do(alice, lambda ctx: ctx.since("x-1")))["code"] == "not_joined"
+        await alice.join(ROOM)
+        await alice.settled()
+        ids = [await lab.do(alice, lambda ctx, n=n: ctx.publish(Measured, {"value": n})) for n in range(4)]
+        await alice.settled()
+        heard = [frame for frame in alice.heard if frame["type"] == "lab.measured"]
+        assert await lab.do(alice, lambda ctx: ctx.since(ids[1])) == heard[1:]
+        assert await lab.do(alice, lambda ctx: ctx.since(ids[3])) == heard[3:]
+        for unknown in ("x-1", "", ids[0].rpartition("-")[0] + "-0", ids[0].rpartition("-")[0] + "-99"):
+            assert await lab.do(alice, lambda ctx, unknown=unknown: ctx.since(unknown)) == []
+        odd = [
+            f"{ids[1][:-1]}0{ids[1][-1]}",
+            f"{ids[1]}0" * 9,
+            f"{ids[1].rpartition('-')[0]}-\u0663",
+            "-",
+            "-1",
+            "x--1",
+        ]
+        assert [await lab.do(alice, lambda ctx, one=one: ctx.since(one)) for one in odd] == [[]] * len(odd)
+
+
+async def test_what_is_about_an_event(serve: Serve):
+    """about leaves out what does not have the event's id, and others have their turn while long events are searched."""
+    server, room = await serve(ws_message_rate=0), "channel:1"
+    filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
+    async with connect(server) as alice:
+        service = server.gateway.service
+        first = await service.publish("message", room, {"content": "first", **filling})
+        for number in range(60):
+            await service.publish("message", room, {"content": f"{number}", **filling})
+            edit = {"message_id": first, "content": f"edit {number}", **filling}
+            last = await service.publish("message.edited", room, edit)
+        await service.publish("message", room, {"content": first, **filling})
+        await alice.join(room)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        (client,) = server.gateway.keepalive.connections
+        found = await Context(server.gateway, client, room).since(first, about=True)  # type: ignore[arg-type]
+        counting.cancel()
+        assert [event["type"] for event in found] == ["message", *["message.edited"] * 60, "message"]
+        assert (found[0]["id"], found[-2]["id"]) == (first, last)
+        assert turns >= 20
+
+
+async def test_the_service_of_a_lifespan(serve: Serve, lab: Lab):
+    """What runs beside requests can publish, with or without a sender and once for a key, and look at rooms."""
+    server = await serve(plugins=[lab.plugin])
+    (service,) = lab.services
+    async with connect(server) as alice, connect(server) as tab:
+        await alice.join(ROOM)
+        await tab.join(ROOM)
+        await alice.settled()
+        first = await service.publish(Measured, ROOM, {"value": 1}, key="k")
+        assert await service.publish(Measured, ROOM, {"value": 2}, key="k") == first
+        await service.publish("lab.measured", ROOM, {"value": 3}, sender="scale")
+        events = [await alice.recv(), await alice.recv()]
+        assert [(event["data"]["value"], event.get("sender")) for event in events] == [(1, None), (3, "scale")]
+        assert await alice.settled() == []
+        assert await service.members(ROOM) == [Member(1, "alice", 2)]
+        assert await service.members("lab:2") == []
+        assert (await service.history(ROOM))[-2:] == events
+        assert await service.history(ROOM, first) == events[1:]
+        with pytest.raises(Refused):
+            service.publish(Measured, ROOM, {"value": "x"})
