@@ -1,4 +1,4 @@
-"""Three nodes behind nginx, set up as the README says: clients notice nothing of a node's restart or death."""
+"""Three nodes behind the nginx of docs/operations.md: clients miss nothing when a node restarts or is killed."""
 
 from __future__ import annotations
 

@@ -1,14 +1,16 @@
-"""The document that front ends are written by, section by section: every example and every sentence, on the wire."""
+"""docs/protocol.md, section by section: a real server sends the frames of its examples and keeps its sentences."""
 
 from __future__ import annotations
 
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pytest
 import websockets
+from docs_pages import PAGES, snippet
 from serving import PATH, SECRET, Serve, call, connect, refused, token_for, url
 from wire import Peer, masked
 
@@ -23,9 +25,9 @@ EVENT_ID = re.compile(r"[A-Za-z0-9]+-[1-9][0-9]*")
 
 
 def like(frame: dict[str, Any], example: str, *, id: bool = False, micro: bool = False) -> bool:
-    """Whether ``frame`` is the document's ``example`` to the letter: no field more, none less, each value the same.
+    """Return True if ``frame`` equals the ``example`` in docs/protocol.md: the same fields with the same values.
 
-    Times must be of the example's form and of now; with ``id``, the frame is an event and has an id besides.
+    Timestamps must have the form of the example and be current. With ``id``, the frame is an event and also has an id.
     """
     expected = json.loads(example)
     digits = r"\.\d{6}" if micro else ""
@@ -43,7 +45,7 @@ def like(frame: dict[str, Any], example: str, *, id: bool = False, micro: bool =
 
 
 def alice(server: Any, **more: Any) -> Any:
-    """The user of the document."""
+    """Connect the user of the examples."""
     return connect(server, 12345, "alice", ("channel:456", "project:123", "task:789"), **more)
 
 
@@ -51,19 +53,11 @@ def alice(server: Any, **more: Any) -> Any:
 
 
 async def test_the_welcome(serve: Serve):
-    """Upon connection, the first frame is the document's welcome, and nothing follows unasked."""
+    """After a connection, the first frame is the welcome of the page, and nothing follows unasked."""
     async with alice(await serve()) as user:
         assert like(
             user.welcome,
-            """{
-              "type": "connected",
-              "data": {
-                "message": "Connected successfully",
-                "user_id": 12345,
-                "username": "alice"
-              },
-              "timestamp": "2025-11-13T12:00:00.000000Z"
-            }""",
+            snippet("connected"),
             micro=True,
         )
         assert await user.settled() == []
@@ -84,50 +78,34 @@ async def test_the_endpoint(serve: Serve):
 
 
 async def test_join_room(serve: Serve):
-    """A join is answered with joined_room, then everyone in the room, who joined included, hears user_joined."""
+    """A join is answered with joined_room; then everyone in the room, including the joiner, gets user_joined."""
     server = await serve()
     async with connect(server, 2, "bob") as bob, alice(server) as user:
         await bob.join("channel:456")
         await bob.settled()
-        await user.socket.send('{"type": "join_room", "room": "channel:456"}')
+        await user.socket.send(snippet("join_room"))
         assert like(
             await user.recv(),
-            """{
-              "type": "joined_room",
-              "room": "channel:456",
-              "data": {
-                "message": "Joined room channel:456"
-              },
-              "timestamp": "2025-11-13T12:00:00Z"
-            }""",
+            snippet("joined_room"),
         )
         for one in (user, bob):
             assert like(
                 await one.recv(),
-                """{
-                  "type": "user_joined",
-                  "room": "channel:456",
-                  "data": {
-                    "username": "alice",
-                    "user_id": 12345
-                  },
-                  "sender": "alice",
-                  "timestamp": "2025-11-13T12:00:00Z"
-                }""",
+                snippet("user_joined"),
                 id=True,
             )
             assert await one.settled() == []
 
 
 async def test_leave_room(serve: Serve):
-    """A leave is answered with left_room; the others hear user_left, and who left hears nothing of the room again."""
+    """A leave is answered with left_room; the others get user_left, and the user who left gets nothing more."""
     server = await serve()
     async with connect(server, 2, "bob") as bob, alice(server) as user:
         await bob.join("channel:456")
         await user.join("channel:456")
         await bob.recv_type("user_joined", sender="alice")
         await user.settled()
-        await user.socket.send('{"type": "leave_room", "room": "channel:456"}')
+        await user.socket.send(snippet("leave_room"))
         left = await user.recv()
         assert set(left) == {"type", "room", "data", "timestamp"}
         assert (left["type"], left["room"]) == ("left_room", "channel:456")
@@ -142,108 +120,57 @@ async def test_leave_room(serve: Serve):
 
 
 async def test_send_message(serve: Serve):
-    """What is sent is broadcast to the room, the sender included, as the document shows it; without id, no reply."""
+    """A message is broadcast to the room, including the sender, as the page shows it; without id, there is no reply."""
     server = await serve()
     async with connect(server, 2, "bob") as bob, alice(server) as user:
         await user.join("channel:456")
         await bob.join("channel:456")
         await bob.recv_type("user_joined")
         await user.settled()
-        await user.socket.send(
-            """{
-              "type": "send_message",
-              "room": "channel:456",
-              "data": {
-                "content": "Hello everyone!",
-                "metadata": {
-                  "reply_to": 789
-                }
-              }
-            }"""
-        )
+        await user.socket.send(snippet("send_message"))
         for one in (user, bob):
             assert like(
                 await one.recv(),
-                """{
-                  "type": "message",
-                  "room": "channel:456",
-                  "data": {
-                    "content": "Hello everyone!",
-                    "username": "alice",
-                    "user_id": 12345,
-                    "metadata": {
-                      "reply_to": 789
-                    }
-                  },
-                  "sender": "alice",
-                  "timestamp": "2025-11-13T12:00:00Z"
-                }""",
+                snippet("message"),
                 id=True,
             )
             assert await one.settled() == []
 
 
 async def test_ping(serve: Serve):
-    """A ping is answered with the document's pong, whose data has the time too."""
+    """A ping is answered with the pong of the page, whose data contains the time as well."""
     async with alice(await serve()) as user:
-        await user.socket.send('{ "type": "ping" }')
+        await user.socket.send(snippet("ping"))
         assert like(
             await user.recv(),
-            """{
-              "type": "pong",
-              "data": {
-                "timestamp": "2025-11-13T12:00:00Z"
-              },
-              "timestamp": "2025-11-13T12:00:00Z"
-            }""",
+            snippet("pong"),
         )
 
 
 # Server to client.
 
 
-def test_every_event_type_of_the_document_has_an_owner():
-    """Chat, task, project and system events are declared by the plugin of their name, or the core."""
+def test_every_event_type_of_the_page_has_an_owner():
+    """The page lists the events that chat, task, project and the core declare, and no others."""
     owned = {name: set(item.plugin.events) for name, item in registry.load().plugins.items()}
     assert owned["chat"] == {"message", "message.edited", "message.deleted"}
     assert owned["task"] == {f"task.{what}" for what in ("created", "updated", "status_changed", "assigned", "deleted")}
     assert owned["project"] == {"project.updated", "project.archived"}
     assert owned["core"] == {"user_joined", "user_left", "notification.new"}
+    section = PAGES["docs/protocol.md"].partition("### Event types")[2].partition("\n### ")[0]
+    listed = re.findall(r"^- `(.+?)` - ", section, re.MULTILINE)
+    assert sorted(listed) == sorted({*chain.from_iterable(owned.values()), "error", "resync"})
 
 
 @pytest.mark.parametrize(
     "example",
     [
-        """{
-          "type": "task.created",
-          "room": "project:123",
-          "data": {
-            "task_id": 789,
-            "title": "New feature implementation",
-            "status": "todo",
-            "priority": "high",
-            "assignee": "bob",
-            "creator": "alice"
-          },
-          "sender": "alice",
-          "timestamp": "2025-11-13T12:00:00Z"
-        }""",
-        """{
-          "type": "task.status_changed",
-          "room": "project:123",
-          "data": {
-            "task_id": 789,
-            "old_status": "todo",
-            "new_status": "in_progress",
-            "changed_by": "bob"
-          },
-          "sender": "system",
-          "timestamp": "2025-11-13T12:00:00Z"
-        }""",
+        snippet("task.created"),
+        snippet("task.status_changed"),
     ],
 )
 async def test_the_examples_of_events(serve: Serve, example: str):
-    """What a backend publishes over HTTP is what the room hears, to the letter of the document's examples."""
+    """The room receives what a backend publishes over HTTP, exactly as in the examples of the page."""
     server = await serve()
     async with alice(server) as user:
         await user.join("project:123")
@@ -257,18 +184,9 @@ async def test_the_examples_of_events(serve: Serve, example: str):
 
 
 async def test_the_example_of_a_notification(serve: Serve):
-    """A notification comes to every connection of its user, without room and sender, and to nobody else."""
+    """A notification reaches every connection of its user, without room and sender, and no other user."""
     server = await serve()
-    example = """{
-      "type": "notification.new",
-      "data": {
-        "title": "You were mentioned",
-        "message": "Alice mentioned you in channel #general",
-        "link": "/project/123/channel/456",
-        "priority": "normal"
-      },
-      "timestamp": "2025-11-13T12:00:00Z"
-    }"""
+    example = snippet("notification.new")
     async with alice(server) as user, alice(server) as tab, connect(server, 2, "bob") as bob:
         published = {"type": "notification.new", "room": "user:12345", "data": json.loads(example)["data"]}
         status, _ = await call(server, "POST", "/api/v1/events", published)
@@ -284,7 +202,7 @@ async def test_the_example_of_a_notification(serve: Serve):
 
 @pytest.mark.parametrize("room", ["project:123", "channel:456", "task:789"])
 async def test_the_room_types(serve: Serve, room: str):
-    """Each room type of the document can be joined by who has access, and talked in."""
+    """Each room type of the page can be joined by a user with access, who can send messages there."""
     async with alice(await serve()) as user:
         assert (await user.join(room))["data"] == {"message": f"Joined room {room}"}
         await user.send("send_message", room, {"content": "Hello"})
@@ -293,7 +211,7 @@ async def test_the_room_types(serve: Serve, room: str):
 
 @pytest.mark.parametrize("room", ["channel:457", "project:456", "task:7890", "user:12345", "user:2"])
 async def test_a_room_without_access_is_4403(serve: Serve, room: str):
-    """An unauthorized join is told in an error frame, then closed with 4403 Forbidden; nobody hears of it."""
+    """An unauthorized join gets an error frame and then the close code 4403 Forbidden; it is not announced."""
     server = await serve()
     async with alice(server) as user, connect(server, 2, "bob") as bob:
         if not room.startswith("user:"):
@@ -326,12 +244,12 @@ async def test_a_room_without_access_is_4403(serve: Serve, room: str):
     ids=["none", "empty", "nonsense", "expired", "forged", "ticket"],
 )
 async def test_4401(serve: Serve, query: str):
-    """No token, or one that is invalid or expired: 4401 Authentication Failed, with no frame before it."""
+    """Without a token, or with an invalid or expired one: 4401 Authentication Failed, with no frame before it."""
     assert await refused(await serve(), PATH + query) == (4401, "Authentication Failed")
 
 
 async def test_4429(serve: Serve):
-    """The sixth connection of a user is closed with 4429; one of the five that goes makes room, as does no other's."""
+    """The sixth connection of a user is closed with 4429; when one of the five ends, there is room again."""
     server = await serve()
     path = f"{PATH}?token={token_for(12345)}"
     async with (
@@ -354,13 +272,13 @@ class Broken(MemoryBroker):
 
 
 async def test_4500(serve: Serve):
-    """A server that fails says so with 4500 Internal Server Error."""
+    """A server that fails closes with 4500 Internal Server Error."""
     server = await serve(broker=Broken())
     assert await refused(server, f"{PATH}?token={token_for()}") == (4500, "Internal Server Error")
 
 
-def test_the_close_codes_have_the_documents_reasons():
-    """The four codes of the document are sent with its words."""
+def test_the_close_codes_have_the_reasons_of_the_page():
+    """The four original codes are sent with their original reasons."""
     reasons = {(close.code, close.reason) for close in CLOSES}
     assert {
         (4401, "Authentication Failed"),
@@ -371,12 +289,13 @@ def test_the_close_codes_have_the_documents_reasons():
 
 
 async def test_the_error_frame(serve: Serve):
-    """An error is the document's frame, with a stable code beside its sentence, and the connection lives on."""
+    """An error is the frame of the page, with a stable code next to its sentence, and the connection stays open."""
     async with alice(await serve()) as user:
         await user.socket.send("hello")
         error = await user.recv()
-        assert set(error) == {"type", "data", "timestamp"}
-        assert set(error["data"]) == {"error", "code"}
+        example = json.loads(snippet("error"))
+        assert set(error) == {"type", "data", "timestamp"} == set(example)
+        assert set(error["data"]) == {"error", "code"} == set(example["data"])
         assert error["data"]["code"] == "bad_json"
         assert await user.settled() == []
 
@@ -385,7 +304,7 @@ async def test_the_error_frame(serve: Serve):
 
 
 async def test_a_queue_that_is_sent_on_open(serve: Serve):
-    """What a client sends before it has read its welcome is carried out, in order, after the welcome."""
+    """Messages that a client sends before it has read its welcome are carried out, in order, after the welcome."""
     server = await serve()
     peer = await Peer.connect(("127.0.0.1", server.port))
     queue = [
@@ -405,7 +324,7 @@ async def test_a_queue_that_is_sent_on_open(serve: Serve):
 
 
 async def test_a_client_that_reconnects_goes_on(serve: Serve):
-    """After a lost connection the same token connects again, as the document's reconnecting client does."""
+    """After a lost connection the same token connects again, as in the example for automatic reconnection."""
     server = await serve()
     token = token_for(12345, expires_in=60)
     for _ in range(8):
@@ -415,10 +334,12 @@ async def test_a_client_that_reconnects_goes_on(serve: Serve):
 
 
 async def test_the_lines_for_wscat(serve: Serve):
-    """The two lines of the document, typed as they are, join a room and talk there."""
+    """The two lines for wscat, typed as they are written, join a room and send a message there."""
     async with connect(await serve()) as user:
-        await user.socket.send('{"type": "join_room", "room": "channel:1"}')
-        await user.socket.send('{"type": "send_message", "room": "channel:1", "data": {"content": "Hello"}}')
+        lines = re.findall(r"^> (.+)$", snippet("wscat"), re.MULTILINE)
+        assert len(lines) == 2
+        for line in lines:
+            await user.socket.send(line)
         message = await user.recv_type("message")
         assert message["data"] == {"content": "Hello", "username": "alice", "user_id": 1, "metadata": {}}
 
@@ -426,8 +347,8 @@ async def test_the_lines_for_wscat(serve: Serve):
 # Configuration.
 
 
-def test_the_settings_of_the_document():
-    """The variables are named as in the document and default to its values."""
+def test_the_original_settings():
+    """The variables of the original page have its names and its defaults."""
     chosen = Settings.from_env({"JWT_SECRET": SECRET})
     assert (chosen.max_connections_per_user, chosen.ws_heartbeat_interval, chosen.redis_url) == (5, 30, None)
     given = {"JWT_SECRET": SECRET, "MAX_CONNECTIONS_PER_USER": "2", "WS_HEARTBEAT_INTERVAL": "12"}
@@ -443,7 +364,7 @@ async def test_another_limit_of_connections(serve: Serve):
 
 
 def test_the_core_commands_belong_to_the_core():
-    """The four messages of the document and refresh_token cannot be taken by a plugin."""
+    """No plugin can claim the messages of the core."""
     loaded = registry.load()
     for command in ("join_room", "leave_room", "ping", "refresh_token"):
         assert loaded.owner("command", command) == builtin.name

@@ -1,20 +1,18 @@
-"""A real nginx with the README's configuration, of which only places are changed: addresses, ports, paths."""
+"""A real nginx with the configuration in docs/operations.md; only addresses, ports and paths are changed."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from docs_pages import snippet
 from redis_servers import free_port
 from shell import PATIENCE, Process
 
-README = (ROOT / "README.md").read_text()
 #: Debian has it where only root looks for programs.
 PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 MISSING = "there is no nginx: install one (`apt-get install nginx-light`), or name its executable in NGINX"
@@ -33,10 +31,8 @@ def find() -> str:
 
 
 def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Path) -> str:
-    """The README's, before nodes at these ports of 127.0.0.1; it listens at ``port`` and logs in ``folder``."""
-    found = re.search(r"```nginx\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    text = found[1]
+    """Return the page's configuration with 127.0.0.1, these ports of the nodes, and ``folder`` for the logs."""
+    text = snippet("nginx")
     for number, node in enumerate(nodes, 1):
         text = _replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{node}")
     text = _replaced(text, "listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
@@ -48,7 +44,7 @@ def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Pa
 
 
 def _replaced(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1, f"{old!r} is not once in the README's configuration of nginx"
+    assert text.count(old) == 1, f"{old!r} is not once in the configuration of nginx"
     return text.replace(old, new)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-DATA = TESTS / "data"
 #: The folders of the repository, and the packages that they are installed as.
 PACKAGES = {
     "app": "roomcast",

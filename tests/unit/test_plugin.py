@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from aiohttp import web
 from marshmallow import Schema, fields
-from paths import ROOT
 
 from roomcast import Context, Plugin, Refused, Service
 from roomcast.errors import PluginError
-from roomcast.testing import running
 
 
 class Finished(Schema):
@@ -222,31 +218,3 @@ def test_a_route_is_declared_once(deploy):
 def test_it_shows_its_name(deploy):
     """In tracebacks and debuggers."""
     assert repr(deploy) == "Plugin('deploy')"
-
-
-# As the README shows it.
-
-README = (ROOT / "README.md").read_text()
-
-
-async def test_the_readmes_example_works():
-    """Copied as it stands it is a plugin, whose command reaches the room."""
-    section = README.partition("## From a plugin")[2]
-    source = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    module: dict[str, Any] = {"__name__": "readme"}
-    exec(source, module)
-    async with running([module["deploy"]]) as gateway:
-        alice = await gateway.connect("alice", rooms=["environment:prod"])
-        with pytest.raises(Refused, match="Join the environment's room first"):
-            await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
-        await alice.join("environment:prod")
-        reply = await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
-        assert reply == (await alice.next("deploy.finished"))["data"] == {"version": "1"}
-
-
-@pytest.mark.parametrize("point", [name for name in vars(Plugin) if not name.startswith("_")])
-def test_every_extension_point_is_in_the_readme(point):
-    """What a plugin can add is shown or named there, and has a docstring."""
-    section = README.partition("## From a plugin")[2].partition("\n## ")[0]
-    assert f"@deploy.{point}(" in section or f"`{point}`" in section
-    assert getattr(Plugin, point).__doc__

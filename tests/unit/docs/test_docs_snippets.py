@@ -1,0 +1,257 @@
+"""The documentation's examples for shells, backends and plugins do what the text says, run as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from docs_pages import snippet
+from redis_servers import RedisServer
+from serving import KEY, Serve, call, connect, url
+from shell import API_KEY, PATIENCE, SECRET, Process, environment
+
+from roomcast import Refused
+from roomcast.testing import running
+from roomcast.web.server import Server
+
+pytest_plugins = ["certificates"]
+
+LOCAL = "http://localhost:8000"
+#: The programs of the environment that runs the tests, roomcast among them.
+BIN = str(Path(sys.executable).parent)
+
+
+def shell(command: str, cwd: Path, **variables: str) -> str:
+    """Run lines of a shell in ``cwd``, with ``roomcast`` on the PATH; return what they print."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=cwd,
+        env=environment(PATH=path, **variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# Starting servers.
+
+
+def test_start(tmp_path: Path):
+    """The README's command installs roomcast and starts a development server, which prints a link to the console."""
+    command = snippet("start").strip()
+    installing = "python3 -m venv .venv && .venv/bin/pip install . && "
+    assert command.startswith(installing), "packaging tests cover the installation of the wheel"
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(BIN)
+    started = f"cd {tmp_path} && exec {command.removeprefix(installing)} --port 0"
+    with Process("-c", started, command=("bash",)) as dev:
+        dev.wait_for(r"http://127\.0\.0\.1:\d+/console#token=", dev.out)
+
+
+def serve_line(line: str, **changes: str) -> str:
+    """Return a line that starts a server, with real values in place of the example's."""
+    line = line.strip()
+    values = {"JWT_SECRET=…": f"JWT_SECRET='{SECRET}'", "API_KEY=…": f"API_KEY={API_KEY}", **changes}
+    for old, new in values.items():
+        assert line.count(old) == 1, old
+        line = line.replace(old, new)
+    return line.replace("roomcast ", f"exec {BIN}/roomcast ")
+
+
+def test_serve(certificate: Path):
+    """The line of the operations page serves TLS with the given certificate."""
+    files = {"--tls-cert cert.pem": f"--tls-cert {certificate}", "--tls-key key.pem": f"--tls-key {certificate}"}
+    line = serve_line(snippet("serve"), **files, **{"--port 8000": "--port 0"})
+    with Process("-c", line, command=("bash",)) as server:
+        server.wait_for(r"listens on https://", server.err)
+
+
+async def test_several_machines(redis_server: RedisServer, redis_prefix: str):
+    """The line for several machines starts a node on the shared Redis."""
+    line = serve_line(
+        snippet("several machines"),
+        **{
+            "REDIS_URL=redis://:password@10.0.0.9:6379/0": f"REDIS_URL={redis_server.url} REDIS_PREFIX={redis_prefix}",
+            "--host 10.0.0.1": "--host 127.0.0.1 --port 0",
+        },
+    )
+    with Process("-c", line, command=("bash",)) as server:
+        await asyncio.to_thread(server.wait_for, r"listens on http://", server.err)
+
+
+# Backends.
+
+
+async def run_python(server: Server, source: str) -> None:
+    """Run Python in a process of its own, against ``server``."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", source.replace(LOCAL, url(server, ""))),
+        env=environment(API_KEY=KEY),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+async def published(server: Server, room: str = "project:123") -> list[str]:
+    """Return the types of the events in a room."""
+    _, body = await call(server, "GET", f"/api/v1/rooms/{room}/history")
+    return [event["type"] for event in body["events"]]
+
+
+async def test_with_curl(serve: Serve, tmp_path: Path):
+    """The command publishes one event, and no second one if it is repeated."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl: install one (`apt-get install curl`)")
+    server = await serve()
+    command = snippet("with curl").replace(LOCAL, url(server, ""))
+    first = await asyncio.to_thread(shell, command, tmp_path, API_KEY=KEY)
+    assert await asyncio.to_thread(shell, command, tmp_path, API_KEY=KEY) == first
+    assert await published(server) == ["task.created"]
+
+
+async def test_with_requests(serve: Serve) -> None:
+    """The lines publish one event, and no second one if they are repeated."""
+    server = await serve()
+    await run_python(server, snippet("with requests"))
+    await run_python(server, snippet("with requests"))
+    assert await published(server) == ["task.created"]
+
+
+async def test_with_httpx(serve: Serve) -> None:
+    """The lines publish both events."""
+    server = await serve()
+    await run_python(server, snippet("with httpx"))
+    assert await published(server) == await published(server, "task:790") == ["task.status_changed"]
+
+
+async def test_with_celery(serve: Serve) -> None:
+    """The task publishes its event once, however often it is run."""
+    server = await serve()
+    event = '{"type": "task.deleted", "room": "project:123", "data": {"task_id": 1, "deleted_by": "alice"}}'
+    used = f"announce.app.conf.task_always_eager = True\nfor _ in '12':\n    announce.delay({event}, 'k').get()\n"
+    await run_python(server, snippet("with celery") + used)
+    assert await published(server) == ["task.deleted"]
+
+
+async def test_the_question_of_room_access(serve: Serve):
+    """The URL in ROOM_ACCESS is sent the body that the page shows; its status decides."""
+    asked: list[Any] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.Response(status=200 if request.path == "/allow" else 403)
+
+    app = web.Application()
+    app.router.add_post("/{answer}", answer)
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        where = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        for path, reply in (("/allow", "joined_room"), ("/refuse", "error")):
+            server = await serve(room_access=where + path)
+            async with connect(server, 12345, "alice", rooms=()) as alice:
+                await alice.send("join_room", "channel:456")
+                assert (await alice.recv())["type"] == reply
+    assert asked == [json.loads(snippet("the question of ROOM_ACCESS"))] * 2
+
+
+# The command line.
+
+
+def test_types_of_this_server(tmp_path: Path):
+    """The line writes a file of types, in which the events of plugins are typed."""
+    shell(snippet("types of this server"), tmp_path)
+    assert '"task.created"' in (tmp_path / "roomcast-types.d.ts").read_text()
+
+
+def test_compare_schemas(tmp_path: Path):
+    """A version breaks nothing for clients of itself."""
+    assert shell(snippet("compare schemas"), tmp_path) == "Nothing breaks for clients made for released.json.\n"
+
+
+# Plugins.
+
+
+def module_of(*parts: str) -> dict[str, Any]:
+    """Return the globals after running snippets as one module."""
+    module: dict[str, Any] = {"__name__": "roomcast_deploy", "asyncio": asyncio, "web": web}
+    for part in parts:
+        exec(part, module)
+    return module
+
+
+async def test_the_complete_plugin_works() -> None:
+    """Copied as it is written it is a plugin, whose command reaches the room."""
+    module = module_of(snippet("a complete plugin"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:prod"])
+        with pytest.raises(Refused, match="Join the environment's room first"):
+            await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
+        await alice.join("environment:prod")
+        reply = await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
+        assert reply == (await alice.next("deploy.finished"))["data"] == {"version": "1"}
+
+
+async def test_the_small_plugin_works() -> None:
+    """The plugin of the README publishes to the room, and only for its members."""
+    module = module_of(snippet("a small plugin"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:*"])
+        with pytest.raises(Refused) as refused:
+            await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
+        assert refused.value.code == "not_joined"
+        await alice.join("environment:prod")
+        reply = await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
+        event = await alice.next("deploy.finished")
+        assert (reply, event["data"]) == ({"event_id": event["id"]}, {"version": "1"})
+
+
+async def test_the_lifespan_and_the_route_work() -> None:
+    """The lifespan publishes while the gateway runs, and the route tells who is there."""
+    module = module_of(snippet("a complete plugin"), snippet("a lifespan"), snippet("a route"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:*"])
+        await alice.join("environment:prod")
+        assert len(await gateway.service.history("environment:prod")) >= 1
+        async with gateway.session.get("/plugins/deploy/members/prod") as response:
+            assert await response.json() == {"users": 1}
+
+
+def test_the_entry_point_names_the_plugin() -> None:
+    """The lines for setup.cfg name the object that the module defines."""
+    given = configparser.ConfigParser()
+    given.read_string(snippet("the entry point"))
+    assert given["options.entry_points"]["roomcast.plugins"].strip() == "deploy = roomcast_deploy:deploy"
+    assert "deploy" in module_of(snippet("a complete plugin"))
+
+
+def test_a_test_of_a_plugin_passes(tmp_path: Path) -> None:
+    """The example test passes for the example plugin, which is installed with its entry point."""
+    site, tests = tmp_path / "site", tmp_path / "tests"
+    metadata = site / "roomcast_deploy-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    tests.mkdir()
+    (site / "roomcast_deploy.py").write_text(snippet("a complete plugin"))
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: roomcast-deploy\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[roomcast.plugins]\ndeploy = roomcast_deploy:deploy\n")
+    (tests / "conftest.py").write_text(snippet("conftest of a plugin"))
+    (tests / "test_deploy.py").write_text(snippet("a test of a plugin"))
+    said = shell("python -m pytest -q -p no:cacheprovider -o asyncio_mode=auto", tests, PYTHONPATH=str(site))
+    assert re.search("2 passed", said)
