@@ -31,7 +31,7 @@ RequestId = str | int
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A client's message: a ``type``, often a ``room`` and ``data``; ``id`` and ``key`` as the design says."""
+    """A client's message: a ``type``, often a ``room`` and ``data``, ``id`` and ``key`` as in docs/protocol.md."""
 
     type: str
     room: str | None = None

@@ -130,7 +130,7 @@ def test_without_it_nobody_knows_of_it(site):
 
 
 async def test_its_rule_decides_who_joins(team):
-    """The team gets in; others are refused and lose the connection, as the contract says."""
+    """The team can join; others are refused and closed with 4403, as docs/protocol.md says."""
     alice = await team.member("alice", ROOM)
     assert await alice.join(ROOM) == {"message": f"Joined room {ROOM}"}
     mallory = await team.member("mallory", "environment:test", "channel:*")

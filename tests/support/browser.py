@@ -1,4 +1,4 @@
-"""Start a real Chromium for the tests that need one."""
+"""A real Chromium for the tests that need one: where it is found, and how it is started."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Playwright, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: Headless, without requests to other servers, and able to run as root in a container.
+#: A headless browser that asks nobody anything, for tests that may run as root in a container.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-#: Timeout for everything in a page, in milliseconds. Only a failing test waits that long.
+#: How long a page may take over anything, in milliseconds: only a failure waits that long.
 PATIENCE = 15_000
 MISSING = (
     "there is no Chromium: install one (`apt-get install chromium`, or `playwright install chromium`), "
@@ -29,7 +29,7 @@ MISSING = (
 
 
 def find(playwright: Playwright) -> str:
-    """Return the executable: CHROMIUM, one on the PATH, or Playwright's own. Without any, skip; with CI=true, fail."""
+    """The executable: CHROMIUM, one on the PATH, or Playwright's own. Without any, skip; where CI=true, fail."""
     named = os.environ.get("CHROMIUM")
     if named:
         return named
@@ -43,7 +43,7 @@ def find(playwright: Playwright) -> str:
 
 @asynccontextmanager
 async def chromium(*flags: str) -> AsyncIterator[Browser]:
-    """Run a browser with FLAGS and ``flags``."""
+    """A browser, started with ``flags`` besides the usual ones."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find(playwright), args=[*FLAGS, *flags])
         try:

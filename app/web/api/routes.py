@@ -278,4 +278,4 @@ async def nothing_here(request: web.Request) -> web.StreamResponse:
     path, allowed = request.path[:100], ", ".join(await methods(request))
     if allowed:
         raise Failure("no_such_method", f"{path} takes {allowed}, not {request.method}.", headers={"Allow": allowed})
-    raise Failure("no_such_path", f"There is no {path}; README.md lists the calls of the API.")
+    raise Failure("no_such_path", f"There is no {path}; /openapi.json lists the calls of the API.")

@@ -55,7 +55,7 @@ def reason(token, authenticator: Authenticator = AUTHENTICATOR) -> str:
 
 
 def test_a_good_token_is_somebody():
-    """The claims of the contract become an identity; nothing is left over."""
+    """The claims in docs/protocol.md become an identity; none is left over."""
     end = later()
     identity = AUTHENTICATOR.verify(
         sign({"user_id": 12345, "username": "alice", "rooms": ["channel:*"], "exp": end, "iat": end - 60})

@@ -117,7 +117,7 @@ async def test_an_id_comes_back_in_the_reply_and_in_the_error(serve: Serve):
 
 
 async def test_sent_names_the_event(serve: Serve):
-    """The reply to send_message is of the design's form, and its event_id is the id that everyone sees."""
+    """The reply to send_message has the form in docs/protocol.md, and its event_id is the id that everyone sees."""
     async with connect(await serve()) as alice:
         await alice.join(ROOM)
         await alice.settled()

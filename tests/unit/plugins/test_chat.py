@@ -1,4 +1,4 @@
-"""Chat: what is said reaches the room to the letter of the document; its author alone may change or take it back."""
+"""Chat: messages reach the room as in docs/protocol.md; only their author may edit or delete them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest_plugins = ("roomcast.testing",)
 
 ROOM = "channel:456"
 
-#: From the document, word for word.
+#: The examples in docs/protocol.md.
 SEND_MESSAGE = """
 {
   "type": "send_message",
@@ -48,7 +48,7 @@ TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 
 @pytest.fixture
 async def alice(connect: Connect) -> Client:
-    """The user of the document, in the room."""
+    """Connect the user of the examples, who joins the room."""
     user = await connect("alice", user_id=12345, rooms=["channel:*"])
     await user.join(ROOM)
     return user

@@ -1,4 +1,4 @@
-"""Tasks: backends publish them, with the fields of the document, to whatever room they belong in."""
+"""Tasks: backends publish their events, with the fields in docs/protocol.md, in the room they belong to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from roomcast.plugins.task import task
 
 pytest_plugins = ("roomcast.testing",)
 
-#: From the document, word for word.
+#: The examples in docs/protocol.md.
 CREATED = """
 {
   "type": "task.created",

@@ -257,7 +257,7 @@ def test_a_reply_says_only_what_there_is():
 
 
 def test_an_error_has_a_sentence_and_a_code():
-    """The error frame is the document's, with a code besides, and with fields if there are any."""
+    """The error frame is that of docs/protocol.md, with fields if there are any."""
     built = json.loads(messages.error(Refused("bad_room", "No such room.")))
     assert set(built) == {"type", "data", "timestamp"}
     assert built["data"] == {"error": "No such room.", "code": "bad_room"}

@@ -123,7 +123,7 @@ async def test_the_consoles_page_may_call_after_its_login(serve: Serve):
 
 
 async def test_an_event_reaches_the_room_and_its_id_is_answered(serve: Serve):
-    """One event: its id is the answer, and every member gets it with that id, in the document's envelope."""
+    """One event: its id is the answer, and every member gets it with that id, in the envelope of docs/protocol.md."""
     server = await serve()
     async with connect(server) as alice:
         await alice.join("project:123")

@@ -156,7 +156,7 @@ async def test_what_is_no_handshake_is_refused_with_its_reason(change, status, h
 
 
 async def test_a_token_in_the_query():
-    """As the contract's example sends it."""
+    """A token in the URL connects, as in the first example of docs/protocol.md."""
     async with serving() as running, connect(f"{running.url}?token={TOKEN}") as client:
         assert json.loads(await client.recv())["data"]["username"] == "alice"
         assert client.subprotocol is None
