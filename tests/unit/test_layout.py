@@ -18,6 +18,7 @@ from paths import ROOT
 #: in ``app/`` or a package.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "backoff": set(),
     "aiohttp_internals": set(),
     "fastpath": {"aiohttp_internals"},
     "protocol": {"aiohttp_internals", "errors", "fastpath"},
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"settings"},
     "broker": {"errors"},
     # The only part that knows Redis.
-    "broker.redis": {"broker", "errors"},
+    "broker.redis": {"backoff", "broker", "errors"},
     "idempotency": {"broker", "errors"},
     "auth": {"broker", "errors", "settings"},
     "schemas": {"errors", "fastpath"},

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+from ...backoff import Backoff
 from ...errors import Unavailable
 from ..base import Event, History, Listener
 from .keys import Keys
@@ -238,7 +239,7 @@ class Receiver:
         return self.subscriptions.feed(feed.room) is feed
 
     async def _fetch(self, feed: Subscription) -> None:
-        pause = 0.05
+        backoff = Backoff(0.05, 1.0)
         while self._is_wanted(feed):
             # What was announced until now will be among what is read; if it is not, no node has published it.
             feed.held = []
@@ -247,9 +248,8 @@ class Receiver:
             except Unavailable:
                 # What the connection's return would tell, comes through here, too; and the stream grows meanwhile.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(backoff.next_pause()):
                         await self._returned.wait()
-                pause = min(pause * 2, 1.0)
                 continue
             if not self._is_wanted(feed):
                 return

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from ...backoff import Backoff
 from ...errors import Unavailable
 from .connection import RedisConnection
 from .topology import Address, Name
 
 log = logging.getLogger("roomcast.redis")
 
-#: The first pause before connecting again, and the longest, in seconds. Half of each is chance.
+#: The first pause before connecting again, and the longest, in seconds. Up to half of each is random.
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 #: A link that lived so long was a good one: the next pause is the first again.
@@ -77,7 +77,7 @@ class ReconnectingConnection:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        pause, told = FIRST_PAUSE, False
+        backoff, told = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5), False
         while True:
             try:
                 self._address = self._where(self.name)
@@ -97,15 +97,14 @@ class ReconnectingConnection:
                 self._up(link)
                 await self._gone.wait()
                 if loop.time() - begun > GOOD:
-                    pause = FIRST_PAUSE
+                    backoff.reset()
             if not told:
                 told = True
                 log.warning("Redis at %s cannot be reached (%s): %s", spell(self.name), self._purpose, self.why)
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause * random.uniform(0.5, 1)):  # noqa: S311
+                async with asyncio.timeout(backoff.next_pause()):
                     await self._hurry.wait()
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _lost(self, link: RedisConnection, why: str) -> None:
         if link is self.link:
