@@ -1,4 +1,4 @@
-"""roomcast.js in a real Chromium over several nodes on one Redis: it need not know which one it is on."""
+"""roomcast.js in Chromium: reconnects to other nodes of the same Redis."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROOM = "channel:1"
 
 
 @pytest.mark.browser
-async def test_a_page_goes_from_node_to_node(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Over ten losses, each with another node behind the same address, nothing is lost, doubled or out of order."""
+async def test_page_moves_between_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Over ten losses, each with another node as the next, no message is lost, duplicated or out of order."""
     async with AsyncExitStack() as stack:
         brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix) for _ in range(3)]
         nodes = [await stack.enter_async_context(running(broker=one, ws_message_rate=0)) for one in brokers]
@@ -28,7 +28,7 @@ async def test_a_page_goes_from_node_to_node(redis_server: RedisServer, redis_pr
         pool = Pool(await (await stack.enter_async_context(chromium())).new_context())
         client = await (await pool.visit(proxy.port)).start(join=ROOM)
         for i in range(10):
-            # The page says one, a backend another at a third node while the page is on its way to the next.
+            # The page sends a message, and a backend another one through a third node while the page reconnects.
             sent = asyncio.ensure_future(client.js(f"(await client.sendMessage({ROOM!r}, 'page {i}')).type"))
             proxy.target = nodes[(i + 1) % 3].port
             proxy.reset()
@@ -40,6 +40,6 @@ async def test_a_page_goes_from_node_to_node(redis_server: RedisServer, redis_pr
             }
             status, _ = await call(nodes[(i + 2) % 3], "POST", "/api/v1/events", event)
             assert status < 300
-        said = await client.said(20)
-        assert said == [f"{who} {i}" for i in range(10) for who in ("page", "backend")]
+        contents = await client.contents(20)
+        assert contents == [f"{who} {i}" for i in range(10) for who in ("page", "backend")]
         await pool.clear()

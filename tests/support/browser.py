@@ -1,4 +1,4 @@
-"""A real Chromium for the tests that need one: where it is found, and how it is started."""
+"""Start a real Chromium for the tests that need one."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Playwright, async_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: A headless browser that asks nobody anything, for tests that may run as root in a container.
+#: Headless, without requests to other servers, and able to run as root in a container.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-#: How long a page may take over anything, in milliseconds: only a failure waits that long.
+#: Timeout for everything in a page, in milliseconds. Only a failing test waits that long.
 PATIENCE = 15_000
 MISSING = (
     "there is no Chromium: install one (`apt-get install chromium`, or `playwright install chromium`), "
@@ -29,7 +29,7 @@ MISSING = (
 
 
 def find(playwright: Playwright) -> str:
-    """The executable: CHROMIUM, one on the PATH, or Playwright's own. Without any, skip; where CI=true, fail."""
+    """Return the executable: CHROMIUM, one on the PATH, or Playwright's own. Without any, skip; with CI=true, fail."""
     named = os.environ.get("CHROMIUM")
     if named:
         return named
@@ -43,7 +43,7 @@ def find(playwright: Playwright) -> str:
 
 @asynccontextmanager
 async def chromium(*flags: str) -> AsyncIterator[Browser]:
-    """A browser, started with ``flags`` besides the usual ones."""
+    """Run a browser with FLAGS and ``flags``."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find(playwright), args=[*FLAGS, *flags])
         try:
