@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,16 +23,14 @@ from jwt.algorithms import HMACAlgorithm, get_default_algorithms
 from roomcast.errors import AuthenticationFailed
 from roomcast.settings import HMAC_ALGORITHMS, Settings
 
+from ..broker.base import UserId
+from .user_id import parse_user_id
+
 logger = logging.getLogger("roomcast.identity")
 
 #: The longest token that is looked at, in characters; proxies rarely carry a longer URL or header.
 MAX_TOKEN = 8192
 
-#: The largest id that is a number: beyond it a browser would read another one (RFC 8259, section 6).
-MAX_NUMBER = 2**53 - 1
-
-_DECIMAL = re.compile(r"0|[1-9][0-9]*")
-_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NAME_CLAIMS = ("username", "preferred_username", "name")
 _OWN_CLAIMS = frozenset(("exp", "nbf", "iat", "aud", "iss", "rooms"))
 
@@ -237,17 +234,17 @@ def _issued(value: Any) -> float | None:
     return float(value) if _is_number(value) else None
 
 
-def _user_id(value: Any) -> int | str:
-    """The user's id. It names the user's room too, so it must fit a room's name; one user has one spelling of it."""
+def _user_id(value: Any) -> UserId:
+    """Return the user id in a claim; raise ``AuthenticationFailed``."""
     if value is None:
         raise AuthenticationFailed("The token names no user: it needs a user_id or a sub.")
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not _ID.fullmatch(text) or (text is not value and text[0] == "-"):
+    try:
+        return parse_user_id(value)
+    except ValueError:
         raise AuthenticationFailed(
             "The token's user is not of a form that can be used: user_id (or sub) must be a whole number from 0 on, "
             "or up to 128 letters, digits, dots, hyphens and underscores."
-        )
-    return int(text) if _DECIMAL.fullmatch(text) and len(text) <= 16 and int(text) <= MAX_NUMBER else text
+        ) from None
 
 
 def _is_name(value: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from .. import logs, registry
+from ..auth.user_id import normalize_user_id
 from ..errors import PluginError, RoomcastError, SettingsError
 from ..registry import LoadedPlugin
 from ..settings import Settings
@@ -172,7 +173,7 @@ def token(
     """Print a token for a user, signed with JWT_SECRET."""
     settings = tokens.signing_settings(os.environ)
     more = dict(map(_claim, claims))
-    user = tokens.user_id(user_id)
+    user = normalize_user_id(user_id)
     click.echo(tokens.mint(settings, user, username=username, rooms=rooms, expires_in=expires_in, claims=more))
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from ..auth.identity import MAX_NUMBER, Authenticator, make_token
+from ..auth.identity import Authenticator, make_token
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
 from ..settings import Settings
-
-_is_decimal: Final = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
 
 
 def signing_settings(environ: Mapping[str, str]) -> Settings:
@@ -20,11 +17,6 @@ def signing_settings(environ: Mapping[str, str]) -> Settings:
     if "JWT_SECRET" not in given:
         raise SettingsError("JWT_SECRET must be set, to the secret that the server verifies tokens with.")
     return Settings.from_env(given)
-
-
-def user_id(text: str) -> int | str:
-    """Return a decimal ``text`` as the number that it is, as a server would; any other as it is."""
-    return int(text) if _is_decimal(text) and int(text) <= MAX_NUMBER else text
 
 
 def mint(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from aiohttp import web
 
-from ...auth.identity import MAX_NUMBER
+from ...auth.user_id import parse_user_id
 from ...context import decode
 from ...errors import Refused
 from ...gateway.gateway import Gateway
@@ -40,8 +40,6 @@ AHEAD: Final = 60
 LINGER: Final = 2.0
 
 _decode: Final = msgspec.json.Decoder().decode
-_is_user_id: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
-_is_decimal: Final = re.compile(r"0|[1-9][0-9]{0,15}").fullmatch
 
 
 def add(app: web.Application) -> None:
@@ -264,9 +262,11 @@ def _room(request: web.Request) -> str:
 def _user_id(request: web.Request) -> UserId:
     """Return the user's id as tokens have it: what can be a number is one."""
     text = request.match_info["user_id"]
-    if not _is_user_id(text):
-        raise Refused("bad_user", f"{text[:60]!r} is no user's id: letters, digits, dots, dashes and underscores.")
-    return int(text) if _is_decimal(text) and int(text) <= MAX_NUMBER else text
+    try:
+        return parse_user_id(text)
+    except ValueError:
+        sentence = f"{text[:60]!r} is no user's id: letters, digits, dots, dashes and underscores."
+        raise Refused("bad_user", sentence) from None
 
 
 # What is not there.

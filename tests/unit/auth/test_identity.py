@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jwt.utils import base64url_encode
 
-from roomcast.auth.identity import MAX_NUMBER, MAX_TOKEN, Authenticator, Identity, make_token
+from roomcast.auth.identity import MAX_TOKEN, Authenticator, Identity, make_token
+from roomcast.auth.user_id import MAX_NUMBER
 from roomcast.errors import AuthenticationFailed
 from roomcast.settings import Settings
 
