@@ -68,6 +68,7 @@ class Commands:
         self._rooms: Final = rooms
         self._replies: Final = replies
         self._rate_limit: Final = rate_limit
+        self._is_limited: Final = rate_limit.rate > 0
         self._eager: Final = eager
         self._counters: Final = counters
         self._timeout: Final = timeout
@@ -87,7 +88,7 @@ class Commands:
     def receive(self, client: Client, payload: bytearray) -> None:
         """Handle one message of a client: refuse it, queue it, or carry it out."""
         self._counters.messages_received += 1
-        if self._rate_limit.rate and not self._is_within_rate(client, payload):
+        if self._is_limited and not self._is_within_rate(client, payload):
             return
         try:
             request = messages.parse(payload, self._delivery.rooms)

@@ -47,7 +47,7 @@ class Rooms:
     def join_personal(self, client: Client) -> None:
         """Add the client to its user's personal room, to which the node is subscribed already."""
         room = client.personal_room
-        self.subscriptions.joined(room)
+        self.subscriptions.confirm(room)
         self._delivery.join_personal(room, client)
 
     async def join(self, client: Client, request: Request) -> None:
@@ -78,7 +78,7 @@ class Rooms:
         if client.end is not None:
             await self.subscriptions.release(room)
             return
-        self.subscriptions.joined(room)
+        self.subscriptions.confirm(room)
         is_new = room not in client.rooms  # a member may have been kicked meanwhile
         if is_new or wants_resume:  # a member that does not resume keeps its pending frames
             self._delivery.join(room, client)

@@ -16,11 +16,11 @@ class NodeSubscriptions:
     def __init__(self, broker: Broker, delivery: Delivery) -> None:
         self._broker: Final = broker
         self._delivery: Final = delivery
-        #: The number of clients between ``acquire`` and ``joined`` or ``release``, by room.
+        #: The number of clients between ``acquire`` and ``confirm`` or ``release``, by room.
         self._joining: Final[dict[str, int]] = {}
 
     async def acquire(self, room: str) -> None:
-        """Subscribe to ``room`` for a client that is about to join. Follow with ``joined`` or ``release``.
+        """Subscribe to ``room`` for a client that is about to join. Follow with ``confirm`` or ``release``.
 
         Until then the room counts as used. Otherwise the last member's leave could remove the subscription that the
         next member's join has just made.
@@ -35,7 +35,7 @@ class NodeSubscriptions:
                 await self.release(room)
             raise
 
-    def joined(self, room: str) -> None:
+    def confirm(self, room: str) -> None:
         """Record that the client of ``acquire`` is a member now, or about to be one without waiting."""
         joining = self._joining[room] - 1
         if joining:
@@ -45,7 +45,7 @@ class NodeSubscriptions:
 
     async def release(self, room: str) -> None:
         """Record that the client of ``acquire`` will not join, and unsubscribe if the room is unused."""
-        self.joined(room)
+        self.confirm(room)
         await self.drop_if_unused(room)
 
     async def drop_if_unused(self, room: str) -> None:
