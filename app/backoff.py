@@ -28,7 +28,7 @@ class Backoff:
         self._retries += 1
         if doublings < 0:
             return 0.0
-        pause = min(self._first * 2 ** min(doublings, 64), self._longest)
+        pause = min(self._first * 2.0 ** min(doublings, 64), self._longest)
         return pause * random.uniform(1 - self._jitter, 1)  # noqa: S311  # no secret
 
     def reset(self) -> None:

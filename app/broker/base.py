@@ -1,15 +1,16 @@
-"""The Broker contract and its promises, and the broker that lives in this process.
+"""The interface of a broker, the state that all nodes share.
 
-A broker is what all nodes of one roomcast share: events with their order, ids and history; who is in which room;
-how many connections a user has. Payloads are opaque bytes to it.
+A broker stores the events of each room with their order, ids and history. It also knows who is in which room and how
+many connections a user has. Payloads are opaque bytes to it.
 
-Promises, kept by every broker and checked by one suite (``tests/support/broker_contract.py``):
+Each broker keeps these guarantees, which one test suite checks (``tests/support/broker_contract.py``):
 
-- An event's id is ``<epoch>-<offset>``. Offsets of a room count up by one; the epoch changes when the room's history
-  was lost. Assigning the id, storing the event and announcing it are one atomic step, so every node sees one order.
-- A repeat of an idempotency key within ``KEY_TTL`` returns the first id, stores nothing and announces nothing.
-- ``history`` tells the truth: every event after ``since`` in order, or that it no longer reaches back.
-- ``admit`` never lets more than ``limit`` leases of a user exist at once, counted over all nodes.
+- An event id is ``<epoch>-<offset>``. The offsets of a room count up by one. The epoch changes when the room's history
+  was lost.
+- Assigning the id, storing the event and announcing it are one atomic operation, so all nodes see the same order.
+- Publishing again with an idempotency key within ``KEY_TTL`` returns the first id; it stores and announces nothing.
+- ``history`` returns all events after ``since`` in order, or reports that some of them are no longer stored.
+- ``admit`` never lets a user have more than ``limit`` leases at once, counted over all nodes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import NamedTuple, Protocol
 
 #: How long an idempotency key is remembered, in seconds.
 KEY_TTL = 300.0
-#: How much longer a claim holds than what is done under it may take, in seconds: its answer is still to be settled,
-#: perhaps by a broker that is away for a moment. A repeat after that cannot publish twice: events have keys, too.
+#: How much longer a claim lasts than the work under it may take, in seconds. The answer must still be stored, perhaps
+#: while the broker is unreachable for a moment. If a claim expires before that and the work is repeated, it cannot
+#: publish twice, because its events have idempotency keys.
 CLAIM_GRACE = 20.0
 
 UserId = int | str
@@ -35,7 +37,7 @@ class Event(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """An event to publish: to which ``room``, what ``payload``, and an idempotency ``key`` or None."""
+    """An event to publish: the ``room``, the ``payload``, and an idempotency ``key`` or None."""
 
     room: str
     payload: bytes
@@ -43,12 +45,12 @@ class Publication(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a room still keeps.
+    """The stored events of a room.
 
-    ``events`` are those after the ``since`` asked for, oldest first. ``recovered`` is False when the history does not
-    reach back to ``since`` (too old, another epoch, or not an id of this room); ``events`` is then empty.
-    ``last_id`` is the newest id of the room (offset 0 if nothing was published yet), whether or not that event is
-    among ``events``.
+    ``events`` are the events after the requested ``since``, oldest first. ``recovered`` is False if the history does
+    not reach back to ``since``: it is too old, of another epoch, or not an id of this room. ``events`` is then empty.
+    ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if nothing was
+    published yet.
     """
 
     events: Sequence[Event]
@@ -57,7 +59,7 @@ class History(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A user in a room, with the number of connections they are in it with, on all nodes."""
+    """A user in a room, and the number of the user's connections in it, on all nodes."""
 
     user_id: UserId
     username: str
@@ -65,9 +67,10 @@ class Member(NamedTuple):
 
 
 class PresenceChange(NamedTuple):
-    """What entering or leaving a room did: ``user_changed`` is True for a user's first connection in, or last one out.
+    """The result of entering or leaving a room.
 
-    ``users`` is the number of users in the room afterwards.
+    ``user_changed`` is True if it was the user's first connection in the room, or the last one out. ``users`` is the
+    number of users in the room afterwards.
     """
 
     user_changed: bool
@@ -75,29 +78,41 @@ class PresenceChange(NamedTuple):
 
 
 class Listener(Protocol):
-    """What a broker tells its node; called on the event loop, never concurrently, and must neither block nor raise."""
+    """Receives what a broker reports to its node.
+
+    The methods are called on the event loop, one at a time. They must not block and must not raise.
+    """
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """An event of a subscribed room, in the room's order, each exactly once; perhaps before ``publish`` returns."""
+        """Receive an event of a subscribed room.
+
+        Called once for each event, in the room's order. The call may come before ``publish`` returns.
+        """
 
     def on_resync(self, room: str, last_id: str) -> None:
-        """Events of a subscribed room were lost for good; the history no longer reaches back."""
+        """Events of a subscribed room were lost permanently. ``last_id`` is the room's newest id."""
 
     def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        """The node that held ``member`` in ``room`` died; ``users`` are left. One node alone is told."""
+        """A user left ``room`` without a call of ``leave`` that reported it, for example because its node died.
+
+        ``users`` is the number of users left. Called on one node only, which announces it.
+        """
 
     def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        """``member``, here all the while, had been taken for gone by others; with them there are ``users`` again."""
+        """A user of this node is in ``room``, but was announced as gone or not announced at all.
+
+        ``users`` is the number of users, this one included. Called on one node only, which announces it.
+        """
 
     def on_signal(self, message: bytes) -> None:
-        """A message that some node sent to all nodes with ``signal``; perhaps before ``signal`` returns."""
+        """Receive a message that a node sent to all nodes. The call may come before ``signal`` returns."""
 
     def on_signals_lost(self) -> None:
-        """Messages of ``signal`` were lost for good, perhaps: how many, and what they said, nobody knows."""
+        """Signals may have been lost permanently: read the state again that they report changes of."""
 
 
 class BrokerMetric(NamedTuple):
-    """A figure of the broker for the metrics; ``is_counter`` is True if it only increases."""
+    """A metric of the broker. ``is_counter`` is True if the value only increases."""
 
     name: str
     meaning: str
@@ -106,132 +121,157 @@ class BrokerMetric(NamedTuple):
 
 
 class Broker(ABC):
-    """What all nodes share. Every method may raise ``errors.Unavailable`` when the shared part cannot be reached."""
+    """The state that all nodes share.
+
+    Every method may raise ``errors.Unavailable`` if the shared part cannot be reached, or if the broker is not running.
+    """
+
+    # Lifecycle.
 
     @abstractmethod
     async def start(self, listener: Listener) -> None:
-        """Begin to work for ``listener``; called once, before anything else."""
+        """Connect, and report to ``listener`` from now on. Called once, before every other method."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything; this node's leases and presence end.
+        """Release everything; this node's leases and presence end.
 
-        Every other method raises ``Unavailable`` from now on; closing again is no error.
+        After that every other method raises ``Unavailable``. Closing again has no effect.
         """
 
     @abstractmethod
     async def ping(self) -> None:
-        """Prove the whole way to the shared part and back; raise ``Unavailable`` naming the part that is down."""
+        """Check the path to the shared part and back; raise ``Unavailable`` with the name of the part that is down."""
 
     def metrics(self) -> Sequence[BrokerMetric]:
-        """What this node's metrics tell of the shared part; nothing is asked for it."""
+        """Return this node's metrics about the shared part, without asking it."""
         return ()
+
+    # Events.
 
     @abstractmethod
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
-        """Store and announce ``payload`` in ``room``; return its id.
+        """Store and announce ``payload`` in ``room``; return the event's id.
 
-        A ``key`` known in this room returns the first id; the same key in another room is another key.
+        If ``key`` was used in this room within ``KEY_TTL`` seconds, return the first id and publish nothing. The same
+        key in another room is a different key.
         """
 
     @abstractmethod
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all of ``publications`` in order, or none; return their ids.
 
-        A ``key`` that comes twice within the list is a repeat like any other: the second returns the first id.
+        A ``key`` that occurs twice in the list is a repeat: both have the first id.
         """
 
     @abstractmethod
     async def subscribe(self, rooms: Iterable[str]) -> None:
-        """From now on, tell the listener of events in ``rooms``; those already subscribed stay so."""
+        """Report the events of ``rooms`` to the listener from now on. Rooms that are subscribed already are skipped."""
 
     @abstractmethod
     async def unsubscribe(self, rooms: Iterable[str]) -> None:
-        """Tell the listener no more of ``rooms``."""
+        """Stop reporting the events of ``rooms``. Rooms that are not subscribed are skipped."""
 
     @abstractmethod
     async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
-        """The kept events of ``room``: the oldest ``limit`` after the id ``since``, or the newest ``limit`` without it.
+        """Return stored events of ``room``.
 
-        ``limit`` is 1 or more; None is no limit. Whoever reads on from the last of a page gets the next, and has all
-        when that is ``last_id``. ``since`` may be any string that a client sent: what is not an id of this room is
-        answered with ``recovered`` False, never with an error. The id with offset 0 is one: it stands before the
-        room's first event.
+        With ``since``, an event id, return the oldest ``limit`` events after it; without, the newest ``limit`` events.
+        ``limit`` is at least 1, or None for all. To read page by page, pass the id of the last event as the next
+        ``since`` until that is ``last_id``.
+
+        ``since`` may be any string that a client sent. A string that is not an id of this room yields ``recovered``
+        False, not an error. The id with offset 0 is valid: it comes before the room's first event.
         """
-
-    @abstractmethod
-    async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
-        """Take a lease for a ``connection`` of this node, unless ``user_id`` has ``limit`` already; True if taken.
-
-        A connection that holds one already keeps it and takes no second: True.
-        """
-
-    @abstractmethod
-    async def release(self, user_id: UserId, connection: int) -> None:
-        """Give a lease back; one that is not held is no error."""
-
-    @abstractmethod
-    async def connections(self, user_id: UserId) -> int:
-        """How many leases ``user_id`` has, on all nodes."""
-
-    @abstractmethod
-    async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> PresenceChange:
-        """Note that a ``connection`` of this node is in ``room``. Entering twice changes nothing (``user_changed``
-        False).
-
-        A user has one ``username`` in a room: the one given last. With ``Unavailable`` the connection is in all the
-        same; when the shared part is back it learns of it, and the listener is told with ``on_member_returned``.
-        """
-
-    @abstractmethod
-    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
-        """Note that it no longer is. Leaving where it never was changes nothing (``user_changed`` False).
-
-        With ``Unavailable`` it is out all the same; the shared part learns of it when it is back.
-        """
-
-    @abstractmethod
-    async def members(self, room: str) -> list[Member]:
-        """Who is in ``room``, in the order they came."""
-
-    @abstractmethod
-    async def rooms(self) -> dict[str, int]:
-        """The rooms with members, and how many users each has."""
-
-    @abstractmethod
-    async def claim(self, key: str, lapse: float) -> bytes | bool:
-        """Begin what ``key`` stands for: True, it is yours to do; False, it is being done; bytes, its first answer.
-
-        A claim that is not settled within ``lapse`` seconds can be taken anew, lest a crash block its key for long.
-        """
-
-    @abstractmethod
-    async def settle(self, key: str, answer: bytes | None) -> None:
-        """End what was claimed: remember ``answer`` for ``KEY_TTL``, or with None forget it so it can be done anew."""
-
-    @abstractmethod
-    async def put(self, key: str, value: bytes, ttl: float) -> None:
-        """Keep ``value`` under ``key`` for ``ttl`` seconds."""
-
-    @abstractmethod
-    async def take(self, key: str) -> bytes | None:
-        """Take what ``put`` kept, once: the first call gets it, every other None."""
-
-    @abstractmethod
-    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
-        """Note for ``ttl`` seconds that tokens of ``user_id`` issued before a Unix time count no longer.
-
-        Of two such times the later holds, whichever was given last.
-        """
-
-    @abstractmethod
-    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
-        """Note for ``ttl`` seconds that the token of ``user_id`` with this id counts no longer."""
-
-    @abstractmethod
-    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
-        """Whether a token of ``user_id`` was revoked; one of which it is not known when it was ``issued`` is old."""
 
     @abstractmethod
     async def signal(self, message: bytes) -> None:
         """Send ``message`` to the listener of every node, this one included."""
+
+    # Leases.
+
+    @abstractmethod
+    async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
+        """Take a lease for ``connection``, an id that is unique on this node; return True if it has one now.
+
+        Return False if ``user_id`` has ``limit`` leases on all nodes. A connection that has a lease keeps it and takes
+        no second one.
+        """
+
+    @abstractmethod
+    async def release(self, user_id: UserId, connection: int) -> None:
+        """Give back the lease of ``connection``. Without a lease this has no effect."""
+
+    @abstractmethod
+    async def connections(self, user_id: UserId) -> int:
+        """Return the number of leases of ``user_id`` on all nodes."""
+
+    # Presence.
+
+    @abstractmethod
+    async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> PresenceChange:
+        """Add a ``connection`` of this node to ``room``. Entering twice changes nothing.
+
+        A user has one ``username`` in a room, the one given last. If this raises ``Unavailable``, the connection is in
+        the room nevertheless: it is written when the shared part is reachable, and reported to the listener with
+        ``on_member_returned``.
+        """
+
+    @abstractmethod
+    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
+        """Remove a ``connection`` of this node from ``room``. Leaving a room it is not in changes nothing.
+
+        If this raises ``Unavailable``, the connection has left nevertheless: that is written when the shared part is
+        reachable.
+        """
+
+    @abstractmethod
+    async def members(self, room: str) -> list[Member]:
+        """Return the members of ``room`` on all nodes, in order of arrival."""
+
+    @abstractmethod
+    async def rooms(self) -> dict[str, int]:
+        """Return the rooms with members on any node, with their number of users."""
+
+    # Claims and one-time values.
+
+    @abstractmethod
+    async def claim(self, key: str, lapse: float) -> bytes | bool:
+        """Claim the work that ``key`` identifies.
+
+        Return True if the caller has the claim now, False if another caller has it, or the answer that was stored with
+        ``settle``. A claim that is not settled within ``lapse`` seconds expires, so that a crash does not block its
+        key.
+        """
+
+    @abstractmethod
+    async def settle(self, key: str, answer: bytes | None) -> None:
+        """End a claim: store ``answer`` for ``KEY_TTL`` seconds, or drop the claim with None, so it can be repeated."""
+
+    @abstractmethod
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Store ``value`` under ``key`` for ``ttl`` seconds, replacing an earlier value."""
+
+    @abstractmethod
+    async def take(self, key: str) -> bytes | None:
+        """Remove and return the value that ``put`` stored. Only the first call gets it, every other gets None."""
+
+    # Revocations.
+
+    @abstractmethod
+    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
+        """Revoke the tokens of ``user_id`` that were issued before a Unix time; remember it for ``ttl`` seconds.
+
+        If it is called several times, the latest ``before`` counts.
+        """
+
+    @abstractmethod
+    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
+        """Revoke one token of ``user_id``; remember it for ``ttl`` seconds."""
+
+    @abstractmethod
+    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
+        """Return True if a token of ``user_id`` was revoked.
+
+        ``issued`` is a Unix time. A token without it counts as older than every revocation of all tokens.
+        """

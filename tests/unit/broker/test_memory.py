@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from roomcast.broker.base import KEY_TTL, Broker, Event, History
-from roomcast.broker.memory import EVENT, MemoryBroker
+from roomcast.broker.event_log import EVENT_OVERHEAD
+from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
 
 
@@ -210,7 +211,7 @@ async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker
 async def test_what_is_kept_for_a_time_is_bounded() -> None:
     """Keys, claims with their answers, and values: beyond the bound the oldest go, and nothing is counted twice."""
     clock = HandClock()
-    broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, most_kept=100_000)
+    broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, max_expiring_bytes=100_000)
     await broker.start(Heard())
     for number in range(1000):
         clock.now += 0.01
@@ -218,7 +219,7 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
         if await broker.claim(f"claim {number}", 60):
             await broker.settle(f"claim {number}", None if number % 2 else bytes(1000))
         await broker.put(f"value {number}", bytes(5000), 60)
-    held = (broker._keys, broker._claims, broker._kept)
+    held = (broker._keys, broker._claims, broker._values)
     assert all(80_000 < one.size <= 100_000 for one in held)
     first = (await broker.history(ROOM)).events[0].id
     assert await broker.publish(ROOM, b"", "key 999") == (await broker.history(ROOM)).last_id
@@ -236,7 +237,7 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
 async def test_histories_are_bounded_in_all() -> None:
     """Beyond the bound the rooms that were quiet longest lose theirs, which a client that resumes there is told."""
     heard = Heard()
-    broker = MemoryBroker(100, HISTORY_TTL, most_history=100_000)
+    broker = MemoryBroker(100, HISTORY_TTL, max_history_bytes=100_000)
     await broker.start(heard)
     await broker.subscribe(["channel:kept"])
     await broker.enter("channel:full", 7, "alice", 1)
@@ -275,7 +276,11 @@ async def test_what_histories_take_is_counted_and_freed() -> None:
         clock.now += 1
     for name in broker._logs:
         await broker.history(name)
-    assert broker._history_bytes == sum(len(one) + EVENT for log in broker._logs.values() for one in log.payloads) > 0
+    assert (
+        broker._history_bytes
+        == sum(len(one) + EVENT_OVERHEAD for log in broker._logs.values() for one in log.payloads)
+        > 0
+    )
     await clock.pass_time(61)
     await broker.sweep()
     assert (broker._history_bytes, broker._logs) == (0, {})
@@ -284,7 +289,7 @@ async def test_what_histories_take_is_counted_and_freed() -> None:
 
 async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
     """What was just done is not done again at once, however long its answer."""
-    broker = MemoryBroker(most_kept=10)
+    broker = MemoryBroker(max_expiring_bytes=10)
     await broker.start(Heard())
     for key in ("a", "b"):
         assert await broker.claim(key, 60) is True
