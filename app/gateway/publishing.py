@@ -35,12 +35,12 @@ class Publishing:
         if kind.published_by_core:
             raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
         body = kind.validator.event(data)
-        is_subscribed = room in self._delivery.rooms  # then its name was checked, and it is not a personal room
-        if not is_subscribed:
+        has_members = room in self._delivery.rooms  # then its name was checked, and it is not a personal room
+        if not has_members:
             self.check_room(room)
         if kind.rooms:
             self.check_destination(kind, room)
-        shown = None if not is_subscribed and room.startswith("user:") else room
+        shown = None if not has_members and room.startswith("user:") else room
         return messages.event(kind.type, shown, body, sender)
 
     def prepare(self, event: str, room: str, data: Any, sender: str | None, key: str | None) -> Publication:
