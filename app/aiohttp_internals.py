@@ -7,13 +7,25 @@ if an aiohttp release changes something that this module relies on.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from aiohttp import web, web_response
 from aiohttp._websocket.helpers import websocket_mask
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11, RawRequestMessage
+from multidict import CIMultiDictProxy
 
-__all__ = ["detach_transport", "has_received_request", "hide_versions", "wants_upgrade", "websocket_mask"]
+__all__ = [
+    "MAX_EARLY_BYTES",
+    "AiohttpUpgradeRequest",
+    "has_received_request",
+    "hide_versions",
+    "parse_upgrade_request",
+    "websocket_mask",
+]
+
+#: How many bytes may follow an upgrade request before it is answered. Then aiohttp stops reading.
+MAX_EARLY_BYTES: Final = 2**18
 
 
 def hide_versions() -> None:
@@ -21,27 +33,76 @@ def hide_versions() -> None:
     web_response.SERVER_SOFTWARE = "roomcast"  # type: ignore[attr-defined]  # there is no documented way
 
 
-def has_received_request(handler: RequestHandler) -> bool:
+def has_received_request(handler: web.RequestHandler) -> bool:
     """Return True if a whole request has arrived on the connection of ``handler``."""
     return handler._request_count > 0
 
 
-def wants_upgrade(request: web.Request) -> bool:
-    """Return True if the headers ``Connection`` and ``Upgrade`` ask for another protocol, as the parser reads them."""
-    return request._message.upgrade
+def parse_upgrade_request(protocol: asyncio.Protocol, head: bytes) -> RawRequestMessage | None:
+    """Return the request in ``head``, or None unless it is a single valid HTTP/1.1 request for an upgrade, bodyless.
 
-
-def detach_transport(request: web.Request) -> tuple[asyncio.Transport, bytes]:
-    """Take the transport from aiohttp without closing it; return it with the bytes that followed the request's head.
-
-    aiohttp is made to believe that the connection was lost. This relies on three properties of ``RequestHandler``:
-    bytes after an upgrade request wait in ``_message_tail``, ``connection_lost`` closes only its own ``transport``, and
-    nothing else resumes a paused transport.
+    aiohttp's parser passes ``protocol`` to the bodies of requests. Its Python version needs one for each request.
     """
-    protocol: Any = request.protocol
-    transport: asyncio.Transport = protocol.transport
-    early: bytes = protocol._message_tail
-    protocol._message_tail = b""
-    protocol.transport = None
-    protocol.connection_lost(None)
-    return transport, early
+    parser = HttpRequestParser(protocol, None, MAX_EARLY_BYTES)  # type: ignore[arg-type]
+    try:
+        messages, upgraded, tail = parser.feed_data(head)
+    except HttpProcessingError:
+        return None
+    if not upgraded or tail or len(messages) != 1:
+        return None
+    message: RawRequestMessage = messages[0][0]
+    return message if message.version == HttpVersion11 else None
+
+
+class AiohttpUpgradeRequest:
+    """An upgrade request that aiohttp has read. Implements ``web.upgrade.handshake.UpgradeRequest``."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.Request) -> None:
+        self._request: Final = request
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """See ``RequestHead``."""
+        return self._request.headers
+
+    @property
+    def host(self) -> str:
+        """See ``RequestHead``."""
+        return self._request.host
+
+    @property
+    def remote(self) -> str | None:
+        """See ``RequestHead``."""
+        return self._request.remote
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """See ``UpgradeRequest``."""
+        return self._request.rel_url.query
+
+    @property
+    def upgrade(self) -> bool:
+        """See ``UpgradeRequest``."""
+        return self._request._message.upgrade
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """See ``UpgradeRequest``."""
+        return self._request.transport
+
+    def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
+        """Take the transport from aiohttp without closing it; return it with the bytes that followed the request.
+
+        aiohttp is made to believe that the connection was lost. This relies on three properties of its protocol: bytes
+        after an upgrade request wait in ``_message_tail``, ``connection_lost`` closes only its own ``transport``, and
+        nothing else resumes a paused transport.
+        """
+        protocol: Any = self._request.protocol
+        transport: asyncio.Transport = protocol.transport
+        early: bytes = protocol._message_tail
+        protocol._message_tail = b""
+        protocol.transport = None
+        protocol.connection_lost(None)
+        return transport, early

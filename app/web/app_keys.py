@@ -1,4 +1,4 @@
-"""Where the parts of the web side find the gateway and each other in the aiohttp application."""
+"""The keys under which handlers find shared objects in the aiohttp application."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from aiohttp import web
 from ..gateway.gateway import Gateway
 
 GATEWAY: Final = web.AppKey("gateway", Gateway)
-#: Whether this is ``roomcast dev``: the console is open and hands out tokens.
+#: True for ``roomcast dev``: the console needs no login and creates tokens.
 DEV: Final = web.AppKey("dev", bool)

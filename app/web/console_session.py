@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from .app_keys import DEV, GATEWAY
+from .request_head import is_allowed_origin
 
 COOKIE: Final = "roomcast_console"
 #: How long a login holds, in seconds.
@@ -44,7 +45,7 @@ def is_console(request: web.Request) -> bool:
     In ``roomcast dev`` anyone at the console may; else one who has logged in. A cookie alone proves nothing, for
     browsers add it to requests that other pages make: the header and, where there is one, the Origin prove the page.
     """
-    if HEADER not in request.headers or not _same_origin(request):
+    if HEADER not in request.headers or not is_allowed_origin(request):
         return False
     if request.app[DEV]:
         return True
@@ -73,12 +74,6 @@ def log_out(response: web.StreamResponse) -> None:
 
 def _sign(expires: str, api_key: str) -> str:
     return hmac.new(api_key.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()
-
-
-def _same_origin(request: web.BaseRequest) -> bool:
-    """Whether the page that sent ``request`` is of this host; a browser leaves Origin out of a GET to its own."""
-    origin = request.headers.get("Origin")
-    return origin is None or origin.partition("://")[2].lower() == request.host.lower()
 
 
 def _is_https(request: web.BaseRequest, *, trust_proxy: bool) -> bool:

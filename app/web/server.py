@@ -56,7 +56,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._deadlines: asyncio.Task[None] | None = None
-        self._entrance: Acceptor | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(self) -> None:
         """Start the gateway and listen. The port is bound last, so that nobody is let in before all is there."""
@@ -88,9 +88,9 @@ class Server:
         )
         await self._runner.setup()
         assert self._runner.server is not None
-        self._entrance = Acceptor(app, self._runner.server)
-        self._listeners = await self._bind(self._runner.server if self._dev else self._entrance)
-        self._deadlines = asyncio.create_task(self._entrance.watch())
+        self._acceptor = Acceptor(app, self._runner.server)
+        self._listeners = await self._bind(self._runner.server if self._dev else self._acceptor)
+        self._deadlines = asyncio.create_task(self._acceptor.enforce_timeout())
 
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> list[asyncio.Server]:
         """Listen. aiohttp's own sites have no deadline for TLS, which would leave a silent client a minute."""
@@ -123,8 +123,8 @@ class Server:
         await self.gateway.drain()
         if self._deadlines is not None:
             self._deadlines.cancel()
-        if self._entrance is not None:
-            await self._entrance.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._until_gone()

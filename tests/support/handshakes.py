@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web import RequestHandler
 from wire import PATIENCE, Peer
 
 from roomcast.auth.identity import make_token
@@ -63,13 +63,13 @@ class Running:
     @property
     def greeting(self) -> int:
         """How many connections are not handed over yet, at the entrance and with aiohttp."""
-        entrance = self.server._entrance
-        return len(entrance._silent) + len(entrance._greeting) + len(self.at_aiohttp)
+        acceptor = self.server._acceptor
+        return len(acceptor._silent) + len(acceptor._handshakes) + len(self.at_aiohttp)
 
     def visitor(self) -> PendingConnection | RequestHandler:
         """The one connection whose handshake is under way."""
         fronts = [
-            one for one in gc.get_objects() if type(one) is PendingConnection and one._entrance is self.server._entrance
+            one for one in gc.get_objects() if type(one) is PendingConnection and one._acceptor is self.server._acceptor
         ]
         (only,) = [*self.at_aiohttp, *(one for one in fronts if one.transport is not None)]
         return only

@@ -145,19 +145,90 @@ def test_built_in_plugins_use_only_the_public_api(path: Path) -> None:
 
 
 AIOHTTP_INTERNALS = "aiohttp_internals"
-#: Private attributes of aiohttp's objects, and public ones that are not meant to be set, which roomcast relies on.
-PRIVATE_ATTRIBUTES = {"_message", "_message_tail", "_request_count", "SERVER_SOFTWARE"}
+#: Modules of aiohttp that are not documented: its private ones, its parser and its server protocol.
+UNDOCUMENTED_MODULES = ("aiohttp._", "aiohttp.http", "aiohttp.web_protocol")
+#: Private attributes of aiohttp's objects that are also names in roomcast's own code.
+PRIVATE_OF_AIOHTTP = {"_message", "_message_tail", "_request_count"}
+#: Public attributes that are not meant to be set.
+UNDOCUMENTED_ATTRIBUTES = {"SERVER_SOFTWARE"}
+#: The documented methods and attributes of a NamedTuple, and the documented function that ends a process.
+DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
 
 
-def test_only_one_module_depends_on_aiohttps_internals() -> None:
-    """Private modules and attributes of aiohttp are used in one module, with their reason."""
-    users = set()
-    for module, path in MODULES.items():
+def own_private_names() -> set[str]:
+    """Return every private name that roomcast's own code defines: functions, classes, variables, attributes, slots."""
+    names: set[str] = set()
+    for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aiohttp._"):
-                users.add(module)
-            if isinstance(node, ast.Import) and any(alias.name.startswith("aiohttp._") for alias in node.names):
-                users.add(module)
-            if isinstance(node, ast.Attribute) and node.attr in PRIVATE_ATTRIBUTES:
-                users.add(module)
-    assert users == {AIOHTTP_INTERNALS}
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own_object(node.value):
+                names.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # in __slots__
+                names.add(node.value)
+    return {name for name in names if name.startswith("_")}
+
+
+def is_own_object(node: ast.expr) -> bool:
+    """Return True for ``self`` and ``cls``."""
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+OWN_PRIVATE_NAMES = own_private_names()
+
+
+def undocumented_uses(path: Path) -> list[str]:
+    """Return the uses of undocumented modules of aiohttp, and of private attributes of any library, in ``path``."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        imported: list[str] = []
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported = [f"{node.module}.{alias.name}" for alias in node.names]
+        found += [name for name in imported if name.startswith(UNDOCUMENTED_MODULES)]
+        if isinstance(node, ast.Attribute) and is_undocumented_attribute(node):
+            found.append(ast.unparse(node))
+    return found
+
+
+def is_undocumented_attribute(node: ast.Attribute) -> bool:
+    """Return True if ``node`` is an attribute of an object of a library that is private or not meant to be set."""
+    name = node.attr
+    if name in PRIVATE_OF_AIOHTTP:
+        return not is_own_object(node.value)
+    if name in UNDOCUMENTED_ATTRIBUTES:
+        return True
+    is_private = name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
+    return is_private and not is_own_object(node.value) and name not in OWN_PRIVATE_NAMES
+
+
+@pytest.mark.parametrize("module", list(MODULES), ids=[name or "roomcast" for name in MODULES])
+def test_only_one_module_depends_on_aiohttps_internals(module: str) -> None:
+    """Undocumented modules and private attributes are used in one module, with their reason."""
+    uses = undocumented_uses(MODULES[module])
+    assert bool(uses) == (module == AIOHTTP_INTERNALS), uses
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("import aiohttp.http_parser", 1),
+        ("from aiohttp.http import HttpRequestParser, HttpVersion11", 2),
+        ("from aiohttp.web_protocol import RequestHandler", 1),
+        ("from aiohttp import http_writer", 1),
+        ("from aiohttp._websocket.helpers import websocket_mask", 1),
+        ("from aiohttp import web\nweb.Request._private_of_aiohttp", 1),
+        ("request.protocol._message_tail = b''", 1),
+        ("from aiohttp import web\nfrom aiohttp.abc import AbstractStreamWriter", 0),
+        ("self._private_of_a_base_class", 0),
+        ("pair._replace(name=1)", 0),
+        ("module.__file__", 0),
+    ],
+)
+def test_uses_of_internals_are_found(tmp_path: Path, source: str, count: int) -> None:
+    """Imports and attributes count; a class's own attributes and documented names do not."""
+    (tmp_path / "module.py").write_text(source)
+    assert len(undocumented_uses(tmp_path / "module.py")) == count

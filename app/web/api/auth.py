@@ -11,18 +11,12 @@ from aiohttp import web
 from .. import console_session
 from ..app_keys import GATEWAY
 from ..json_errors import Failure, Handler, in_json
-from ..upgrade.handshake import remote_address
+from ..request_head import bearer_token, remote_address
 
 log = logging.getLogger("roomcast.api")
 
 #: What a 401 must say (RFC 9110 section 11.6.1; the words are RFC 6750's, section 3).
 CHALLENGE: Final = 'Bearer realm="roomcast"'
-
-
-def bearer(request: web.BaseRequest) -> str:
-    """Return the credentials of ``Authorization: Bearer``, or an empty string."""
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else ""
 
 
 def unauthorized(code: str, message: str, *, tried: bool) -> Failure:
@@ -38,7 +32,7 @@ def require_api_key(request: web.Request) -> None:
     settings = request.app[GATEWAY].settings
     if settings.api_key is None:
         raise Failure("api_off", "The HTTP API is off; set API_KEY, and send it as `Authorization: Bearer API_KEY`.")
-    given = bearer(request)
+    given = bearer_token(request)
     if not given:
         raise unauthorized("unauthorized", "Send the API key as `Authorization: Bearer API_KEY`.", tried=False)
     if not console_session.is_key(given, settings.api_key):

@@ -18,9 +18,8 @@ from aiohttp import web
 from ...errors import AuthenticationFailed
 from ..app_keys import GATEWAY
 from ..json_errors import Failure, Handler, answer, in_json
-from ..upgrade.handshake import remote_address
-from ..upgrade.origin import is_allowed
-from .auth import bearer, unauthorized
+from ..request_head import bearer_token, is_allowed_origin, remote_address
+from .auth import unauthorized
 from .ticket_limit import MAX_UNUSED, TICKET_LIMIT
 
 log = logging.getLogger("roomcast.api")
@@ -52,7 +51,7 @@ def cross_origin(handler: Handler) -> Handler:
 
 
 def _may_call(request: web.Request) -> bool:
-    return is_allowed(request, request.app[GATEWAY].settings.allowed_origins)
+    return is_allowed_origin(request, request.app[GATEWAY].settings.allowed_origins)
 
 
 @cross_origin
@@ -70,7 +69,7 @@ async def preflight(request: web.Request) -> web.StreamResponse:
 async def post_ticket(request: web.Request) -> web.StreamResponse:
     """Answer ``POST``: a ticket for the user of the token in ``Authorization``, and the seconds it can be used."""
     gateway = request.app[GATEWAY]
-    token = bearer(request)
+    token = bearer_token(request)
     if not token:
         raise unauthorized("bad_token", "Send the user's token as `Authorization: Bearer TOKEN`.", tried=False)
     try:

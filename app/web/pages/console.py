@@ -32,6 +32,7 @@ from ...schemas.validator import Validator
 from ...specs.catalog import CORE_COMMANDS
 from .. import console_session
 from ..app_keys import DEV, GATEWAY
+from ..request_head import remote_address
 from ..upgrade import handshake
 from .login_attempts import Attempts
 
@@ -236,7 +237,7 @@ async def _log_in(request: web.Request) -> web.StreamResponse:
             given = (await request.post()).get("key")
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
-    remote = handshake.remote_address(request, trust_proxy=settings.trust_proxy)
+    remote = remote_address(request, trust_proxy=settings.trust_proxy)
     attempts = request.app[_ATTEMPTS]
     if wait := ceil(attempts.wait(remote)):  # the right key too, or one could try on and see
         return _render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})

@@ -1,22 +1,25 @@
-"""The WebSocket handshake: whoever asks for it is examined, then the transport is given to a ``Connection``.
+"""The WebSocket handshake: check the request, authenticate the user, answer 101 and give the socket to a connection.
 
-Most requests are read at the entrance, the others by aiohttp, which would keep the request, its headers, a parser, two
-tasks and a queue for as long as the connection lives. None of it is needed after the 101, so whoever has read the
-request gives the transport away, and forgets it without closing it.
+``acceptor`` parses most requests, aiohttp the others. aiohttp would keep the request, its headers, a parser, two tasks
+and a queue as long as the connection lives. Nothing of this is needed after the 101, so the transport is detached from
+its request.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import json
 import logging
-from typing import Final, NamedTuple, NoReturn
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from ...aiohttp_internals import AiohttpUpgradeRequest
 from ...auth.identity import Identity
 from ...errors import (
     AUTHENTICATION_FAILED,
@@ -32,39 +35,57 @@ from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
 from ..app_keys import GATEWAY
-from .origin import is_allowed
-from .request import AiohttpUpgradeRequest, RequestHead, UpgradeRequest
+from ..request_head import RequestHead, bearer_token, is_allowed_origin, remote_address
 
 log = logging.getLogger("roomcast.handshake")
 
 PATH: Final = "/api/v1/ws/connect"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-#: The subprotocol whose second entry is the token: what a browser can send besides the URL.
+#: The subprotocol that is followed by the token. Besides the URL, a browser can send a token only in this way.
 BEARER: Final = "bearer"
 
 
-class HandedOver(web.StreamResponse):
-    """What the handler returns after the transport has gone: sending it fails, as to a lost client."""
+class UpgradeRequest(RequestHead, Protocol):
+    """A request for a WebSocket, and the transport that it came on."""
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The decoded query of the URL. The first of several parameters with the same name counts."""
+
+    @property
+    def upgrade(self) -> bool:
+        """True if the parser found that ``Connection`` and ``Upgrade`` ask for another protocol."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The transport; None after it was lost or detached."""
+
+    def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
+        """Give up the transport; return it with the bytes that followed the request. Requires a transport."""
+
+
+class DetachedResponse(web.StreamResponse):
+    """The response to a request whose transport was detached. aiohttp treats it as one to a lost client."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Refuse to be sent."""
-        raise ConnectionResetError("the transport was handed over")
+        raise ConnectionResetError("the transport was detached")
 
 
-_HANDED_OVER: Final = HandedOver()
+_DETACHED: Final = DetachedResponse()
 
 
-class Refusal(Connection):
-    """A connection that was only opened to be told why it is closed."""
+class RefusedConnection(Connection):
+    """A connection that is closed as soon as it is open, so that the client receives the reason."""
 
     __slots__ = ()
 
     def on_text(self, payload: bytearray) -> None:
-        """Ignore what a client sends before it has read that it was refused."""
+        """Ignore messages that the client sent before it received the close frame."""
 
 
-class Offer(NamedTuple):
-    """What a client brought: its token or ticket, and the subprotocol to confirm, if it used that."""
+class Credentials(NamedTuple):
+    """A client's token or ticket, and the subprotocol to confirm if the token came in that."""
 
     token: str | None
     ticket: str | None
@@ -72,47 +93,84 @@ class Offer(NamedTuple):
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/v1/ws/connect`` where it was aiohttp that has read the request."""
-    gateway, visitor = request.app[GATEWAY], AiohttpUpgradeRequest(request)
+    """Handle ``GET /api/v1/ws/connect`` if aiohttp has read the request."""
+    gateway, upgrade = request.app[GATEWAY], AiohttpUpgradeRequest(request)
     try:
-        accept = examine(visitor, gateway.settings.allowed_origins)
+        accept = check_request(upgrade, gateway.settings.allowed_origins)
     except web.HTTPForbidden:
         log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
         raise
-    await let_in(gateway, request.app[TICKET_LIMIT], visitor, accept)
-    return _HANDED_OVER
+    await admit(gateway, request.app[TICKET_LIMIT], upgrade, accept)
+    return _DETACHED
 
 
-def examine(visitor: UpgradeRequest, origins: tuple[str, ...]) -> bytes:
-    """Return the Sec-WebSocket-Accept for ``visitor``, or raise the ``web.HTTPException`` that says what is wrong.
+def check_request(request: UpgradeRequest, allowed_origins: tuple[str, ...]) -> bytes:
+    """Return the value of Sec-WebSocket-Accept for ``request`` (RFC 6455 section 4.2.2).
 
-    ``origins`` are the pages that may connect, as in ``is_allowed``.
+    Raises the ``web.HTTPException`` that answers a request from another origin or one that is not a handshake.
     """
-    if not is_allowed(visitor, origins):
+    if not is_allowed_origin(request, allowed_origins):
         raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
-    return _accept(visitor)
+    headers = request.headers
+    if headers.get("Upgrade", "").lower() != "websocket" or not request.upgrade:
+        _reject(426, "Connect with a WebSocket client, such as wscat.", Upgrade="websocket", Connection="Upgrade")
+    if headers.get("Sec-WebSocket-Version") != "13":
+        _reject(426, "Only version 13 of WebSocket is supported.", Sec_WebSocket_Version="13")
+    key = headers.get("Sec-WebSocket-Key", "")
+    try:
+        is_valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        is_valid = False
+    if not is_valid:
+        _reject(400, "Sec-WebSocket-Key must be 16 bytes in base64.")
+    # The RFC prescribes SHA-1. Nothing depends on its strength.
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
 
 
-async def let_in(gateway: Gateway, outstanding: TicketLimit, visitor: UpgradeRequest, accept: bytes) -> None:
-    """Answer 101 to ``visitor``, whose request was examined, then welcome or close; nothing if it went away."""
-    offer = _offer(visitor)
-    outcome = await _admit(gateway, outstanding, visitor, offer)
+def _reject(status: int, text: str, **headers: str) -> NoReturn:
+    error: type[web.HTTPException] = web.HTTPUpgradeRequired if status == 426 else web.HTTPBadRequest
+    raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+async def admit(gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, accept: bytes) -> None:
+    """Answer 101 to a request that was checked, then open the client's session or close with the reason.
+
+    Does nothing if the client has disconnected meanwhile.
+    """
+    credentials = _read_credentials(request)
+    outcome = await _open_session(gateway, ticket_limit, request, credentials)
     if isinstance(outcome, Close):
-        _refuse(visitor, gateway, accept, offer, outcome)
-    elif visitor.transport is None:  # it went away meanwhile
+        _refuse(request, gateway, accept, credentials, outcome)
+    elif request.transport is None:  # the client has disconnected meanwhile
         await _release(gateway, outcome)
     else:
-        _hand_over(visitor, accept, offer, outcome)
+        _upgrade(request, accept, credentials, outcome)
 
 
-async def _admit(gateway: Gateway, outstanding: TicketLimit, visitor: UpgradeRequest, offer: Offer) -> Client | Close:
-    """Return a client for ``visitor``, or why there is none; the log has more."""
-    remote = remote_address(visitor, trust_proxy=gateway.settings.trust_proxy)
+def _read_credentials(request: UpgradeRequest) -> Credentials:
+    """Find the token: in the URL, in an Authorization header, or in the subprotocol pair ``bearer, <token>``."""
+    query = request.query
+    token, ticket, subprotocol = query.get("token"), query.get("ticket"), None
+    if token is None and ticket is None:
+        token = bearer_token(request)
+    protocols = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    if protocols[0] == BEARER and len(protocols) == 2:
+        subprotocol = BEARER
+        if token is None and ticket is None:
+            token = protocols[1]
+    return Credentials(token, ticket, subprotocol)
+
+
+async def _open_session(
+    gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, credentials: Credentials
+) -> Client | Close:
+    """Return the client for ``request``, or how to close it. Refusals are logged with more detail."""
+    remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
     try:
-        identity = await identify(gateway, offer)
-        if offer.ticket is not None:
-            outstanding.remove(identity.user_id, offer.ticket)
-        client = await gateway.sessions.admit(identity, remote, visitor.query.get("since"))
+        identity = await _authenticate(gateway, credentials)
+        if credentials.ticket is not None:
+            ticket_limit.remove(identity.user_id, credentials.ticket)
+        client = await gateway.sessions.admit(identity, remote, request.query.get("since"))
     except AuthenticationFailed as failed:
         log.info("refused a connection from %s: %s", remote, failed)
         return AUTHENTICATION_FAILED
@@ -125,100 +183,52 @@ async def _admit(gateway: Gateway, outstanding: TicketLimit, visitor: UpgradeReq
     if client is None:
         log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
         return TOO_MANY_CONNECTIONS
-    if gateway.is_draining:  # whoever comes now would not be among those that are told to come back
+    if gateway.is_draining:  # the drain has already listed the connections to close
         await _release(gateway, client)
         return SERVICE_RESTART
     return client
 
 
-async def _release(gateway: Gateway, client: Client) -> None:
-    """Give back what ``client`` had; a broker that is away will find out by itself, when the lease ends."""
-    try:
-        await gateway.sessions.release(client)
-    except Unavailable as error:
-        log.warning("a connection that did not come about is given back late: %s", error)
-
-
-def _accept(visitor: UpgradeRequest) -> bytes:
-    """Return Sec-WebSocket-Accept (RFC 6455 section 4.2.2), or raise what answers a request that is no handshake."""
-    headers = visitor.headers
-    if headers.get("Upgrade", "").lower() != "websocket" or not visitor.upgrade:
-        _no_handshake(426, "Connect with a WebSocket client, such as wscat.", Upgrade="websocket", Connection="Upgrade")
-    if headers.get("Sec-WebSocket-Version") != "13":
-        _no_handshake(426, "Only version 13 of WebSocket is spoken here.", Sec_WebSocket_Version="13")
-    key = headers.get("Sec-WebSocket-Key", "")
-    try:
-        valid = len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        valid = False
-    if not valid:
-        _no_handshake(400, "Sec-WebSocket-Key must be 16 bytes in base64.")
-    # SHA-1 is what the RFC prescribes, and guards nothing.
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
-
-
-def _no_handshake(status: int, text: str, **headers: str) -> NoReturn:
-    error: type[web.HTTPException] = web.HTTPUpgradeRequired if status == 426 else web.HTTPBadRequest
-    raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
-
-
-def _offer(visitor: UpgradeRequest) -> Offer:
-    """Find the token: in the URL, in an Authorization header, or in the subprotocol pair ``bearer, <token>``."""
-    query = visitor.query
-    token, ticket, subprotocol = query.get("token"), query.get("ticket"), None
-    if token is None and ticket is None:
-        scheme, _, credentials = visitor.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            token = credentials.strip()
-    protocols = [one.strip() for one in visitor.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    if protocols[0] == BEARER and len(protocols) == 2:
-        subprotocol = BEARER
-        if token is None and ticket is None:
-            token = protocols[1]
-    return Offer(token, ticket, subprotocol)
-
-
-async def identify(gateway: Gateway, offer: Offer) -> Identity:
-    """Return who brought ``offer``; raise ``AuthenticationFailed``."""
-    token = offer.token
-    if offer.ticket is not None:
-        kept = await gateway.broker.take(f"ticket/{offer.ticket[:128]}")
-        if kept is None:
+async def _authenticate(gateway: Gateway, credentials: Credentials) -> Identity:
+    """Return the user of ``credentials``; raise ``AuthenticationFailed``. A ticket is used up by this."""
+    token = credentials.token
+    if credentials.ticket is not None:
+        stored = await gateway.broker.take(f"ticket/{credentials.ticket[:128]}")
+        if stored is None:
             raise AuthenticationFailed("the ticket is unknown, used or too old")
-        token = json.loads(kept)
+        token = json.loads(stored)
     if not token:
         raise AuthenticationFailed("no token was given")
     return gateway.authenticator.verify(token)
 
 
-def remote_address(request: RequestHead, *, trust_proxy: bool) -> str:
-    """Return where the client connects from; behind a trusted proxy, what that one says (the last X-Forwarded-For).
-
-    A proxy adds its entry to the client's own, which may say anything, or in a line of its own behind it, as HAProxy.
-    """
-    forwarded = request.headers.getall("X-Forwarded-For", [""])[-1] if trust_proxy else ""
-    if last := forwarded.rpartition(",")[2].strip()[:64]:
-        return last
-    return request.remote or "unix"
+async def _release(gateway: Gateway, client: Client) -> None:
+    """Release the connection slot of a client that was not connected. If the broker fails, its lease expires."""
+    try:
+        await gateway.sessions.release(client)
+    except Unavailable as error:
+        log.warning("the slot of a connection that was not opened stays taken until its lease expires: %s", error)
 
 
-def _refuse(visitor: UpgradeRequest, gateway: Gateway, accept: bytes, offer: Offer, close: Close) -> None:
-    """Complete the upgrade, then close with the reason: a browser shows a refused upgrade only as 1006."""
+def _refuse(request: UpgradeRequest, gateway: Gateway, accept: bytes, credentials: Credentials, close: Close) -> None:
+    """Complete the upgrade, then close with the reason. Browsers report a refused upgrade only as 1006."""
     gateway.counters.count_end(close)
-    if visitor.transport is not None:
-        refusal = Refusal(gateway.delivery, gateway.keepalive)
-        _hand_over(visitor, accept, offer, refusal)
-        refusal.close(close)
+    if request.transport is not None:
+        refused = RefusedConnection(gateway.delivery, gateway.keepalive)
+        _upgrade(request, accept, credentials, refused)
+        refused.close(close)
 
 
-def _hand_over(visitor: UpgradeRequest, accept: bytes, offer: Offer, connection: Connection) -> None:
-    """Answer 101 and give the transport to ``connection``, with what the client has sent early."""
-    subprotocol = b"" if offer.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % offer.subprotocol.encode()
-    answer = (
+def _upgrade(request: UpgradeRequest, accept: bytes, credentials: Credentials, connection: Connection) -> None:
+    """Answer 101 and give the transport to ``connection``, with the bytes that followed the request."""
+    subprotocol = (
+        b"" if credentials.subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % credentials.subprotocol.encode()
+    )
+    response = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, subprotocol)
     )
-    transport, early = visitor.leave()
+    transport, early = request.detach_transport()
     if not transport.is_reading():
         transport.resume_reading()
-    connection.take_over(transport, answer, early)
+    connection.take_over(transport, response, early)

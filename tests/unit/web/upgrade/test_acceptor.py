@@ -90,7 +90,7 @@ def test_it_is_taken_without_aiohttps_parser_in_c():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_since_is_answered_in_the_greeting():
+async def test_since_is_answered_in_the_handshakes():
     """What was missed is asked for before the 101, and told behind it."""
     async with serving() as running:
         *_, kind, data = await heard(await running.asking("whole", path=f"{PATH}?token={TOKEN}&since=abc-1"))
@@ -238,7 +238,7 @@ async def test_a_fault_of_a_head_is_told_once(caplog):
         (told,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
         assert "Host" in str(told)
         while told is not None:
-            assert "entrance" not in "".join(traceback.format_tb(told.__traceback__))
+            assert "acceptor" not in "".join(traceback.format_tb(told.__traceback__))
             told = told.__context__
 
 
@@ -246,15 +246,15 @@ async def test_whoever_is_passed_on_gets_no_more_time():
     """HANDSHAKE_TIMEOUT counts from the connection's beginning, not from its first byte."""
     async with serving() as running:
         peer = await running.peer()
-        door = running.server._entrance
+        door = running.server._acceptor
         async with asyncio.timeout(PATIENCE):
             while not door._silent:
                 await asyncio.sleep(0)
             (since,) = door._silent.values()
             await peer.send(b"G")
-            while not door._halves:
+            while not door._incomplete:
                 await asyncio.sleep(0)
-        assert list(door._halves.values()) == [since]
+        assert list(door._incomplete.values()) == [since]
         assert not door._silent
 
 
@@ -286,7 +286,7 @@ async def test_one_that_hangs_up_in_silence_is_forgotten():
 
 async def test_a_handshake_without_end_does_not_hold_up_the_end(monkeypatch):
     """The broker never answers: it is waited for no longer than a moment, and the client is cut off."""
-    monkeypatch.setattr(acceptor, "_FAREWELL", 0.05)
+    monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
     broker = Slow()
     async with serving(broker=broker) as running:
         peer = await running.asking("whole")
@@ -294,13 +294,13 @@ async def test_a_handshake_without_end_does_not_hold_up_the_end(monkeypatch):
             await broker.asked.wait()
             await running.server.stop()
         await peer.cut_off()
-        assert not running.server._entrance._greeting
+        assert not running.server._acceptor._handshakes
         assert not running.gateway.keepalive.connections
 
 
 async def test_a_broker_that_takes_nothing_back_does_not_hold_up_the_end(monkeypatch):
     """A handshake that is cut off gives back what it had, and nobody waits for that longer than a moment."""
-    monkeypatch.setattr(acceptor, "_FAREWELL", 0.05)
+    monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
 
     class Stuck(MemoryBroker):
         def __init__(self) -> None:
@@ -331,7 +331,7 @@ async def test_a_broker_that_takes_nothing_back_does_not_hold_up_the_end(monkeyp
 async def test_nobody_comes_in_after_the_end():
     """Whoever was on the way in when the entrance closed is closed, too."""
     async with serving() as running:
-        await running.server._entrance.close()
+        await running.server._acceptor.close()
         peer = await running.peer()
         with contextlib.suppress(ConnectionError):
             await peer.send(request())

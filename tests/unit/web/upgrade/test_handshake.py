@@ -10,7 +10,7 @@ import ssl
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web import RequestHandler
 from handshakes import (
     ACCEPT,
     PATH,
@@ -34,9 +34,9 @@ from roomcast.gateway.gateway import Gateway
 from roomcast.protocol.frames import BINARY, CLOSE, PING, TEXT
 from roomcast.registry import load
 from roomcast.settings import Settings
+from roomcast.web.request_head import remote_address
 from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
-from roomcast.web.upgrade.handshake import remote_address
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop",)
