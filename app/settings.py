@@ -1,90 +1,31 @@
-"""Settings: environment variables, read once into one frozen object.
+"""Settings: environment variables, read once at start into one frozen object.
 
-The fields of ``Settings`` are the one list of all variables: their defaults, units, meanings and bounds stand there,
-``describe`` makes the table of the documentation from it, and ``Settings.from_env`` the reading. A field is its
-variable's name in lower case. An empty variable counts as one that is not set.
+The fields of ``Settings`` are the only list of all variables, with defaults, units, descriptions and bounds. The name
+of a field is the name of its variable in lower case. An empty variable counts as not set. ``Settings.from_env`` reads
+the variables. ``describe`` lists them; a test compares ``docs/configuration.md`` with it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from environs import Env, EnvValidationError
-from jwt import InvalidKeyError
-from jwt.algorithms import HMACAlgorithm
-from yarl import URL
 
-from roomcast.errors import SettingsError
-
-#: Algorithms of a shared secret, with the bytes the secret must have at least (RFC 7518, section 3.2).
-HMAC_ALGORITHMS: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}
-
-#: RSA keys are of 2048 bits at least (RFC 7518, sections 3.3 and 3.5).
-RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-RSA_BITS = 2048
-
-#: Each curve has one algorithm (RFC 7518, section 3.4; RFC 8812, section 3.2).
-CURVE_ALGORITHMS: Mapping[str, str] = {
-    "secp256r1": "ES256",
-    "secp384r1": "ES384",
-    "secp521r1": "ES512",
-    "secp256k1": "ES256K",
-}
-
-#: Characters of a value that a sentence repeats.
-MAX_SHOWN = 100
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
-_PREFIX = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
-_DEFAULT_PORT = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
+from .errors import SettingsError
+from .setting_rules import Rule, check_api_key, check_redis_prefix, check_room_access, normalize_origin
+from .signing_keys import accepted_algorithms, read_public_key
 
 
 class Variable(NamedTuple):
-    """A row of the table of settings: all texts, ``default`` as one would write it (empty: none), ``unit`` or empty."""
+    """A row of the table of settings. ``default`` is empty if there is none, ``unit`` if the value has none."""
 
     name: str
     default: str
     unit: str
     meaning: str
-
-
-class Rule(NamedTuple):
-    """What a setting is and may be: ``kind`` names its reader, the rest its bounds and its text."""
-
-    kind: str
-    meaning: str
-    unit: str = ""
-    minimum: float | None = None
-    above: float | None = None
-    choices: tuple[str, ...] = ()
-    secret: bool = False
-
-    @property
-    def wanted(self) -> str:
-        """The end of a sentence that says what to give."""
-        if self.choices:
-            return " or ".join(self.choices)
-        noun = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(self.kind, "a text")
-        bound = f" of at least {self.minimum:g}" if self.minimum is not None else ""
-        bound += f" above {self.above:g}" if self.above is not None else ""
-        return noun + bound
-
-    def fits(self, value: Any) -> bool:
-        """Whether ``value``, of the right type already, is within the bounds (NaN is not)."""
-        return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (not self.choices or value in self.choices)
-        )
 
 
 def _setting(default: Any, kind: str, meaning: str, **rule: Any) -> Any:
@@ -93,17 +34,17 @@ def _setting(default: Any, kind: str, meaning: str, **rule: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Settings:
-    """Every setting, checked. Raises ``SettingsError`` with a sentence for the operator when one is wrong.
+    """All settings, checked. Raises ``SettingsError`` with a sentence for the operator if one is wrong.
 
-    ``jwt_algorithms`` is filled from the key when not given, and ``jwt_public_key`` holds the PEM text even when a path
-    was given. ``allowed_origins`` is as browsers write origins: lower case, without a default port.
+    Three fields are normalized. ``jwt_algorithms`` defaults to the algorithms of the key. ``jwt_public_key`` is PEM
+    text, also if a path was given. ``allowed_origins`` are written as browsers do: lower case, without a default port.
     """
 
     redis_url: str | None = _setting(
         None,
         "str",
         "URL of the Redis that the nodes share; without it, one process uses the embedded broker",
-        secret=True,
+        is_secret=True,
     )
     redis_prefix: str = _setting(
         "roomcast", "str", "Prefix of every key in Redis; deployments that share a Redis need different prefixes"
@@ -175,10 +116,10 @@ class Settings:
         None,
         "str",
         "Secret that tokens are signed with, at least 32 bytes; set either this or JWT_PUBLIC_KEY",
-        secret=True,
+        is_secret=True,
     )
     jwt_public_key: str | None = _setting(
-        None, "str", "Public key that verifies tokens: PEM text, or the path of a PEM file", secret=True
+        None, "str", "Public key that verifies tokens: PEM text, or the path of a PEM file", is_secret=True
     )
     jwt_algorithms: tuple[str, ...] = _setting(
         (),
@@ -191,7 +132,7 @@ class Settings:
         0.0, "float", "Clock difference that is tolerated for exp and nbf", unit="s", minimum=0
     )
     jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
-    api_key: str | None = _setting(None, "str", "Bearer key of the HTTP API; without it the API is off", secret=True)
+    api_key: str | None = _setting(None, "str", "Bearer key of the HTTP API; without it the API is off", is_secret=True)
     allowed_origins: tuple[str, ...] = _setting(
         (), "list", "Origins whose pages may connect, separated by commas, or *; by default only pages of the same host"
     )
@@ -257,27 +198,47 @@ class Settings:
     def __post_init__(self) -> None:
         for item in fields(self):
             rule: Rule = item.metadata["rule"]
-            if not rule.fits(value := getattr(self, item.name)):
-                raise _refusal(item, value)
-        _check_prefix(self.redis_prefix)
-        _check_buffer(self)
-        _check_lease(self)
-        _check_api_key(self.api_key)
-        _check_room_access(self.room_access)
-        object.__setattr__(self, "allowed_origins", tuple(map(_origin, self.allowed_origins)))
+            if not rule.allows(value := getattr(self, item.name)):
+                raise rule.refusal(item.name.upper(), value)
+        check_redis_prefix(self.redis_prefix)
+        self._check_buffer()
+        self._check_lease()
+        check_api_key(self.api_key)
+        check_room_access(self.room_access)
+        object.__setattr__(self, "allowed_origins", tuple(map(normalize_origin, self.allowed_origins)))
         if self.jwt_public_key is not None:
-            object.__setattr__(self, "jwt_public_key", _pem(self.jwt_public_key))
-        object.__setattr__(self, "jwt_algorithms", _algorithms(self))
+            object.__setattr__(self, "jwt_public_key", read_public_key(self.jwt_public_key))
+        algorithms = accepted_algorithms(self.jwt_secret, self.jwt_public_key, self.jwt_algorithms)
+        object.__setattr__(self, "jwt_algorithms", algorithms)
+
+    def _check_buffer(self) -> None:
+        if self.ws_max_buffer < self.ws_max_message_size:
+            raise SettingsError(
+                f"WS_MAX_BUFFER is {self.ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
+                f"{self.ws_max_message_size}, or a message of that size would close the connection of each recipient."
+            )
+
+    def _check_lease(self) -> None:
+        """Require that a lease outlives a silence of Redis that is not yet an outage.
+
+        Nodes renew a lease after a third of its time, so at least two thirds remain when Redis becomes silent.
+        """
+        if self.redis_lease < 1.5 * self.redis_timeout:
+            raise SettingsError(
+                f"REDIS_LEASE is {self.redis_lease:g}; it must be at least 1.5 times REDIS_TIMEOUT, which is "
+                f"{self.redis_timeout:g}, or leases could expire before a node detects that Redis does not answer."
+            )
 
     def __repr__(self) -> str:
-        shown = (f"{item.name}={_shown(item.metadata['rule'], getattr(self, item.name))}" for item in fields(self))
+        shown = (f"{item.name}={item.metadata['rule'].show(getattr(self, item.name))}" for item in fields(self))
         return f"Settings({', '.join(shown)})"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Read the variables of ``environ`` (default: the process's); ``overrides`` are fields that win over them.
+        """Read the variables of ``environ``, by default those of the process.
 
-        Raises ``SettingsError``: one sentence with the variable, what was given (never a secret) and what is wanted.
+        ``overrides`` are fields with their values; their variables are not read. Raises ``SettingsError`` with one
+        sentence that names the variable, the value (never a secret), and what is expected.
         """
         env = _Environ(os.environ if environ is None else environ)
         values = dict(overrides)
@@ -288,7 +249,7 @@ class Settings:
 
 
 def describe() -> list[Variable]:
-    """Every variable, in the order of the fields, as texts for a table."""
+    """Return a row for each variable, in the order of the fields."""
     return [
         Variable(item.name.upper(), _default(item.default), item.metadata["rule"].unit, item.metadata["rule"].meaning)
         for item in fields(Settings)
@@ -296,6 +257,7 @@ def describe() -> list[Variable]:
 
 
 def _default(value: Any) -> str:
+    """Return a default as an operator would write it, or an empty string for None."""
     if value is None or value is MISSING or value == ():
         return ""
     if isinstance(value, bool):
@@ -304,7 +266,7 @@ def _default(value: Any) -> str:
 
 
 class _Environ(Env):
-    """environs' reader over a mapping of our own, in which an empty value is none."""
+    """The parser of environs for a given mapping instead of ``os.environ``, without its empty values."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__()
@@ -315,173 +277,16 @@ class _Environ(Env):
 
 
 def _read(env: _Environ, item: Field[Any]) -> Any:
-    """The value of a field's variable, or None when it is not set."""
+    """Return the value of a field's variable, or None if the variable is not set."""
     rule: Rule = item.metadata["rule"]
     name = item.name.upper()
     try:
         if rule.kind == "list":
-            words = env.list(name, None, subcast=str)
-            return words and tuple(word.strip() for word in words if word.strip())
+            parts = env.list(name, None, subcast=str)
+            return parts and tuple(part.strip() for part in parts if part.strip())
         value = getattr(env, rule.kind)(name, None)
     except EnvValidationError as error:
-        raise _refusal(item, env.str(name)) from error
-    if value is not None and rule.kind == "str" and not rule.secret:
+        raise rule.refusal(name, env.str(name)) from error
+    if value is not None and rule.kind == "str" and not rule.is_secret:
         value = value.strip()
     return value.lower() if value is not None and rule.choices else value
-
-
-def _shown(rule: Rule, value: Any) -> str:
-    """``value`` for eyes other than the operator's: secrets as stars, URLs without what a URL can hide."""
-    if rule.secret and value is not None:
-        return "***"
-    if isinstance(value, str) and "://" in value:
-        value = re.sub(r"//[^/@]*@", "//***@", value.partition("?")[0])
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
-
-
-def _refusal(item: Field[Any], given: Any) -> SettingsError:
-    rule: Rule = item.metadata["rule"]
-    return SettingsError(f"{item.name.upper()} is {_shown(rule, given)}; it must be {rule.wanted}.")
-
-
-def _check_prefix(value: str) -> None:
-    """Braces would choose the hash tag of keys, and globs mean other keys wherever patterns are written."""
-    if not _PREFIX.fullmatch(value):
-        raise SettingsError(
-            f"REDIS_PREFIX is {_shown(Rule('str', ''), value)}; it must be 1 to 64 visible ASCII characters, and none "
-            "of {}[]*?\\."
-        )
-
-
-def _check_buffer(settings: Settings) -> None:
-    if settings.ws_max_buffer < settings.ws_max_message_size:
-        raise SettingsError(
-            f"WS_MAX_BUFFER is {settings.ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
-            f"{settings.ws_max_message_size}, or a message of that size would close whoever it is sent to."
-        )
-
-
-def _check_lease(settings: Settings) -> None:
-    """Leases are renewed each third of one, so that two thirds are left at least when Redis falls silent."""
-    if settings.redis_lease < 1.5 * settings.redis_timeout:
-        raise SettingsError(
-            f"REDIS_LEASE is {settings.redis_lease:g}; it must be at least 1.5 times REDIS_TIMEOUT, which is "
-            f"{settings.redis_timeout:g}, or leases would end in a silence that no node takes for an outage yet."
-        )
-
-
-def _check_api_key(value: str | None) -> None:
-    if value is not None and not re.fullmatch(r"[!-~]+", value):
-        raise SettingsError(
-            "API_KEY has a space, a line end or another character that an Authorization header cannot carry; "
-            "it must be visible ASCII, for example from `openssl rand -base64 30`."
-        )
-
-
-def _check_room_access(value: str) -> None:
-    if value in ("claims", "open"):
-        return
-    shown = _shown(Rule("str", ""), value)
-    try:
-        url = URL() if re.search(r"\s", value) else URL(value)
-    except ValueError:
-        url = URL()
-    if not url.host or url.scheme not in ("http", "https"):
-        raise SettingsError(f"ROOM_ACCESS is {shown}; it must be claims, open, or an https:// URL to ask.")
-    if url.scheme == "http" and not _is_loopback(url.host):
-        raise SettingsError(
-            f"ROOM_ACCESS is {shown}; http:// is for this machine only (localhost), for {url.host} it must be https://."
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _origin(value: str) -> str:
-    """``value`` as browsers write an origin (RFC 6454, section 6.1)."""
-    origin = _DEFAULT_PORT.sub(r"\1\2", value.lower().removesuffix("/"))
-    if origin != "*" and not _ORIGIN.fullmatch(origin):
-        raise SettingsError(
-            f"ALLOWED_ORIGINS has {_shown(Rule('list', ''), value)}; an origin is scheme://host or scheme://host:port, "
-            "like https://app.example.com, and * stands for all."
-        )
-    return origin
-
-
-def _pem(value: str) -> str:
-    """The PEM text that ``JWT_PUBLIC_KEY`` is or points to; a line end may be written ``\\n``, as in .env files."""
-    if "-----BEGIN" in value:
-        return value.replace("\\n", "\n")
-    try:
-        return Path(value.strip()).read_text(encoding="ascii")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise SettingsError(
-            f"JWT_PUBLIC_KEY is neither PEM text (-----BEGIN PUBLIC KEY-----) nor the path of such a file ({reason})."
-        ) from error
-
-
-def _algorithms(settings: Settings) -> tuple[str, ...]:
-    """The algorithms to accept: those of the settings, if they fit the key, or the key's own."""
-    if settings.jwt_secret and settings.jwt_public_key:
-        raise SettingsError(
-            "JWT_SECRET and JWT_PUBLIC_KEY are both set; give the one your tokens are signed for and unset the other."
-        )
-    if settings.jwt_public_key:
-        name, able = "JWT_PUBLIC_KEY", _key_algorithms(settings.jwt_public_key)
-    elif settings.jwt_secret:
-        name, able = "JWT_SECRET", tuple(HMAC_ALGORITHMS)
-    else:
-        raise SettingsError(
-            "JWT_SECRET or JWT_PUBLIC_KEY must be set, to verify the tokens of your users; "
-            "to try roomcast without one, run `roomcast dev`."
-        )
-    for algorithm in settings.jwt_algorithms:
-        if algorithm not in able:
-            raise SettingsError(f"JWT_ALGORITHMS has {algorithm!r}; with this {name} it can be {', '.join(able)}.")
-    algorithms = settings.jwt_algorithms or able[:1]
-    if settings.jwt_secret:
-        _check_secret(settings.jwt_secret, algorithms)
-    return algorithms
-
-
-def _check_secret(secret: str, algorithms: tuple[str, ...]) -> None:
-    size = len(secret.encode("utf-8", "surrogateescape"))
-    for algorithm in algorithms:
-        if size < HMAC_ALGORITHMS[algorithm]:
-            raise SettingsError(
-                f"JWT_SECRET is {size} bytes long; {algorithm} needs {HMAC_ALGORITHMS[algorithm]} or more "
-                "(RFC 7518, section 3.2), for example from `openssl rand -base64 48`."
-            )
-    try:
-        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except (InvalidKeyError, UnicodeError) as error:
-        raise SettingsError(
-            "JWT_SECRET is not a secret but a key, a certificate or no text; a public key belongs in JWT_PUBLIC_KEY."
-        ) from error
-
-
-def _key_algorithms(pem: str) -> tuple[str, ...]:
-    """The algorithms that the public key ``pem`` is for, the usual one first."""
-    if "PRIVATE KEY" in pem:
-        raise SettingsError("JWT_PUBLIC_KEY is a private key; give its public half, and keep this one from servers.")
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SettingsError("JWT_PUBLIC_KEY is not a public key in PEM (-----BEGIN PUBLIC KEY-----).") from error
-    if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size < RSA_BITS:
-            raise SettingsError(
-                f"JWT_PUBLIC_KEY is an RSA key of {key.key_size} bits; it must have {RSA_BITS} or more."
-            )
-        return RSA_ALGORITHMS
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVE_ALGORITHMS:
-        return (CURVE_ALGORITHMS[key.curve.name],)
-    if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        return ("EdDSA",)
-    raise SettingsError("JWT_PUBLIC_KEY is of a kind that signs no tokens; it must be RSA, EC, Ed25519 or Ed448.")

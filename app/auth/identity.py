@@ -20,10 +20,10 @@ import jwt
 import orjson
 from jwt.algorithms import HMACAlgorithm, get_default_algorithms
 
-from roomcast.errors import AuthenticationFailed
-from roomcast.settings import HMAC_ALGORITHMS, Settings
-
 from ..broker.base import UserId
+from ..errors import AuthenticationFailed
+from ..settings import Settings
+from ..signing_keys import HMAC_ALGORITHMS
 from .user_id import parse_user_id
 
 logger = logging.getLogger("roomcast.identity")

@@ -14,8 +14,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from roomcast.auth.identity import Identity
-from roomcast.settings import Settings
+from ..settings import Settings
+from .identity import Identity
 
 logger = logging.getLogger("roomcast.access")
 

@@ -1,0 +1,125 @@
+"""What one setting may be: its type and bounds, and the formats of prefixes, API keys, URLs and origins.
+
+A failed check raises ``SettingsError``. Its sentence has the name of the variable, its value unless that is secret, and
+what is expected. ``settings`` checks settings that depend on each other, ``signing_keys`` the keys of tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from yarl import URL
+
+from .errors import SettingsError
+
+#: The greatest length of a value in an error sentence, in characters.
+MAX_SHOWN: Final = 100
+
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+#: No braces, which select the slot of a key in a Cluster, and no wildcards of Redis patterns.
+_PREFIX: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
+_DEFAULT_PORT: Final = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
+
+
+class Rule(NamedTuple):
+    """The description and the bounds of one setting.
+
+    ``kind`` is ``str``, ``int``, ``float``, ``bool`` or ``list``. ``minimum`` is the least value allowed, ``above`` a
+    value that must be exceeded. ``choices`` are the only values allowed, if there are any.
+    """
+
+    kind: str
+    meaning: str
+    unit: str = ""
+    minimum: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    is_secret: bool = False
+
+    @property
+    def expected(self) -> str:
+        """The end of a sentence: what to give."""
+        if self.choices:
+            return " or ".join(self.choices)
+        noun = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(self.kind, "a text")
+        bound = f" of at least {self.minimum:g}" if self.minimum is not None else ""
+        bound += f" above {self.above:g}" if self.above is not None else ""
+        return noun + bound
+
+    def allows(self, value: Any) -> bool:
+        """Return True if ``value``, which has the right type, is within the bounds. NaN is not."""
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (not self.choices or value in self.choices)
+        )
+
+    def show(self, value: Any) -> str:
+        """Return ``value`` for logs and errors: secrets are stars, URLs are without credentials and query."""
+        return "***" if self.is_secret and value is not None else show(value)
+
+    def refusal(self, name: str, value: Any) -> SettingsError:
+        """Return the error for the variable ``name``, whose ``value`` is not allowed."""
+        return SettingsError(f"{name} is {self.show(value)}; it must be {self.expected}.")
+
+
+def show(value: Any) -> str:
+    """Return a value that is not secret for logs and errors: shortened, URLs without credentials and query."""
+    if isinstance(value, str) and "://" in value:
+        value = re.sub(r"//[^/@]*@", "//***@", value.partition("?")[0])
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+
+
+def check_redis_prefix(value: str) -> None:
+    """Raise ``SettingsError`` if ``value`` is not a prefix for keys in Redis."""
+    if not _PREFIX.fullmatch(value):
+        raise SettingsError(
+            f"REDIS_PREFIX is {show(value)}; it must be 1 to 64 visible ASCII characters, and none of {{}}[]*?\\."
+        )
+
+
+def check_api_key(value: str | None) -> None:
+    """Raise ``SettingsError`` if an Authorization header cannot contain ``value``."""
+    if value is not None and not re.fullmatch(r"[!-~]+", value):
+        raise SettingsError(
+            "API_KEY has a space, a line end or another character that an Authorization header cannot carry; "
+            "it must be visible ASCII, for example from `openssl rand -base64 30`."
+        )
+
+
+def check_room_access(value: str) -> None:
+    """Raise ``SettingsError`` if ``value`` is not ``claims``, ``open``, or a URL: https, or http to this machine."""
+    if value in ("claims", "open"):
+        return
+    try:
+        url = URL() if re.search(r"\s", value) else URL(value)
+    except ValueError:
+        url = URL()
+    if not url.host or url.scheme not in ("http", "https"):
+        raise SettingsError(f"ROOM_ACCESS is {show(value)}; it must be claims, open, or an https:// URL to ask.")
+    if url.scheme == "http" and not _is_loopback(url.host):
+        raise SettingsError(
+            f"ROOM_ACCESS is {show(value)}; http:// is for this machine only (localhost), for {url.host} it must be "
+            "https://."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def normalize_origin(value: str) -> str:
+    """Return an entry of ``ALLOWED_ORIGINS`` as browsers write an origin (RFC 6454, section 6.1), or ``*``."""
+    origin = _DEFAULT_PORT.sub(r"\1\2", value.lower().removesuffix("/"))
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise SettingsError(
+            f"ALLOWED_ORIGINS has {show(value)}; an origin is scheme://host or scheme://host:port, "
+            "like https://app.example.com, and * stands for all."
+        )
+    return origin

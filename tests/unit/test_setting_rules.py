@@ -1,0 +1,93 @@
+"""Tests of ``setting_rules``: what one setting may be, and the sentence if it is wrong."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from settings_environment import SECRET, read, refusal
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MAX_CONNECTIONS_PER_USER", "five", "a whole number of at least 1"),
+        ("MAX_CONNECTIONS_PER_USER", "0", "a whole number of at least 1"),
+        ("MAX_ROOMS_PER_CONNECTION", "2.5", "a whole number of at least 1"),
+        ("WS_MESSAGE_RATE", "-1", "a whole number of at least 0"),
+        ("WS_HEARTBEAT_INTERVAL", "0", "a number above 0"),
+        ("WS_HEARTBEAT_INTERVAL", "nan", "a number above 0"),
+        ("HISTORY_TTL", "inf", "a number above 0"),
+        ("JWT_LEEWAY", "-0.1", "a number of at least 0"),
+        ("CONSOLE", "ja", "true or false"),
+        ("FORBIDDEN_JOIN", "perhaps", "close or keep"),
+        ("LOG_FORMAT", "xml", "text or json"),
+        ("LOG_LEVEL", "loud", "debug or info or warning or error"),
+    ],
+)
+def test_a_value_that_is_not_allowed_stops_the_start(name: str, value: str, expected: str) -> None:
+    """The sentence names the variable, its value, and what is expected."""
+    sentence = refusal(**{"JWT_SECRET": SECRET, name: value})
+    assert re.fullmatch(rf"{name} is '?{re.escape(value)}(\.0)?'?; it must be {expected}\.", sentence)
+
+
+def test_a_long_value_is_shortened() -> None:
+    """A number of 5,000 digits is refused, and only its beginning is shown."""
+    assert "999…" in refusal(JWT_SECRET=SECRET, HISTORY_SIZE="9" * 5000)
+
+
+@pytest.mark.parametrize("prefix", ["a b", "{room}", "app:*", "a?", "[a]", "a\\b", "\t", "caf\u00e9", "x" * 65])
+def test_a_prefix_with_special_characters_is_refused(prefix: str) -> None:
+    """Braces, wildcards, spaces and characters outside ASCII are refused in a prefix."""
+    assert "REDIS_PREFIX is " in refusal(JWT_SECRET=SECRET, REDIS_PREFIX=f"x{prefix}x")
+    assert read(JWT_SECRET=SECRET, REDIS_PREFIX="shop:eu-1/live").redis_prefix == "shop:eu-1/live"
+
+
+def test_room_access_is_one_of_three() -> None:
+    """ROOM_ACCESS is claims, open, or a URL; http is allowed only to this machine."""
+    for good in (
+        "claims",
+        "open",
+        "https://app.example.com/may-join",
+        "http://localhost:9/x",
+        "http://127.0.0.2/",
+        "http://[::1]:8/",
+    ):
+        assert read(ROOM_ACCESS=good).room_access == good
+    for bad in ("closed", "ftp://x/", "https://", "https://host:port/", "/path", "https://exa mple/"):
+        assert "claims, open, or an https:// URL" in refusal(JWT_SECRET=SECRET, ROOM_ACCESS=bad)
+    for plain in ("http://app.example.com/", "http://10.0.0.1/", "http://localhost.example.com/", "http://[fe80::1]/"):
+        assert "must be https://" in refusal(JWT_SECRET=SECRET, ROOM_ACCESS=plain)
+
+
+def test_a_url_is_shown_without_its_secrets() -> None:
+    """Refusals and repr show neither the credentials nor the query of a URL."""
+    sentence = refusal(JWT_SECRET=SECRET, ROOM_ACCESS="http://me:pa55@app.example.com/x?key=k3y")
+    shown = repr(read(ROOM_ACCESS="https://me:pa55@app.example.com/x?key=k3y"))
+    for text in (sentence, shown):
+        assert "app.example.com/x" in text
+        assert not re.search("pa55|k3y", text)
+
+
+def test_origins_are_normalized() -> None:
+    """Origins are lower case, without default ports, final slashes and blanks; other texts are refused."""
+    given = " https://App.Example.com:443/, http://localhost:3000,,http://a:80, *, http://[::1]:5173, app://local"
+    assert read(ALLOWED_ORIGINS=given).allowed_origins == (
+        "https://app.example.com",
+        "http://localhost:3000",
+        "http://a",
+        "*",
+        "http://[::1]:5173",
+        "app://local",
+    )
+    for bad in ("app.example.com", "https://a/path", "https://*.example.com", "null", "https://a b"):
+        assert "ALLOWED_ORIGINS has" in refusal(JWT_SECRET=SECRET, ALLOWED_ORIGINS=bad)
+
+
+def test_an_api_key_must_fit_in_a_header() -> None:
+    """A key that an Authorization header cannot contain is refused and not shown."""
+    assert read(API_KEY="s3cret+/=").api_key == "s3cret+/="
+    for bad in ("two words", "endedby\n", "clé"):
+        sentence = refusal(JWT_SECRET=SECRET, API_KEY=bad)
+        assert "API_KEY" in sentence
+        assert bad.strip() not in sentence
