@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from shell import API_KEY, ROOMCAST, SECRET, Process, Running, environment, refusal, roomcast
+from shell import API_KEY, ROOMCAST, SECRET, Process, Running, environment, refusal, roomcast, run_curl
 from websockets.sync.client import connect
 
 from roomcast.auth.identity import Authenticator
@@ -112,17 +111,6 @@ def test_the_exported_variables_are_all_that_the_other_commands_need(dev):
     token = roomcast("token", "--user-id", "9", **ours).stdout.strip()
     with connect(f"{dev.ws}/api/v1/ws/connect?token={token}") as client:
         assert json.loads(client.recv(10))["data"]["user_id"] == 9
-
-
-def run_curl(line: str) -> dict:
-    """Run the line with a shell; or, where there is no curl, ask what it says."""
-    if shutil.which("curl"):
-        return json.loads(subprocess.run(f"{line} -sS", shell=True, capture_output=True, text=True, timeout=30).stdout)
-    words = shlex.split(line)
-    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
-    body = words[words.index("-d") + 1].encode()
-    with urllib.request.urlopen(urllib.request.Request(words[1], body, headers)) as response:
-        return json.loads(response.read())
 
 
 def test_dev_says_what_is_open(dev):

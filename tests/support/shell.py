@@ -1,11 +1,17 @@
 """For tests of the command line: roomcast in a process of its own, whose lines can be waited for."""
 
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
+from string import Template
+from typing import Any
 
 from roomcast.settings import describe
 
@@ -28,6 +34,24 @@ def roomcast(*args: str, stdin: str = "", **variables: str) -> subprocess.Comple
     return subprocess.run(
         [*ROOMCAST, *args], env=environment(**variables), input=stdin, capture_output=True, text=True, timeout=PATIENCE
     )
+
+
+def run_curl(line: str, **variables: str) -> dict[str, Any]:
+    """Run a line that calls curl with a shell, or without curl, send the request that it describes; return the JSON.
+
+    ``variables`` are added to the environment of the shell.
+    """
+    if shutil.which("curl"):
+        done = subprocess.run(
+            f"{line.strip()} -sS", shell=True, env=environment(**variables), capture_output=True, text=True, timeout=30
+        )
+        return json.loads(done.stdout)
+    words = shlex.split(Template(line.replace("\\\n", "")).safe_substitute(variables))
+    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+    body = words[words.index("-d") + 1].encode()
+    address = next(word for word in words if word.startswith("http"))
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers)) as response:
+        return json.loads(response.read())
 
 
 def refusal(*args: str, status: int = 2, **variables: str) -> str:

@@ -12,6 +12,7 @@ from docs_pages import PAGES, code, rows, snippet
 from redis_servers import RedisServer
 from serving import Serve, answer
 
+import roomcast
 from roomcast import Context, Plugin, Service
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.urls import SCHEMES, parse
@@ -141,3 +142,9 @@ def test_the_size_of_the_client_is_true(page):
     assert stated is not None
     size = len(gzip.compress(files("roomcast.static").joinpath("roomcast.js").read_bytes()))
     assert float(stated[1]) * 1000 == pytest.approx(size, rel=0.1)
+
+
+def test_the_changelog_has_this_version():
+    """The version in setup.cfg has a section in the changelog, after the unreleased changes."""
+    sections = re.findall(r"^## \[(.+?)\]", PAGES["CHANGELOG.md"], re.MULTILINE)
+    assert sections[:2] == ["Unreleased", roomcast.__version__]
