@@ -29,6 +29,17 @@ pytest.register_assert_rewrite("broker_contract")
 collect_ignore = ["foreign"]
 
 
+#: The fixtures that start a Redis server.
+REDIS_FIXTURES = {"fresh_redis", "redis_cluster", "redis_server", "sentinel_trio"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that uses a fixture with a Redis server as ``redis``."""
+    for item in items:
+        if REDIS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("redis")
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run on uvloop, as servers do, what does not name its loops (see ``loops.py``)."""
     return {"loop": new_loop}
