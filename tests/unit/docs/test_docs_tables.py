@@ -9,8 +9,9 @@ from importlib.resources import files
 
 import pytest
 from docs_pages import PAGES, code, rows, snippet
+from redis.asyncio import Redis
 from redis_servers import RedisServer
-from serving import Serve, answer
+from serving import Serve, answer, call, connect, token_for
 
 import roomcast
 from roomcast import Context, Plugin, Service
@@ -122,6 +123,42 @@ def test_every_method_is_listed(kind, page, section):
     }
     assert names <= listed
     assert kind is Service or listed == names
+
+
+def key_patterns(prefix: str) -> dict[str, re.Pattern[bytes]]:
+    """Return a pattern for each key in the table of keys; some rows have several endings for one key."""
+    patterns = {}
+    for row in rows("docs/redis.md", "## Keys"):
+        for first, *endings in [re.findall(r"`([^`]+)`", row[0])] if "`" in row[0] else []:
+            for name in (first, *(first[: first.rindex("}") + 1] + ending for ending in endings)):
+                key = re.sub(r"^room", "{prefix:channel:1}", name) if name.startswith("room:") else name
+                pattern = re.sub("<.*?>", ".+", re.escape(key.replace("prefix", prefix, 1)))
+                patterns[name] = re.compile(pattern.encode())
+    return patterns
+
+
+async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisServer, redis_prefix: str):
+    """Each key that a node writes, with and without a user's doing, is in the table of keys, and expires."""
+    server = await serve(broker=RedisBroker(parse(redis_server.url), prefix=redis_prefix))
+    async with connect(server, 7) as alice:
+        await alice.join("channel:1")
+        await alice.send("send_message", "channel:1", {"content": "Hello"}, id="1", key="a key")
+        await alice.recv_type("sent")
+        token = {"Authorization": f"Bearer {token_for(7)}"}
+        for method, path, options in (
+            ("POST", tickets.PATH, {"key": None, "headers": token}),
+            ("DELETE", "/api/v1/rooms/channel:1/members/8", {}),
+            ("DELETE", "/api/v1/users/8/tokens", {}),
+            ("DELETE", "/api/v1/users/8/tokens/a", {}),
+        ):
+            assert (await call(server, method, path, **options))[0] == 200
+        async with Redis.from_url(redis_server.url) as redis:
+            keys = [key async for key in redis.scan_iter(match=f"*{redis_prefix}:*")]
+            assert min([await redis.pttl(key) for key in keys]) > 0
+    patterns = key_patterns(redis_prefix)
+    found = {name: [key for key in keys if pattern.fullmatch(key)] for name, pattern in patterns.items()}
+    assert set(keys) == {key for matching in found.values() for key in matching}
+    assert [name for name, matching in found.items() if not matching] == ["room:g"]  # only after a node died
 
 
 def test_every_scheme_of_redis_url_is_listed():
