@@ -1,7 +1,8 @@
-"""Who a user is: a token (a signed JWT, RFC 7519) in, an ``Identity`` out.
+"""Verify tokens (signed JWTs, RFC 7519) and turn their claims into an ``Identity``.
 
-PyJWT checks the form and the signature; the claims are checked here, because their rules are roomcast's own and cost
-1 µs on orjson instead of 7 in PyJWT. Its key preparation, 9 µs a token for a secret, is done once, at the start.
+PyJWT checks the form and the signature. The claims are checked here, because roomcast has rules of its own for them,
+and because orjson takes 1 us and PyJWT 7 us. PyJWT's preparation of a secret takes 9 us and is done once instead of per
+token.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import orjson
@@ -28,73 +29,78 @@ from .user_id import parse_user_id
 
 logger = logging.getLogger("roomcast.identity")
 
-#: The longest token that is looked at, in characters; proxies rarely carry a longer URL or header.
-MAX_TOKEN = 8192
+#: The greatest length of a token, in characters. Most proxies do not accept longer URLs or headers.
+MAX_TOKEN: Final = 8192
 
-_NAME_CLAIMS = ("username", "preferred_username", "name")
-_OWN_CLAIMS = frozenset(("exp", "nbf", "iat", "aud", "iss", "rooms"))
+#: The claims that can contain the user's name; the first that is a name counts.
+_NAME_CLAIMS: Final = ("username", "preferred_username", "name")
+#: The claims that are evaluated here, so that plugins do not need them.
+_EVALUATED_CLAIMS: Final = frozenset(("exp", "nbf", "iat", "aud", "iss", "rooms"))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user, as their token says; one is kept per connection, so it holds little.
+    """The user of a token. Each connection keeps one, so it is small.
 
-    ``expires`` is when the token ends, in Unix seconds with the leeway added, or None; ``issued`` is its ``iat``, or
-    None if it has none that can be read. ``rooms`` are the rules of the token's ``rooms`` claim; equal ones are one
-    object in memory.
+    ``expires`` is the end of the token in Unix seconds, including the leeway, or None. ``rooms`` are the patterns of
+    the ``rooms`` claim; equal tuples are one object. ``extra_claims`` is the JSON of the claims that are not evaluated
+    here. ``issued`` is the ``iat`` claim, or None if it is not a number.
     """
 
     user_id: int | str
     username: str
     expires: float | None = None
     rooms: tuple[str, ...] = ()
-    more: bytes = field(default=b"", repr=False)
+    extra_claims: bytes = field(default=b"", repr=False)
     issued: float | None = None
 
     @property
     def claims(self) -> dict[str, Any]:
-        """The token's further claims: those that this identity was not made of. Parsed anew each time."""
-        return dict(orjson.loads(self.more)) if self.more else {}
+        """The claims that are not evaluated here, as a new dict."""
+        return dict(orjson.loads(self.extra_claims)) if self.extra_claims else {}
 
     @property
     def token_id(self) -> str | None:
-        """The token's ``jti`` (RFC 7519, section 4.1.7), by which it can be revoked; None if it has none.
+        """The token's ``jti`` (RFC 7519, section 4.1.7), by which it can be revoked, or None.
 
-        It should be a text, but backends that number their tokens leave it a number: then it is that in digits, lest
-        a revocation of ``42`` be answered with 200 and miss the token with 42.
+        It should be a string, but backends that number their tokens write a number. That becomes a string here, so that
+        the revocation of ``42``, which is a string in the path of the HTTP API, finds the token.
         """
-        given = self.claims.get("jti")
-        if type(given) is int:
-            return str(given)
-        return given if isinstance(given, str) and given else None
+        jti = self.claims.get("jti")
+        if type(jti) is int:
+            return str(jti)
+        return jti if isinstance(jti, str) and jti else None
 
     def allows(self, room: str) -> bool:
-        """Whether the ``rooms`` claim lets the user into ``room``: by its name, ``type:*``, or ``*``.
+        """Return True if the ``rooms`` claim contains ``room``, its type as ``type:*``, or ``*``.
 
-        Nothing opens a ``user:`` room; every user is in their own from the start, and nobody in another's.
+        No pattern allows a ``user:`` room. Users are in their own personal room without joining it.
         """
         if room.startswith("user:"):
             return False
         return any(
-            rule == room or rule == "*" or (rule.endswith(":*") and room.startswith(rule[:-1])) for rule in self.rooms
+            pattern == room or pattern == "*" or (pattern.endswith(":*") and room.startswith(pattern[:-1]))
+            for pattern in self.rooms
         )
 
 
-class _Secret(HMACAlgorithm):
-    """HMAC with a secret that the settings have checked: PyJWT would look for disguised public keys at every token."""
+class _CheckedHmac(HMACAlgorithm):
+    """HMAC with a secret that ``signing_keys`` has checked. PyJWT would search it for a public key at every token."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
+        """Return the secret as bytes."""
         return key if isinstance(key, bytes) else key.encode()
 
 
-class _Jws(jwt.PyJWS):
-    """PyJWT's reader of tokens, which looks at each character of one by itself: half of its 16 us."""
+class _FastJws(jwt.PyJWS):
+    """PyJWT's parser with faster base64: PyJWT checks each character by itself, which takes half of its 16 us."""
 
     @staticmethod
     def _decode_base64url_segment(segment: bytes, name: str) -> bytes:
-        """Decode what encodes back to itself, which is all that PyJWT asks; it decides on everything else.
+        """Decode a part of a token, with the checks of PyJWT.
 
-        Should a new PyJWT have no such method, this is never called, and the time is lost again.
+        A segment that encodes to itself again passes them. All others go to PyJWT, which decides. A version of PyJWT
+        without this method does not call it, which costs only time.
         """
         try:
             decoded = base64.urlsafe_b64decode(segment + b"==")
@@ -107,7 +113,7 @@ class _Jws(jwt.PyJWS):
 
 
 class Authenticator:
-    """Verifies tokens by the ``jwt_*`` settings."""
+    """Verifies tokens with the key and the rules in the ``jwt_*`` settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._audience = settings.jwt_audience
@@ -115,14 +121,17 @@ class Authenticator:
         self._leeway = settings.jwt_leeway
         self._require_exp = settings.jwt_require_exp
         self._algorithms = settings.jwt_algorithms
-        self._jws = _Jws(algorithms=())
+        self._jws = _FastJws(algorithms=())
         for name in self._algorithms:
             self._jws.register_algorithm(name, _algorithm(name))
         key = settings.jwt_secret or settings.jwt_public_key or ""
         self._key = self._jws.get_algorithm_by_name(self._algorithms[0]).prepare_key(key)
 
     def verify(self, token: str) -> Identity:
-        """Return who ``token`` is for; raise ``AuthenticationFailed``, which says why and never shows the token."""
+        """Return the user of ``token``.
+
+        Raises ``AuthenticationFailed`` with a sentence that gives the reason and does not contain the token.
+        """
         claims = self._claims(token)
         now = time.time()
         expires = self._check_time(claims, now)
@@ -133,24 +142,24 @@ class Authenticator:
         used = {id_claim, name_claim}
         if claims.get("sub") == str(user_id):
             used.add("sub")
-        more = {key: value for key, value in claims.items() if key not in _OWN_CLAIMS and key not in used}
+        extra = {key: value for key, value in claims.items() if key not in _EVALUATED_CLAIMS and key not in used}
         return Identity(
             user_id,
             claims[name_claim] if name_claim else str(user_id),
             expires,
             _rooms(claims.get("rooms"), user_id),
-            b"%b" % orjson.dumps(more) if more else b"",  # a copy: what orjson returns keeps the 4 KiB it was built in
+            b"%b" % orjson.dumps(extra) if extra else b"",  # copied, because orjson's result keeps a buffer of 4 KiB
             _issued(claims.get("iat")),
         )
 
     def _claims(self, token: str) -> dict[str, Any]:
-        """The claims of a token of good form and signature."""
+        """Return the claims of ``token``; raise ``AuthenticationFailed`` if its form or signature is wrong."""
         if not isinstance(token, str) or not token:
             raise AuthenticationFailed("There is no token.")
         if len(token) > MAX_TOKEN:
             raise AuthenticationFailed(f"The token is longer than {MAX_TOKEN} characters.")
         if not token.isascii():
-            raise AuthenticationFailed("The token is not a JWT: it has characters that none has.")
+            raise AuthenticationFailed("The token is not a JWT: it has characters that a JWT cannot have.")
         try:
             claims = orjson.loads(self._jws.decode(token, self._key, self._algorithms))
         except jwt.InvalidSignatureError as error:
@@ -165,7 +174,10 @@ class Authenticator:
         return claims
 
     def _check_time(self, claims: Mapping[str, Any], now: float) -> float | None:
-        """When the token ends, leeway included; raises when it has, or has not begun (RFC 7519, 4.1.4 and 4.1.5)."""
+        """Return the end of the token, including the leeway.
+
+        Raises ``AuthenticationFailed`` if it has expired or is not valid yet (RFC 7519, sections 4.1.4 and 4.1.5).
+        """
         if "nbf" in claims and _seconds("nbf", claims["nbf"]) > now + self._leeway:
             raise AuthenticationFailed("The token is not valid yet: its nbf is in the future.")
         if claims.get("exp") is None:
@@ -178,7 +190,10 @@ class Authenticator:
         return expires
 
     def _check_parties(self, claims: Mapping[str, Any]) -> None:
-        """A token for an audience is for nobody else, whether we know our name or not (RFC 7519, section 4.1.3)."""
+        """Raise ``AuthenticationFailed`` if the audience or the issuer is not the one in the settings.
+
+        A token with an audience is refused by a server without ``JWT_AUDIENCE`` (RFC 7519, section 4.1.3).
+        """
         audience = claims.get("aud") or []
         if self._audience is None and audience:
             raise AuthenticationFailed("The token is for an audience (aud), and JWT_AUDIENCE is not set.")
@@ -199,9 +214,10 @@ def make_token(
     algorithm: str = "HS256",
     **claims: Any,
 ) -> str:
-    """Return a token for ``user_id``, signed with ``secret`` (or a private key in PEM, where ``algorithm`` wants one).
+    """Return a token for ``user_id``, signed with ``secret``: a secret, or a private key in PEM for other algorithms.
 
-    It ends in ``expires_in`` seconds (negative: it has already ended; None: never). ``claims`` are added as they are.
+    ``expires_in`` is in seconds. A negative number makes a token that has expired, None one that never expires.
+    ``claims`` are further claims.
     """
     payload: dict[str, Any] = {"user_id": user_id, "rooms": list(rooms), **claims}
     if username is not None:
@@ -212,14 +228,14 @@ def make_token(
 
 
 def _algorithm(name: str) -> jwt.algorithms.Algorithm:
-    standard = get_default_algorithms()[name]
-    if name in HMAC_ALGORITHMS and isinstance(standard, HMACAlgorithm):
-        return _Secret(standard.hash_alg)
-    return standard
+    default = get_default_algorithms()[name]
+    if name in HMAC_ALGORITHMS and isinstance(default, HMACAlgorithm):
+        return _CheckedHmac(default.hash_alg)
+    return default
 
 
 def _seconds(claim: str, value: Any) -> float:
-    """A NumericDate (RFC 7519, section 2): a number, and a finite one."""
+    """Return a NumericDate (RFC 7519, section 2); raise ``AuthenticationFailed`` if it is not a finite number."""
     if not _is_number(value):
         raise AuthenticationFailed(f"The token's {claim} is not a number of seconds.")
     return float(value)
@@ -230,7 +246,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _issued(value: Any) -> float | None:
-    """When the token was issued. No token is refused for an ``iat`` that cannot be read, but then it counts as old."""
+    """Return the ``iat`` claim, or None if it is not a number. Such a token is valid, but counts as old."""
     return float(value) if _is_number(value) else None
 
 
@@ -251,16 +267,17 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and not value.isspace() and value != ""
 
 
-def _rooms(value: Any, user_id: int | str) -> tuple[str, ...]:
-    """The rules of a ``rooms`` claim. A malformed one opens nothing, but keeps nobody out of their own user room."""
+def _rooms(value: Any, user_id: UserId) -> tuple[str, ...]:
+    """Return the patterns of a ``rooms`` claim. A malformed claim allows no room, and the token stays valid."""
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(rule, str) for rule in value):
+    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
         logger.warning("The rooms claim of user %s is not a list of strings; it opens no room", user_id)
         return ()
-    return _shared(tuple(value))
+    return _intern(tuple(value))
 
 
 @lru_cache(maxsize=1024)
-def _shared(rooms: tuple[str, ...]) -> tuple[str, ...]:
+def _intern(rooms: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one object for all equal tuples."""
     return rooms

@@ -1,7 +1,8 @@
-"""Who may enter a room by the built-in rule: what ``ROOM_ACCESS`` says.
+"""The built-in rule for joining rooms, which ``ROOM_ACCESS`` selects.
 
-``claims`` and ``open`` are decided on the spot. A URL is sent ``{"user": {"user_id", "username"}, "room"}`` by POST and
-answers 200 or 403; whatever else happens is a no: this fails closed.
+With ``claims``, the token's ``rooms`` claim decides; with ``open``, all rooms are open. A URL receives
+``{"user": {"user_id", "username"}, "room"}`` by POST and responds with 200 or 403. The rule fails closed: any other
+response, and none, refuses the join.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Final
 
 import aiohttp
 import orjson
@@ -19,84 +21,89 @@ from .identity import Identity
 
 logger = logging.getLogger("roomcast.access")
 
-#: Answers kept at most, about 300 bytes each.
-MAX_ANSWERS = 10_000
+#: The maximum number of cached decisions. One takes about 300 bytes.
+MAX_CACHED: Final = 10_000
 
-#: The least time between two warnings about a URL that does not answer, in seconds.
-WARNING_INTERVAL = 60.0
+#: The least time between two warnings about a URL that fails, in seconds.
+WARNING_INTERVAL: Final = 60.0
 
-Question = tuple[int | str, str]
+#: A user id and a room.
+_Key = tuple[int | str, str]
 
 
 class RoomAccess:
-    """The built-in rule for rooms. ``start`` it on the event loop before use, and ``close`` it in the end."""
+    """Decides whether users may join rooms. Call ``start`` on the event loop before use, and ``close`` at the end."""
 
     def __init__(self, settings: Settings) -> None:
-        self._mode = settings.room_access if settings.room_access in ("claims", "open") else "url"
-        self._url = URL(settings.room_access)
-        self._timeout = aiohttp.ClientTimeout(total=settings.room_access_timeout)
-        self._keep = settings.room_access_cache
+        self._mode: Final = settings.room_access if settings.room_access in ("claims", "open") else "url"
+        self._url: Final = URL(settings.room_access)
+        self._timeout: Final = aiohttp.ClientTimeout(total=settings.room_access_timeout)
+        self._cache_seconds: Final = settings.room_access_cache
         self._session: aiohttp.ClientSession | None = None
-        # Oldest first, for all answers are kept equally long.
-        self._answers: dict[Question, tuple[float, bool]] = {}
-        self._asking: dict[Question, asyncio.Task[bool]] = {}
+        #: Decisions of the URL with the monotonic time at which each expires, oldest first.
+        self._cache: Final[dict[_Key, tuple[float, bool]]] = {}
+        #: The requests that are running.
+        self._requests: Final[dict[_Key, asyncio.Task[bool]]] = {}
+        #: The number of failed requests since the last warning, and when the next warning is allowed.
         self._failures = 0
-        self._quiet_until = 0.0
+        self._next_warning = 0.0
 
     async def start(self) -> None:
-        """Make ready to ask the URL, if there is one."""
+        """Create the HTTP client if ``ROOM_ACCESS`` is a URL."""
         if self._mode == "url":
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
             )
 
     async def close(self) -> None:
-        """Let go of the connections to the URL; questions under way are answered no, within the timeout."""
+        """Close the connections to the URL. Running requests are decided with False, within the timeout."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-        await asyncio.gather(*self._asking.values())
+        await asyncio.gather(*self._requests.values())
 
     def decide(self, identity: Identity, room: str) -> bool | None:
-        """Whether ``identity`` may enter ``room``, or None when the URL must be asked (with ``allows``)."""
+        """Return True if ``identity`` may join ``room``, or None if only the URL can decide (call ``allows``)."""
         if room.startswith("user:"):
             return False
         if self._mode == "claims":
             return identity.allows(room)
         if self._mode == "open":
             return True
-        answer = self._answers.get((identity.user_id, room))
-        return answer[1] if answer and answer[0] > time.monotonic() else None
+        cached = self._cache.get((identity.user_id, room))
+        return cached[1] if cached and cached[0] > time.monotonic() else None
 
     def claims_allow(self, identity: Identity, room: str) -> bool:
         """Return True if the token of ``identity`` covers ``room``, or if all rooms are open."""
         return self._mode == "open" or identity.allows(room)
 
     async def allows(self, identity: Identity, room: str) -> bool:
-        """Whether ``identity`` may enter ``room``; asks the URL if it must, once for equal questions at a time."""
+        """Return True if ``identity`` may join ``room``. Callers that need the same decision share one request."""
         if (decision := self.decide(identity, room)) is not None:
             return decision
-        question = (identity.user_id, room)
-        task = self._asking.get(question)
-        if task is None:
-            task = self._asking[question] = asyncio.create_task(self._ask(identity, room))
-            task.add_done_callback(lambda _: self._asking.pop(question))
-        # One who gives up must not cancel the question of the others.
-        return await asyncio.shield(task)
+        key = (identity.user_id, room)
+        request = self._requests.get(key)
+        if request is None:
+            request = self._requests[key] = asyncio.create_task(self._request(identity, room))
+            request.add_done_callback(lambda _: self._requests.pop(key))
+        # A caller that is cancelled must not cancel the request of the others.
+        return await asyncio.shield(request)
 
-    async def _ask(self, identity: Identity, room: str) -> bool:
+    async def _request(self, identity: Identity, room: str) -> bool:
+        """Return the decision of the URL, and cache it; return False if the request fails."""
         try:
             status = await self._post(identity, room)
         except TimeoutError:
-            return self._failed(f"it did not answer within {self._timeout.total:g} s")
+            return self._fail(f"it did not answer within {self._timeout.total:g} s")
         except (aiohttp.ClientError, OSError) as error:
-            return self._failed(str(error) or type(error).__name__)
+            return self._fail(str(error) or type(error).__name__)
         if status not in (200, 403):
-            return self._failed(f"it answered {status}, neither 200 nor 403")
-        self._remember((identity.user_id, room), status == 200)
+            return self._fail(f"it answered {status}, neither 200 nor 403")
+        self._store((identity.user_id, room), status == 200)
         return status == 200
 
     async def _post(self, identity: Identity, room: str) -> int:
+        """Send the request and return the status of the response."""
         if self._session is None:
             raise aiohttp.ClientConnectionError("roomcast is shutting down")
         user = {"user_id": identity.user_id, "username": identity.username}
@@ -106,28 +113,29 @@ class RoomAccess:
             headers={"Content-Type": "application/json"},
             allow_redirects=False,
         ) as response:
-            # Nothing in the body counts; a short one is read so that the connection can be used again.
+            # The body is ignored. A short one is read, because aiohttp then keeps the connection for the next request.
             await response.content.read(1024)
             return response.status
 
-    def _remember(self, question: Question, answer: bool) -> None:
+    def _store(self, key: _Key, decision: bool) -> None:
+        """Cache a decision; remove those that have expired, and the oldest if there are too many."""
         now = time.monotonic()
-        self._answers.pop(question, None)
-        self._answers[question] = (now + self._keep, answer)
-        while len(self._answers) > MAX_ANSWERS or next(iter(self._answers.values()))[0] < now:
-            del self._answers[next(iter(self._answers))]
+        self._cache.pop(key, None)
+        self._cache[key] = (now + self._cache_seconds, decision)
+        while len(self._cache) > MAX_CACHED or next(iter(self._cache.values()))[0] < now:
+            del self._cache[next(iter(self._cache))]
 
-    def _failed(self, reason: str) -> bool:
-        """Note a question without an answer, and return the answer it has: no."""
+    def _fail(self, reason: str) -> bool:
+        """Count a failed request, log a warning if the last was long ago, and return the decision: False."""
         self._failures += 1
         now = time.monotonic()
-        if now >= self._quiet_until:
+        if now >= self._next_warning:
             logger.warning(
-                "ROOM_ACCESS cannot be asked at %s: %s; %d refused for it since the last such line",
+                "ROOM_ACCESS cannot be asked at %s: %s; %d joins refused since the last such warning",
                 self._url.origin(),
                 reason,
                 self._failures,
             )
             self._failures = 0
-            self._quiet_until = now + WARNING_INTERVAL
+            self._next_warning = now + WARNING_INTERVAL
         return False

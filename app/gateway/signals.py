@@ -45,12 +45,12 @@ class Signals:
         """Carry out an order that some node sent."""
         order: dict[str, Any] = orjson.loads(message)
         if order["do"] == "revoke":
-            self._revocations.changed()
+            self._revocations.invalidate_checks()
         for client in self._clients_of(order["user_id"]):
             if order["do"] == "disconnect":
                 client.close(DISCONNECTED)
             elif order["do"] == "revoke":
-                if self._revocations.covers(order, client.identity):
+                if self._revocations.revokes(order, client.identity):
                     self._close_revoked(client)
             elif order["room"] in client.rooms:
                 room = order["room"]
@@ -59,7 +59,7 @@ class Signals:
 
     def lost(self) -> None:
         """Reread which tokens were revoked: orders may have been lost. Kicks and disconnects are not repeated."""
-        self._revocations.changed()
+        self._revocations.invalidate_checks()
         self._tasks.spawn(self._review_tokens())
 
     def _clients_of(self, user_id: UserId) -> list[Client]:

@@ -1,4 +1,4 @@
-"""Revoked tokens: refused at every door, their connections closed, and nobody else's."""
+"""Tests of ``auth.revocation``: revoked tokens are refused, and their connections closed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ROOM = "channel:1"
 
 
 def at(token: str) -> str:
-    """Where one connects with ``token``."""
+    """Return the path to connect to with ``token``."""
     return f"{PATH}?token={token}"
 
 
-async def test_all_tokens_of_a_user_are_refused_and_their_connections_closed(serve: Serve):
-    """With 4401, which says that a new token is needed; nobody else is touched, and the room hears who left."""
+async def test_all_tokens_of_a_user(serve: Serve) -> None:
+    """The tokens are refused and the connections closed with 4401; others stay, and the room gets user_left."""
     server = await serve()
     old = token_for(iat=time.time())
     async with connect(server, token=old) as alice, connect(server) as tab, connect(server, 2, "bob") as bob:
@@ -42,8 +42,8 @@ async def test_all_tokens_of_a_user_are_refused_and_their_connections_closed(ser
         assert await bob.settled() == []
 
 
-async def test_a_token_issued_later_is_good(serve: Serve):
-    """The time in the answer, a whole second, is the first at which a token may have been issued."""
+async def test_a_token_issued_later_is_valid(serve: Serve) -> None:
+    """The response has the first whole second from which issued tokens are valid."""
     server = await serve()
     _, body = await call(server, "DELETE", OF_ALICE)
     assert await refused(server, at(token_for(iat=body["before"] - 1))) == REFUSED
@@ -52,8 +52,8 @@ async def test_a_token_issued_later_is_good(serve: Serve):
         assert (await alice.join(ROOM))["room"] == ROOM
 
 
-async def test_an_earlier_time_takes_nothing_back(serve: Serve):
-    """Of two revocations the one that covers more holds."""
+async def test_an_earlier_time_does_not_undo_a_revocation(serve: Serve) -> None:
+    """Of two revocations, the one of more tokens remains in force."""
     server = await serve()
     now = int(time.time())
     await call(server, "DELETE", f"{OF_ALICE}?before={now}")
@@ -66,8 +66,8 @@ async def test_an_earlier_time_takes_nothing_back(serve: Serve):
         pass
 
 
-async def test_one_token_is_revoked_by_its_id(serve: Serve):
-    """Only connections with that token end, and the same id at another user is another token's."""
+async def test_one_token(serve: Serve) -> None:
+    """Only connections with that token are closed; the same token id of another user is another token."""
     server = await serve()
     stolen = token_for(jti="a/b c%41 ✓")
     async with (
@@ -84,8 +84,8 @@ async def test_one_token_is_revoked_by_its_id(serve: Serve):
             assert await user.settled() == []
 
 
-async def test_a_token_whose_id_is_a_number_is_revoked_too(serve: Serve):
-    """RFC 7519 wants a text, backends that count theirs give a number: its digits name it in the path."""
+async def test_a_token_whose_id_is_a_number(serve: Serve) -> None:
+    """A numeric jti is revoked by its digits, although RFC 7519 requires a string."""
     server = await serve()
     async with connect(server, token=token_for(jti=42)) as thief, connect(server, token=token_for(jti=True)) as alice:
         for jti in ("42", "True", "1", "true"):
@@ -95,8 +95,8 @@ async def test_a_token_whose_id_is_a_number_is_revoked_too(serve: Serve):
         assert await alice.settled() == []
 
 
-async def test_a_ticket_is_as_good_as_its_token(serve: Serve):
-    """A ticket got before cannot be used, and none is given any more."""
+async def test_tickets_of_a_revoked_token(serve: Serve) -> None:
+    """An older ticket cannot be used, and no new ticket is issued."""
     server = await serve()
     token = token_for(jti="7")
     _, body = await call(server, "POST", "/api/v1/tickets", key=token)
@@ -106,8 +106,8 @@ async def test_a_ticket_is_as_good_as_its_token(serve: Serve):
     assert (status, body["code"], body["error"]) == (401, "bad_token", "The token was revoked.")
 
 
-async def test_nobody_goes_on_with_a_revoked_token(serve: Serve):
-    """refresh_token refuses it and the connection lives on with its own; with a good one it is out of reach."""
+async def test_a_refresh_with_a_revoked_token_is_refused(serve: Serve) -> None:
+    """refresh_token refuses it and the connection stays; after a refresh, only the newest token counts."""
     server = await serve()
     async with connect(server, token=token_for(jti="first")) as alice:
         await call(server, "DELETE", f"{OF_ALICE}/second")
@@ -123,8 +123,8 @@ async def test_nobody_goes_on_with_a_revoked_token(serve: Serve):
         assert await alice.closed() == REFUSED
 
 
-async def test_a_revoked_user_takes_no_slot(serve: Serve):
-    """Whoever is refused holds none of the user's connections."""
+async def test_a_refused_connection_does_not_count(serve: Serve) -> None:
+    """A connection that is refused does not count against the user's limit."""
     server = await serve(max_connections_per_user=1)
     await call(server, "DELETE", OF_ALICE)
     for _ in range(3):
@@ -132,8 +132,8 @@ async def test_a_revoked_user_takes_no_slot(serve: Serve):
     assert await server.gateway.broker.connections(1) == 0
 
 
-async def test_a_revocation_ends_after_its_time(serve: Serve):
-    """REVOCATION_TTL: no token may be valid for longer than that."""
+async def test_a_revocation_ends_after_revocation_ttl(serve: Serve) -> None:
+    """After REVOCATION_TTL, which is longer than any token is valid, the token is accepted."""
     server = await serve(revocation_ttl=0.001)
     await call(server, "DELETE", OF_ALICE)
     time.sleep(0.002)  # the broker's clock, which is the system's, has to pass
@@ -142,30 +142,30 @@ async def test_a_revocation_ends_after_its_time(serve: Serve):
 
 
 class Late(MemoryBroker):
-    """A broker whose answers are overtaken: after each of ``meanwhile`` was revoked, it says what was so before."""
+    """A broker that runs ``meanwhile`` between a check and its answer, and ``between`` after an admission."""
 
     meanwhile = ()
 
     async def is_revoked(self, *args: Any) -> bool:
         answer = await super().is_revoked(*args)
-        todo, self.meanwhile = self.meanwhile, ()
-        for work in todo:
-            await work
+        work, self.meanwhile = self.meanwhile, ()
+        for one in work:
+            await one
         return answer
 
     async def admit(self, *args: Any) -> bool:
         admitted = await super().admit(*args)
-        todo, self.between = self.between, ()
-        for work in todo:
-            await work
+        work, self.between = self.between, ()
+        for one in work:
+            await one
         return admitted
 
     between = ()
 
 
 @pytest.mark.parametrize("when", ["meanwhile", "between"])
-async def test_a_revocation_is_not_slipped_past(serve: Serve, when: str):
-    """Who is on the way in while the token is revoked is refused, and gives back what was taken."""
+async def test_a_revocation_during_admission(serve: Serve, when: str) -> None:
+    """A client whose token is revoked during its admission is refused, and its admission is undone."""
     broker = Late()
     server = await serve(broker=broker)
     setattr(broker, when, (server.gateway.revocations.revoke_all(1, time.time() + 1),))
@@ -174,8 +174,8 @@ async def test_a_revocation_is_not_slipped_past(serve: Serve, when: str):
     assert not server.gateway.delivery.personal
 
 
-async def test_a_refresh_does_not_slip_past_a_revocation(serve: Serve):
-    """The new token is revoked while the broker is asked about it: it is refused."""
+async def test_a_revocation_during_a_refresh(serve: Serve) -> None:
+    """A new token that is revoked while the broker checks it is refused."""
     broker = Late()
     server = await serve(broker=broker)
     async with connect(server, token=token_for(jti="1")) as alice:
@@ -188,8 +188,8 @@ async def test_a_refresh_does_not_slip_past_a_revocation(serve: Serve):
 @pytest.mark.parametrize(
     "query", ["before=x", "before=-1", "before=", "before=1e9", "before=nan", "before=99999999999", "since=1", "q"]
 )
-async def test_a_wrong_time_is_told_so_and_revokes_nothing(serve: Serve, query: str):
-    """Also one in milliseconds, or ahead: it would keep the user out until then."""
+async def test_an_invalid_time_is_refused(serve: Serve, query: str) -> None:
+    """An invalid time, in milliseconds or in the future for example, is refused and revokes nothing."""
     server = await serve()
     async with connect(server) as alice:
         status, body = await call(server, "DELETE", f"{OF_ALICE}?{query}")
@@ -199,8 +199,8 @@ async def test_a_wrong_time_is_told_so_and_revokes_nothing(serve: Serve, query: 
         assert await alice.settled() == []
 
 
-async def test_a_query_for_one_token_is_refused(serve: Serve):
-    """A time, say, that would be without effect: nothing is revoked."""
+async def test_a_query_is_refused_for_one_token(serve: Serve) -> None:
+    """A time would have no effect for one token, so it is refused and nothing is revoked."""
     server = await serve()
     async with connect(server, token=token_for(jti="t")) as alice:
         status, body = await call(server, "DELETE", f"{OF_ALICE}/t?before=1")
@@ -208,8 +208,8 @@ async def test_a_query_for_one_token_is_refused(serve: Serve):
         assert await alice.settled() == []
 
 
-async def test_the_log_says_who_was_closed(serve: Serve, caplog: pytest.LogCaptureFixture):
-    """An operator finds user, address and reason, and no token id, which could be a secret."""
+async def test_log_of_a_revocation(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has user, address and reason, but no token id, which could be secret."""
     caplog.set_level("INFO", "roomcast")
     server = await serve()
     async with connect(server, token=token_for(jti="s3cret-id")) as alice:
@@ -223,34 +223,34 @@ async def test_the_log_says_who_was_closed(serve: Serve, caplog: pytest.LogCaptu
 
 
 def identity(**claims: Any) -> Identity:
-    """Who a token with ``claims`` is for."""
+    """Return the identity of a token with ``claims``."""
     return Authenticator(Settings(jwt_secret=SECRET)).verify(token_for(**claims))
 
 
-async def test_a_check_asks_again_only_after_a_revocation():
-    """With what an earlier check knew, the broker is left alone until something was revoked."""
+async def test_a_check_with_a_revision_asks_only_after_a_revocation() -> None:
+    """A check with the revision of an earlier one does not ask the broker, unless there was a revocation."""
 
     class Counting(MemoryBroker):
-        asked = 0
+        checks = 0
 
         async def is_revoked(self, *args: Any) -> bool:
-            self.asked += 1
+            self.checks += 1
             return await super().is_revoked(*args)
 
-    class Nobody:
+    class SignalListener:
         def on_signal(self, message: bytes) -> None:
-            revocations.changed()
+            revocations.invalidate_checks()
 
     broker = Counting()
     revocations = Revocations(broker, 60)
-    await broker.start(Nobody())  # type: ignore[arg-type]  # nothing else happens here
+    await broker.start(SignalListener())  # type: ignore[arg-type]  # nothing else is called
     try:
-        known = await revocations.check(identity(jti="1"))
-        assert await revocations.check(identity(jti="1"), known) == known
-        assert broker.asked == 1
+        revision = await revocations.check(identity(jti="1"))
+        assert await revocations.check(identity(jti="1"), revision) == revision
+        assert broker.checks == 1
         await revocations.revoke_one(1, "1")
         with pytest.raises(AuthenticationFailed, match="revoked"):
-            await revocations.check(identity(jti="1"), known)
-        await revocations.check(identity(jti="2"), known)
+            await revocations.check(identity(jti="1"), revision)
+        await revocations.check(identity(jti="2"), revision)
     finally:
         await broker.close()
