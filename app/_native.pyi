@@ -22,9 +22,10 @@ class SocketPoller:
     def remove(self, fd: int, /) -> None: ...
     def read(self) -> None: ...
 
-# One field of a schema: its key, the type of its value (None for any), whether the value may be None, the least and the
-# greatest length, what a missing field becomes (schemas.fast_loader.Absence), and its value then.
-FieldSpec = tuple[str, type | None, bool, int, int, int, object]
+# One field of a schema: its key; the type of its value, None for any; True if the value may be None; the bounds of its
+# length; True if data without the field goes to the fallback; otherwise its default, which is a scalar, ``dict`` or
+# ``list`` for a new container, or the ``missing`` of the loader if the field stays absent.
+FieldSpec = tuple[str, type | None, bool, int, int, bool, object]
 
 class FieldLoader:
     def __init__(

@@ -1,19 +1,18 @@
-/* FieldLoader, which loads data by a schema whose fields are all plain. app/schemas/ decides which schemas are, generates
- * Python code that does the same where this file is not compiled, and tests both against marshmallow. */
+/* The C twin of the functions that app/schemas/fast_loader.py generates. It follows a table of fields instead. */
 
 #include "native.h"
 
 #include <structmember.h>
 
-/* What a missing field becomes. The numbers are those of app/schemas/. */
-enum absence { REFUSED, LEFT_OUT, DEFAULT, NEW_DICT, NEW_LIST };
+/* What happens if a field is missing. */
+enum absence { FALL_BACK, OMIT, USE_DEFAULT, NEW_DICT, NEW_LIST };
 
 typedef struct {
     PyObject *key;                     /* a str */
     PyObject *type;                    /* of the value, or None for any */
-    PyObject *default_value;           /* for DEFAULT: immutable, so that it can be shared */
+    PyObject *default_value;           /* for USE_DEFAULT: a scalar, which can be shared */
     Py_ssize_t min_length, max_length; /* of a str or dict */
-    int absence;
+    enum absence absence;
     int may_be_none;
 } Field;
 
@@ -100,10 +99,10 @@ load_field(const FieldLoader *self, const Field *field, PyObject *data, PyObject
     if (value == NULL) {
         if (PyErr_Occurred())
             return -1;
-        if (field->absence == REFUSED)
+        if (field->absence == FALL_BACK)
             return 0;
         ++*absent;
-        if (field->absence == LEFT_OUT)
+        if (field->absence == OMIT)
             return 1;
         value = value_of_missing(field);
     } else {
@@ -147,17 +146,26 @@ field_loader_call(PyObject *object, PyObject *const *args, size_t count, PyObjec
     return PyObject_CallOneArg(self->fallback, data);
 }
 
-/* Fill `field` from `spec`, a tuple. Return 0, or -1 with an exception set. */
+/* Fill `field` from `spec`, a FieldSpec of app/_native.pyi. Return 0, or -1 with an exception set. */
 static int
-set_field(Field *field, PyObject *spec)
+set_field(Field *field, PyObject *spec, PyObject *missing)
 {
     if (!PyTuple_Check(spec)) {
-        PyErr_SetString(PyExc_TypeError, "a field is (key, type, may_be_none, min_length, max_length, absence, default)");
+        PyErr_SetString(PyExc_TypeError, "a field must be a tuple");
         return -1;
     }
-    if (!PyArg_ParseTuple(spec, "UOpnniO", &field->key, &field->type, &field->may_be_none, &field->min_length,
-                          &field->max_length, &field->absence, &field->default_value))
+    int must_be_present;
+    if (!PyArg_ParseTuple(spec, "UOpnnpO", &field->key, &field->type, &field->may_be_none, &field->min_length,
+                          &field->max_length, &must_be_present, &field->default_value))
         return -1;
+    if (must_be_present)
+        field->absence = FALL_BACK;
+    else if (field->default_value == missing)
+        field->absence = OMIT;
+    else if (field->default_value == (PyObject *)&PyDict_Type)
+        field->absence = NEW_DICT;
+    else
+        field->absence = field->default_value == (PyObject *)&PyList_Type ? NEW_LIST : USE_DEFAULT;
     Py_INCREF(field->key);
     Py_INCREF(field->type);
     Py_INCREF(field->default_value);
@@ -183,7 +191,7 @@ field_loader_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)
         return PyErr_NoMemory();
     }
     for (; self->count < count; self->count++)
-        if (set_field(&self->fields[self->count], PyTuple_GET_ITEM(specs, self->count)) < 0) {
+        if (set_field(&self->fields[self->count], PyTuple_GET_ITEM(specs, self->count), missing) < 0) {
             Py_DECREF(self);
             return NULL;
         }

@@ -24,7 +24,6 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -125,16 +124,6 @@ def _has_simple_default(field: fields.Field[Any]) -> bool:
 # The table for C.
 
 
-class Absence(IntEnum):
-    """What a loader does if a field is missing. ``native/fast_loader.c`` uses the same numbers."""
-
-    FALL_BACK = 0
-    OMIT = 1
-    USE_DEFAULT = 2
-    NEW_DICT = 3
-    NEW_LIST = 4
-
-
 def _field_specs(schema: Schema) -> tuple[FieldSpec, ...] | None:
     """Return the table of a simple schema for ``fastpath.FieldLoader``, or None if C does not support a field."""
     specs: list[FieldSpec] = []
@@ -146,21 +135,10 @@ def _field_specs(schema: Schema) -> tuple[FieldSpec, ...] | None:
         lows = [bound for length in lengths for bound in (length.min, length.equal) if bound is not None]
         highs = [bound for length in lengths for bound in (length.max, length.equal) if bound is not None]
         shortest, longest = min(max([0, *lows]), sys.maxsize), max(min([sys.maxsize, *highs]), -1)
-        absence = _absence(field)
-        default = field.load_default if absence is Absence.USE_DEFAULT else None
-        specs.append((name, value_type, field.allow_none, shortest, longest, absence, default))
+        must_be_present = field.required or not _has_simple_default(field)
+        default = None if must_be_present else field.load_default
+        specs.append((name, value_type, field.allow_none, shortest, longest, must_be_present, default))
     return tuple(specs)
-
-
-def _absence(field: fields.Field[Any]) -> Absence:
-    default = field.load_default
-    if field.required or not _has_simple_default(field):
-        return Absence.FALL_BACK
-    if default is missing:
-        return Absence.OMIT
-    if default is dict:
-        return Absence.NEW_DICT
-    return Absence.NEW_LIST if default is list else Absence.USE_DEFAULT
 
 
 # The generated function.

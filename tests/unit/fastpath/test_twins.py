@@ -174,7 +174,7 @@ def test_envelopes_tell_the_time_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Loaders; that they do as the generated functions do, and as marshmallow, tests/unit/schemas/test_validator.py shows.
 
-PART = ("a", None, False, 0, 10, 0, None)
+PART = ("a", None, False, 0, 10, True, None)
 
 
 @pytest.mark.skipif(
@@ -215,10 +215,14 @@ def test_a_loader_leaks_nothing_and_is_freed() -> None:
             return {}
 
     value, filler = "".join(["val", "ue"]), "".join(["fil", "ler"])
-    fields = [("a", str, True, 0, 10, 0, None), ("b", None, False, 0, 9, 2, filler), ("c", dict, False, 0, 9, 3, None)]
+    fields = [
+        ("a", str, True, 0, 10, True, None),
+        ("b", None, False, 0, 9, False, filler),
+        ("c", dict, False, 0, 9, False, dict),
+    ]
     other = Other()
     other.load = fastpath.FieldLoader(
-        (*fields, ("d", None, False, 0, 9, 4, None), ("e", int, False, 0, 9, 1, None)), other.slow, None
+        (*fields, ("d", None, False, 0, 9, False, list), ("e", int, False, 0, 9, False, None)), other.slow, None
     )
 
     def work(other: Other) -> None:
@@ -422,8 +426,8 @@ def test_a_failure_is_raised(kind: Kind) -> None:
         lambda: fastpath.FieldLoader([], print, None),
         lambda: fastpath.FieldLoader((1,), print, None),
         lambda: fastpath.FieldLoader((("a",),), print, None),
-        lambda: fastpath.FieldLoader(((1, None, False, 0, 1, 0, None),), print, None),
-        lambda: fastpath.FieldLoader((("a", None, False, 0, "1", 0, None),), print, None),
+        lambda: fastpath.FieldLoader(((1, None, False, 0, 1, True, None),), print, None),
+        lambda: fastpath.FieldLoader((("a", None, False, 0, "1", True, None),), print, None),
         lambda: fastpath.FieldLoader((), print, None)(),
         lambda: fastpath.FieldLoader((), print, None)({}, {}),
         lambda: fastpath.FieldLoader((), print, None)(data={}),
