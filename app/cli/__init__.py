@@ -20,12 +20,9 @@ from .. import logs, registry
 from ..auth.user_id import normalize_user_id
 from ..errors import PluginError, RoomcastError, SettingsError
 from ..registry import LoadedPlugin
-from ..settings import Settings
 from ..specs import typescript
 from ..web.server import Address, Server
 from ..workers import process
-from ..workers import supervisor as workers_
-from ..workers import worker as place_
 from . import bench as bench_
 from . import bench_results, tokens, websocket_client
 from . import dev as dev_
@@ -33,6 +30,7 @@ from . import doctor as doctor_
 from . import listen as listen_
 from . import publish as publish_
 from . import schema as schema_
+from .serve import serve
 
 _T = TypeVar("_T")
 
@@ -118,44 +116,7 @@ def dev(host: str, port: int) -> None:
     process.run(settings, Address(host, dev_.free_port(host, port)), ready, dev=True)
 
 
-@main.command()
-@_host()
-@_port()
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes to serve with; more than one need REDIS_URL.",
-)
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key (PEM).")
-@click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
-def serve(
-    host: str, port: int, workers: int, tls_cert: Path | None, tls_key: Path | None, unix_socket: Path | None
-) -> None:
-    """Run a server for production.
-
-    Settings are read from the environment. JWT_SECRET (or JWT_PUBLIC_KEY) must be set, to verify the tokens of your
-    users; API_KEY, for your backends to publish. SIGTERM or Ctrl-C closes the connections gently and stops; a second
-    one stops at once.
-    """
-    place = place_.current_worker(os.environ)
-    settings = Settings.from_env()
-    workers_.check(workers, settings)
-    if tls_key is not None and tls_cert is None:
-        raise SettingsError("--tls-key is given without --tls-cert, the certificate that it is the key of.")
-    if tls_cert is not None and unix_socket is not None:
-        raise SettingsError("--unix-socket goes without TLS; the proxy in front of it does that.")
-    tls = process.tls_context(tls_cert, tls_key) if tls_cert is not None else None
-    logs.configure(settings, place.number if place else None)
-    address = Address(host, port, unix_socket, tls)
-    if place is not None:
-        place.serve(settings, address)
-    elif workers > 1:
-        workers_.supervise(settings, address, workers)
-    else:
-        process.run(settings, address, lambda server: None)
+main.add_command(serve)
 
 
 # Tokens and events.

@@ -14,7 +14,8 @@ import orjson
 from ..settings import Settings
 from ..web.server import Server
 from ..web.upgrade.handshake import PATH
-from ..workers.process import VERSION, broker_name, is_free, url
+from ..workers.listen_errors import is_port_free
+from ..workers.process import VERSION, broker_name, url_of
 from . import tokens, websocket_client
 
 #: How long the token of the printed lines holds, in seconds.
@@ -54,12 +55,12 @@ def free_port(host: str, wanted: int) -> int:
     if wanted == 0:
         return 0
     ports = range(wanted, min(wanted + MORE_PORTS, 65536))
-    return next((port for port in ports if is_free(host, port)), wanted)
+    return next((port for port in ports if is_port_free(host, port)), wanted)
 
 
 def greeting(server: Server, *, wanted: int) -> str:
     """Return what is printed when ``server`` listens; ``wanted`` is the port that was asked for."""
-    gateway, base = server.gateway, url(server.address, server.port)
+    gateway, base = server.gateway, url_of(server.address, server.port)
     taken = wanted not in (0, server.port)
     rooms = "every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"
     origins = "pages of all origins let in" if "*" in gateway.settings.allowed_origins else "origins by ALLOWED_ORIGINS"

@@ -22,7 +22,8 @@ from ..broker.redis.urls import Target as RedisTarget
 from ..broker.redis.urls import parse
 from ..errors import PluginError, RoomcastError, SettingsError, Unavailable
 from ..settings import Settings, describe
-from ..workers.process import FEW_FILES, HAS_UVLOOP, MORE_FILES, is_free, raise_file_limit
+from ..workers.listen_errors import is_port_free
+from ..workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
 from . import tokens
 from .websocket_client import Ended, Stream, Target, why
 
@@ -152,10 +153,10 @@ def plugins() -> Iterator[Finding]:
 def machine() -> Iterator[Finding]:
     """Look at open files, the event loop and the clock."""
     limit = raise_file_limit()
-    if limit is not None and limit < FEW_FILES:
+    if limit is not None and limit < MIN_OPEN_FILES:
         yield Finding(
             WARN,
-            f"Only {limit} files can be open at once, and each connection is one; {MORE_FILES}.",
+            f"Only {limit} files can be open at once, and each connection is one; {RAISE_LIMIT}.",
         )
     else:
         yield Finding(OK, f"{'Any number of' if limit is None else limit} files can be open at once.")
@@ -264,7 +265,7 @@ def _mib(size: int) -> str:
 
 def listening(host: str, port: int) -> Finding:
     """Try whether a server could listen there."""
-    if is_free(host, port):
+    if is_port_free(host, port):
         return Finding(OK, f"Port {port} on {host} is free.")
     return Finding(FAIL, f"Port {port} on {host} is in use; to check the server that listens there, give its --url.")
 

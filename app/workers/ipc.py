@@ -1,7 +1,7 @@
-"""How a worker and its parent speak: over a pair of Unix sockets that nobody else has, so that no other user gets in.
+"""Messages between the supervisor and a worker, over a pair of Unix sockets that no other process has.
 
-A message is a line, ``word length``, and so many bytes. The end of the channel is a message, too: to a worker, that its
-parent is gone.
+A message is a line with its kind and the length of its body, followed by the body: ``metrics 5\\nhello``. If one side
+ends, the other side's channel ends too. A worker then knows that its supervisor is gone.
 """
 
 from __future__ import annotations
@@ -12,39 +12,41 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Final
 
-# What a worker says.
+# From a worker to the supervisor.
 
-#: It serves.
+#: The worker accepts connections.
 READY: Final = "ready"
-#: It serves no longer, and drains.
+#: The worker drains and accepts no more connections.
 STOPPING: Final = "stopping"
-#: It cannot serve: a sentence that says why.
+#: The worker cannot start. The body is a sentence with the reason.
 FAILED: Final = "failed"
-#: It wants the metrics of all others.
+#: Asks for the metrics of all other workers.
 GATHER: Final = "gather"
-#: Its event loop turns.
+#: The answer to ``PING``: the worker's event loop runs.
 PONG: Final = "pong"
 
-# What the parent says.
+# From the supervisor to a worker.
 
-#: Drain, and end.
+#: Drain, then end.
 STOP: Final = "stop"
-#: Does the event loop turn?
+#: Asks whether the worker's event loop runs.
 PING: Final = "ping"
-#: What a worker asked for by ``GATHER``: an object in JSON, of the workers' numbers and their metrics.
+#: The answer to ``GATHER``: a JSON object that maps the workers' numbers to their metrics.
 GATHERED: Final = "gathered"
 
-#: From the parent the question, from the worker the answer: its metrics in the format OpenMetrics.
+# In both directions.
+
+#: The supervisor asks for a worker's metrics. The worker answers with them, in the OpenMetrics format.
 METRICS: Final = "metrics"
 
 
-def pack(word: str, body: bytes = b"") -> bytes:
-    """Return a message as it is sent."""
-    return b"%s %d\n%s" % (word.encode(), len(body), body)
+def encode(kind: str, body: bytes = b"") -> bytes:
+    """Return the bytes of a message."""
+    return b"%s %d\n%s" % (kind.encode(), len(body), body)
 
 
 class Channel:
-    """One end, for use in an event loop."""
+    """One end of the connection between the supervisor and a worker, for use in an event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader: Final = reader
@@ -52,25 +54,25 @@ class Channel:
 
     @classmethod
     async def open(cls, sock: socket.socket) -> Channel:
-        """Return the channel over ``sock``, which is its own from now on."""
+        """Return a channel over ``sock``, which it owns from now on."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
     @property
-    def closed(self) -> bool:
-        """Whether nobody hears what is said any more."""
+    def is_closed(self) -> bool:
+        """True if messages can no longer be sent."""
         return self._writer.is_closing()
 
-    def send(self, word: str, body: bytes = b"") -> None:
-        """Say something; without effect if nobody is there."""
-        if not self.closed:
-            self._writer.write(pack(word, body))
+    def send(self, kind: str, body: bytes = b"") -> None:
+        """Send a message. Do nothing if the channel is closed."""
+        if not self.is_closed:
+            self._writer.write(encode(kind, body))
 
     async def messages(self) -> AsyncIterator[tuple[str, bytes]]:
-        """Yield each message, its word and its bytes, until the other end is closed."""
+        """Yield the kind and the body of each message until the other end is closed. Drop an incomplete message."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                word, length = (await self._reader.readuntil(b"\n")).split()
-                yield word.decode(), await self._reader.readexactly(int(length))
+                kind, length = (await self._reader.readuntil(b"\n")).split()
+                yield kind.decode(), await self._reader.readexactly(int(length))
 
     def close(self) -> None:
         """Close this end."""
@@ -78,30 +80,30 @@ class Channel:
 
 
 class Question:
-    """Something that is asked by ``word``, and answered within ``wait`` seconds or not at all.
+    """A question to the other process: a message of ``kind``, which is answered within ``timeout`` seconds or not.
 
-    It is asked once for all who want to know it at the same time: so whoever scrapes as fast as they can makes no
-    crowd of messages, nor do these heap up for a process that does not answer.
+    There is at most one question in flight. Callers that ask in the meantime share its answer. So frequent scrapes do
+    not multiply the messages, and no messages queue up for a process that does not answer.
     """
 
-    def __init__(self, channel: Channel, word: str, wait: float) -> None:
+    def __init__(self, channel: Channel, kind: str, timeout: float) -> None:
         self._channel: Final = channel
-        self._word: Final = word
-        self._wait: Final = wait
+        self._kind: Final = kind
+        self._timeout: Final = timeout
         self._answer: asyncio.Future[bytes] | None = None
 
     async def ask(self) -> bytes:
-        """Return the answer; nothing if there is none in time."""
-        if self._channel.closed:
+        """Return the answer, or nothing if there is none in time."""
+        if self._channel.is_closed:
             return b""
         if (answer := self._answer) is None:
             answer = self._answer = asyncio.get_running_loop().create_future()
-            self._channel.send(self._word)
-        await asyncio.wait([answer], timeout=self._wait)
+            self._channel.send(self._kind)
+        await asyncio.wait([answer], timeout=self._timeout)
         return answer.result() if answer.done() else b""
 
-    def answered(self, body: bytes) -> None:
-        """Give the answer, or nothing if there will be none, to all who wait for it."""
+    def resolve(self, body: bytes) -> None:
+        """Give ``body`` to all callers that wait for the answer: empty if there will be none."""
         if self._answer is not None:
             self._answer.set_result(body)
             self._answer = None

@@ -1,4 +1,4 @@
-"""Where all workers of ``roomcast serve --workers N`` listen: sockets that the parent binds."""
+"""The sockets on which all workers of ``roomcast serve --workers N`` listen. The supervisor binds them."""
 
 from __future__ import annotations
 
@@ -7,72 +7,77 @@ import sys
 from typing import Final
 
 from ..web.server import Address
-from . import process
+from . import unix_socket
 
-#: Linux spreads connections over all sockets that share a port by SO_REUSEPORT; macOS gives them to one.
-SPREADS: Final = sys.platform.startswith("linux")
+#: True where the kernel spreads connections over all sockets that share a port by SO_REUSEPORT. Linux does; macOS gives
+#: all connections to one socket.
+HAS_BALANCING: Final = sys.platform.startswith("linux")
 
 
 class ListeningSockets:
-    """The port or the Unix socket that all workers serve.
+    """The port or the Unix socket of all workers.
 
-    On Linux each worker has a socket of its own for the port (SO_REUSEPORT), and the kernel deals connections out
-    evenly, by a hash of their addresses: of 400 that came at once, 187 to 213 went to each of two. From one socket for
-    all each takes what it can get, which was 126 to 274, and what a crowd has come back to it stays with for hours.
+    On Linux each worker has a socket of its own for the port (SO_REUSEPORT). The kernel distributes connections by a
+    hash of their addresses: of 400 simultaneous connections, each of two workers got 187 to 213. With one shared
+    socket, each worker accepts what it can, and got 126 to 274. Long-lived connections keep such an imbalance for
+    hours.
 
-    The parent keeps a copy of each socket: connections that a worker had not accepted when it died wait for the next to
-    take its place, and are not reset. While none is to come for a while, the copy is closed, and all go to the others.
-    Unix sockets and other systems know no such thing; there all share one, whose queue outlives every worker.
+    The supervisor keeps every socket open. So connections that a worker had not accepted when it died are not reset,
+    but wait for its replacement. If the replacement has to wait, the supervisor closes the socket, and new connections
+    go to the other workers.
+
+    A Unix socket cannot be shared that way, and other systems do not balance. There all workers use one socket, which
+    stays open as long as any process has it.
     """
 
     def __init__(self, address: Address) -> None:
         self._address: Final = address
-        self._spreads: Final = SPREADS and address.unix_socket is None
+        self._is_balanced: Final = HAS_BALANCING and address.unix_socket is None
         self._shared: Final[list[socket.socket]] = []
         self._inode = 0
         self.port = address.port
 
-    def open(self) -> list[socket.socket]:
-        """Return the sockets for one worker, bound; who listens on them first opens the door. Raises ``OSError``."""
+    def bind(self) -> list[socket.socket]:
+        """Return bound sockets for one worker. The worker listens on them. Raises ``OSError``."""
         if self._shared:
             return self._shared
         if self._address.unix_socket is not None:
             self._shared.append(self._bind_unix())
             return self._shared
-        if self._spreads:
-            return self._bind(share=True)
-        self._shared.extend(self._bind(share=False))
+        if self._is_balanced:
+            return self._bind_tcp(share=True)
+        self._shared.extend(self._bind_tcp(share=False))
         return self._shared
 
-    def probe(self) -> None:
-        """Raise ``OSError`` if somebody listens at the port: with SO_REUSEPORT alone we would share it with them."""
-        if self._spreads and self.port:
-            self.close(self._bind(share=False))
+    def check_port(self) -> None:
+        """Raise ``OSError`` if the port is in use. With SO_REUSEPORT alone, two servers would share it unnoticed."""
+        if self._is_balanced and self.port:
+            self.close(self._bind_tcp(share=False))
 
     def close(self, sockets: list[socket.socket]) -> None:
-        """Let connections come to the other workers from now on; no effect on a socket of all."""
+        """Close the sockets of one worker, so that new connections go to the others. Keep a shared socket open."""
         if sockets is not self._shared:
             while sockets:
                 sockets.pop().close()
 
     def close_all(self) -> None:
-        """Close what all share, and remove a Unix socket's path."""
+        """Close the shared socket, and remove the file of a Unix socket."""
         while self._shared:
             self._shared.pop().close()
         if self._address.unix_socket is not None:
-            process.remove_socket(self._address.unix_socket, self._inode)
+            unix_socket.remove_own(self._address.unix_socket, self._inode)
 
     def _bind_unix(self) -> socket.socket:
         path = self._address.unix_socket
         assert path is not None
-        process.make_way(path)
+        unix_socket.remove_stale(path)
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(str(path))
         self._inode = path.stat().st_ino
         return sock
 
-    def _bind(self, *, share: bool) -> list[socket.socket]:
-        """Bind to all addresses of the host, as asyncio does; with port 0, to the one that the first was given."""
+    def _bind_tcp(self, *, share: bool) -> list[socket.socket]:
+        """Bind to all addresses of the host, as asyncio does. Port 0 becomes the port that the first socket got."""
         infos = socket.getaddrinfo(
             self._address.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )

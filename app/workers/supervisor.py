@@ -1,16 +1,15 @@
-"""``roomcast serve --workers N``: several processes that serve one port, and one that minds them.
+"""``roomcast serve --workers N``: the supervisor of several processes that serve one port.
 
-The parent binds the port and starts the workers, each of which is this very command, told by ``VARIABLE`` which worker
-it is and which of its open files are its channel to the parent and the sockets to listen on. A worker that dies is
-started again; one that hangs is killed for it.
+The supervisor binds the port and starts the workers. Each worker runs the same command again; ``worker.VARIABLE`` in
+its environment makes it a worker. A worker that dies is started again, and one that hangs is killed.
 
-Over the channel a worker says that it is ready, or why it is not, and that it still answers; the parent says when to
-stop, and so does the channel's end. So a parent that was killed takes its workers along, and where all processes are
-signalled at once, as systemd does, none of them takes what its parent has to say for the second signal, which would
-cut its clients off.
+Each worker has a channel (``ipc.py``) to the supervisor. A worker reports that it is ready, or why it cannot start, and
+answers pings. The supervisor sends the order to stop, and the channel's end is one too, so workers end with a
+supervisor that was killed. systemd signals all processes of a service at once. A worker therefore must not get its stop
+as a second signal, which would cut off its clients.
 
-The workers' metrics go that way, too: sockets at paths would need a directory that can be written, which not every
-container has, and somebody to remove it after a crash.
+Metrics travel over the same channels. Sockets at paths would need a writable directory, which not every container has,
+and a cleanup after crashes.
 """
 
 from __future__ import annotations
@@ -29,209 +28,218 @@ from functools import partial
 from typing import Any, Final
 
 from .. import registry
+from ..backoff import Backoff
 from ..errors import SettingsError
 from ..registry import Registry
 from ..settings import Settings
 from ..web.server import Address
 from . import process
 from .ipc import GATHER, GATHERED, READY, STOPPING, Channel
+from .listen_errors import StartError, explain
 from .listening_sockets import ListeningSockets
 from .worker import VARIABLE
 from .worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
 log = logging.getLogger("roomcast")
 
-#: A worker that lived so long, in seconds, did not die of its start.
+#: A worker that ran this long, in seconds, is started again without a pause.
 STEADY: Final = 60.0
-#: After the first death one is started again at once; if it dies soon, after a pause that doubles, in seconds.
+#: The pauses before a worker is started again, in seconds. The first restart has none.
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
-#: How long what a worker said last may take to be read after its end, in seconds.
-_LAST_WORDS: Final = 1.0
+#: How long to read the last messages of a worker that has ended, in seconds.
+_DRAIN_TIMEOUT: Final = 1.0
 
 
 def check(count: int, settings: Settings, system: str = os.name) -> None:
-    """Raise ``SettingsError`` if there cannot be ``count`` workers here."""
+    """Raise ``SettingsError`` if ``count`` workers are not possible with these settings or on this system."""
     if count == 1:
         return
     if settings.redis_url is None:
         raise SettingsError(
-            f"--workers {count} needs REDIS_URL, by which processes hear of each other's events; without it the "
-            "embedded broker is used, and that serves one process. Run one worker."
+            f"--workers {count} needs REDIS_URL: workers exchange their events through Redis, and the embedded broker "
+            "serves one process only. Set REDIS_URL, or run one worker."
         )
     if system != "posix":
         raise SettingsError(
-            f"--workers {count} does not work on Windows, where processes do not share a port; run one "
-            "`roomcast serve` for each, on ports of their own, behind a proxy."
+            f"--workers {count} does not work on Windows, where processes cannot share a port. Run several "
+            "`roomcast serve`, each on a port of its own, behind a proxy."
         )
 
 
-class _Worker:
-    """One of the workers, over all its lives."""
+class _Slot:
+    """One of the workers. Its number and sockets stay the same when another process replaces it."""
 
     def __init__(self, number: int, sockets: list[socket.socket]) -> None:
         self.number: Final = number
         self.sockets = sockets
         self.process: asyncio.subprocess.Process | None = None
-        self.life: WorkerProcess | None = None
-        #: Whether any of its lives was ready; and what it said of its failure in the last.
-        self.served = False
-        self.sentence = ""
+        #: The running process as seen over its channel.
+        self.worker: WorkerProcess | None = None
+        #: True once one of its processes was ready.
+        self.has_served = False
+        #: The reason that the last process gave for its failed start.
+        self.failure = ""
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until SIGTERM or SIGINT, then lets them drain; a second signal ends all."""
+    """Keeps ``count`` workers running until SIGTERM or SIGINT, then drains them. A second signal kills them."""
 
     def __init__(
-        self, settings: Settings, address: Address, plugins: Registry, door: ListeningSockets, count: int
+        self, settings: Settings, address: Address, plugins: Registry, sockets: ListeningSockets, count: int
     ) -> None:
         self._settings: Final = settings
         self._address: Final = address
         self._plugins: Final = plugins
-        self._door: Final = door
-        self._workers: Final = [_Worker(number, door.open()) for number in range(1, count + 1)]
+        self._sockets: Final = sockets
+        self._slots: Final = [_Slot(number, sockets.bind()) for number in range(1, count + 1)]
         self._stopping: Final = asyncio.Event()
-        self._gathering: Final[set[asyncio.Task[None]]] = set()
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
 
     async def run(self) -> None:
-        """Return after the stop. Raises ``StartError`` if a worker ended before it ever served."""
+        """Return after the stop. Raises ``StartError`` if a worker could not start the first time."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        keeping = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
+            loop.add_signal_handler(number, self._on_signal, number)
+        tasks = [asyncio.create_task(self._keep_running(slot)) for slot in self._slots]
         try:
-            await asyncio.wait(keeping, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             self._stop()
-            await asyncio.wait(keeping)
-        for each in keeping:
-            each.result()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            task.result()
         log.info("roomcast has stopped")
 
-    def _signalled(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
-            log.info("%s: closing connections, then stopping; a second one stops at once", number.name)
+            process.log_stop(number)
             self._stop()
             return
-        for worker in self._workers:
-            if worker.process is not None and worker.process.returncode is None:
-                worker.process.kill()
+        for slot in self._slots:
+            if slot.process is not None and slot.process.returncode is None:
+                slot.process.kill()
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
     def _stop(self) -> None:
-        """Close the door at once, for a socket listens as long as anybody has it open; then tell the workers."""
+        """Close the sockets, which accept connections as long as any process has them open; then stop the workers."""
         self._stopping.set()
-        self._door.close_all()
-        for worker in self._workers:
-            self._door.close(worker.sockets)
-            if worker.life is not None:
-                worker.life.stop()
+        self._sockets.close_all()
+        for slot in self._slots:
+            self._sockets.close(slot.sockets)
+            if slot.worker is not None:
+                slot.worker.stop()
 
-    async def _keep(self, worker: _Worker) -> None:
-        """Run a worker, and again whenever it has died."""
-        soon = 0
+    # One worker.
+
+    async def _keep_running(self, slot: _Slot) -> None:
+        """Run a worker, and start it again each time it has ended."""
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, immediate=1)
         while not self._stopping.is_set():
-            begun = time.monotonic()
-            how = await self._live(worker)
+            started = time.monotonic()
+            end = await self._run_worker(slot)
             if self._stopping.is_set():
                 return
-            if not worker.served:
-                reason = f"Worker {worker.number} {how} before it could serve; the log above says why."
-                raise process.StartError(worker.sentence or reason)
-            soon = soon + 1 if time.monotonic() - begun < STEADY else 1
-            await self._pause(worker, how, soon)
+            if not slot.has_served:
+                reason = f"Worker {slot.number} {end} before it could serve; the log above says why."
+                raise StartError(slot.failure or reason)
+            if time.monotonic() - started >= STEADY:
+                backoff.reset()
+            await self._pause(slot, end, backoff.next_pause())
 
-    async def _pause(self, worker: _Worker, how: str, soon: int) -> None:
-        """Wait before the start after the death number ``soon`` in a row."""
-        pause = min(FIRST_PAUSE * 2 ** min(soon - 2, 10), LONGEST_PAUSE) if soon > 1 else 0.0
+    async def _pause(self, slot: _Slot, end: str, pause: float) -> None:
+        """Wait ``pause`` seconds before a worker is started again; ``end`` says how the last process ended."""
         if pause:
-            self._door.close(worker.sockets)
-        said = f" ({worker.sentence})" if worker.sentence else ""
+            self._sockets.close(slot.sockets)
+        failure = f" ({slot.failure})" if slot.failure else ""
         when = f"in {pause:g} s" if pause else "now"
-        log.warning("worker %d %s%s; it is started again %s", worker.number, how, said, when)
+        log.warning("worker %d %s%s; it is started again %s", slot.number, end, failure, when)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._stopping.wait()
 
-    async def _live(self, worker: _Worker) -> str:
-        """Run a worker to its end, and return how it ended, as the end of a sentence."""
-        worker.sentence = ""
+    async def _run_worker(self, slot: _Slot) -> str:
+        """Run a worker until it ends. Return how it ended, as the end of a sentence."""
+        slot.failure = ""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                worker.process = process = await self._spawn(worker, theirs)
+                slot.process = child = await self._spawn(slot, theirs)
         except OSError as error:
             ours.close()
             return f"could not be started ({error})"
-        life = WorkerProcess(await Channel.open(ours), partial(self._heard, worker))
-        worker.life = life
+        slot.worker = worker = WorkerProcess(await Channel.open(ours), partial(self._on_message, slot))
         if self._stopping.is_set():
-            life.stop()
-        hearing = asyncio.create_task(life.hear())
-        minding = asyncio.create_task(self._mind(worker, life, process))
-        status = await process.wait()
-        minding.cancel()
-        # It ends by itself, but for a process that a plugin forked off and that has the channel, too.
-        await asyncio.wait([hearing], timeout=_LAST_WORDS)
-        hearing.cancel()
-        life.channel.close()
-        worker.life, worker.sentence = None, life.sentence
+            worker.stop()
+        receiving = asyncio.create_task(worker.receive())
+        watching = asyncio.create_task(self._kill_when_hung(slot, worker, child))
+        status = await child.wait()
+        watching.cancel()
+        # It ends with the process, unless a plugin has forked another one, which has the channel too.
+        await asyncio.wait([receiving], timeout=_DRAIN_TIMEOUT)
+        receiving.cancel()
+        worker.channel.close()
+        slot.worker, slot.failure = None, worker.failure
         end = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return f"(process {process.pid}) {end}"
+        return f"(process {child.pid}) {end}"
 
-    async def _mind(self, worker: _Worker, life: WorkerProcess, process: asyncio.subprocess.Process) -> None:
-        """Kill a worker that hangs: its clients go elsewhere, and those that the kernel gives it are served again."""
-        await life.hang()
+    async def _kill_when_hung(self, slot: _Slot, worker: WorkerProcess, child: asyncio.subprocess.Process) -> None:
+        """Kill a worker that hangs, so that its clients reconnect and its share of new connections is served again."""
+        await worker.wait_until_hung()
         log.error(
             "worker %d (process %d) has not answered for %g s: it is stopped, or something blocks its event loop; "
             "it is killed",
-            *(worker.number, process.pid, HEARTBEAT * MAX_MISSED),
+            *(slot.number, child.pid, HEARTBEAT * MAX_MISSED),
         )
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            child.kill()
 
-    async def _spawn(self, worker: _Worker, channel: socket.socket) -> asyncio.subprocess.Process:
-        """Start this command again, as ``worker``.
+    async def _spawn(self, slot: _Slot, channel: socket.socket) -> asyncio.subprocess.Process:
+        """Run this command again as the worker of ``slot``.
 
-        In a process group of its own: Ctrl-C is for the parent, or the workers would get two signals of one.
+        The worker gets a process group of its own. Otherwise Ctrl-C would reach it too, and it would stop twice.
         """
-        if not worker.sockets:
-            worker.sockets = self._door.open()
-        files = [one.fileno() for one in (channel, *worker.sockets)]
+        if not slot.sockets:
+            slot.sockets = self._sockets.bind()
+        files = [sock.fileno() for sock in (channel, *slot.sockets)]
         options: dict[str, Any] = {"pass_fds": files, "process_group": 0, "stdin": subprocess.DEVNULL}
-        environ = os.environ | {VARIABLE: ",".join(map(str, (worker.number, len(self._workers), *files)))}
+        environ = os.environ | {VARIABLE: ",".join(map(str, (slot.number, len(self._slots), *files)))}
         return await asyncio.create_subprocess_exec(sys.executable, *sys.orig_argv[1:], env=environ, **options)
 
-    def _heard(self, worker: _Worker, life: WorkerProcess, word: str) -> None:
-        if word == STOPPING:
-            self._door.close(worker.sockets)
-        elif word == GATHER:
-            task = asyncio.create_task(self._gather(life))
-            self._gathering.add(task)
-            task.add_done_callback(self._gathering.discard)
-        elif word == READY and not worker.served:
-            worker.served = True
-            if all(each.served for each in self._workers):
-                where = process.url(self._address, self._door.port)
-                process.announce(where, self._settings, self._plugins, len(self._workers))
+    # Messages.
 
-    async def _gather(self, asker: WorkerProcess) -> None:
-        """Tell a worker the metrics of all others."""
-        lives = {each.number: each.life for each in self._workers if each.life is not None and each.life is not asker}
-        texts = await asyncio.gather(*(life.metrics() for life in lives.values()))
-        asker.channel.send(GATHERED, json.dumps(dict(zip(lives, texts, strict=True))).encode())
+    def _on_message(self, slot: _Slot, worker: WorkerProcess, kind: str) -> None:
+        if kind == STOPPING:
+            self._sockets.close(slot.sockets)
+        elif kind == GATHER:
+            task = asyncio.create_task(self._gather_metrics(worker))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif kind == READY and not slot.has_served:
+            slot.has_served = True
+            if all(each.has_served for each in self._slots):
+                url = process.url_of(self._address, self._sockets.port)
+                process.log_start(url, self._settings, self._plugins, len(self._slots))
+
+    async def _gather_metrics(self, asking: WorkerProcess) -> None:
+        """Send the metrics of all other workers to the one that asks."""
+        others = {
+            slot.number: slot.worker for slot in self._slots if slot.worker is not None and slot.worker is not asking
+        }
+        texts = await asyncio.gather(*(worker.metrics() for worker in others.values()))
+        asking.channel.send(GATHERED, json.dumps(dict(zip(others, texts, strict=True))).encode())
 
 
 def supervise(settings: Settings, address: Address, count: int) -> None:
-    """Serve with ``count`` workers until SIGTERM or SIGINT; raise what ``run.run`` does."""
+    """Serve with ``count`` workers until SIGTERM or SIGINT. Raises what ``process.run`` raises."""
     plugins = registry.load()
-    process.broker_name(settings)  # whether it can be read is better said once
-    door = ListeningSockets(address)
+    process.broker_name(settings)  # a wrong REDIS_URL is reported once, not by each worker
+    sockets = ListeningSockets(address)
     try:
-        door.probe()
-        supervisor = Supervisor(settings, address, plugins, door, count)
+        sockets.check_port()
+        supervisor = Supervisor(settings, address, plugins, sockets, count)
     except OSError as error:
-        raise process.StartError(process.why_not(address, error) or f"roomcast cannot listen: {error}.") from error
+        raise StartError(explain(address, error) or f"roomcast cannot listen: {error}.") from error
     asyncio.run(supervisor.run())

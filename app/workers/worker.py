@@ -1,4 +1,4 @@
-"""A worker of ``roomcast serve --workers N``: serves as one process does, and answers to its parent."""
+"""The worker's side of ``roomcast serve --workers N``: runs a server process and talks to the supervisor."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from ..settings import Settings
 from ..web.ops import metrics, worker_metrics
 from ..web.server import Address, Server
 from . import process
-from .ipc import FAILED, GATHER, GATHERED, METRICS, PING, PONG, READY, STOP, STOPPING, Channel, Question, pack
+from .ipc import FAILED, GATHER, GATHERED, METRICS, PING, PONG, READY, STOP, STOPPING, Channel, Question, encode
 
 log = logging.getLogger("roomcast")
 
-#: What tells a process that it is a worker: its number, how many there are, its channel, its sockets. Not for people.
+#: The environment variable that makes a process a worker: its number, the number of workers, and the file descriptors
+#: of its channel and its sockets. The supervisor sets it. It is not a setting.
 VARIABLE: Final = "ROOMCAST_WORKER"
 
-#: How long the parent may take to gather the metrics of the other workers, in seconds: longer than any of these may.
-GATHERING: Final = 2.0
+#: How long the supervisor may take to gather the metrics of the other workers, in seconds. Longer than the
+#: ``METRICS_TIMEOUT`` that it gives to each of them.
+GATHER_TIMEOUT: Final = 2.0
 
 
 class Worker:
-    """What a worker has of its parent: its ``number``, from 1 on, its channel, and the ``sockets`` to listen on."""
+    """This process as worker ``number`` (from 1) of ``count``.
+
+    ``files`` are the file descriptors of its channel to the supervisor and of the sockets to listen on.
+    """
 
     def __init__(self, number: int, count: int, files: Sequence[int]) -> None:
         self.number: Final = number
@@ -39,75 +44,78 @@ class Worker:
         self._socket, *sockets = (socket.socket(fileno=file) for file in files)
         self.sockets: Final = tuple(sockets)
         self._socket.setblocking(False)
-        for one in (self._socket, *sockets):
-            one.set_inheritable(False)  # or they would outlive this process in those that plugins start
+        for sock in (self._socket, *sockets):
+            sock.set_inheritable(False)  # otherwise processes that plugins start would keep them open
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
     def serve(self, settings: Settings, address: Address) -> None:
-        """Serve as ``run.run`` does; what keeps it from that is for the parent to say."""
-        peers = worker_metrics.Peers(self.number, self._count, self._others)
+        """Serve as ``process.run`` does. Report a failed start to the supervisor, and exit."""
+        peers = worker_metrics.Peers(self.number, self._count, self._gather_metrics)
+        address = address._replace(sockets=self.sockets)
         try:
-            process.run(settings, address._replace(sockets=self.sockets), self._ready, watch=self._watch, peers=peers)
+            process.run(settings, address, self._on_ready, on_start=self._connect, peers=peers)
         except RoomcastError as error:
-            with contextlib.suppress(OSError):  # nobody is there to hear it
-                self._socket.sendall(pack(FAILED, str(error).replace("\n", " ").encode()))
+            with contextlib.suppress(OSError):  # the supervisor is gone
+                self._socket.sendall(encode(FAILED, str(error).replace("\n", " ").encode()))
             sys.exit(1)
 
-    async def _watch(self, stop: asyncio.Event) -> None:
-        """Open the channel: set ``stop`` when the parent says so or is gone, and tell it if that has another cause."""
-        self._channel = await Channel.open(self._socket.dup())  # what failed is said when there is no loop any more
-        self._gathered = Question(self._channel, GATHER, GATHERING)
-        self._begin(self._hear(stop))
-        self._begin(self._tell(stop))
+    async def _connect(self, stop: asyncio.Event) -> None:
+        """Open the channel. Set ``stop`` when the supervisor asks for it or ends; report any other stop to it."""
+        # A duplicate, because ``serve`` reports a failure after the loop has closed the channel.
+        self._channel = await Channel.open(self._socket.dup())
+        self._peer_metrics = Question(self._channel, GATHER, GATHER_TIMEOUT)
+        self._spawn(self._receive(stop))
+        self._spawn(self._report_stop(stop))
 
-    def _ready(self, server: Server) -> None:
+    def _on_ready(self, server: Server) -> None:
         log.info("process %d serves", os.getpid())
         self._gateway = server.gateway
         self._channel.send(READY)
 
-    async def _hear(self, stop: asyncio.Event) -> None:
+    async def _receive(self, stop: asyncio.Event) -> None:
+        """Handle the supervisor's messages until it closes the channel."""
         try:
-            async for word, body in self._channel.messages():
-                if word == PING:
+            async for kind, body in self._channel.messages():
+                if kind == PING:
                     self._channel.send(PONG)
-                elif word == METRICS:
-                    self._begin(self._answer(self._gateway))
-                elif word == GATHERED:
-                    self._gathered.answered(body)
-                elif word == STOP:
+                elif kind == METRICS:
+                    self._spawn(self._send_metrics(self._gateway))
+                elif kind == GATHERED:
+                    self._peer_metrics.resolve(body)
+                elif kind == STOP:
                     stop.set()
         finally:
             stop.set()
             self._channel.close()
-            self._gathered.answered(b"")
+            self._peer_metrics.resolve(b"")
 
-    async def _tell(self, stop: asyncio.Event) -> None:
+    async def _report_stop(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._channel.send(STOPPING)
 
-    async def _answer(self, gateway: Gateway) -> None:
-        """Send the metrics, or nothing if that fails, lest the parent wait for them for good."""
+    async def _send_metrics(self, gateway: Gateway) -> None:
+        """Send the metrics, or an empty body if that fails: the supervisor asks again only after an answer."""
         text = b""
         try:
             text = worker_metrics.written(await metrics.collect(gateway))
         except Exception:
-            log.exception("the metrics could not be collected")
+            log.exception("cannot collect the metrics")
         finally:
             self._channel.send(METRICS, text)
 
-    async def _others(self) -> Mapping[int, str]:
-        """Return the metrics of each other worker that answers, by their numbers."""
-        body = await self._gathered.ask()
+    async def _gather_metrics(self) -> Mapping[int, str]:
+        """Return the metrics of each other worker that answers, by the workers' numbers."""
+        body = await self._peer_metrics.ask()
         return {int(number): text for number, text in orjson.loads(body or b"{}").items()}
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name="roomcast worker")
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name="roomcast worker")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 def current_worker(environ: MutableMapping[str, str]) -> Worker | None:
-    """Return the place of this process if it is a worker, and take it out of ``environ``: it is nobody else's."""
+    """Return the worker that this process is, or None. Remove ``VARIABLE``, so that child processes do not get it."""
     if (text := environ.pop(VARIABLE, None)) is None:
         return None
     number, count, *files = map(int, text.split(","))

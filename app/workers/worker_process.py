@@ -1,4 +1,4 @@
-"""One life of a worker, as its parent sees it: what it says, what it is asked, and whether it still answers."""
+"""The supervisor's view of one worker process: its messages, its metrics, and whether it hangs."""
 
 from __future__ import annotations
 
@@ -8,73 +8,73 @@ from typing import Final
 
 from .ipc import FAILED, METRICS, PING, PONG, READY, STOP, STOPPING, Channel, Question
 
-#: A worker is asked whether its event loop turns when a beat, in seconds, has passed since its last answer.
+#: Seconds between two pings.
 HEARTBEAT: Final = 1.0
-#: Who owes the answer for so many beats hangs. Long enough for a machine that swaps, and less than clients wait for a
-#: pong (WS_HEARTBEAT_INTERVAL, 30 s unless set) before they take the connection for lost.
+#: A worker that has not answered a ping for this many heartbeats hangs. This leaves time to a machine that swaps. It is
+#: shorter than clients wait for a pong (WS_HEARTBEAT_INTERVAL, by default 30 s) before they reconnect.
 MAX_MISSED: Final = 15
 
-#: How long a worker may take to tell its metrics, in seconds.
-TELLING: Final = 1.0
+#: How long a worker may take to send its metrics, in seconds.
+METRICS_TIMEOUT: Final = 1.0
 
 
 class WorkerProcess:
-    """What is known of a worker from its start to its end.
+    """A worker process, from its start to its end.
 
-    ``heard`` is called with each word that says something new of it; the answers to what is asked here are not among
-    them. ``sentence`` is what it said of its failure.
+    ``on_message`` is called with the kind of each message except the answers to pings and questions.
     """
 
-    def __init__(self, channel: Channel, heard: Callable[[WorkerProcess, str], None]) -> None:
+    def __init__(self, channel: Channel, on_message: Callable[[WorkerProcess, str], None]) -> None:
         self.channel: Final = channel
-        self.sentence = ""
-        self._heard: Final = heard
-        self._metrics: Final = Question(channel, METRICS, TELLING)
-        self._ready = False
-        self._stopping = False
-        self._owes_pong = False
+        #: The reason for which the worker could not start; empty if it reported none.
+        self.failure = ""
+        self._on_message: Final = on_message
+        self._metrics: Final = Question(channel, METRICS, METRICS_TIMEOUT)
+        self._is_ready = False
+        self._is_stopping = False
+        self._awaits_pong = False
 
-    async def hear(self) -> None:
-        """Take in what it says, until it is gone."""
+    async def receive(self) -> None:
+        """Handle the worker's messages until its end."""
         try:
-            async for word, body in self.channel.messages():
-                if word == PONG:
-                    self._owes_pong = False
-                elif word == METRICS:
-                    self._metrics.answered(body)
-                elif word == FAILED:
-                    self.sentence = body.decode()
+            async for kind, body in self.channel.messages():
+                if kind == PONG:
+                    self._awaits_pong = False
+                elif kind == METRICS:
+                    self._metrics.resolve(body)
+                elif kind == FAILED:
+                    self.failure = body.decode()
                 else:
-                    self._ready |= word == READY
-                    self._stopping |= word == STOPPING
-                    self._heard(self, word)
+                    self._is_ready |= kind == READY
+                    self._is_stopping |= kind == STOPPING
+                    self._on_message(self, kind)
         finally:
-            self._metrics.answered(b"")
+            self._metrics.resolve(b"")
 
-    async def hang(self) -> None:
-        """Return when it hangs: when it serves, and has owed an answer for ``BEATS`` beats.
+    async def wait_until_hung(self) -> None:
+        """Ping the worker; return when it serves and has not answered for ``MAX_MISSED`` heartbeats.
 
-        These are beats of this process, and no time on a clock. When the machine slept, or a container was frozen, or
-        this process alone, that is one beat, however long it was; then all have the other beats to come to themselves.
-        Who starts, which may take plugins any time, or drains is not asked.
+        Counts the heartbeats of this process rather than wall time. If the machine was suspended, or a container was
+        frozen, that counts as one heartbeat, and the workers have the others to answer. A worker that starts or drains
+        is not pinged: both may take any time.
         """
         missed = 0
         while missed < MAX_MISSED:
-            if not self._owes_pong and self._serves:
-                self._owes_pong = True
+            if not self._awaits_pong and self._is_serving:
+                self._awaits_pong = True
                 self.channel.send(PING)
             await asyncio.sleep(HEARTBEAT)
-            missed = missed + 1 if self._owes_pong and self._serves else 0
+            missed = missed + 1 if self._awaits_pong and self._is_serving else 0
 
     @property
-    def _serves(self) -> bool:
-        return self._ready and not self._stopping
+    def _is_serving(self) -> bool:
+        return self._is_ready and not self._is_stopping
 
     async def metrics(self) -> str:
-        """Return its metrics in the format OpenMetrics; nothing if it does not serve yet or does not answer in time."""
-        return (await self._metrics.ask()).decode() if self._ready else ""
+        """Return the worker's metrics in the OpenMetrics format: empty before it serves, or without a timely answer."""
+        return (await self._metrics.ask()).decode() if self._is_ready else ""
 
     def stop(self) -> None:
-        """Let it drain, and end."""
-        self._stopping = True
+        """Let the worker drain and end."""
+        self._is_stopping = True
         self.channel.send(STOP)

@@ -1,4 +1,4 @@
-"""Several processes on one port: they are one server to everybody, and one that dies is replaced."""
+"""Several workers on one port: they act as one server, and a worker that dies is replaced."""
 
 import http.client
 import json
@@ -22,11 +22,13 @@ from websockets.sync.client import connect, unix_connect
 from roomcast.auth.identity import make_token
 from roomcast.errors import SettingsError
 from roomcast.settings import Settings
-from roomcast.workers.listening_sockets import SPREADS
+from roomcast.workers.listening_sockets import HAS_BALANCING
 from roomcast.workers.supervisor import check
 
+pytestmark = [pytest.mark.slow, pytest.mark.redis]
+
 ROOM = "channel:1"
-#: roomcast whose parent loses patience sooner, and where one request blocks the event loop for good.
+#: roomcast with a shorter heartbeat of the supervisor, and a request that blocks the event loop.
 IMPATIENT = (
     sys.executable,
     "-c",
@@ -34,18 +36,18 @@ IMPATIENT = (
     "from roomcast.workers import worker_process;"
     "worker_process.HEARTBEAT = 0.2; health.live = lambda request: time.sleep(1000); main()",
 )
-#: How worker and process are named in the log.
+#: The log line by which a worker reports that it serves: the numbers of the worker and of its process.
 SERVES = r"\[worker (\d)\] process (\d+) serves"
 
 
 def path(user: int = 1) -> str:
-    """Where a user connects."""
+    """Return the path and query with which a user connects."""
     token = make_token(SECRET, user_id=user, username=f"user{user}", rooms=["*"])
     return f"/api/v1/ws/connect?token={token}"
 
 
 class Two(Running):
-    """Two workers, which both serve when this returns; ``pids`` are their processes by number."""
+    """A server with two workers, which both serve when this returns."""
 
     def __init__(self, redis_server, prefix: str, *args: str, **variables: str) -> None:
         where = args or ("--port", "0")
@@ -55,24 +57,24 @@ class Two(Running):
 
     @property
     def pids(self) -> dict[int, int]:
-        """The processes that served last, by the workers' numbers."""
+        """The latest process of each worker, by the worker's number."""
         found = (re.search(SERVES, line) for line in self.err)
         return {int(match[1]): int(match[2]) for match in found if match}
 
     def wait_for_starts(self, count: int) -> None:
-        """Wait until so many processes have served in all."""
+        """Wait until ``count`` processes have served in total."""
         self.wait_for(SERVES, self.err, times=count)
 
 
 @pytest.fixture
 def two(redis_server, redis_prefix):
-    """Two workers on a port."""
+    """A server with two workers on one port."""
     with Two(redis_server, redis_prefix) as server:
         yield server
 
 
 def joined(stack: ExitStack, server: Running, user: int):
-    """A client that is in the room."""
+    """Return a client that has joined the room."""
     client = stack.enter_context(connect(server.ws + path(user), max_queue=None))
     client.send(json.dumps({"type": "join_room", "room": ROOM}))
     until(client, "joined_room")
@@ -80,7 +82,7 @@ def joined(stack: ExitStack, server: Running, user: int):
 
 
 def until(client, type: str) -> dict:
-    """Take messages up to one of ``type``."""
+    """Return the next message of ``type``; drop those before it."""
     while True:
         message = json.loads(client.recv(PATIENCE))
         if message["type"] == type:
@@ -88,14 +90,14 @@ def until(client, type: str) -> dict:
 
 
 def crowd(stack: ExitStack, server: Running, count: int) -> list:
-    """So many clients in the room, each a user of its own."""
+    """Return ``count`` clients in the room, each of another user."""
     return [joined(stack, server, user) for user in range(1, count + 1)]
 
 
 def keep_both_draining(stack: ExitStack, server: Running) -> None:
-    """So many clients that each worker has two of them: one is sent away at once, for the other it goes on draining.
+    """Connect clients until each worker has two. The drain closes the first one at once and waits before the second.
 
-    The kernel's hash spreads them, and of six clients a worker has none or one in two cases of nine.
+    The kernel's hash distributes them: of six clients, a worker has none or one in two cases of nine.
     """
     for user in range(1, 101):
         joined(stack, server, user)
@@ -105,7 +107,7 @@ def keep_both_draining(stack: ExitStack, server: Running) -> None:
 
 
 def ask(server: Running, path: str) -> socket.socket:
-    """A connection of its own, with a request on its way."""
+    """Return a new connection on which a request was sent."""
     host, port = server.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)), PATIENCE)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -113,7 +115,7 @@ def ask(server: Running, path: str) -> socket.socket:
 
 
 def scraped(client: socket.socket) -> dict[str, Metric]:
-    """The families of the answer to a scrape, by name; on all samples but one is whose it is."""
+    """Return the metric families of a scrape, by name. All samples but one have the label ``worker``."""
     answer = http.client.HTTPResponse(client)
     answer.begin()
     assert answer.status == 200
@@ -124,29 +126,29 @@ def scraped(client: socket.socket) -> dict[str, Metric]:
 
 
 def by_worker(families: dict[str, Metric], name: str) -> dict[str, float]:
-    """The values of a family without other labels."""
+    """Return the value of each worker, for a metric without other labels."""
     return {sample.labels["worker"]: sample.value for sample in families[f"roomcast_{name}"].samples}
 
 
 def silent(families: dict[str, Metric]) -> float:
-    """How many workers there is nothing of."""
+    """Return the number of workers whose metrics are missing."""
     return families["roomcast_workers_silent"].samples[0].value
 
 
 def scrape(server: Running) -> dict[str, Metric]:
-    """What a worker tells of all."""
+    """Return the metric families that any worker returns for all."""
     with ask(server, "/metrics") as client:
         return scraped(client)
 
 
 def ends_by_worker(server: Running) -> Counter:
-    """How many connections each worker has logged the end of."""
+    """Return how many ends of connections each worker has logged."""
     lines = (re.search(r"\[worker (\d)\].*\(user\d+\)", line) for line in server.err)
     return Counter(match[1] for match in lines if match)
 
 
-def test_the_start_is_one_line_and_every_other_names_its_process(two):
-    """The parent says where, when all can serve; its workers say that they do."""
+def test_the_start_is_one_line_and_the_others_name_their_worker(two):
+    """The supervisor logs the URL when all workers serve. Each worker logs its process."""
     lines = [line for line in two.err if "listens on" in line]
     assert len(lines) == 1
     assert "workers: 2; broker: redis://127.0.0.1:" in lines[0]
@@ -156,25 +158,25 @@ def test_the_start_is_one_line_and_every_other_names_its_process(two):
 
 
 def test_workers_are_one_server(two):
-    """Clients are spread over both, and each hears what anybody says, in one order."""
+    """Clients are spread over both workers, and all receive the same messages in the same order."""
     with ExitStack() as stack:
         clients = crowd(stack, two, 24)
         for number, client in enumerate(clients):
             client.send(json.dumps({"type": "send_message", "room": ROOM, "data": {"content": str(number)}}))
-        heard = [[until(client, "message")["id"] for _ in clients] for client in clients]
-        assert all(ids == heard[0] for ids in heard)
-        assert len(set(heard[0])) == 24
+        received = [[until(client, "message")["id"] for _ in clients] for client in clients]
+        assert all(ids == received[0] for ids in received)
+        assert len(set(received[0])) == 24
     assert two.stop() == 0
     ends = ends_by_worker(two)
     assert sum(ends.values()) == 24
-    # By the kernel's hash: fewer than 3 of 24 for one comes once in 28,000 times.
-    assert not SPREADS or min(ends["1"], ends["2"]) >= 3
+    # The kernel's hash gives a worker fewer than 3 of 24 connections once in 28,000 runs.
+    assert not HAS_BALANCING or min(ends["1"], ends["2"]) >= 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "all processes"])
+@pytest.mark.parametrize("everyone", [False, True], ids=["supervisor", "all processes"])
 def test_a_signal_drains_all(two, number, everyone):
-    """Whether the parent alone is told or all are, as systemd does, each client is sent away in order."""
+    """Each client is closed with 1012, if the supervisor is signalled or all processes are, as by systemd."""
     with ExitStack() as stack:
         clients = crowd(stack, two, 6)
         for pid in two.pids.values() if everyone else ():
@@ -192,23 +194,23 @@ def test_a_signal_drains_all(two, number, everyone):
 
 
 def test_a_second_signal_ends_all_at_once(redis_server, redis_prefix):
-    """Who will not wait for the drain need not; no worker is left."""
+    """The supervisor and all workers end without waiting for the drain."""
     with Two(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
         crowd(stack, server, 6)
         server.signal(signal.SIGTERM)
         server.wait_for("SIGTERM: closing", server.err)
         server.signal(signal.SIGTERM)
         assert server.ended() == -signal.SIGTERM
-        assert_nobody_writes(server)
+        assert_all_ended(server)
 
 
-def assert_nobody_writes(server: Process) -> None:
-    """All that could write to the log have ended: it has been read to its end."""
+def assert_all_ended(server: Process) -> None:
+    """Assert that every process that could write to the log has ended: its end has been read."""
     assert not any(reader.is_alive() for reader in server._readers)
 
 
-def test_the_workers_end_with_their_parent(two):
-    """A parent that was killed can tell them nothing; they drain by themselves, and free the port."""
+def test_the_workers_end_with_the_supervisor(two):
+    """When the supervisor is killed, the workers drain by themselves and free the port."""
     with ExitStack() as stack:
         client = crowd(stack, two, 4)[0]
         two.signal(signal.SIGKILL)
@@ -218,12 +220,12 @@ def test_the_workers_end_with_their_parent(two):
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
         two.ended()
-        assert_nobody_writes(two)
+        assert_all_ended(two)
     socket.create_server(("127.0.0.1", int(two.url.rpartition(":")[2]))).close()
 
 
 def test_a_worker_that_died_is_replaced(two):
-    """The log says which and how; clients of the other notice nothing, and new ones are served by both."""
+    """The log names the worker and the signal. Clients of the other one stay connected, and both serve new ones."""
     first = two.pids
     with ExitStack() as stack:
         stayed = {joined(stack, two, 1), *crowd(stack, two, 8)}
@@ -237,8 +239,8 @@ def test_a_worker_that_died_is_replaced(two):
     assert two.stop() == 0
 
 
-def test_who_waited_for_a_worker_that_died_is_served_by_the_next(two):
-    """Connections that it had not accepted yet are not reset."""
+def test_connections_survive_a_worker_that_did_not_accept_them(two):
+    """When the worker dies, its replacement accepts them; none is reset."""
     pid = two.pids[1]
     os.kill(pid, signal.SIGSTOP)
     host, port = two.url.removeprefix("http://").split(":")
@@ -251,8 +253,8 @@ def test_who_waited_for_a_worker_that_died_is_served_by_the_next(two):
         assert all(one.recv(12) == b"HTTP/1.1 200" for one in waiting)
 
 
-def test_a_worker_that_dies_again_and_again_is_given_time(two):
-    """The second time there is a pause, in which the other takes everybody."""
+def test_a_worker_that_dies_repeatedly_is_started_after_a_pause(two):
+    """During the pause the other worker accepts all connections."""
     for starts in (3, 4):
         os.kill(two.pids[2], signal.SIGKILL)
         if starts == 3:
@@ -266,8 +268,8 @@ def test_a_worker_that_dies_again_and_again_is_given_time(two):
     two.wait_for_starts(4)
 
 
-def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(two):
-    """Its clients are sent away in order, and come back to whoever serves."""
+def test_a_worker_that_is_signalled_drains_and_is_replaced(two):
+    """SIGTERM to a worker ends it with status 0, and another process replaces it."""
     pid = two.pids[1]
     os.kill(pid, signal.SIGTERM)
     two.wait_for(rf"worker 1 \(process {pid}\) ended with status 0", two.err)
@@ -276,7 +278,7 @@ def test_a_worker_that_is_told_to_stop_drains_and_is_replaced(two):
 
 @pytest.mark.parametrize("how", ["stopped", "blocked"])
 def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
-    """It is killed, the log says why, and who waited for it is served by the next; the other one goes on."""
+    """It is killed and replaced, the log has the reason, and the other worker is unaffected."""
     with Two(redis_server, redis_prefix, command=IMPATIENT) as server, ExitStack() as stack:
         pids = server.pids
         if how == "stopped":
@@ -295,8 +297,8 @@ def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
         assert server.stop() == 0
 
 
-def test_metrics_are_of_all_whichever_worker_is_asked(two):
-    """No client is missing, or counted twice; two in a row do not go back."""
+def test_metrics_cover_all_workers(two):
+    """Each scrape counts every client once, and counters never decrease."""
     with ExitStack() as stack:
         crowd(stack, two, 12)
         received = {"1": 0.0, "2": 0.0}
@@ -310,23 +312,23 @@ def test_metrics_are_of_all_whichever_worker_is_asked(two):
         assert sum(received.values()) == 12
 
 
-def test_metrics_come_without_a_worker_that_hangs_or_is_gone(two):
-    """It is left out and counted; when it serves again, it is there again."""
+def test_metrics_leave_out_a_worker_that_hangs_or_is_gone(two):
+    """It is counted as silent, and included again when its replacement serves."""
     os.kill(two.pids[2], signal.SIGSTOP)
     with ExitStack() as stack:
         asked = [stack.enter_context(ask(two, "/metrics")) for _ in range(16)]
-        first = select.select(asked, [], [], PATIENCE)[0][0]  # the others' have it wait for good
+        first = select.select(asked, [], [], PATIENCE)[0][0]  # the others wait for the stopped worker
         families = scraped(first)
         assert silent(families) == 1
         assert by_worker(families, "connections").keys() == {"1"}
     os.kill(two.pids[2], signal.SIGKILL)
-    while silent(families):  # until its parent has heard that it serves
+    while silent(families):  # until the supervisor knows that it serves
         families = scrape(two)
     assert by_worker(families, "connections").keys() == {"1", "2"}
 
 
-def test_metrics_come_without_a_parent_that_hangs(two):
-    """The worker that is asked tells its own; none is killed for what its parent did not hear."""
+def test_metrics_come_without_a_supervisor_that_hangs(two):
+    """The worker returns its own metrics. Afterwards the supervisor kills no worker."""
     pids = two.pids
     two.signal(signal.SIGSTOP)
     assert silent(scrape(two)) == 1
@@ -335,8 +337,8 @@ def test_metrics_come_without_a_parent_that_hangs(two):
     assert two.pids == pids
 
 
-def test_metrics_are_of_all_in_the_drain(redis_server, redis_prefix):
-    """Who scrapes over a connection that is open sees how it goes on."""
+def test_metrics_cover_all_workers_during_the_drain(redis_server, redis_prefix):
+    """A scraper with an open connection sees both workers drain."""
     with Two(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
         keep_both_draining(stack, server)
         client = stack.enter_context(ask(server, "/metrics"))
@@ -351,21 +353,21 @@ def test_metrics_are_of_all_in_the_drain(redis_server, redis_prefix):
 
 
 def test_a_unix_socket_is_shared(redis_server, redis_prefix, tmp_path):
-    """Clients get in by it, also after a worker died, and after the stop nothing is left."""
-    place = tmp_path / "s"
-    with Two(redis_server, redis_prefix, "--unix-socket", str(place)) as server:
-        assert server.url == f"unix:{place}"
+    """Clients connect through it, even after a worker was replaced, and the stop removes it."""
+    socket_path = tmp_path / "s"
+    with Two(redis_server, redis_prefix, "--unix-socket", str(socket_path)) as server:
+        assert server.url == f"unix:{socket_path}"
         os.kill(server.pids[1], signal.SIGTERM)
         server.wait_for_starts(3)
         for _ in range(4):
-            with unix_connect(str(place), f"ws://localhost{path()}") as client:
+            with unix_connect(str(socket_path), f"ws://localhost{path()}") as client:
                 assert until(client, "connected")
         assert server.stop() == 0
-    assert not place.exists()
+    assert not socket_path.exists()
 
 
-def test_what_keeps_a_worker_from_starting_stops_the_parent():
-    """One sentence for all of them, and status 1."""
+def test_a_failed_start_of_a_worker_stops_the_supervisor():
+    """The status is 1, and there is one sentence for all workers."""
     port = free_port()
     variables = {"JWT_SECRET": SECRET, "REDIS_URL": f"redis://127.0.0.1:{port}", "REDIS_WAIT": "0.3"}
     done = roomcast("serve", "--workers", "2", "--port", "0", **variables)
@@ -375,8 +377,8 @@ def test_what_keeps_a_worker_from_starting_stops_the_parent():
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_others_share_is_refused(two, redis_server):
-    """The kernel would let a second server share the port of the first, each with a part of the clients."""
+def test_a_port_in_use_is_refused(two, redis_server):
+    """Otherwise SO_REUSEPORT would let two servers share the port, each with a part of the clients."""
     port = two.url.rpartition(":")[2]
     variables = {"JWT_SECRET": SECRET, "API_KEY": API_KEY, "REDIS_URL": redis_server.url}
     sentence = refusal("serve", "--workers", "2", "--port", port, status=1, **variables)
@@ -392,14 +394,14 @@ def test_a_port_that_others_share_is_refused(two, redis_server):
         (("--unix-socket", "/dev/null"), "not a socket"),
     ],
 )
-def test_where_workers_cannot_listen_is_said_in_one_sentence(redis_server, args, words):
-    """Status 1, no traceback, and no worker was started."""
+def test_an_address_that_cannot_be_used_is_one_sentence(redis_server, args, words):
+    """The status is 1, there is no traceback, and no worker was started."""
     variables = {"JWT_SECRET": SECRET, "REDIS_URL": redis_server.url}
     assert words in refusal("serve", "--workers", "2", "--port", "0", *args, status=1, **variables)
 
 
-def test_workers_want_redis_and_no_windows():
-    """Both are said in a sentence; one worker wants neither."""
+def test_several_workers_need_redis_and_posix():
+    """Either reason is a sentence. One worker needs neither."""
     alone, shared = Settings(jwt_secret=SECRET), Settings(jwt_secret=SECRET, redis_url="redis://localhost")
     with pytest.raises(SettingsError, match="--workers 2 needs REDIS_URL"):
         check(2, alone)

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "plugin"),
         *("registry", "schemas", "specs", "transport"),
     },
-    "workers": {"broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
+    "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
         *("auth", "broker.redis", "errors", "fastpath", "logs", "protocol", "registry", "settings", "specs", "web"),
         "workers",

@@ -1,4 +1,4 @@
-"""What workers and their parent say to each other arrives whole, and what is asked is asked once."""
+"""The channel between a worker and the supervisor delivers whole messages, and one question serves many callers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 from serving import PATIENCE
 
-from roomcast.workers.ipc import GATHERED, METRICS, READY, Channel, Question, pack
+from roomcast.workers.ipc import GATHERED, METRICS, READY, Channel, Question, encode
 
 pytest_plugins = ("loops",)
-LOOPS = ("uvloop", "asyncio")  # a worker's, and its parent's
+LOOPS = ("uvloop", "asyncio")  # of a worker, and of the supervisor
 
 
 @pytest_asyncio.fixture
@@ -24,37 +24,37 @@ async def ends() -> AsyncIterator[tuple[Channel, Channel]]:
     other.close()
 
 
-async def heard(channel: Channel) -> list[tuple[str, bytes]]:
-    """Every message up to the end."""
+async def received(channel: Channel) -> list[tuple[str, bytes]]:
+    """Return all messages until the other end is closed."""
     async with asyncio.timeout(PATIENCE):
         return [message async for message in channel.messages()]
 
 
 async def test_messages_arrive_whole_and_in_order(ends):
-    """Empty ones, long ones, and those that look like others."""
+    """Empty bodies, long bodies, and bodies that look like messages arrive unchanged."""
     one, other = ends
-    sent = [(READY, b""), (METRICS, b"x" * 1_000_000), (GATHERED, pack(READY) * 3), (READY, b"")]
-    for word, body in sent:
-        one.send(word, body)
+    sent = [(READY, b""), (METRICS, b"x" * 1_000_000), (GATHERED, encode(READY) * 3), (READY, b"")]
+    for kind, body in sent:
+        one.send(kind, body)
     one.close()
-    assert await heard(other) == sent
+    assert await received(other) == sent
 
 
-async def test_a_message_that_was_cut_off_is_none():
-    """Who was killed in the middle of it has said nothing."""
+async def test_an_incomplete_message_is_dropped():
+    """A process that was killed while it wrote has sent the messages before that one only."""
     ours, theirs = socket.socketpair()
     channel = await Channel.open(ours)
-    theirs.sendall(pack(READY) + pack(METRICS, b"all of it")[:-1])
+    theirs.sendall(encode(READY) + encode(METRICS, b"all of it")[:-1])
     theirs.close()
-    assert await heard(channel) == [(READY, b"")]
+    assert await received(channel) == [(READY, b"")]
     channel.close()
 
 
-async def test_nobody_need_be_there(ends):
-    """What is said to one who is gone is said to nobody; asking gives nothing."""
+async def test_a_closed_end_is_harmless(ends):
+    """After the other end or this one is closed, sending does nothing and asking returns nothing."""
     one, other = ends
     other.close()
-    assert await heard(one) == []
+    assert await received(one) == []
     one.send(READY)
     assert await Question(one, METRICS, 0.01).ask() == b""
     one.close()
@@ -62,36 +62,36 @@ async def test_nobody_need_be_there(ends):
     assert await Question(one, METRICS, PATIENCE).ask() == b""
 
 
-async def test_a_question_is_asked_once_for_all(ends):
-    """However many want to know it; and again for who comes after the answer."""
+async def test_callers_share_a_question(ends):
+    """Five callers cause one message. A caller after the answer causes another one."""
     one, other = ends
     question = Question(one, METRICS, PATIENCE)
     messages = other.messages()
     for body in (b"first", b"second"):
         asking = [asyncio.create_task(question.ask()) for _ in range(5)]
         assert await anext(messages) == (METRICS, b"")
-        question.answered(body)
+        question.resolve(body)
         assert await asyncio.gather(*asking) == [body] * 5
     one.close()
     assert [message async for message in messages] == []
 
 
-async def test_who_does_not_answer_is_not_asked_again(ends):
-    """Not before the answer to the first question has come, which is that to the later ones, too."""
+async def test_an_unanswered_question_is_not_repeated(ends):
+    """Later callers get the answer to the first message when it comes."""
     one, other = ends
     question = Question(one, METRICS, 0.01)
     assert [await question.ask() for _ in range(3)] == [b""] * 3
     asking = asyncio.create_task(question.ask())
     await asyncio.sleep(0)
-    question.answered(b"late")
+    question.resolve(b"late")
     assert await asking == b"late"
     one.close()
-    assert await heard(other) == [(METRICS, b"")]
+    assert await received(other) == [(METRICS, b"")]
 
 
-async def test_an_answer_that_nobody_waits_for_is_dropped(ends):
-    """It is not the one to the next question."""
+async def test_an_answer_without_a_question_is_dropped(ends):
+    """It is not taken for the answer to the next question."""
     one, _ = ends
     question = Question(one, METRICS, 0.01)
-    question.answered(b"unasked")
+    question.resolve(b"unasked")
     assert await question.ask() == b""

@@ -1,4 +1,4 @@
-"""Whether a worker hangs, seen by its parent: on a clock that the tests turn, over a real channel."""
+"""The supervisor detects a worker that hangs: over a real channel, with a clock that the tests move."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from roomcast.workers.worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
 
 class Clocked(asyncio.SelectorEventLoop):
-    """A loop whose clock can be put forward."""
+    """A loop whose clock can be moved forward."""
 
     ahead = 0.0
 
@@ -21,52 +21,57 @@ class Clocked(asyncio.SelectorEventLoop):
 
 
 class Watched:
-    """A life that is minded; ``worker`` is the other end of its channel."""
+    """A worker process that is watched; ``worker`` is the worker's end of the channel, and answers pings.
 
-    def __init__(self, life: WorkerProcess, worker: Channel) -> None:
-        self.life, self.worker = life, worker
-        self.heard: list[str] = []
-        self.said: list[str] = []
+    ``messages`` are the kinds that the worker process passed on, ``received`` those that the worker received.
+    """
+
+    def __init__(self, process: WorkerProcess, worker: Channel) -> None:
+        self.process, self.worker = process, worker
+        self.messages: list[str] = []
+        self.received: list[str] = []
         self.answers = True
-        self.tasks = [asyncio.create_task(work) for work in (life.hear(), self._answer(), life.hang())]
+        self.tasks = [
+            asyncio.create_task(work) for work in (process.receive(), self._answer(), process.wait_until_hung())
+        ]
         self.hanging = self.tasks[-1]
 
     async def _answer(self) -> None:
-        async for word, _ in self.worker.messages():
-            self.said.append(word)
-            if word == PING and self.answers:
+        async for kind, _ in self.worker.messages():
+            self.received.append(kind)
+            if kind == PING and self.answers:
                 self.worker.send(PONG)
 
-    async def says(self, word: str, body: bytes = b"") -> None:
-        """The worker says something, and it arrives."""
-        self.worker.send(word, body)
+    async def sends(self, kind: str, body: bytes = b"") -> None:
+        """Let the worker send a message, and wait until it has arrived."""
+        self.worker.send(kind, body)
         await settled()
 
     async def after(self, seconds: float) -> bool:
-        """Whether the worker is taken to hang when so much more time has passed at once."""
+        """Move the clock forward at once; return True if the worker hangs."""
         asyncio.get_running_loop().ahead += seconds
         await settled()
         return self.hanging.done()
 
-    async def after_beats(self, count: int) -> bool:
-        """Whether the worker is taken to hang after so many more beats."""
+    async def after_heartbeats(self, count: int) -> bool:
+        """Let ``count`` heartbeats pass; return True if the worker hangs."""
         return [await self.after(HEARTBEAT) for _ in range(count)][-1]
 
 
 async def settled() -> None:
-    """Wait until what was said has arrived, and so has the answer: all is in this loop."""
+    """Wait until messages and their answers have arrived: both ends are in this loop."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def minded(test: Callable[[Watched], Awaitable[None]]) -> Callable[[], None]:
-    """Run a test with a life that is minded."""
+def watched_worker(test: Callable[[Watched], Awaitable[None]]) -> Callable[[], None]:
+    """Run a test with a ``Watched``, on a loop of its own."""
 
     async def run() -> None:
         ours, theirs = [await Channel.open(sock) for sock in socket.socketpair()]
-        heard: list[str] = []
-        watched = Watched(WorkerProcess(ours, lambda life, word: heard.append(word)), theirs)
-        watched.heard = heard
+        messages: list[str] = []
+        watched = Watched(WorkerProcess(ours, lambda _, kind: messages.append(kind)), theirs)
+        watched.messages = messages
         try:
             await test(watched)
         finally:
@@ -85,98 +90,98 @@ def minded(test: Callable[[Watched], Awaitable[None]]) -> Callable[[], None]:
     return runner
 
 
-@minded
-async def test_who_answers_does_not_hang(watched):
-    """However long it lives."""
-    await watched.says(READY)
-    assert not await watched.after_beats(MAX_MISSED * 4)
-    assert watched.said.count(PING) > MAX_MISSED
+@watched_worker
+async def test_a_worker_that_answers_does_not_hang(watched):
+    """It is pinged again and again."""
+    await watched.sends(READY)
+    assert not await watched.after_heartbeats(MAX_MISSED * 4)
+    assert watched.received.count(PING) > MAX_MISSED
 
 
-@minded
-async def test_who_does_not_answer_hangs(watched):
-    """After 15 to 17 seconds; and it is asked but once."""
-    await watched.says(READY)
+@watched_worker
+async def test_a_worker_that_does_not_answer_hangs(watched):
+    """It hangs after 15 to 17 seconds, and was pinged once."""
+    await watched.sends(READY)
     watched.answers = False
-    assert not await watched.after_beats(MAX_MISSED - 1)
-    assert await watched.after_beats(3)
-    assert watched.said.count(PING) == 1
+    assert not await watched.after_heartbeats(MAX_MISSED - 1)
+    assert await watched.after_heartbeats(3)
+    assert watched.received.count(PING) == 1
     assert 15 <= HEARTBEAT * MAX_MISSED <= HEARTBEAT * (MAX_MISSED + 2) <= 20
 
 
-@minded
-async def test_who_answers_late_does_not_hang(watched):
-    """What it owed before is forgotten."""
-    await watched.says(READY)
+@watched_worker
+async def test_a_late_answer_resets_the_count(watched):
+    """A worker that answers just before the limit does not hang."""
+    await watched.sends(READY)
     watched.answers = False
     for _ in range(3):
-        assert not await watched.after_beats(MAX_MISSED - 1)
-        await watched.says(PONG)
-    assert await watched.after_beats(MAX_MISSED + 2)
+        assert not await watched.after_heartbeats(MAX_MISSED - 1)
+        await watched.sends(PONG)
+    assert await watched.after_heartbeats(MAX_MISSED + 2)
 
 
-@minded
-async def test_a_machine_that_slept_is_given_time(watched):
-    """However long it was, that is one beat: a worker has the others to come to itself and answer."""
-    await watched.says(READY)
+@watched_worker
+async def test_a_suspended_machine_counts_as_one_heartbeat(watched):
+    """After a suspension of any length, a worker has the remaining heartbeats to answer."""
+    await watched.sends(READY)
     watched.answers = False
-    assert not await watched.after_beats(3)
+    assert not await watched.after_heartbeats(3)
     for _ in range(3):
         assert not await watched.after(3600)
-    assert not await watched.after_beats(MAX_MISSED // 2)
-    await watched.says(PONG)
-    assert not await watched.after_beats(MAX_MISSED - 1)
+    assert not await watched.after_heartbeats(MAX_MISSED // 2)
+    await watched.sends(PONG)
+    assert not await watched.after_heartbeats(MAX_MISSED - 1)
 
 
-@minded
-async def test_who_starts_does_not_hang(watched):
-    """Plugins may take any time; it is not asked before it is ready."""
+@watched_worker
+async def test_a_worker_that_starts_does_not_hang(watched):
+    """Plugins may take any time to start: a worker is not pinged before it is ready."""
     watched.answers = False
-    assert not await watched.after_beats(MAX_MISSED * 4)
-    assert watched.said == []
+    assert not await watched.after_heartbeats(MAX_MISSED * 4)
+    assert watched.received == []
 
 
-@minded
-async def test_who_drains_by_itself_does_not_hang(watched):
-    """Also if it owed an answer as it began to."""
-    await watched.says(READY)
+@watched_worker
+async def test_a_worker_that_drains_does_not_hang(watched):
+    """This holds even if a ping was unanswered when the drain began."""
+    await watched.sends(READY)
     watched.answers = False
-    assert not await watched.after_beats(MAX_MISSED - 1)
-    await watched.says(STOPPING)
-    assert not await watched.after_beats(MAX_MISSED * 4)
-    assert watched.heard == [READY, STOPPING]
+    assert not await watched.after_heartbeats(MAX_MISSED - 1)
+    await watched.sends(STOPPING)
+    assert not await watched.after_heartbeats(MAX_MISSED * 4)
+    assert watched.messages == [READY, STOPPING]
 
 
-@minded
-async def test_who_was_told_to_stop_does_not_hang(watched):
-    """From then on it may take the time that it needs."""
-    await watched.says(READY)
+@watched_worker
+async def test_a_worker_that_is_stopped_does_not_hang(watched):
+    """After the order to stop it may take any time."""
+    await watched.sends(READY)
     watched.answers = False
-    assert not await watched.after_beats(MAX_MISSED - 1)
-    watched.life.stop()
-    assert not await watched.after_beats(MAX_MISSED * 4)
-    assert watched.said == [PING, STOP]
+    assert not await watched.after_heartbeats(MAX_MISSED - 1)
+    watched.process.stop()
+    assert not await watched.after_heartbeats(MAX_MISSED * 4)
+    assert watched.received == [PING, STOP]
 
 
-@minded
-async def test_what_it_said_of_its_failure_is_kept(watched):
-    """It is no news to anybody else."""
-    await watched.says(FAILED, "Nö.".encode())
-    assert watched.life.sentence == "Nö."
-    assert watched.heard == []
+@watched_worker
+async def test_the_reason_of_a_failed_start_is_kept(watched):
+    """It is stored, and not passed on as a message."""
+    await watched.sends(FAILED, "Nö.".encode())
+    assert watched.process.failure == "Nö."
+    assert watched.messages == []
 
 
-@minded
-async def test_metrics_are_asked_of_who_serves(watched):
-    """Before it does, there are none; nor from one who ends in the middle of it."""
-    assert await watched.life.metrics() == ""
-    await watched.says(READY)
-    asking = asyncio.create_task(watched.life.metrics())
+@watched_worker
+async def test_metrics_come_from_a_worker_that_serves(watched):
+    """There are none before it is ready, and none if it ends before it answers."""
+    assert await watched.process.metrics() == ""
+    await watched.sends(READY)
+    asking = asyncio.create_task(watched.process.metrics())
     await settled()
-    assert METRICS in watched.said
-    await watched.says(METRICS, b"some")
+    assert METRICS in watched.received
+    await watched.sends(METRICS, b"some")
     assert await asking == "some"
-    asking = asyncio.create_task(watched.life.metrics())
+    asking = asyncio.create_task(watched.process.metrics())
     await settled()
     watched.worker.close()
     await settled()

@@ -1,0 +1,57 @@
+"""What several commands share: options, the event loop that they run on, and the error for wrong input."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from ..workers.process import new_loop
+
+_T = TypeVar("_T")
+
+
+class BadInput(click.ClickException):
+    """The options, settings or plugins cannot be used: one sentence on standard error and status 2."""
+
+    exit_code = 2
+
+
+def host_option() -> Callable[[_T], _T]:
+    """Return the decorator for ``--host``."""
+    return click.option(  # type: ignore[return-value]
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address to listen on. 0.0.0.0 means all addresses of this machine.",
+    )
+
+
+def port_option() -> Callable[[_T], _T]:
+    """Return the decorator for ``--port``."""
+    return click.option(  # type: ignore[return-value]
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=8000,
+        show_default=True,
+        help="Port to listen on. 0 means any free port.",
+    )
+
+
+def url_option(default: str) -> Callable[[_T], _T]:
+    """Return the decorator for ``--url``."""
+    return click.option(  # type: ignore[return-value]
+        "--url", envvar="ROOMCAST_URL", show_envvar=True, default=default, show_default=True, help="URL of the server."
+    )
+
+
+def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run ``coroutine`` on the fastest loop. Ctrl-C ends the process silently, with the status that shells expect."""
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(coroutine)
+    except KeyboardInterrupt:
+        sys.exit(130)

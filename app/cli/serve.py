@@ -1,0 +1,81 @@
+"""``roomcast serve``: run a server for production, in one process or in several."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import click
+
+from .. import logs
+from ..errors import SettingsError
+from ..settings import Settings
+from ..web.server import Address
+from ..workers import process, supervisor
+from ..workers.listen_errors import system_reason
+from ..workers.worker import current_worker
+from .options import host_option, port_option
+
+
+@click.command()
+@host_option()
+@port_option()
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of processes that serve the port. More than one needs REDIS_URL.",
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate (PEM).")
+@click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
+def serve(
+    host: str, port: int, workers: int, tls_cert: Path | None, tls_key: Path | None, unix_socket: Path | None
+) -> None:
+    """Run a server for production.
+
+    Settings are read from environment variables. JWT_SECRET or JWT_PUBLIC_KEY is required, to verify the tokens of your
+    users. API_KEY is required for your backends to publish.
+
+    SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once.
+    """
+    worker = current_worker(os.environ)
+    settings = Settings.from_env()
+    supervisor.check(workers, settings)
+    if tls_key is not None and tls_cert is None:
+        raise SettingsError("--tls-key is given without --tls-cert; give the certificate of this key as well.")
+    if tls_cert is not None and unix_socket is not None:
+        raise SettingsError("--unix-socket does not work with TLS; let the proxy in front of it serve TLS.")
+    tls = create_tls_context(tls_cert, tls_key) if tls_cert is not None else None
+    logs.configure(settings, worker.number if worker else None)
+    address = Address(host, port, unix_socket, tls)
+    if worker is not None:
+        worker.serve(settings, address)
+    elif workers > 1:
+        supervisor.supervise(settings, address, workers)
+    else:
+        process.run(settings, address, lambda server: None)
+
+
+def create_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return the context that serves ``certificate``, a chain in PEM. Raises ``SettingsError``."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    for path in (certificate, key):
+        try:
+            if path is not None:
+                path.open("rb").close()
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {system_reason(error)}.") from error
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: b"")  # otherwise OpenSSL asks on the terminal
+    except (ssl.SSLError, ValueError) as error:
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise SettingsError(f"{key} is the key of another certificate than {certificate}.") from error
+        if key is None:
+            problem = f"{certificate} is not a certificate chain with its key (a key in another file needs --tls-key)"
+        else:
+            problem = f"{certificate} and {key} are not a certificate chain and its key"
+        raise SettingsError(f"{problem}; both must be PEM, and the key without a passphrase.") from error
+    return context

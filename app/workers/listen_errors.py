@@ -1,0 +1,56 @@
+"""Reasons why a server cannot start or listen, as sentences for the operator."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from ..errors import RoomcastError
+from ..web.server import Address
+
+_TCP_REASONS: Final = {
+    errno.EADDRINUSE: "something else listens there already; choose another port with --port",
+    errno.EACCES: "this user is not allowed to; ports below 1024 need privileges, so choose another with --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
+}
+_UNIX_ERRORS: Final = (errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS)
+
+
+class StartError(RoomcastError):
+    """The server cannot start. The message is a sentence with the reason and what to do."""
+
+
+def explain(address: Address, error: Exception) -> str | None:
+    """Return the sentence for an ``error`` of listening on ``address``, or None if its cause is another."""
+    if address.unix_socket is not None:
+        is_known = isinstance(error, OSError) and error.errno in _UNIX_ERRORS
+        if is_known or "path too long" in str(error):
+            reason = system_reason(error) if is_known else "the path is too long for a socket"
+            return f"roomcast cannot listen on {address.unix_socket}: {reason}."
+    elif isinstance(error, socket.gaierror):
+        return f"roomcast cannot listen on {address.host!r}: there is no such host; give an address with --host."
+    elif isinstance(error, OSError) and error.errno in _TCP_REASONS:
+        return f"roomcast cannot listen on {address.host}, port {address.port}: {_TCP_REASONS[error.errno]}."
+    return None
+
+
+def system_reason(error: Exception) -> str:
+    """Return the operating system's words for ``error``, without its number."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number is not None else str(error)
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """Return False if the port is in use. Any other obstacle is reported when the server listens."""
+    try:
+        family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as asyncio does; on Windows this option would share the port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(name)
+            probe.listen(1)
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True

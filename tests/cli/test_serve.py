@@ -1,0 +1,88 @@
+"""``roomcast serve``: its options, and TLS."""
+
+import json
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from shell import PATIENCE, SECRET, Running, refusal
+from websockets.sync.client import connect
+
+from roomcast.auth.identity import make_token
+
+pytestmark = pytest.mark.slow
+
+TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
+URL = f"/api/v1/ws/connect?token={TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "words"),
+    [
+        ((), {"JWT_SECRET": ""}, "JWT_SECRET or JWT_PUBLIC_KEY must be set"),
+        ((), {"JWT_SECRET": "short"}, "JWT_SECRET is 5 bytes long"),
+        ((), {"WS_HEARTBEAT_INTERVAL": "often"}, "WS_HEARTBEAT_INTERVAL is 'often'"),
+        (("--workers", "2"), {}, "--workers 2 needs REDIS_URL"),
+        (("--tls-cert", "/no/such.pem"), {}, "/no/such.pem cannot be read: no such file"),
+        (("--tls-key", "/no/such.pem"), {}, "without --tls-cert"),
+        (("--tls-cert", "c.pem", "--unix-socket", "s"), {}, "--unix-socket does not work with TLS"),
+    ],
+)
+def test_wrong_options_and_settings_are_one_sentence(args, variables, words):
+    """The status is 2, and there is no traceback and no log line."""
+    assert words in refusal("serve", "--port", "0", *args, **{"JWT_SECRET": SECRET, **variables})
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A folder with cert.pem and key.pem for localhost, other.pem (another key) and locked.pem (with a passphrase)."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    for file, one, lock in (
+        ("key.pem", key, NoEncryption()),
+        ("other.pem", ec.generate_private_key(ec.SECP256R1()), NoEncryption()),
+        ("locked.pem", key, BestAvailableEncryption(b"secret")),
+    ):
+        (folder / file).write_bytes(one.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+    return folder
+
+
+def test_tls_is_served(certificates):
+    """A client that trusts the certificate connects over wss; ``listen``, which does not, reports that."""
+    cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
+    trusting = ssl.create_default_context(cafile=cert)
+    with Running("serve", "--port", "0", "--tls-cert", cert, "--tls-key", key) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        url = server.ws.replace("127.0.0.1", "localhost")
+        with connect(url + URL, ssl=trusting) as client:
+            assert json.loads(client.recv(PATIENCE))["data"]["username"] == "alice"
+        sentence = refusal("listen", "channel:1", "--url", url, status=1, JWT_SECRET=SECRET)
+        assert "its certificate is not trusted" in sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("other.pem", "is the key of another certificate"),
+        ("locked.pem", "without a passphrase"),
+        ("cert.pem", "are not a certificate chain and its key"),
+    ],
+)
+def test_a_key_that_does_not_fit_is_refused(certificates, key, words):
+    """The sentence names the fault, and OpenSSL does not ask for a passphrase."""
+    args = ("--tls-cert", str(certificates / "cert.pem"), "--tls-key", str(certificates / key))
+    assert words in refusal("serve", "--port", "0", *args, JWT_SECRET=SECRET)
