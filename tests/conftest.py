@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from paths import TESTS
 from redis_servers import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import PATIENCE, Serve, running
 from zoo_plugin import everything
@@ -31,13 +32,17 @@ collect_ignore = ["foreign"]
 
 #: The fixtures that start a Redis server.
 REDIS_FIXTURES = {"fresh_redis", "redis_cluster", "redis_server", "sentinel_trio"}
+#: The folders whose tests start processes: roomcast itself, nginx, Node.
+SLOW_FOLDERS = (TESTS / "cli", TESTS / "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test that uses a fixture with a Redis server as ``redis``."""
+    """Mark tests as ``redis`` by their fixtures, and as ``slow`` by their folder."""
     for item in items:
         if REDIS_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("redis")
+        if any(item.path.is_relative_to(folder) for folder in SLOW_FOLDERS):
+            item.add_marker("slow")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:

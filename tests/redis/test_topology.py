@@ -82,6 +82,7 @@ async def test_a_start_that_fails_shows_the_log(fresh_redis: FreshRedis) -> None
     assert "ended at its start" in str(error.value)
 
 
+@pytest.mark.redis
 def test_a_server_does_not_outlive_who_started_it() -> None:
     """When the process of the tests is killed, its servers die."""
     code = (

@@ -54,6 +54,7 @@ def test_the_built_in_plugins_are_entry_points() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_package_is_strictly_typed(tmp_path: Path) -> None:
     """mypy --strict finds nothing."""
     folder = link_package(tmp_path)

@@ -263,6 +263,7 @@ def test_an_event_for_rooms_that_nobody_has_stops_the_start(package):
 # As the operator sees it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("plugins",)], ids=["serve", "plugins"])
 def test_the_start_stops_with_one_sentence(tmp_path, command):
     """No traceback, no half a server: the sentence, and status 2."""

@@ -360,6 +360,7 @@ AUTHORS_TEST = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "mark"), [("auto", ""), ("strict", "@pytest.mark.asyncio")])
 def test_it_works_in_both_modes_of_pytest_asyncio(pytester, mode, mark):
     """With every warning an error, and the fixtures found by the module's name alone."""
@@ -371,6 +372,7 @@ def test_it_works_in_both_modes_of_pytest_asyncio(pytester, mode, mark):
     done.assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_a_server_needs_no_pytest():
     """Only who asks for the fixtures imports it."""
     program = "import sys, roomcast.cli; sys.exit(any(name.startswith(('pytest', '_pytest')) for name in sys.modules))"

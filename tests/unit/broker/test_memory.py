@@ -475,4 +475,4 @@ def beside(event_id: str) -> list[str]:
 
 
 HistoryMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
-TestHistoryAgainstModel = HistoryMachine.TestCase
+TestHistoryAgainstModel = pytest.mark.slow(HistoryMachine.TestCase)

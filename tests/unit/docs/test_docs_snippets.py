@@ -49,6 +49,7 @@ def shell(command: str, cwd: Path, **variables: str) -> str:
 # Starting servers.
 
 
+@pytest.mark.slow
 def test_start(tmp_path: Path):
     """The README's command installs roomcast and starts a development server, which prints a link to the console."""
     command = snippet("start").strip()
@@ -71,6 +72,7 @@ def serve_line(line: str, **changes: str) -> str:
     return line.replace("roomcast ", f"exec {BIN}/roomcast ")
 
 
+@pytest.mark.slow
 def test_serve(certificate: Path):
     """The line of the operations page serves TLS with the given certificate."""
     files = {"--tls-cert cert.pem": f"--tls-cert {certificate}", "--tls-key key.pem": f"--tls-key {certificate}"}
@@ -121,6 +123,7 @@ async def test_with_curl(serve: Serve):
     assert await published(server) == ["task.created"]
 
 
+@pytest.mark.slow
 async def test_with_requests(serve: Serve) -> None:
     """The lines publish one event, and no second one if they are repeated."""
     server = await serve()
@@ -129,6 +132,7 @@ async def test_with_requests(serve: Serve) -> None:
     assert await published(server) == ["task.created"]
 
 
+@pytest.mark.slow
 async def test_with_httpx(serve: Serve) -> None:
     """The lines publish both events."""
     server = await serve()
@@ -136,6 +140,7 @@ async def test_with_httpx(serve: Serve) -> None:
     assert await published(server) == await published(server, "task:790") == ["task.status_changed"]
 
 
+@pytest.mark.slow
 async def test_with_celery(serve: Serve) -> None:
     """The task publishes its event once, however often it is run."""
     server = await serve()
@@ -172,12 +177,14 @@ async def test_the_question_of_room_access(serve: Serve):
 # The command line.
 
 
+@pytest.mark.slow
 def test_types_of_this_server(tmp_path: Path):
     """The line writes a file of types, in which the events of plugins are typed."""
     shell(snippet("types of this server"), tmp_path)
     assert '"task.created"' in (tmp_path / "roomcast-types.d.ts").read_text()
 
 
+@pytest.mark.slow
 def test_compare_schemas(tmp_path: Path):
     """A version breaks nothing for clients of itself."""
     assert shell(snippet("compare schemas"), tmp_path) == "Nothing breaks for clients made for released.json.\n"

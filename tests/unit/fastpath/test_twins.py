@@ -64,6 +64,7 @@ def test_it_can_be_left_out(value: str, expected: bool) -> None:
     assert done.stdout.strip() == str(expected), done.stderr
 
 
+@pytest.mark.slow
 def test_the_python_in_its_place_passes_the_same_tests() -> None:
     """Frames, hub and connections without the C: a server where it cannot be compiled is as good."""
     modules = [
@@ -636,6 +637,7 @@ def test_they_are_batched_where_the_kernel_lets_us() -> None:
     assert said(ROOMCAST_NATIVE="0")[1] == "False"
 
 
+@pytest.mark.slow
 def test_without_it_everything_is_as_well() -> None:
     """Connections and all that is tested here."""
     modules = ["tests/unit/fastpath/test_twins.py", "tests/unit/transport/test_connection.py"]

@@ -267,6 +267,7 @@ async def test_frames_split_anywhere_are_whole(serve: Serve):
 # Anything.
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40)), max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_texts_are_answered_and_any_bytes_end_well(messages: list[str | bytes]):

@@ -191,6 +191,7 @@ def test_other_changes_are_not(everything: Registry, path: str, value: Any) -> N
     assert breaking(old, changed(old, path, value)) == []
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path) -> None:
     """The command prints each format; against an earlier output it says what breaks, and its status tells."""
     printed = roomcast("schema")

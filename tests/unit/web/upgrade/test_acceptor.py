@@ -78,6 +78,7 @@ async def test_a_handshake_in_one_piece_is_answered_as_aiohttp_would_have_it(cha
         assert asked(running) == 1
 
 
+@pytest.mark.slow
 def test_it_is_taken_without_aiohttps_parser_in_c():
     """Where aiohttp was not compiled, its parser in Python reads the same."""
     done = subprocess.run(

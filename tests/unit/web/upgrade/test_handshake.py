@@ -420,6 +420,7 @@ async def test_one_byte_at_a_time_does_not_put_the_deadline_off():
 # What this relies on in aiohttp.
 
 
+@pytest.mark.slow
 async def test_fails_loudly_if_a_new_aiohttp_changes_what_the_handshake_relies_on():
     """After the 101 aiohttp has forgotten the connection, and nothing of the request is left in memory.
 
