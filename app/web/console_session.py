@@ -1,6 +1,6 @@
-"""The console's session: a cookie signed with ``API_KEY``. The server keeps nothing, and a new key ends all sessions.
+"""The console's session: a cookie that is signed with ``API_KEY`` and contains only its expiry.
 
-The cookie says until when it holds, and that is all it says. Every node with the same key takes it.
+The server stores nothing: every node with the same key accepts the cookie, and a new key ends all sessions.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from .app_keys import DEV, GATEWAY
 from .request_head import is_allowed_origin
 
 COOKIE: Final = "roomcast_console"
-#: How long a login holds, in seconds.
+#: How long a login lasts, in seconds.
 LIFETIME: Final = 12 * 3600
-#: The header that the console sends with each call. A page of another site cannot, unless it was asked and allowed
-#: first (CORS), which nothing here does.
+#: The header that the console sends with each request. A page of another origin could only send it after a preflight
+#: request (CORS), which no endpoint of the console allows.
 HEADER: Final = "X-Roomcast-Console"
-_is_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
+_parse_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
 
 
 def is_key(given: str, api_key: str) -> bool:
-    """Whether ``given`` is the key; takes as long when only its last letter is wrong as when all are."""
+    """Return True if ``given`` is the key. The comparison takes the same time for all wrong keys of a length."""
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), api_key.encode())
 
 
-def logged_in(request: web.BaseRequest, api_key: str) -> bool:
-    """Whether ``request`` has a cookie that was signed with ``api_key`` and still holds."""
-    cookie = _is_cookie(request.cookies.get(COOKIE, ""))
+def is_logged_in(request: web.BaseRequest, api_key: str) -> bool:
+    """Return True if ``request`` has a cookie that was signed with ``api_key`` and has not expired."""
+    cookie = _parse_cookie(request.cookies.get(COOKIE, ""))
     if cookie is None:
         return False
     expires, signature = cookie.groups()
@@ -40,21 +40,21 @@ def logged_in(request: web.BaseRequest, api_key: str) -> bool:
 
 
 def is_console(request: web.Request) -> bool:
-    """Whether ``request`` is a call of the console's own page, by a user who may use it.
+    """Return True if the console's own page sent ``request`` and its user is logged in, or this is ``roomcast dev``.
 
-    In ``roomcast dev`` anyone at the console may; else one who has logged in. A cookie alone proves nothing, for
-    browsers add it to requests that other pages make: the header and, where there is one, the Origin prove the page.
+    The cookie is not enough, because browsers add it to requests of other pages too. The header and the Origin show
+    that the console's page sent the request. Browsers omit Origin from a GET to the page's own origin.
     """
     if HEADER not in request.headers or not is_allowed_origin(request):
         return False
     if request.app[DEV]:
         return True
     settings = request.app[GATEWAY].settings
-    return settings.console and settings.api_key is not None and logged_in(request, settings.api_key)
+    return settings.console and settings.api_key is not None and is_logged_in(request, settings.api_key)
 
 
 def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str, *, trust_proxy: bool) -> None:
-    """Give ``response`` the cookie of a session that begins now."""
+    """Add the cookie of a new session to ``response``."""
     expires = str(int(time.time()) + LIFETIME)
     response.set_cookie(
         COOKIE,
@@ -68,7 +68,7 @@ def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str,
 
 
 def log_out(response: web.StreamResponse) -> None:
-    """Take the cookie back."""
+    """Delete the cookie."""
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
 
 
@@ -77,5 +77,6 @@ def _sign(expires: str, api_key: str) -> str:
 
 
 def _is_https(request: web.BaseRequest, *, trust_proxy: bool) -> bool:
+    """Return True if the client uses HTTPS, perhaps with a trusted proxy (the last X-Forwarded-Proto)."""
     forwarded = request.headers.getall("X-Forwarded-Proto", [""])[-1] if trust_proxy else ""
     return request.secure or forwarded.rpartition(",")[2].strip().lower() == "https"

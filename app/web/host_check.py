@@ -1,8 +1,8 @@
-"""Keeps ``roomcast dev`` to this machine: a page may not reach it under a name of its own (DNS rebinding).
+"""Protects ``roomcast dev`` from DNS rebinding: requests must name this machine in their Host header.
 
-The dev server trusts whoever sits at this machine: its console makes up users and calls the API without a key. What
-keeps other sites out is the browser's rule of one origin, and a site whose name is made to point at 127.0.0.1 would be
-the same origin. Its requests still carry its name in ``Host``, so only names that cannot be anybody else's are served.
+The dev server trusts every local user: its console creates tokens and calls the API without a key. Browsers keep other
+sites out by the same-origin policy. An attacker can make a host name of theirs point at 127.0.0.1, so that their page
+has the same origin. Its requests still have that name in ``Host``, so only names are served that nobody else can own.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
-from .json_errors import answer
+from .json_errors import json_response
 
 log = logging.getLogger("roomcast.api")
 
+_SENTENCE: Final = (
+    "roomcast dev serves only localhost and IP addresses, so that pages of other sites cannot reach it through a host "
+    "name that points here. Open it as http://localhost, with its port, or name this host with --host."
+)
 
-def is_own(host: str, own: str) -> bool:
-    """Whether ``host``, a Host header, names this machine: an address, localhost, or ``own``, what was listened on.
 
-    An address is no name, and so points nowhere else than it says.
+def is_own_host(host: str, own: str) -> bool:
+    """Return True if the Host header ``host`` is an IP address, localhost, or ``own``, the host of ``--host``.
+
+    An IP address is safe because nobody can make it point to another machine.
     """
     try:
         name = (URL(f"http://{host}").host or "").lower().rstrip(".")
@@ -40,23 +45,17 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def guard(own: str) -> Middleware:
-    """Return the middleware that refuses what was sent to another name than this machine's; ``own`` is as --host."""
+def host_check(own: str) -> Middleware:
+    """Return the middleware that answers requests for other hosts with 421. ``own`` is the host of ``--host``."""
 
     @web.middleware
-    async def only_own(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host")  # which every browser sends
-        if host is None or is_own(host, own):
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("Host")
+        if host is None or is_own_host(host, own):  # every browser sends the header
             return await handler(request)
         log.warning("refused a request for another host: %r", host[:200])
         if request.path.startswith("/api/"):
-            return answer({"error": _SENTENCE, "code": "bad_host"}, 421)
+            return json_response({"error": _SENTENCE, "code": "bad_host"}, 421)
         raise web.HTTPMisdirectedRequest(text=f"{_SENTENCE}\n")
 
-    return only_own
-
-
-_SENTENCE: Final = (
-    "roomcast dev answers to localhost and to addresses only, lest a page of another site reach it under a name of its "
-    "own. Open it as http://localhost, with its port, or name this host with --host."
-)
+    return check_host

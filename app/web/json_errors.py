@@ -1,7 +1,7 @@
-"""What the HTTP API answers with: JSON, in good times and in bad.
+"""The JSON responses of the HTTP API, and how exceptions become error responses.
 
-An error is ``{"error": sentence, "code": word}`` and perhaps more. The words are those of error frames where the same
-thing went wrong, and else the ones in ``STATUS``.
+An error is ``{"error": sentence, "code": word}``, with more fields for some codes. A code that error frames use too has
+the same meaning here. ``STATUS`` has the HTTP status of each code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("roomcast.api")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: The status of each code; a code that is not here is one of an event or a room that was refused: 422.
+#: The status of each code. All other codes mean that an event or a room was refused: 422.
 STATUS: Final[Mapping[str, int]] = {
     "bad_json": 400,
     "bad_body": 400,
@@ -41,15 +41,15 @@ STATUS: Final[Mapping[str, int]] = {
     "internal": 500,
     "unavailable": 503,
 }
-#: A broker that is away is asked again after this many seconds.
+#: The Retry-After of requests that failed because the broker is unavailable, in seconds.
 RETRY_AFTER: Final = 1
 
 
 class Failure(RoomcastError):
-    """A request that cannot be answered as asked: ``code`` (see ``STATUS``), a sentence, ``more`` fields, ``headers``.
+    """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``.
 
-    With ``close`` the answer is the last on its connection, which is closed after up to so many seconds in which the
-    rest of the request is read and thrown away.
+    With ``close`` the connection is closed after the response. Before that, the rest of the request is read and
+    discarded for up to ``close`` seconds.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Failure(RoomcastError):
         self.close: Final = close
 
 
-def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return ``document`` as a JSON response that nobody keeps."""
+def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return ``document`` as a JSON response that caches do not store."""
     always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     body = orjson.dumps(document)
     return web.Response(
@@ -78,22 +78,22 @@ def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None =
 
 
 def in_json(handler: Handler) -> Handler:
-    """Answer in JSON whatever ``handler`` raises."""
+    """Return ``handler`` with its exceptions turned into JSON responses, except aiohttp's own and lost connections."""
 
     @wraps(handler)
-    async def answering(request: web.Request) -> web.StreamResponse:
+    async def wrapper(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:
             failure = _as_failure(request, error)
-        response = answer(failure.document, STATUS.get(failure.code, 422), failure.headers)
+        response = json_response(failure.document, STATUS.get(failure.code, 422), failure.headers)
         if failure.close is not None:
-            await _hang_up(request, response, failure.close)
+            await _send_and_close(request, response, failure.close)
         return response
 
-    return answering
+    return wrapper
 
 
 def _as_failure(request: web.Request, error: Exception) -> Failure:
@@ -109,11 +109,11 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
     return Failure("internal", "The server failed; its log says why. Try again later.")
 
 
-async def _hang_up(request: web.Request, response: web.Response, linger: float) -> None:
-    """Send ``response``, read for a moment what the client still sends, and close.
+async def _send_and_close(request: web.Request, response: web.Response, linger: float) -> None:
+    """Send ``response``, read and discard for up to ``linger`` seconds what the client still sends, and close.
 
-    A socket that is closed with unread bytes sends a reset, which can take the answer from the client before it was
-    read. aiohttp would read on by itself, but for 10 s, and even when the client has gone.
+    If a socket is closed with unread bytes, the kernel sends a reset, and the client can lose the response. aiohttp
+    would read on by itself, but for 10 s, and even after the client has disconnected.
     """
     response.force_close()
     await response.prepare(request)

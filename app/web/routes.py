@@ -1,27 +1,56 @@
-"""Every route, in one place."""
+"""All routes of the server."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
-from .api import plugin_routes, routes, ticket_limit, tickets
+from .api import events, plugin_routes, rooms, tickets, users
+from .api.ticket_limit import TICKET_LIMIT, TicketLimit
+from .app_keys import DEV
 from .ops import health, metrics
-from .pages import console, docs, fallback, static_files
+from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake
 
+API_ROOT: Final = "/api/v1"
 
-def add(app: web.Application) -> None:
-    """Give ``app`` all routes."""
-    app[ticket_limit.TICKET_LIMIT] = ticket_limit.TicketLimit()
-    app.router.add_get(handshake.PATH, handshake.connect)
-    app.router.add_get("/health/live", health.live)
-    app.router.add_get("/health/ready", health.ready)
-    app.router.add_get("/metrics", metrics.metrics)
-    app.router.add_post(tickets.PATH, tickets.post_ticket)
-    app.router.add_options(tickets.PATH, tickets.preflight)
-    routes.add(app)
-    console.add(app)
-    static_files.add(app)
-    docs.add(app)
-    plugin_routes.add(app)
-    fallback.add(app)
+
+def add_routes(app: web.Application) -> None:
+    """Add all routes to ``app``, which has its gateway."""
+    router = app.router
+    app[TICKET_LIMIT] = TicketLimit()
+    router.add_get(handshake.PATH, handshake.connect)
+    router.add_post(tickets.PATH, tickets.create_ticket)
+    router.add_options(tickets.PATH, tickets.preflight)
+    add_api_routes(router)
+    router.add_get("/health/live", health.live)
+    router.add_get("/health/ready", health.ready)
+    router.add_get("/metrics", metrics.metrics)
+    templates.set_up(app)
+    if console.is_enabled(app):
+        console.add_routes(app)
+        login.add_routes(app)
+    if app[DEV]:
+        router.add_post(dev_tokens.PATH, dev_tokens.create_token)
+    static_files.add_routes(app)
+    docs.add_routes(app)
+    plugin_routes.add_routes(app)
+    # The first route that matches is used, so these are the last.
+    router.add_get("/", fallback.root)
+    router.add_route("*", f"{API_ROOT}/{{rest:.*}}", fallback.api_not_found)
+    router.add_route("*", "/{rest:.*}", fallback.not_found)
+
+
+def add_api_routes(router: web.UrlDispatcher) -> None:
+    """Add the routes that need the API key."""
+    # A room or a user id is anything but a slash, so that the handlers can refuse a wrong one with a sentence.
+    room, user = f"{API_ROOT}/rooms/{{room:[^/]+}}", f"{API_ROOT}/users/{{user_id:[^/]+}}"
+    router.add_post(f"{API_ROOT}/events", events.publish)
+    router.add_get(f"{API_ROOT}/rooms", rooms.list_rooms)
+    router.add_get(f"{room}/members", rooms.list_members)
+    router.add_get(f"{room}/history", rooms.read_history)
+    router.add_delete(f"{room}/members/{{user_id:[^/]+}}", rooms.kick)
+    router.add_delete(f"{user}/connections", users.disconnect)
+    router.add_delete(f"{user}/tokens", users.revoke_all)
+    router.add_delete(f"{user}/tokens/{{jti:[^/]+}}", users.revoke_one)

@@ -1,4 +1,4 @@
-"""Listens, and stops: TCP, TLS or a Unix socket; drain on a signal."""
+"""Serves a gateway over HTTP: creates the application, listens on TCP, TLS or a Unix socket, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -16,20 +16,34 @@ from aiohttp import web
 from ..aiohttp_internals import hide_versions
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
-from . import host_check, routes
 from .app_keys import DEV, GATEWAY
+from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
+from .routes import add_routes
 from .upgrade.acceptor import Acceptor
 
 log = logging.getLogger("roomcast")
 
 hide_versions()
 
+#: The largest body of a request, in bytes.
+MAX_BODY: Final = 1024 * 1024
+#: The options of aiohttp's runner.
+RUNNER_OPTIONS: Final[dict[str, Any]] = {
+    "access_log": None,  # it would contain URLs with tokens
+    "keepalive_timeout": 30,
+    "shutdown_timeout": 1,
+    # How long aiohttp reads on after an early response. Its default is 10 s, even while the server stops.
+    "lingering_time": 2,
+    # Our keepalive replaces TCP's, for which each transport would keep a socket object.
+    "tcp_keepalive": False,
+}
+
 
 class Address(NamedTuple):
-    """Where to listen: ``host`` and ``port``, or ``unix_socket``; with ``tls`` if it is given.
+    """Where to listen: ``host`` and ``port``, or ``unix_socket``, or ``sockets`` that are bound; with ``tls`` if given.
 
-    With ``sockets``, which are bound there already, on these instead.
+    ``sockets`` are bound to the other fields.
     """
 
     host: str = "127.0.0.1"
@@ -39,27 +53,44 @@ class Address(NamedTuple):
     sockets: tuple[socket.socket, ...] = ()
 
 
-class Server:
-    """A gateway behind HTTP. ``start`` listens; ``stop`` drains, closes and stops.
+def create_app(
+    gateway: Gateway, *, dev: bool = False, host: str = "127.0.0.1", peers: Peers | None = None
+) -> web.Application:
+    """Return the aiohttp application of a started ``gateway``.
 
-    With ``peers`` it is one of several workers.
+    ``dev`` is for ``roomcast dev``, which serves only requests for ``host`` and this machine. ``peers`` are the other
+    workers, if there are several.
+    """
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[host_check(host)] if dev else [])
+    app[GATEWAY] = gateway
+    app[DEV] = dev
+    if peers is not None:
+        app[PEERS] = peers
+    add_routes(app)
+    return app
+
+
+class Server:
+    """A gateway that listens at ``address``. See ``create_app`` for ``dev`` and ``peers``.
+
+    ``start`` starts the gateway and listens. ``stop`` closes the listeners, drains the clients and stops the gateway.
     """
 
-    #: How many connections the kernel holds that were not accepted yet: enough for a crowd that comes back at once.
+    #: How many connections the kernel queues until they are accepted: enough for a crowd that reconnects at once.
     BACKLOG: Final = 4096
 
     def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False, peers: Peers | None = None) -> None:
         self.gateway: Final = gateway
         self.address: Final = address
-        self._dev = dev
-        self._peers = peers
+        self._dev: Final = dev
+        self._peers: Final = peers
         self._runner: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
-        self._deadlines: asyncio.Task[None] | None = None
+        self._handshake_timeouts: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
 
     async def start(self) -> None:
-        """Start the gateway and listen. The port is bound last, so that nobody is let in before all is there."""
+        """Start the gateway and listen. The port is bound last, so that no client connects before all is ready."""
         await self.gateway.start()
         try:
             await self._listen()
@@ -70,30 +101,17 @@ class Server:
             raise
 
     async def _listen(self) -> None:
-        guards = [host_check.guard(self.address.host)] if self._dev else []
-        app = web.Application(client_max_size=1024 * 1024, middlewares=guards)
-        app[GATEWAY] = self.gateway
-        app[DEV] = self._dev
-        if self._peers is not None:
-            app[PEERS] = self._peers
-        routes.add(app)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=30,
-            shutdown_timeout=1,
-            lingering_time=2,  # of reading on after an early answer; by default 10 s, even past the server's end
-            tcp_keepalive=False,  # the heartbeat does that; for it each transport would keep a socket object
-        )
+        app = create_app(self.gateway, dev=self._dev, host=self.address.host, peers=self._peers)
+        self._runner = web.AppRunner(app, handle_signals=False, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
         self._acceptor = Acceptor(app, self._runner.server)
+        # In dev aiohttp accepts all connections itself, because the host check is a middleware.
         self._listeners = await self._bind(self._runner.server if self._dev else self._acceptor)
-        self._deadlines = asyncio.create_task(self._acceptor.enforce_timeout())
+        self._handshake_timeouts = asyncio.create_task(self._acceptor.enforce_timeout())
 
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> list[asyncio.Server]:
-        """Listen. aiohttp's own sites have no deadline for TLS, which would leave a silent client a minute."""
+        """Listen. aiohttp's own sites set no timeout for TLS, so a silent client could stay for a minute."""
         loop, address = asyncio.get_running_loop(), self.address
         options: dict[str, Any] = {"ssl": address.tls, "backlog": self.BACKLOG}
         if address.tls is not None:
@@ -105,33 +123,33 @@ class Server:
         if not address.sockets:
             return [await loop.create_unix_server(factory, str(address.unix_socket), **options)]
         if sys.version_info >= (3, 13):
-            options["cleanup_socket"] = False  # others serve the path still when this process ends
+            options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
         return [await loop.create_unix_server(factory, sock=one, **options) for one in address.sockets]
 
     @property
     def port(self) -> int:
-        """The port that was bound, when port 0 asked for any; 0 on a Unix socket."""
+        """The port that is bound; 0 on a Unix socket."""
         if self.address.unix_socket is not None:
             return 0
         port: int = self._listeners[0].sockets[0].getsockname()[1]
         return port
 
     async def stop(self) -> None:
-        """Stop listening, drain the connections, and close everything."""
+        """Stop listening, drain the clients, and close everything."""
         for listener in self._listeners:
             listener.close()
         await self.gateway.drain()
-        if self._deadlines is not None:
-            self._deadlines.cancel()
+        if self._handshake_timeouts is not None:
+            self._handshake_timeouts.cancel()
         if self._acceptor is not None:
             await self._acceptor.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._until_gone()
+        await self._wait_for_clients()
         await self.gateway.close()
 
-    async def _until_gone(self) -> None:
-        """Give the clients time to read their close and to answer it."""
+    async def _wait_for_clients(self) -> None:
+        """Wait up to ``CLOSE_TIMEOUT`` for the clients' answers to the close frames."""
         pause = 0.02
         for _ in range(round(CLOSE_TIMEOUT / pause)):
             if not self.gateway.keepalive.connections:
@@ -140,7 +158,7 @@ class Server:
 
 
 async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
-    """Run ``server`` until the event is set; ``ready`` is called once it listens."""
+    """Run ``server`` until the event is set. Calls ``ready`` when it listens."""
     await server.start()
     try:
         ready(server)

@@ -97,7 +97,7 @@ class Worker:
         """Send the metrics, or an empty body if that fails: the supervisor asks again only after an answer."""
         text = b""
         try:
-            text = worker_metrics.written(await metrics.collect(gateway))
+            text = worker_metrics.encode_metrics(await metrics.collect(gateway))
         except Exception:
             log.exception("cannot collect the metrics")
         finally:

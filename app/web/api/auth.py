@@ -1,4 +1,4 @@
-"""Who may use the HTTP API: whoever has ``API_KEY``, and the console's own page after its login."""
+"""Access to the HTTP API: with ``API_KEY``, or from the console's page after its login."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..request_head import bearer_token, remote_address
 
 log = logging.getLogger("roomcast.api")
 
-#: What a 401 must say (RFC 9110 section 11.6.1; the words are RFC 6750's, section 3).
+#: The WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1, RFC 6750 section 3).
 CHALLENGE: Final = 'Bearer realm="roomcast"'
 
 
 def unauthorized(code: str, message: str, *, tried: bool) -> Failure:
-    """Return the 401 for a request with wrong credentials (``tried``) or with none."""
+    """Return the 401 for a request with wrong credentials (``tried``) or without any."""
     challenge = f'{CHALLENGE}, error="invalid_token"' if tried else CHALLENGE
     return Failure(code, message, headers={"WWW-Authenticate": challenge})
 
 
-def require_api_key(request: web.Request) -> None:
-    """Return if ``request`` may use the API; else raise the ``Failure`` that answers it."""
+def check_api_key(request: web.Request) -> None:
+    """Raise the ``Failure`` that answers ``request`` if it may not use the API."""
     if console_session.is_console(request):
         return
     settings = request.app[GATEWAY].settings
@@ -37,16 +37,16 @@ def require_api_key(request: web.Request) -> None:
         raise unauthorized("unauthorized", "Send the API key as `Authorization: Bearer API_KEY`.", tried=False)
     if not console_session.is_key(given, settings.api_key):
         remote = remote_address(request, trust_proxy=settings.trust_proxy)
-        log.warning("refused a call of the API from %s: the key is wrong", remote)
+        log.warning("refused an API request from %s: the key is wrong", remote)
         raise unauthorized("unauthorized", "The key that was sent is not this server's API_KEY.", tried=True)
 
 
-def keyed(handler: Handler) -> Handler:
-    """Let only those who may use the API come to ``handler``, and answer in JSON whatever happens."""
+def requires_api_key(handler: Handler) -> Handler:
+    """Return ``handler`` for requests that may use the API. Others, and exceptions, are answered in JSON."""
 
     @wraps(handler)
-    async def checking(request: web.Request) -> web.StreamResponse:
-        require_api_key(request)
+    async def wrapper(request: web.Request) -> web.StreamResponse:
+        check_api_key(request)
         return await handler(request)
 
-    return in_json(checking)
+    return in_json(wrapper)

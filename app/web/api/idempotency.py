@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
+from aiohttp import web
 
 from ...broker.base import Broker
 from ...idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..json_errors import RETRY_AFTER, Failure
 
 
-async def once(
+def idempotency_key(request: web.Request) -> str | None:
+    """Return the key of ``request``, or None if it has none; raise ``Failure`` if it cannot be one."""
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    if len(given) > 1 or not re.fullmatch("[ -~]{1,128}", given[0]):
+        raise Failure("bad_idempotency_key", "Idempotency-Key must be given once, with 1 to 128 printable characters.")
+    return given[0]
+
+
+async def run_request_once(
     broker: Broker,
     key: str,
     body: bytes,
@@ -31,9 +43,9 @@ async def once(
     try:
         is_first, result = await run_once(broker, f"http:{key}", fingerprint_of(body), encoded, timeout, wait=timeout)
     except KeyReused:
-        sentence = "This Idempotency-Key was used with another body; take a new key for each."
+        sentence = "This Idempotency-Key was used with another body; use a new key for each request."
         raise Failure("key_reused", sentence) from None
     except InProgress:
-        sentence = "A request with this Idempotency-Key is still being carried out; ask again in a moment."
+        sentence = "A request with this Idempotency-Key is still being carried out; repeat it in a moment."
         raise Failure("in_progress", sentence, headers={"Retry-After": str(RETRY_AFTER)}) from None
     return is_first, orjson.loads(result)

@@ -1,4 +1,4 @@
-"""The routes of plugins, under ``/plugins/<name>``. What fails in one is its caller's 500 and the log's traceback."""
+"""The routes of plugins, under ``/plugins/<name>``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..app_keys import GATEWAY
 from ..json_errors import Handler, in_json
 
 
-def add(app: web.Application) -> None:
-    """Mount the routes of all plugins; raise ``PluginError`` for one that cannot be."""
+def add_routes(app: web.Application) -> None:
+    """Add the routes of all plugins; raise ``PluginError`` for a route that aiohttp refuses."""
     gateway = app[GATEWAY]
     for loaded in gateway.registry:
         for route in loaded.plugin.routes:
@@ -25,12 +25,14 @@ def add(app: web.Application) -> None:
 
 
 def _handler(service: Service, route: MountedRoute) -> Handler:
+    """Return the aiohttp handler of ``route``. An exception in it is logged and answered with 500."""
+
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             response = await route.handler(service, request)
         except Exception as error:
-            if request.writer.output_size:  # no other answer can follow half a one: aiohttp logs this and hangs up
-                raise ConnectionAbortedError("the route failed after its answer had begun") from error
+            if request.writer.output_size:  # too late for an error response; aiohttp logs this and closes
+                raise ConnectionAbortedError("the route failed after its response had begun") from error
             raise
         if not isinstance(response, web.StreamResponse):
             raise TypeError(f"the handler returned a {type(response).__name__}, not a response of aiohttp")

@@ -1,44 +1,43 @@
-"""``/health/live`` and ``/health/ready``, for those who restart servers and those who send them clients. No key."""
+"""``/health/live`` tells whether to restart the process, ``/health/ready`` whether to send it clients."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
+from ...broker.base import Broker
 from ...errors import Unavailable
 from ..app_keys import GATEWAY
-from ..json_errors import answer
+from ..json_errors import json_response
 
-if TYPE_CHECKING:
-    from ...broker.base import Broker
-
-#: How long the broker may take to answer, in seconds. One that hangs raises nothing by itself.
+#: How long the broker may take to answer, in seconds. A broker that hangs raises nothing by itself.
 PING_TIMEOUT: Final = 2.0
 
 
 async def live(request: web.Request) -> web.StreamResponse:
-    """Answer 200 for as long as the event loop turns; who gets no answer should restart the process."""
-    return answer({"live": True})
+    """Answer 200. If there is no answer, the event loop is stuck and the process should be restarted."""
+    return json_response({"live": True})
 
 
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Answer 200 if new clients are welcome here, else 503, with what each part says of itself.
+    """Answer 200 if this node accepts clients, else 503, with the state of each part.
 
-    The plugins are started before the port is bound, so they are ready whenever this is asked.
+    The plugins are started before the port is bound, so they are always ready here.
     """
     gateway = request.app[GATEWAY]
     parts = {
-        "broker": await _broker(gateway.broker),
+        "broker": await _broker_state(gateway.broker),
         "connections": "draining: the server is about to stop" if gateway.is_draining else "ok",
         "plugins": "ok",
     }
     is_ready = all(state == "ok" for state in parts.values())
-    return answer({"ready": is_ready, "parts": parts}, status=200 if is_ready else 503)
+    return json_response({"ready": is_ready, "parts": parts}, status=200 if is_ready else 503)
 
 
-async def _broker(broker: Broker) -> str:
+async def _broker_state(broker: Broker) -> str:
+    """Return "ok", or what is wrong with the broker."""
     try:
         async with asyncio.timeout(PING_TIMEOUT):
             await broker.ping()

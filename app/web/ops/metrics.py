@@ -1,6 +1,6 @@
-"""``GET /metrics`` for Prometheus: this node's counters, read when somebody asks. No key, no user's name, no room.
+"""``GET /metrics`` for Prometheus: the counters of this node, or of all workers of one server.
 
-Nothing is counted here. The gateway and the hub count in plain integers on their way, and this gives them names.
+Nothing is counted here. The gateway counts in plain integers, and this module reads and names them for each request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
 from ...gateway.gateway import Gateway
 from ..app_keys import GATEWAY
-from .worker_metrics import PEERS, Families, join
+from .worker_metrics import PEERS, Families, merge_workers
 
 VERSION: Final = version("roomcast")
 
@@ -38,38 +38,45 @@ for _collector in (ProcessCollector, PlatformCollector, GCCollector):
 
 
 class GatewayCollector(Collector):
-    """What one gateway has counted, and what it holds now."""
+    """The counters and the current sizes of one gateway."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway: Final = gateway
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics; costs 0.1 us for each room with members."""
-        gateway, hub, counters = self._gateway, self._gateway.delivery, self._gateway.counters
-        yield InfoMetricFamily("roomcast", "The version that runs.", {"version": VERSION})
-        yield _gauge("connections", "WebSockets open on this node, those being closed included.", _connections(gateway))
-        yield _gauge("users", "Users with a connection on this node.", len(hub.personal))
-        yield _gauge("rooms", "Rooms with members on this node; users' own rooms are not counted.", len(hub.rooms))
-        members = sum(len(room.members) for room in hub.rooms.values())
+        """Yield the metrics. This takes 0.1 µs for each room with members."""
+        gateway, delivery, counters = self._gateway, self._gateway.delivery, self._gateway.counters
+        yield InfoMetricFamily("roomcast", "The version of roomcast.", {"version": VERSION})
+        connections = len(gateway.keepalive.connections)
+        yield _gauge("connections", "Open WebSockets on this node, closing ones included.", connections)
+        yield _gauge("users", "Users with a connection on this node.", len(delivery.personal))
+        yield _gauge(
+            "rooms", "Rooms with members on this node, without the users' personal rooms.", len(delivery.rooms)
+        )
+        members = sum(len(room.members) for room in delivery.rooms.values())
         yield _gauge("members", "Memberships on this node: a connection in three rooms counts three times.", members)
-        yield _gauge("draining", "1 while this node sends its clients away to stop, else 0.", int(gateway.is_draining))
+        yield _gauge(
+            "draining", "1 while this node drains its clients before it stops, else 0.", int(gateway.is_draining)
+        )
         yield _counter(
             "messages_received",
-            "Messages taken from clients, refused ones included.",
+            "Messages received from clients, refused ones included.",
             counters.messages_received,
         )
-        yield _counter("events", "Events that came from the broker for rooms with members here.", counters.events)
+        yield _counter(
+            "events", "Events received from the broker for rooms with members on this node.", counters.events
+        )
         yield _counter(
             "http_events", "Events published on this node through POST /api/v1/events.", counters.http_events
         )
         yield _counter(
             "deliveries",
-            "Events written to members, one for each event and member; replies are not counted.",
-            sum(hub.delivery_counts) + hub.personal_deliveries,
+            "Events written to members: one for each event and member, without replies.",
+            sum(delivery.delivery_counts) + delivery.personal_deliveries,
         )
-        yield _delivery(hub)
+        yield _delivery_seconds(delivery)
         yield _errors(gateway)
-        yield _ends(gateway)
+        yield _connection_ends(gateway)
         for count in gateway.broker.metrics():
             yield (_counter if count.is_counter else _gauge)(count.name, count.meaning, count.value)
 
@@ -82,30 +89,28 @@ def _counter(name: str, help: str, value: float) -> Metric:
     return CounterMetricFamily(f"roomcast_{name}", help, value)
 
 
-def _connections(gateway: Gateway) -> int:
-    return len(gateway.keepalive.connections)
-
-
-def _delivery(hub: Delivery) -> Metric:
-    """The histogram of delivery times; Prometheus wants each bucket to hold the ones below it, too."""
+def _delivery_seconds(delivery: Delivery) -> Metric:
+    """Return the histogram of delivery times. In Prometheus each bucket includes the ones below it."""
     bounds = [*map(str, DELIVERY_BOUNDS), "+Inf"]
-    buckets = list(zip(bounds, accumulate(hub.delivery_counts), strict=True))
-    help = "Seconds from an event's arrival on this node to its being written to a member of its room."
-    return HistogramMetricFamily("roomcast_delivery_seconds", help, buckets=buckets, sum_value=hub.delivery_seconds)
+    buckets = list(zip(bounds, accumulate(delivery.delivery_counts), strict=True))
+    help = "Seconds from an event's arrival on this node until it is written to a member of its room."
+    return HistogramMetricFamily(
+        "roomcast_delivery_seconds", help, buckets=buckets, sum_value=delivery.delivery_seconds
+    )
 
 
 def _errors(gateway: Gateway) -> Metric:
-    """Error frames by code. Each code is there from the start, or a rate would miss the first of its kind."""
-    help = "Error frames sent to clients, by data.code; the codes of plugins are one."
+    """Return the error frames by code. Each code is there from the start, so that rates include its first error."""
+    help = "Error frames sent to clients, by data.code. All codes of plugins are counted as plugin."
     family = CounterMetricFamily("roomcast_errors", help, labels=["code"])
     for code in (*ERROR_CODES, PLUGIN_CODE):
         family.add_metric([code], gateway.counters.errors[code])
     return family
 
 
-def _ends(gateway: Gateway) -> Metric:
-    """Ends of connections. Of what clients say as they close, only usual codes are told apart: it could be anything."""
-    help = "Connections that ended or were refused, by close code and reason; 1006 without a close frame."
+def _connection_ends(gateway: Gateway) -> Metric:
+    """Return the ends of connections. Clients may close with any code, so only the usual ones have a label."""
+    help = "Connections that ended or were refused, by close code and reason; 1006 means without a close frame."
     family = CounterMetricFamily("roomcast_connection_ends", help, labels=["code", "reason"])
     ends = {*(end for end in SERVER_ENDS if end.reason), *CLIENT_ENDS.values(), OTHER_END}
     for end in sorted(ends):
@@ -115,25 +120,26 @@ def _ends(gateway: Gateway) -> Metric:
 
 async def collect(gateway: Gateway) -> list[Metric]:
     """Return the metrics of ``gateway`` and of this process."""
-    # In a thread: to count the open files, /proc/self/fd is read, which takes 3 us for each connection.
+    # In a thread, because counting the open files in /proc/self/fd takes 3 µs for each connection.
     process = await asyncio.to_thread(lambda: list(_PROCESS.collect()))
     return [*GatewayCollector(gateway).collect(), *process]
 
 
 def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """Return the function that encodes metrics in the format that ``accept`` asks for, and its content type."""
     try:
         return choose_encoder(accept)
-    except TypeError:  # prometheus-client compares whatever version is asked for with numbers
+    except TypeError:  # prometheus-client 0.26 compares the requested version with numbers, even if it is not one
         return choose_encoder("")
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /metrics`` in the format that the client asks for; if this is one of several workers, for all."""
+    """Answer ``GET /metrics`` in the format that the client asks for. One of several workers answers for all."""
     if (peers := request.app.get(PEERS)) is None:
         families = await collect(request.app[GATEWAY])
     else:
         own, others = await asyncio.gather(collect(request.app[GATEWAY]), peers.gather())
-        families = await asyncio.to_thread(join, own, peers, others)
+        families = await asyncio.to_thread(merge_workers, own, peers, others)
     encode, content_type = _encoder(request.headers.get("Accept", ""))
     headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
     return web.Response(body=await asyncio.to_thread(encode, Families(families)), headers=headers)

@@ -1,7 +1,7 @@
-"""``GET /metrics`` of several workers, which are one server: whichever is asked answers for all.
+"""The metrics of several workers of one server, merged by the worker that is asked.
 
-Each worker's samples get a label, ``worker``, with its number. They are not added up here: counters of one that was
-started again begin at 0, and only for each by itself does Prometheus see that and make up for it.
+Each sample gets the label ``worker`` with its worker's number. The samples are not added up: the counters of a worker
+that was restarted begin at 0, and Prometheus can correct that only for each worker by itself.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LABEL: Final = "worker"
 
 
 class Peers(NamedTuple):
-    """A worker's ``number`` among how many (``total``), and what gathers the others' metrics, as ``written``.
+    """One worker's view of the others: its ``number``, the ``total`` of workers, and how to get the others' metrics.
 
-    Those of workers that do not answer in time are missing, or empty.
+    ``gather`` returns the encoded metrics by worker. Workers that do not answer in time are missing or empty.
     """
 
     number: int
@@ -29,45 +29,45 @@ class Peers(NamedTuple):
     gather: Callable[[], Awaitable[Mapping[int, str]]]
 
 
-#: There is none where one process is the server.
+#: Missing if one process is the whole server.
 PEERS: Final = web.AppKey("peers", Peers)
 
 
 class Families(Collector):
-    """Metrics that were collected before."""
+    """Metrics that are collected already, for functions of prometheus-client that take a collector."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families: Final = families
 
     def collect(self) -> Iterable[Metric]:
-        """Return them."""
+        """Return the metrics."""
         return self._families
 
 
-def written(families: Iterable[Metric]) -> bytes:
-    """Return ``families`` for another worker: as OpenMetrics, for Prometheus' older format would lose types."""
+def encode_metrics(families: Iterable[Metric]) -> bytes:
+    """Return ``families`` as OpenMetrics for another worker. Prometheus' older format would lose types."""
     text: bytes = generate_latest(Families(families))  # type: ignore[no-untyped-call]
     return text
 
 
-def join(own: Sequence[Metric], peers: Peers, others: Mapping[int, str]) -> list[Metric]:
-    """Return the metrics of all workers, each family once; takes 1.5 ms for each worker.
+def merge_workers(own: Sequence[Metric], peers: Peers, others: Mapping[int, str]) -> list[Metric]:
+    """Return the metrics of all workers, each family once, and the number of workers that are missing.
 
-    Says, too, of how many workers there is nothing in it.
+    This takes 1.5 ms for each worker.
     """
-    read = {number: _read(text) for number, text in others.items()}
-    answers = {number: families for number, families in read.items() if families} | {peers.number: own}
-    silent = "Workers that did not answer in time when this was gathered, so that their metrics are missing here."
-    joined: dict[str, Metric] = {"": GaugeMetricFamily("roomcast_workers_silent", silent, peers.total - len(answers))}
+    decoded = {number: _decode(text) for number, text in others.items()}
+    answers = {number: families for number, families in decoded.items() if families} | {peers.number: own}
+    help = "Workers that did not answer in time, so that their metrics are missing in this response."
+    merged: dict[str, Metric] = {"": GaugeMetricFamily("roomcast_workers_silent", help, peers.total - len(answers))}
     for number, families in sorted(answers.items()):
         for one in families:
-            family = joined.setdefault(one.name, Metric(one.name, one.documentation, one.type, one.unit))
+            family = merged.setdefault(one.name, Metric(one.name, one.documentation, one.type, one.unit))
             family.samples += [sample._replace(labels=sample.labels | {LABEL: str(number)}) for sample in one.samples]
-    return [*joined.values()]
+    return [*merged.values()]
 
 
-def _read(text: str) -> list[Metric]:
-    """Return what was ``written``; nothing if that worker could not write it."""
+def _decode(text: str) -> list[Metric]:
+    """Return the metrics in ``text``; an empty list if it is not OpenMetrics."""
     try:
         return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
     except ValueError:

@@ -1,1 +1,6 @@
-"""."""
+"""What browsers show: the console and its login, ``/docs``, the JavaScript client's files, ``/`` and unknown paths.
+
+``templates`` renders all pages, each with a content security policy. ``static_files`` serves files with an ETag, also
+for the console. Only ``web.routes`` imports this package. It imports ``app_keys``, ``console_session``,
+``json_errors``, ``request_head`` and, for the path of the WebSocket endpoint, ``upgrade.handshake``.
+"""

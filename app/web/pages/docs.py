@@ -1,95 +1,80 @@
-"""``/asyncapi.json``, ``/openapi.json`` and ``/docs``: what this very server speaks, and nothing of who uses it."""
+"""``/asyncapi.json``, ``/openapi.json`` and ``/docs``: the protocol of this server and its plugins, without a login."""
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from ...errors import CLOSES, ERROR_CODES
 from ...gateway.gateway import Gateway
 from ...specs.asyncapi import SOCKET, asyncapi, frame_example
 from ...specs.catalog import Entry, JsonSchema, catalog
 from ...specs.openapi import openapi
-from ..app_keys import DEV, GATEWAY
+from ..app_keys import GATEWAY
+from . import console, templates
 
-#: Where they are, and the page that shows them.
 ASYNCAPI: Final = "/asyncapi.json"
 OPENAPI: Final = "/openapi.json"
 DOCS: Final = "/docs"
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_PAGE: Final = web.AppKey("docs_page", dict[str, Any])
+_POLICY: Final = (
+    "default-src 'none'",
+    "style-src 'nonce-{nonce}'",
+    "img-src data:",
+    "base-uri 'none'",
+    "frame-ancestors 'none'",
+)
+#: The headers of the JSON documents. Tools on other sites may read them.
+_DOCUMENT_HEADERS: Final = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
 
 
-def add(app: web.Application) -> None:
-    """Give ``app`` the documents' routes."""
-    gateway = app[GATEWAY]
-    environment = Environment(
-        loader=PackageLoader("roomcast.templates", ""),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = page_data(gateway, console=app[DEV] or gateway.settings.console)
-    app.router.add_get(ASYNCAPI, _asyncapi)
-    app.router.add_get(OPENAPI, _openapi)
-    app.router.add_get(DOCS, _docs(environment, page))
+def add_routes(app: web.Application) -> None:
+    """Add the routes of the documents and the page. The page's data is computed once, now."""
+    app[_PAGE] = page_data(app[GATEWAY], has_console=console.is_enabled(app))
+    app.router.add_get(ASYNCAPI, show_asyncapi)
+    app.router.add_get(OPENAPI, show_openapi)
+    app.router.add_get(DOCS, show_docs)
 
 
-async def _asyncapi(request: web.Request) -> web.StreamResponse:
+async def show_asyncapi(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /asyncapi.json`` with the address that the client used."""
     document = asyncapi(request.app[GATEWAY].registry, request.host, secure=request.secure)
-    return web.json_response(document, headers=_OPEN)
+    return web.json_response(document, headers=_DOCUMENT_HEADERS)
 
 
-async def _openapi(request: web.Request) -> web.StreamResponse:
+async def show_openapi(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /openapi.json`` with the address that the client used."""
     document = openapi(request.app[GATEWAY].registry, f"{request.scheme}://{request.host}")
-    return web.json_response(document, headers=_OPEN)
+    return web.json_response(document, headers=_DOCUMENT_HEADERS)
 
 
-#: Tools on other sites may read them.
-_OPEN: Final = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
+async def show_docs(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /docs``: the page that shows what the documents describe."""
+    address = f"{'wss' if request.secure else 'ws'}://{request.host}{SOCKET}"
+    context = request.app[_PAGE] | {"address": address}
+    return templates.render(request, "docs.html", context, _POLICY, headers={"Cache-Control": "no-cache"})
 
 
-def _docs(environment: Environment, page: dict[str, Any]) -> Handler:
-    async def docs(request: web.Request) -> web.StreamResponse:
-        nonce = secrets.token_urlsafe(16)
-        address = f"{'wss' if request.secure else 'ws'}://{request.host}{SOCKET}"
-        text = environment.get_template("docs.html").render(**page, nonce=nonce, address=address)
-        policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
-        )
-        headers = {
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-cache",
-        }
-        return web.Response(text=text, content_type="text/html", headers=headers)
-
-    return docs
-
-
-def page_data(gateway: Gateway, *, console: bool) -> dict[str, Any]:
-    """Return what the page shows; with ``console`` its examples have links that open them there."""
+def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:
+    """Return the page's data. With ``has_console`` its examples have links that open them in the console."""
     registry = gateway.registry
-    shown = [_shown(entry, _may_try(gateway, entry) and console) for entry in catalog(registry)]
+    shown = [_shown(entry, _has_form(gateway, entry) and has_console) for entry in catalog(registry)]
     return {
         "groups": [
-            ("Commands", "What a client sends.", [one for one in shown if one["kind"] == "command"]),
-            ("Events", "What is published in rooms, and heard by everyone in them.", _of(shown, "event")),
-            ("Answers", "What the server says to one client.", _of(shown, "frame")),
+            ("Commands", "What a client sends.", _of(shown, "command")),
+            ("Events", "What is published in a room, and sent to all of its members.", _of(shown, "event")),
+            ("Replies", "What the server sends to one client.", _of(shown, "frame")),
         ],
         "rooms": list(registry.rooms.values()),
         "errors": ERROR_CODES,
         "closes": [close for close in CLOSES if close.reason],
         "asyncapi": ASYNCAPI,
         "openapi": OPENAPI,
-        "console": console,
+        "console": has_console,
     }
 
 
@@ -97,20 +82,20 @@ def _of(shown: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [one for one in shown if one["kind"] == kind]
 
 
-def _may_try(gateway: Gateway, entry: Entry) -> bool:
-    """Whether the console has a form for it."""
+def _has_form(gateway: Gateway, entry: Entry) -> bool:
+    """Return True if the console has a form for ``entry``."""
     if entry.kind == "event":
         return not gateway.registry.events[entry.type].published_by_core
     return entry.kind == "command"
 
 
-def _shown(entry: Entry, may_try: bool) -> dict[str, Any]:
+def _shown(entry: Entry, has_link: bool) -> dict[str, Any]:
     frame = frame_example(entry)
     link = ""
-    if may_try:
-        asked = {entry.kind: entry.type, "room": frame.get("room", ""), "data": json.dumps(frame.get("data", {}))}
-        link = f"/console#{urlencode(asked)}"
-    shown = list(_fields(entry.data or {}, entry.data or {}, "", 0))
+    if has_link:
+        form = {entry.kind: entry.type, "room": frame.get("room", ""), "data": json.dumps(frame.get("data", {}))}
+        link = f"{console.PATH}#{urlencode(form)}"
+    fields = list(_fields(entry.data or {}, entry.data or {}, "", 0))
     return {
         "kind": entry.kind,
         "type": entry.type,
@@ -119,17 +104,17 @@ def _shown(entry: Entry, may_try: bool) -> dict[str, Any]:
         "anchor": f"{entry.kind}-{entry.type}",
         "reply": entry.reply,
         "rooms": ", ".join(f"{room}:…" for room in entry.rooms),
-        "fields": shown,
-        "told": any(field["meaning"] or field["bounds"] for field in shown),
+        "fields": fields,
+        "has_meanings": any(field["meaning"] or field["bounds"] for field in fields),
         "example": json.dumps(frame, indent=2),
         "link": link,
     }
 
 
 def _fields(schema: JsonSchema, root: JsonSchema, prefix: str, depth: int) -> Any:
-    """Yield each field of an object, those of objects in it after it: path, type, whether required, meaning."""
-    for name, given in schema.get("properties", {}).items():
-        inner = _resolved(given, root)
+    """Yield the path, type, meaning and bounds of each field of ``schema``, and of fields inside it up to depth 3."""
+    for name, reference in schema.get("properties", {}).items():
+        inner = _resolved(reference, root)
         path = f"{prefix}{name}"
         yield {
             "path": path,
@@ -145,11 +130,13 @@ def _fields(schema: JsonSchema, root: JsonSchema, prefix: str, depth: int) -> An
 
 
 def _resolved(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
+    """Return the schema that ``schema`` refers to, or itself."""
     reference = schema.get("$ref")
     return schema if reference is None else root["$defs"][str(reference).rpartition("/")[2]]
 
 
 def _type(schema: JsonSchema, root: JsonSchema) -> str:
+    """Return the type of a field in words."""
     if "enum" in schema:
         return " | ".join(json.dumps(value) for value in schema["enum"])
     given = schema.get("type", "anything")
@@ -174,6 +161,7 @@ _BOUNDS: Final = {
 
 
 def _bounds(schema: JsonSchema) -> str:
+    """Return the limits and the default of a field in words."""
     bounds = [words.format(schema[word]) for word, words in _BOUNDS.items() if word in schema]
     if schema.get("default") not in (None, {}, []):
         bounds.append(f"default {json.dumps(schema['default'])}")

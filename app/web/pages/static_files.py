@@ -1,18 +1,20 @@
-"""Serve the JavaScript client, its source map and its types below ``/static/``.
+"""Serve files with an ETag: the JavaScript client, its source map and its types below ``/static/``.
 
-Pages of any origin may load them, without a login: a module from another origin needs CORS headers (HTML standard,
-"fetch a single module script"), and the files contain nothing secret.
+Pages of any origin may load the client's files, without a login: a module from another origin needs CORS headers (HTML
+standard, "fetch a single module script"), and the files contain nothing secret.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from importlib import resources
 from typing import Final, NamedTuple
 
 from aiohttp import web
+
+from ..json_errors import Handler
 
 PREFIX: Final = "/static/"
 PACKAGE: Final = "roomcast.static"
@@ -40,35 +42,33 @@ class Body(NamedTuple):
     etag: str
 
 
-def add(app: web.Application) -> None:
-    """Add a route for each file to ``app``."""
+def add_routes(app: web.Application) -> None:
+    """Add a route for each file of the client."""
     for name, content_type in FILES.items():
         content = resources.files(PACKAGE).joinpath(name).read_bytes()
-        app.router.add_get(PREFIX + name, _sender(content, content_type))
+        app.router.add_get(PREFIX + name, file_handler(content, content_type, _HEADERS, may_compress=True))
 
 
-def _sender(content: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that sends ``content``. The compressed body is built once, when the routes are added."""
-    plain = Body(content, _etag(content))
-    packed = Body(gzip.compress(content, mtime=0), f"{plain.etag}-gzip")
+def file_handler(content: bytes, content_type: str, headers: Mapping[str, str], *, may_compress: bool) -> Handler:
+    """Return a handler that sends ``content`` with ``headers``, or 304 if the client has it (RFC 9110 section 13.1.2).
 
-    async def send(request: web.Request) -> web.Response:
-        zipped = _accepts_gzip(request)
-        body = packed if zipped else plain
+    The compressed body is built once, now. Each content encoding has an ETag of its own.
+    """
+    plain = Body(content, hashlib.sha256(content).hexdigest()[:32])
+    compressed = Body(gzip.compress(content, mtime=0), f"{plain.etag}-gzip") if may_compress else None
+
+    async def send(request: web.Request) -> web.StreamResponse:
+        body = compressed if compressed is not None and _accepts_gzip(request) else plain
         if any(tag.value in (body.etag, "*") for tag in request.if_none_match or ()):
-            response = web.Response(status=304, headers=_HEADERS)
+            response = web.Response(status=304, headers=headers)
         else:
-            response = web.Response(body=body.content, content_type=content_type, charset="utf-8", headers=_HEADERS)
-            if zipped:
+            response = web.Response(body=body.content, content_type=content_type, charset="utf-8", headers=headers)
+            if body is compressed:
                 response.headers["Content-Encoding"] = "gzip"
         response.etag = body.etag
         return response
 
     return send
-
-
-def _etag(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _accepts_gzip(request: web.Request) -> bool:

@@ -32,13 +32,13 @@ def cookie_of(response: web.Response) -> str:
 
 def test_a_cookie_of_the_same_key_is_believed():
     """Whoever logged in is known by the cookie, and by nothing else."""
-    assert console_session.logged_in(request_with(cookie_of(log_in())), KEY)
-    assert not console_session.logged_in(make_mocked_request("GET", "/console"), KEY)
+    assert console_session.is_logged_in(request_with(cookie_of(log_in())), KEY)
+    assert not console_session.is_logged_in(make_mocked_request("GET", "/console"), KEY)
 
 
 def test_another_key_ends_the_session():
     """With a new API_KEY the old cookies are worth nothing."""
-    assert not console_session.logged_in(request_with(cookie_of(log_in())), KEY + "2")
+    assert not console_session.is_logged_in(request_with(cookie_of(log_in())), KEY + "2")
 
 
 def test_a_session_ends(monkeypatch):
@@ -46,9 +46,9 @@ def test_a_session_ends(monkeypatch):
     cookie = cookie_of(log_in())
     now = time.time()
     monkeypatch.setattr(console_session.time, "time", lambda: now + console_session.LIFETIME - 5)
-    assert console_session.logged_in(request_with(cookie), KEY)
+    assert console_session.is_logged_in(request_with(cookie), KEY)
     monkeypatch.setattr(console_session.time, "time", lambda: now + console_session.LIFETIME + 5)
-    assert not console_session.logged_in(request_with(cookie), KEY)
+    assert not console_session.is_logged_in(request_with(cookie), KEY)
 
 
 @pytest.mark.parametrize("change", ["longer", "empty", "no signature", "other digits", "no number", "not ASCII"])
@@ -63,7 +63,7 @@ def test_a_forged_cookie_is_refused(change):
         "no number": f"x.{signature}",
         "not ASCII": "٣٤.é",
     }[change]
-    assert not console_session.logged_in(request_with(forged), KEY)
+    assert not console_session.is_logged_in(request_with(forged), KEY)
 
 
 def test_the_cookie_is_kept_from_scripts_and_other_sites():

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from serving import PATH, Serve, answer, token_for, url
 
-from roomcast.web.host_check import is_own
+from roomcast.web.host_check import is_own_host
 
 OWN = ["localhost", "localhost:5173", "LOCALHOST.:80", "app.localhost:1", "127.0.0.1:8000", "[::1]:8000", "192.168.1.7"]
 FOREIGN = [
@@ -24,13 +24,13 @@ FOREIGN = [
 @pytest.mark.parametrize(("host", "own"), [(host, True) for host in OWN] + [(host, False) for host in FOREIGN])
 def test_own_names_are_localhost_and_addresses(host: str, own: bool):
     """A name that somebody else can own is never one of them, whatever it begins or ends with."""
-    assert is_own(host, "127.0.0.1") is own
+    assert is_own_host(host, "127.0.0.1") is own
 
 
 def test_the_host_that_was_listened_on_is_own():
     """Whoever names it with --host means it."""
-    assert is_own("Devbox.example:8000", "devbox.example")
-    assert not is_own("other.example:8000", "devbox.example")
+    assert is_own_host("Devbox.example:8000", "devbox.example")
+    assert not is_own_host("other.example:8000", "devbox.example")
 
 
 @pytest.mark.parametrize(

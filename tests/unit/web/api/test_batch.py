@@ -87,7 +87,7 @@ async def test_a_bad_event_is_refused_by_its_field(serve: Serve, event: Any, fie
         assert said in body["error"]
     status, body = await call(server, "POST", EVENTS, data=json.dumps([GOOD, event]))
     assert (status, body["code"]) == (422, "invalid_events")
-    assert body["error"].startswith("1 of 2 events cannot be published, so none was; the one of index 1: ")
+    assert body["error"].startswith("1 of 2 events cannot be published, so none was published. At index 1: ")
     (item,) = body["items"]
     assert (item["index"], item["field"], item["code"]) == (1, field, code)
     assert said in item["error"]

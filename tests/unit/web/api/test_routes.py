@@ -178,7 +178,7 @@ async def test_of_a_list_with_a_bad_event_nothing_is_published(serve: Serve):
         status, body = await call(server, "POST", EVENTS, [created("a"), created("b", "nowhere"), created("c")])
         assert (status, body["code"]) == (422, "invalid_events")
         assert body["error"].startswith(
-            "1 of 3 events cannot be published, so none was; the one of index 1: room 'nowhere' is not"
+            "1 of 3 events cannot be published, so none was published. At index 1: room 'nowhere' is not"
         )
         assert [(item["index"], item["field"]) for item in body["items"]] == [(1, "room")]
         assert await alice.settled() == []

@@ -34,4 +34,4 @@ def test_nothing_is_left_of_what_was_used_or_has_ended():
     tickets.add(1, "the last", 30)
     tickets.remove(1, "the last")
     tickets.remove(2, "unknown")
-    assert (tickets._users, len(tickets._ends)) == ({}, 1)
+    assert (tickets._users, len(tickets._expiries)) == ({}, 1)

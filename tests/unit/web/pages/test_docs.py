@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from playwright.async_api import expect
 from serving import Serve, answer, call, connect, url
 
-from roomcast.web.api import routes
+from roomcast.web import routes
 
 
 async def test_the_documents_are_of_this_server(serve: Serve) -> None:
@@ -70,7 +70,7 @@ async def test_the_api_answers_as_documented(serve: Serve) -> None:
 def test_every_call_of_the_api_is_tried() -> None:
     """There is no route of the API but its answers are held against the document."""
     app = web.Application()
-    routes.add(app)
+    routes.add_api_routes(app.router)
     paths = {(route.method.lower(), route.resource.canonical) for route in app.router.routes() if route.resource}
     tried = {(method, path) for method, path, *_ in ANSWERS}
     assert {(method, path) for method, path in paths if method not in ("*", "head")} <= tried

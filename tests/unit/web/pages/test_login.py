@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from roomcast.web.pages.login_attempts import Attempts
+from roomcast.web.pages.login import LoginAttempts
 
 
 def test_so_many_in_a_window_and_then_a_wait():
     """The wait is until the oldest of them is over; others may try meanwhile."""
     now = 100.0
-    attempts = Attempts(3, 60, clock=lambda: now)
+    attempts = LoginAttempts(3, 60, clock=lambda: now)
     for at in (100.0, 110.0, 120.0):
         now = at
         assert attempts.wait("a") == 0
@@ -26,11 +26,11 @@ def test_so_many_in_a_window_and_then_a_wait():
 def test_names_are_forgotten():
     """Those whose attempts are over, and the oldest when there are too many."""
     now = 0.0
-    attempts = Attempts(1, 60, names=3, clock=lambda: now)
+    attempts = LoginAttempts(1, 60, max_addresses=3, clock=lambda: now)
     for name in "abcd":
         attempts.add(name)
     assert [name for name in "abcd" if attempts.wait(name)] == ["b", "c", "d"]
     now = 60.0
     for name in "efg":
         attempts.add(name)
-    assert len(attempts._tried) == 3
+    assert len(attempts._attempts) == 3

@@ -1,0 +1,93 @@
+"""Reads and checks the parameters of API requests: path, query and body."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from ...auth.user_id import parse_user_id
+from ...broker.base import UserId
+from ...errors import Refused
+from ..app_keys import GATEWAY
+from ..json_errors import Failure
+
+#: How long the rest of a body that is too large is read and discarded, in seconds.
+LINGER: Final = 2.0
+
+_decode: Final = msgspec.json.Decoder().decode
+
+
+def room_in_path(request: web.Request) -> str:
+    """Return the room in the path; raise ``Refused`` if it is not the name of one."""
+    room = request.match_info["room"]
+    request.app[GATEWAY].publishing.check_room(room)
+    return room
+
+
+def user_id_in_path(request: web.Request) -> UserId:
+    """Return the user id in the path as tokens have it: a decimal number is an int. Raises ``Refused``."""
+    text = request.match_info["user_id"]
+    try:
+        return parse_user_id(text)
+    except ValueError:
+        sentence = f"{text[:60]!r} is not a user id; it has letters, digits, dots, hyphens and underscores."
+        raise Refused("bad_user", sentence) from None
+
+
+def query_with(request: web.Request, *names: str) -> Mapping[str, str]:
+    """Return the query; raise ``Failure`` if it has other parameters than ``names``, or one of them twice."""
+    query = request.rel_url.query
+    for name in query:
+        if name not in names or len(query.getall(name)) > 1:
+            allowed = f"may have {' and '.join(names)}, each once" if names else "must be empty"
+            raise Failure("bad_query", f"{name[:60]!r}: the query {allowed}.")
+    return query
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the body; raise ``Failure`` if it is too large, too slow or broken in transit."""
+    limit, seconds = request.client_max_size, request.app[GATEWAY].settings.handshake_timeout
+    sentence = f"The body is larger than {limit} bytes; publish fewer events at once."
+    if (request.content_length or 0) > limit:
+        raise Failure("body_too_large", sentence, close=LINGER)
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Failure("body_too_large", sentence, close=LINGER) from None
+    except TimeoutError:
+        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.", close=0) from None
+    except web.RequestPayloadError as error:
+        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.", close=0) from None
+
+
+def decode_json(body: bytes) -> Any:
+    """Return the JSON in ``body``; raise ``Failure``.
+
+    Integers stay exact, so that an integer that cannot be published is refused by its field later.
+    """
+    try:
+        return _decode(body)
+    except UnicodeDecodeError as error:
+        raise Failure("bad_json", f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
+    except RecursionError:
+        raise Failure("bad_json", "The body is nested too deeply; send flatter JSON.") from None
+    except msgspec.DecodeError as error:
+        raise Failure("bad_json", f"The body is not valid JSON: {_with_line(body, str(error))}.") from None
+
+
+def _with_line(body: bytes, problem: str) -> str:
+    """Return msgspec's sentence with line and column instead of the byte, if it has one."""
+    problem = problem.removeprefix("JSON is malformed: ")
+    problem = problem[:1].lower() + problem[1:]
+    found = re.search(r" \(byte ([0-9]+)\)", problem)
+    if found is None:
+        return problem
+    before = body[: int(found[1])]
+    line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
+    return problem.replace(found[0], f" at line {line}, column {column}")

@@ -1,0 +1,70 @@
+"""``/api/v1/rooms``: list rooms, their members and their history; remove a user from a room."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiohttp import web
+
+from ...context import decode
+from ..app_keys import GATEWAY
+from ..json_errors import Failure, json_response
+from .auth import requires_api_key
+from .params import query_with, room_in_path, user_id_in_path
+
+#: The largest number of events in one response.
+MAX_HISTORY: Final = 1000
+
+
+@requires_api_key
+async def list_rooms(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/v1/rooms``: the rooms that have members, by name, with the number of users in each."""
+    found = await request.app[GATEWAY].broker.rooms()
+    return json_response({"rooms": [{"room": room, "members": count} for room, count in sorted(found.items())]})
+
+
+@requires_api_key
+async def list_members(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET …/members``: the users in a room in order of arrival, with their numbers of connections."""
+    room = room_in_path(request)
+    found = await request.app[GATEWAY].broker.members(room)
+    return json_response({"room": room, "members": [member._asdict() for member in found]})
+
+
+@requires_api_key
+async def read_history(request: web.Request) -> web.StreamResponse:
+    """Answer ``GET …/history?since=&limit=``: the oldest events after an id, or the newest events, as clients get them.
+
+    ``more`` is true if the room has later events than the last one returned. If the history does not reach back to
+    ``since``, ``recovered`` is false and there are no events.
+    """
+    room = room_in_path(request)
+    since, limit = _history_range(request)
+    found = await request.app[GATEWAY].broker.history(room, since, limit)
+    more = bool(found.events) and found.events[-1].id != found.last_id
+    document = {"room": room, "events": [decode(event) for event in found.events]}
+    return json_response(document | {"recovered": found.recovered, "last_id": found.last_id, "more": more})
+
+
+def _history_range(request: web.Request) -> tuple[str | None, int | None]:
+    """Return ``since`` and ``limit`` of the query."""
+    query = query_with(request, "since", "limit")
+    limit = query.get("limit")
+    if limit is None:
+        return query.get("since"), None
+    if not re.fullmatch("[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_HISTORY:
+        raise Failure("bad_query", f"limit is {limit[:60]!r}; it must be a number from 1 to {MAX_HISTORY}.")
+    return query.get("since"), int(limit)
+
+
+@requires_api_key
+async def kick(request: web.Request) -> web.StreamResponse:
+    """Answer ``DELETE …/members/{user_id}``: remove a user from a room; return how many connections were in it.
+
+    For a user who is not in the room, that is 0. The user may join again.
+    """
+    gateway, room, user_id = request.app[GATEWAY], room_in_path(request), user_id_in_path(request)
+    connections = sum(one.connections for one in await gateway.broker.members(room) if one.user_id == user_id)
+    await gateway.signals.kick(room, user_id)
+    return json_response({"room": room, "user_id": user_id, "connections": connections})

@@ -1,0 +1,103 @@
+"""Login and logout of the console. Wrong keys are limited for each address, so that the key cannot be guessed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from math import ceil
+from typing import Final
+
+from aiohttp import web
+
+from .. import console_session
+from ..app_keys import GATEWAY
+from ..request_head import remote_address
+from .console import PATH, render
+
+log = logging.getLogger("roomcast.console")
+
+#: How many wrong keys an address may enter within ``WRONG_KEYS_WINDOW`` seconds.
+MAX_WRONG_KEYS: Final = 5
+WRONG_KEYS_WINDOW: Final = 60.0
+
+
+class LoginAttempts:
+    """Allows each address at most ``limit`` attempts within ``window`` seconds of ``clock``.
+
+    The ``max_addresses`` that tried last are remembered.
+    """
+
+    def __init__(
+        self, limit: int, window: float, *, max_addresses: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit: Final = limit
+        self._window: Final = window
+        self._max_addresses: Final = max_addresses
+        self._clock: Final = clock
+        #: The times of the last ``limit`` attempts of each address. The address that tried last is the last key.
+        self._attempts: Final[dict[str, deque[float]]] = {}
+
+    def wait(self, address: str) -> float:
+        """Return the seconds until ``address`` may try again; 0 if it may now."""
+        attempts = self._attempts.get(address)
+        if attempts is None or len(attempts) < self._limit:
+            return 0.0
+        return max(attempts[0] + self._window - self._clock(), 0.0)
+
+    def add(self, address: str) -> None:
+        """Count an attempt, and forget addresses whose attempts are over."""
+        now = self._clock()
+        attempts = self._attempts.pop(address, None) or deque(maxlen=self._limit)
+        attempts.append(now)
+        self._attempts[address] = attempts
+        while len(self._attempts) > self._max_addresses or self._oldest() + self._window <= now:
+            del self._attempts[next(iter(self._attempts))]
+
+    def _oldest(self) -> float:
+        """Return the last attempt of the address that tried first."""
+        return next(iter(self._attempts.values()))[-1]
+
+
+_ATTEMPTS: Final = web.AppKey("login_attempts", LoginAttempts)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the routes of login and logout."""
+    app[_ATTEMPTS] = LoginAttempts(MAX_WRONG_KEYS, WRONG_KEYS_WINDOW)
+    app.router.add_post(f"{PATH}/login", log_in)
+    app.router.add_post(f"{PATH}/logout", log_out)
+
+
+async def log_in(request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /console/login``: redirect to the console with a cookie, or return the form again."""
+    settings = request.app[GATEWAY].settings
+    if settings.api_key is None:
+        return render(request, "login.html", {"missing_key": True}, status=503)
+    try:
+        async with asyncio.timeout(settings.handshake_timeout):
+            given = (await request.post()).get("key")
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
+    remote = remote_address(request, trust_proxy=settings.trust_proxy)
+    attempts = request.app[_ATTEMPTS]
+    if wait := ceil(attempts.wait(remote)):  # for the right key too, or an attacker could go on guessing
+        return render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})
+    if not isinstance(given, str) or not console_session.is_key(given.strip(), settings.api_key):
+        attempts.add(remote)
+        log.warning("refused a console login from %s: the key is wrong", remote)
+        return render(request, "login.html", {"wrong": True}, status=403)
+    response = web.Response(status=303, headers={"Location": PATH, "Cache-Control": "no-store"})
+    console_session.log_in(request, response, settings.api_key, trust_proxy=settings.trust_proxy)
+    return response
+
+
+async def log_out(request: web.Request) -> web.StreamResponse:
+    """Answer ``POST /console/logout``, which only the console's own page may send."""
+    if not console_session.is_console(request):
+        raise web.HTTPForbidden(text="Log out in the console itself.\n")
+    response = web.Response(status=204)
+    console_session.log_out(response)
+    return response

@@ -1,0 +1,47 @@
+"""Renders the HTML pages. Each response has a content security policy with a new nonce."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import aiohttp_jinja2
+from aiohttp import web
+from jinja2 import PackageLoader
+
+#: The package with the templates, and with the style sheets and scripts of the console.
+PACKAGE: Final = "roomcast.templates"
+
+
+def set_up(app: web.Application) -> None:
+    """Give ``app`` the Jinja environment of all pages. HTML is escaped automatically."""
+    environment = aiohttp_jinja2.setup(app, loader=PackageLoader(PACKAGE, ""), trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"default": str}  # the default in a schema may be a date
+
+
+def render(
+    request: web.Request,
+    template: str,
+    context: Mapping[str, Any],
+    policy: Iterable[str],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return the page that ``template`` makes of ``context``.
+
+    ``policy`` are the directives of its Content-Security-Policy. In them ``{nonce}`` stands for the response's nonce,
+    which the template finds as ``nonce``.
+    """
+    nonce = secrets.token_urlsafe(16)
+    response = aiohttp_jinja2.render_template(template, request, {**context, "nonce": nonce}, status=status)
+    response.headers.update(
+        {
+            "Content-Security-Policy": "; ".join(policy).format(nonce=nonce),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            **(headers or {}),
+        }
+    )
+    return response
