@@ -16,18 +16,15 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from ..broker.base import Broker
 from ..context import Context, PluginHost
 from ..errors import TOO_MANY_MESSAGES, Refused
-from ..fastpath.eager import EagerRunner, SuspendedCoroutine
+from ..fastpath.eager import SuspendedCoroutine
 from ..idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..plugin import Command
 from ..protocol import messages
 from ..protocol.messages import Request
-from ..registry import Registry
 from .client import Client
-from .counters import Counters
-from .delivery import Delivery
+from .node import Node
 from .rate_limit import RateLimit, Verdict
 from .replies import Replies
 from .rooms import Rooms
@@ -44,34 +41,22 @@ BuiltinCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
 
 
 class Commands:
-    """Receives the messages of all clients. A command may take ``timeout`` seconds."""
+    """Receives the messages of all clients."""
 
-    def __init__(
-        self,
-        host: PluginHost,
-        registry: Registry,
-        broker: Broker,
-        delivery: Delivery,
-        rooms: Rooms,
-        token_refresh: TokenRefresh,
-        replies: Replies,
-        rate_limit: RateLimit,
-        eager: EagerRunner,
-        counters: Counters,
-        timeout: float,
-    ) -> None:
-        self._loop: Final = asyncio.get_running_loop()
+    def __init__(self, node: Node, host: PluginHost, rooms: Rooms, token_refresh: TokenRefresh) -> None:
+        self._loop: Final = node.loop
+        self._registry: Final = node.registry
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
+        self._counters: Final = node.counters
+        self._eager: Final = node.tasks.eager
+        #: How long a command may take, in seconds.
+        self._timeout: Final = node.settings.handler_timeout
+        self._rate_limit: Final = RateLimit(node.settings.ws_message_rate)
+        self._is_limited: Final = self._rate_limit.rate > 0
+        self._replies: Final = Replies(node)
         self._host: Final = host
-        self._registry: Final = registry
-        self._broker: Final = broker
-        self._delivery: Final = delivery
         self._rooms: Final = rooms
-        self._replies: Final = replies
-        self._rate_limit: Final = rate_limit
-        self._is_limited: Final = rate_limit.rate > 0
-        self._eager: Final = eager
-        self._counters: Final = counters
-        self._timeout: Final = timeout
         self._builtin: Final[dict[str, BuiltinCommand]] = {
             "ping": _ping,
             "join_room": rooms.join,

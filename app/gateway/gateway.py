@@ -14,21 +14,16 @@ from ..context import Service
 from ..errors import SERVICE_RESTART, PluginError
 from ..registry import LoadedPlugin, Registry
 from ..settings import Settings
-from ..transport.keepalive import Keepalive
 from .commands import Commands
-from .counters import Counters
-from .delivery import Delivery
 from .listener import BrokerListener
+from .node import Node
 from .presence import Presence
 from .publishing import Publishing
-from .rate_limit import RateLimit
-from .replies import Replies
 from .resume import Resume
 from .rooms import Rooms
 from .rules import RoomRules
 from .sessions import Sessions
 from .signals import Signals
-from .tasks import BackgroundTasks
 from .token_refresh import TokenRefresh
 
 #: How long ``close`` waits until the broker knows that all clients have left, in seconds. After that their leases
@@ -44,60 +39,32 @@ class Gateway:
     """
 
     def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop: Final = loop
-        self._stack: Final = AsyncExitStack()
+        node = Node.create(settings, registry, broker)
         self.settings: Final = settings
         self.registry: Final = registry
         self.broker: Final = broker
+        self.delivery: Final = node.delivery
+        self.keepalive: Final = node.keepalive
+        self.tasks: Final = node.tasks
+        self.counters: Final = node.counters
         #: True from the beginning of the shutdown.
         self.is_draining = False
-        self.counters: Final = Counters()
-        self.tasks: Final = BackgroundTasks(loop)
         self.authenticator: Final = Authenticator(settings)
         self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.room_access: Final = RoomAccess(settings)
-        self.delivery: Final = Delivery(loop)
-        self.keepalive: Final = Keepalive(
-            loop, settings.ws_heartbeat_interval, settings.ws_max_message_size, settings.ws_max_buffer
-        )
-        self.publishing: Final = Publishing(registry, broker, self.delivery)
+        self.publishing: Final = Publishing(node)
         self.service: Final = Service(self)
-        self.presence: Final = Presence(broker, self.publishing, settings.announce_max)
-        rules = RoomRules(self, registry, self.room_access)
-        resume = Resume(broker, self.delivery, settings.ws_max_buffer)
-        self.rooms: Final = Rooms(
-            broker, self.delivery, rules, self.presence, resume, self.tasks, settings.max_rooms_per_connection
-        )
-        self.token_refresh: Final = TokenRefresh(
-            self.authenticator, self.revocations, self.rooms, rules, self.tasks, settings.handler_timeout
-        )
-        self.signals: Final = Signals(broker, self.delivery, self.rooms, self.revocations, self.tasks)
-        self.listener: Final = BrokerListener(self.delivery, self.presence, self.signals, self.tasks, self.counters)
-        self.commands: Final = Commands(
-            self,
-            registry,
-            broker,
-            self.delivery,
-            self.rooms,
-            self.token_refresh,
-            Replies(self.counters, closes_on_forbidden=settings.forbidden_join == "close"),
-            RateLimit(settings.ws_message_rate),
-            self.tasks.eager,
-            self.counters,
-            settings.handler_timeout,
-        )
-        self.sessions: Final = Sessions(
-            broker,
-            self.delivery,
-            self.keepalive,
-            self.commands,
-            self.rooms,
-            resume,
-            self.revocations,
-            self.counters,
-            settings.max_connections_per_user,
-        )
+        rules = RoomRules(node, self, self.room_access)
+        presence = Presence(node, self.publishing)
+        resume = Resume(node)
+        self.rooms: Final = Rooms(node, rules, presence, resume)
+        self.token_refresh: Final = TokenRefresh(node, self.authenticator, self.revocations, self.rooms, rules)
+        self.signals: Final = Signals(node, self.rooms, self.revocations)
+        self.listener: Final = BrokerListener(node, presence, self.signals)
+        self.commands: Final = Commands(node, self, self.rooms, self.token_refresh)
+        self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations)
+        self._loop: Final = node.loop
+        self._stack: Final = AsyncExitStack()
 
     async def start(self) -> None:
         """Start the broker, the room access rule, the plugins' lifespans and the keepalive task.

@@ -7,11 +7,9 @@ from typing import Final
 from ..broker.base import Member
 from ..fastpath import encode_event_frame
 from ..protocol import frames, messages
-from .counters import Counters
-from .delivery import Delivery
+from .node import Node
 from .presence import Presence
 from .signals import Signals
-from .tasks import BackgroundTasks
 
 #: The beginning of the payloads of user_joined and user_left.
 _PRESENCE_PREFIX: Final = b'{"type":"user_'
@@ -20,13 +18,11 @@ _PRESENCE_PREFIX: Final = b'{"type":"user_'
 class BrokerListener:
     """The gateway's ``broker.base.Listener``."""
 
-    def __init__(
-        self, delivery: Delivery, presence: Presence, signals: Signals, tasks: BackgroundTasks, counters: Counters
-    ) -> None:
-        self._delivery: Final = delivery
+    def __init__(self, node: Node, presence: Presence, signals: Signals) -> None:
+        self._delivery: Final = node.delivery
+        self._tasks: Final = node.tasks
+        self._counters: Final = node.counters
         self._presence: Final = presence
-        self._tasks: Final = tasks
-        self._counters: Final = counters
         self.on_signal: Final = signals.received
         self.on_signals_lost: Final = signals.lost
 

@@ -6,22 +6,23 @@ import logging
 from typing import Final
 
 from ..auth.identity import Identity
-from ..broker.base import Broker, Member, PresenceChange
+from ..broker.base import Member, PresenceChange
 from ..builtin_events import UserJoined, UserLeft
 from ..errors import Unavailable
 from .client import Client
+from .node import Node
 from .publishing import Publishing
 
 log = logging.getLogger("roomcast")
 
 
 class Presence:
-    """Tells the broker who is in which room, and announces changes in rooms of at most ``announce_max`` users."""
+    """Updates the presence at the broker, and announces changes in rooms of at most ``ANNOUNCE_MAX`` users."""
 
-    def __init__(self, broker: Broker, publishing: Publishing, announce_max: int) -> None:
-        self._broker: Final = broker
+    def __init__(self, node: Node, publishing: Publishing) -> None:
+        self._broker: Final = node.broker
+        self._announce_max: Final = node.settings.announce_max
         self._publishing: Final = publishing
-        self._announce_max: Final = announce_max
 
     async def enter(self, client: Client, room: str) -> None:
         """Record that ``client`` joined ``room``, and announce its user. An unavailable broker is informed later."""

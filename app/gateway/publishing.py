@@ -7,21 +7,20 @@ from typing import Any, Final
 
 from marshmallow import Schema
 
-from ..broker.base import Broker, Publication
+from ..broker.base import Publication
 from ..errors import Refused
 from ..plugin import EventType
 from ..protocol import messages
-from ..registry import Registry
-from .delivery import Delivery
+from .node import Node
 
 
 class Publishing:
     """The way of an event from a client, a plugin or the HTTP API to the broker."""
 
-    def __init__(self, registry: Registry, broker: Broker, delivery: Delivery) -> None:
-        self._registry: Final = registry
-        self._broker: Final = broker
-        self._delivery: Final = delivery
+    def __init__(self, node: Node) -> None:
+        self._registry: Final = node.registry
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
 
     def publish(
         self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None

@@ -12,18 +12,18 @@ from ..protocol import messages
 from ..protocol.messages import Request
 from .audit_log import log_user_event
 from .client import Client
-from .counters import Counters
+from .node import Node
 from .rules import JoinForbidden
 
 log = logging.getLogger("roomcast")
 
 
 class Replies:
-    """Builds and sends the frames that answer requests. ``closes_on_forbidden`` is ``FORBIDDEN_JOIN=close``."""
+    """Builds and sends the frames that answer requests."""
 
-    def __init__(self, counters: Counters, *, closes_on_forbidden: bool) -> None:
-        self._counters: Final = counters
-        self._closes_on_forbidden: Final = closes_on_forbidden
+    def __init__(self, node: Node) -> None:
+        self._counters: Final = node.counters
+        self._closes_on_forbidden: Final = node.settings.forbidden_join == "close"
 
     def send_result(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
         """Send what a command's handler returned."""

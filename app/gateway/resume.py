@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from ..broker.base import Broker, History
+from ..broker.base import History
 from ..errors import INTERNAL_ERROR, TOO_SLOW, Refused
 from ..fastpath import encode_event_frame
 from ..protocol import frames, messages
 from ..protocol.messages import Request
 from .client import Client
-from .delivery import Delivery
+from .node import Node
 
 #: The greatest size of a frame without the event's payload and id, in bytes.
 _FRAME_OVERHEAD: Final = 20
@@ -20,12 +20,12 @@ _POLL_INTERVAL: Final = 0.01
 
 
 class Resume:
-    """Replays history to clients, without exceeding ``max_unread`` bytes that one has not read."""
+    """Replays history to clients, without exceeding ``WS_MAX_BUFFER`` bytes that one has not read."""
 
-    def __init__(self, broker: Broker, delivery: Delivery, max_unread: int) -> None:
-        self._broker: Final = broker
-        self._delivery: Final = delivery
-        self._max_unread: Final = max_unread
+    def __init__(self, node: Node) -> None:
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
+        self._max_unread: Final = node.settings.ws_max_buffer
 
     async def respond(self, client: Client, request: Request, room: str, since: str) -> bytes:
         """Return the frames to send next: ``joined_room`` and the missed events.

@@ -7,17 +7,15 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from ..broker.base import Broker
 from ..errors import Refused, Unavailable
 from ..protocol import messages
 from ..protocol.messages import Request
 from .client import Client
-from .delivery import Delivery
+from .node import Node
 from .presence import Presence
 from .resume import Resume, joined_response, since_of
 from .rules import RoomRules
 from .subscriptions import NodeSubscriptions
-from .tasks import BackgroundTasks
 
 log = logging.getLogger("roomcast")
 
@@ -25,24 +23,15 @@ log = logging.getLogger("roomcast")
 class Rooms:
     """The memberships of one node's clients."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        delivery: Delivery,
-        rules: RoomRules,
-        presence: Presence,
-        resume: Resume,
-        tasks: BackgroundTasks,
-        max_rooms: int,
-    ) -> None:
-        self._broker: Final = broker
-        self._delivery: Final = delivery
+    def __init__(self, node: Node, rules: RoomRules, presence: Presence, resume: Resume) -> None:
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
+        self._tasks: Final = node.tasks
+        self._max_rooms: Final = node.settings.max_rooms_per_connection
         self._rules: Final = rules
         self._presence: Final = presence
         self._resume: Final = resume
-        self._tasks: Final = tasks
-        self._max_rooms: Final = max_rooms
-        self.subscriptions: Final = NodeSubscriptions(broker, delivery)
+        self.subscriptions: Final = NodeSubscriptions(node.broker, node.delivery)
 
     def join_personal(self, client: Client) -> None:
         """Add the client to its user's personal room, to which the node is subscribed already."""

@@ -7,8 +7,8 @@ from typing import Final
 from ..auth.room_access import RoomAccess
 from ..context import Context, PluginHost
 from ..errors import Refused, RoomcastError
-from ..registry import Registry
 from .client import Client
+from .node import Node
 
 
 class JoinForbidden(RoomcastError):
@@ -22,9 +22,9 @@ class JoinForbidden(RoomcastError):
 class RoomRules:
     """Evaluates the rules of all room types."""
 
-    def __init__(self, host: PluginHost, registry: Registry, room_access: RoomAccess) -> None:
+    def __init__(self, node: Node, host: PluginHost, room_access: RoomAccess) -> None:
+        self._registry: Final = node.registry
         self._host: Final = host
-        self._registry: Final = registry
         self._room_access: Final = room_access
 
     async def check(self, client: Client, room: str) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from ..auth.identity import Identity
 from ..auth.revocation import Revocations
-from ..broker.base import Broker, History
+from ..broker.base import History
 from ..errors import AUTHENTICATION_FAILED
 from ..protocol import messages
-from ..transport.keepalive import Keepalive
 from .audit_log import log_end
 from .client import Client, MessageHandler
-from .counters import Counters
-from .delivery import Delivery
+from .node import Node
 from .resume import Resume
 from .rooms import Rooms
 
@@ -23,27 +20,18 @@ class Sessions:
     """Creates clients, and handles the beginning and the end of their connections (see ``client.SessionHandler``)."""
 
     def __init__(
-        self,
-        broker: Broker,
-        delivery: Delivery,
-        keepalive: Keepalive,
-        messages: MessageHandler,
-        rooms: Rooms,
-        resume: Resume,
-        revocations: Revocations,
-        counters: Counters,
-        max_connections_per_user: int,
+        self, node: Node, messages: MessageHandler, rooms: Rooms, resume: Resume, revocations: Revocations
     ) -> None:
-        self._loop: Final = asyncio.get_running_loop()
-        self._broker: Final = broker
-        self._delivery: Final = delivery
-        self._keepalive: Final = keepalive
+        self._loop: Final = node.loop
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
+        self._keepalive: Final = node.keepalive
+        self._counters: Final = node.counters
+        self._max_connections_per_user: Final = node.settings.max_connections_per_user
         self._messages: Final = messages
         self._rooms: Final = rooms
         self._resume: Final = resume
         self._revocations: Final = revocations
-        self._counters: Final = counters
-        self._max_connections_per_user: Final = max_connections_per_user
         #: What clients that asked for it missed in their user's personal room, until they are welcomed.
         self._missed: Final[dict[Client, History]] = {}
         self._last_id = 0

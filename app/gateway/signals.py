@@ -9,13 +9,12 @@ import orjson
 
 from ..auth.identity import Identity
 from ..auth.revocation import Revocations
-from ..broker.base import Broker, UserId
+from ..broker.base import UserId
 from ..errors import AUTHENTICATION_FAILED, DISCONNECTED, AuthenticationFailed, Unavailable
 from .audit_log import log_user_event
 from .client import Client
-from .delivery import Delivery
+from .node import Node
 from .rooms import Rooms
-from .tasks import BackgroundTasks
 
 #: The pause between two attempts to read revocations from an unavailable broker, in seconds.
 _RETRY_PAUSE: Final = 1.0
@@ -24,14 +23,12 @@ _RETRY_PAUSE: Final = 1.0
 class Signals:
     """Sends orders through the broker, and carries out those that arrive for the clients of this node."""
 
-    def __init__(
-        self, broker: Broker, delivery: Delivery, rooms: Rooms, revocations: Revocations, tasks: BackgroundTasks
-    ) -> None:
-        self._broker: Final = broker
-        self._delivery: Final = delivery
+    def __init__(self, node: Node, rooms: Rooms, revocations: Revocations) -> None:
+        self._broker: Final = node.broker
+        self._delivery: Final = node.delivery
+        self._tasks: Final = node.tasks
         self._rooms: Final = rooms
         self._revocations: Final = revocations
-        self._tasks: Final = tasks
 
     async def kick(self, room: str, user_id: UserId) -> None:
         """Remove all connections of a user from ``room``, on every node. The user may join again."""

@@ -13,31 +13,26 @@ from ..protocol import messages
 from ..protocol.messages import Request
 from .audit_log import log_user_event
 from .client import Client
+from .node import Node
 from .rooms import Rooms
 from .rules import JoinForbidden, RoomRules
-from .tasks import BackgroundTasks
 
 log = logging.getLogger("roomcast")
 
 
 class TokenRefresh:
-    """Replaces the identity of a client, and reviews its rooms. A plugin's rule may take ``timeout`` seconds."""
+    """Replaces the identity of a client, and reviews its rooms."""
 
     def __init__(
-        self,
-        authenticator: Authenticator,
-        revocations: Revocations,
-        rooms: Rooms,
-        rules: RoomRules,
-        tasks: BackgroundTasks,
-        timeout: float,
+        self, node: Node, authenticator: Authenticator, revocations: Revocations, rooms: Rooms, rules: RoomRules
     ) -> None:
+        self._tasks: Final = node.tasks
+        #: How long a plugin's rule may take, in seconds.
+        self._timeout: Final = node.settings.handler_timeout
         self._authenticator: Final = authenticator
         self._revocations: Final = revocations
         self._rooms: Final = rooms
         self._rules: Final = rules
-        self._tasks: Final = tasks
-        self._timeout: Final = timeout
         #: The memberships whose rule is being evaluated.
         self._under_review: Final[set[tuple[Client, str]]] = set()
 
