@@ -12,7 +12,7 @@ import pytest_asyncio
 from paths import TESTS
 from redis_servers import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import PATIENCE, Serve, running
-from zoo_plugin import everything
+from zoo_plugin import zoo_registry
 
 from roomcast.web.server import Server
 
@@ -21,7 +21,7 @@ try:
 except ImportError:
     from asyncio import new_event_loop as new_loop
 
-__all__ = ["everything", "fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio"]
+__all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio", "zoo_registry"]
 
 # Before its import, or its asserts would fail without saying what they compared.
 pytest.register_assert_rewrite("broker_contract")

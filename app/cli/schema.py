@@ -9,7 +9,7 @@ from typing import Final
 from ..errors import SettingsError
 from ..registry import Registry
 from ..specs.asyncapi import asyncapi
-from ..specs.compare import breaking
+from ..specs.compare import breaking_changes
 from ..specs.openapi import openapi
 from ..specs.typescript import typescript
 
@@ -27,7 +27,7 @@ def render(registry: Registry, format: str, client: str) -> str:
 def changes(registry: Registry, path: Path) -> list[str]:
     """Return what would break for clients since ``path`` was written; raise ``SettingsError`` if it cannot be read."""
     try:
-        return breaking(json.loads(path.read_text(encoding="utf-8")), asyncapi(registry))
+        return breaking_changes(json.loads(path.read_text(encoding="utf-8")), asyncapi(registry))
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -1,1 +1,6 @@
-"""What a server speaks, as documents: AsyncAPI, OpenAPI, TypeScript, and what has changed between two of them."""
+"""Documents that describe what a server with its plugins can do: AsyncAPI, OpenAPI and TypeScript declarations.
+
+``catalog`` lists all frames; ``asyncapi``, ``openapi`` and ``typescript`` are made from it, with values of
+``examples``. ``compare`` finds the changes between two AsyncAPI documents that break clients. The package imports the
+plugin API and ``errors``. ``web.pages`` serves the documents, ``cli`` prints them.
+"""

@@ -1,4 +1,4 @@
-"""AsyncAPI 3.0 of what a server speaks, made from the schemas that it validates with."""
+"""The AsyncAPI 3.0 document of a server: its WebSocket, rooms, frames, close codes and error codes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ from ..registry import Registry
 from .catalog import Entry, JsonSchema, catalog, envelope
 from .examples import example
 
-SOCKET: Final = "/api/v1/ws/connect"
+#: The path of the WebSocket.
+SOCKET_PATH: Final = "/api/v1/ws/connect"
 
 _SECURITY: Final[dict[str, JsonSchema]] = {
     "query": {"type": "httpApiKey", "in": "query", "name": "token", "description": "The user's JWT in the URL."},
     "bearer": {
         **{"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-        "description": "The user's JWT in the Authorization header; browsers, which cannot set it, may offer the "
+        "description": "The user's JWT in the Authorization header. Browsers cannot set it; they may offer the "
         "subprotocols `bearer` and the token instead.",
     },
     "ticket": {
         **{"type": "httpApiKey", "in": "query", "name": "ticket"},
-        "description": "A one-time ticket that POST /api/v1/tickets gives for a token.",
+        "description": "A one-time ticket from POST /api/v1/tickets.",
     },
 }
 
 
 def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool = False) -> dict[str, Any]:
-    """Return the document for a server at ``host`` with these plugins; ``secure`` for wss."""
+    """Return the document of a server with the plugins of ``registry``.
+
+    ``host`` is its host, with a port. ``secure`` is True for wss, False for ws.
+    """
     schemas: dict[str, JsonSchema] = {}
     entries = catalog(registry)
     messages = {_key(entry): _message(entry, schemas) for entry in entries}
@@ -37,8 +41,8 @@ def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool =
         "info": {
             "title": "roomcast",
             "version": version("roomcast"),
-            "description": "Rooms over WebSocket: join them, publish in them, and hear what happens there. "
-            "Every frame is one JSON object in a text frame.",
+            "description": "Rooms over WebSocket: join rooms, publish events in them, and receive their events. "
+            "Every text frame is one JSON object.",
         },
         "defaultContentType": "application/json",
         "servers": {
@@ -57,16 +61,16 @@ def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool =
 
 
 def _key(entry: Entry) -> str:
-    """The name of a message in the document; a command and an event may have the same type."""
+    """Return the name of a message: with its kind, because a command and an event may have the same type."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", f"{entry.kind}.{entry.type}")
 
 
 def _message(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
     key = _key(entry)
-    data = _component(key, entry.data, schemas) if entry.data is not None else None
     payload = envelope(entry, entry.data)
-    if data is not None:
-        payload["properties"]["data"] = data
+    if entry.data is not None:
+        schemas[key] = add_nested_schemas(key, entry.data, schemas)
+        payload["properties"]["data"] = {"$ref": f"#/components/schemas/{key}"}
     message: JsonSchema = {
         "name": entry.type,
         "title": entry.type,
@@ -79,7 +83,7 @@ def _message(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
 
 
 def frame_example(entry: Entry) -> dict[str, Any]:
-    """Return a whole frame as an example; its data validates by its schema."""
+    """Return an example of a whole frame, with valid data."""
     room = f"{entry.rooms[0] if entry.rooms else 'channel'}:456"
     frame: dict[str, Any] = {"type": entry.type}
     if entry.room != "never":
@@ -95,25 +99,27 @@ def frame_example(entry: Entry) -> dict[str, Any]:
     return frame
 
 
-def _component(key: str, schema: JsonSchema, schemas: dict[str, JsonSchema]) -> JsonSchema:
-    """Put ``schema`` and those nested in it among the components, and return the reference to it."""
-    nested = dict(schema.get("$defs", {}))
-    for name, inner in nested.items():
-        schemas[f"{key}.{name}"] = moved(inner, key)
-    schemas[key] = moved({word: value for word, value in schema.items() if word != "$defs"}, key)
-    return {"$ref": f"#/components/schemas/{key}"}
+def add_nested_schemas(key: str, schema: JsonSchema, schemas: dict[str, JsonSchema]) -> JsonSchema:
+    """Add the ``$defs`` of ``schema`` to the components ``schemas``, as ``key.name``; return ``schema`` without them.
+
+    References to ``$defs`` become references to the components.
+    """
+    for name, nested in schema.get("$defs", {}).items():
+        schemas[f"{key}.{name}"] = _redirect(nested, key)
+    without: JsonSchema = _redirect({name: value for name, value in schema.items() if name != "$defs"}, key)
+    return without
 
 
-def moved(schema: Any, key: str) -> Any:
-    """Return ``schema`` with its references to ``$defs`` pointing to where they are put."""
+def _redirect(schema: Any, key: str) -> Any:
+    """Return a copy of ``schema`` whose references to ``$defs`` are references to components."""
     if isinstance(schema, dict):
         return {
-            word: f"#/components/schemas/{key}.{value.rpartition('/')[2]}"
-            if word == "$ref" and isinstance(value, str)
-            else moved(value, key)
-            for word, value in schema.items()
+            name: f"#/components/schemas/{key}.{value.rpartition('/')[2]}"
+            if name == "$ref" and isinstance(value, str)
+            else _redirect(value, key)
+            for name, value in schema.items()
         }
-    return [moved(one, key) for one in schema] if isinstance(schema, list) else schema
+    return [_redirect(item, key) for item in schema] if isinstance(schema, list) else schema
 
 
 def _references(entries: list[Entry]) -> dict[str, JsonSchema]:
@@ -122,38 +128,36 @@ def _references(entries: list[Entry]) -> dict[str, JsonSchema]:
 
 def _socket(entries: list[Entry]) -> JsonSchema:
     return {
-        "address": SOCKET,
+        "address": SOCKET_PATH,
         "title": "The WebSocket",
-        "description": "One connection, on which everything goes.",
+        "description": "One connection for all frames.",
         "messages": _references(entries),
         "bindings": {"ws": {"method": "GET"}},
     }
 
 
 def _rooms(registry: Registry, entries: list[Entry]) -> dict[str, JsonSchema]:
-    """Each type of room as a channel of its own, with the events that may be heard there."""
+    """Return a channel for each type of room, with the events that may be published there."""
     channels = {}
     for room in registry.rooms.values():
-        own = room.type == "user"
-        heard = [
+        is_personal = room.type == "user"
+        events = [
             entry
             for entry in entries
-            if entry.kind == "event" and (room.type in entry.rooms or (not entry.rooms and not own))
+            if entry.kind == "event" and (room.type in entry.rooms or (not entry.rooms and not is_personal))
         ]
         channels[f"room.{room.type}"] = {
             "address": f"{room.type}:{{entity_id}}",
             "title": f"Rooms {room.type}:…",
             "description": room.description or f"Rooms of type {room.type}.",
-            "parameters": {
-                "entity_id": {"description": "Letters, digits, dot, dash and underscore, 1 to 128 of them."}
-            },
-            "messages": _references(heard),
+            "parameters": {"entity_id": {"description": "1 to 128 letters, digits, dots, hyphens and underscores."}},
+            "messages": _references(events),
         }
     return channels
 
 
 def _operations(entries: list[Entry]) -> dict[str, JsonSchema]:
-    """What the server receives and answers, and what it sends."""
+    """Return an operation for each frame: the server receives commands and replies to them, and sends the others."""
     frames = {entry.type: entry for entry in entries if entry.kind == "frame"}
     operations: dict[str, JsonSchema] = {}
     for entry in entries:
@@ -165,10 +169,10 @@ def _operations(entries: list[Entry]) -> dict[str, JsonSchema]:
             "messages": [{"$ref": f"#/channels/socket/messages/{key}"}],
         }
         if entry.reply is not None:
-            answers = [frames[entry.reply], frames["error"]]
+            replies = [frames[entry.reply], frames["error"]]
             operation["reply"] = {
                 "channel": {"$ref": "#/channels/socket"},
-                "messages": [{"$ref": f"#/channels/socket/messages/{_key(answer)}"} for answer in answers],
+                "messages": [{"$ref": f"#/channels/socket/messages/{_key(reply)}"} for reply in replies],
             }
         operations[key] = operation
     return operations

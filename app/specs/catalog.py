@@ -1,4 +1,4 @@
-"""Every frame that a server with these plugins takes or sends, with the JSON Schema of its data."""
+"""All frames that a server with its plugins accepts or sends, with the JSON Schema of their data."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ Kind = Literal["command", "event", "frame"]
 
 ROOM_PATTERN: Final = "^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
 USER_ID: Final[JsonSchema] = {"type": ["integer", "string"], "description": "The user's id, from the token."}
-_EVENT_ID: Final = "An event's id: `<epoch>-<offset>`, to be kept as it is."
+_EVENT_ID: Final = "An event id, `<epoch>-<offset>`; clients must not interpret it."
 
 
 class Entry(NamedTuple):
-    """A frame: what it is for, and its ``data`` (None: it has none).
+    """One type of frame.
 
-    ``kind`` is what a client may send (command), what is published in rooms (event), or what the server says to one
-    client (frame). ``room`` says whether the envelope has one: "required", "optional" or "never"; ``rooms`` are the
-    types of room that an event goes to, empty for any. ``reply`` is the type of the frame that answers a command.
+    ``kind`` is ``command`` for frames from clients, ``event`` for frames that are published in rooms, ``frame`` for
+    other frames to one client. ``plugin`` is the name of the plugin that declares it. ``data`` is the schema of its
+    data, or None if it has no data. ``room`` tells if the envelope has a room. ``reply`` is the type of the reply to a
+    command. ``rooms`` are the types of rooms that an event may be published in; empty means any.
     """
 
     kind: Kind
@@ -46,74 +47,93 @@ def _object(properties: Mapping[str, JsonSchema], *required: str, closed: bool =
 
 _TEXT: Final[JsonSchema] = {"type": "string"}
 _RESUMED: Final[dict[str, JsonSchema]] = {
-    "recovered": {"type": "boolean", "description": "Whether all that was missed follows; only if `since` was given."},
-    "last_id": {"type": "string", "description": "The room's newest event id; only if `since` was given."},
+    "recovered": {
+        "type": "boolean",
+        "description": "True if all missed events follow. Present only if `since` was given.",
+    },
+    "last_id": {
+        "type": "string",
+        "description": "The id of the room's newest event. Present only if `since` was given.",
+    },
 }
 _MESSAGE: Final = _object({"message": _TEXT}, "message")
 
-#: What the core's commands do, and what their data may have.
+#: The commands of roomcast itself: description, data, and if they have a room.
 CORE_COMMANDS: Final[dict[str, tuple[str, JsonSchema | None, Literal["required", "never"]]]] = {
     "join_room": (
-        "Enter a room; its events come from then on.",
+        "Join a room, to receive its events.",
         _object(
-            {"since": {"type": ["string", "null"], "description": f"The last one you saw. {_EVENT_ID}"}}, closed=True
+            {
+                "since": {
+                    "type": ["string", "null"],
+                    "description": f"The last event that you received, to receive all later ones. {_EVENT_ID}",
+                }
+            },
+            closed=True,
         ),
         "required",
     ),
     "leave_room": ("Leave a room.", None, "required"),
-    "ping": ("Ask for a sign of life.", None, "never"),
+    "ping": ("Request a pong, to check the connection.", None, "never"),
     "refresh_token": (
-        "Stay connected past the token's end, with a newer one of the same user.",
+        "Replace the token of the connection with a newer token of the same user.",
         _object({"token": {"type": "string", "description": "The new token."}}, "token", closed=True),
         "never",
     ),
 }
 
-#: What the server says to one client.
+#: The frames to one client: description, data, and if they have a room.
 FRAMES: Final[dict[str, tuple[str, JsonSchema, Literal["required", "optional", "never"]]]] = {
     "connected": (
-        "The connection is welcome. It is in its user's own room, user:ID, from now on.",
+        "The connection is accepted, and is in the personal room of its user, user:ID.",
         _object(
             {"message": _TEXT, "user_id": USER_ID, "username": _TEXT, **_RESUMED}, "message", "user_id", "username"
         ),
         "never",
     ),
     "joined_room": (
-        "The room is joined; with `recovered` what was missed follows.",
+        "The room is joined. If `recovered` is true, the missed events follow.",
         _object({"message": _TEXT, **_RESUMED}, "message"),
         "required",
     ),
-    "left_room": ("The room is left: as was asked for, or by an operator's doing.", _MESSAGE, "required"),
+    "left_room": ("The room is left, on request or because the user was removed from it.", _MESSAGE, "required"),
     "pong": (
-        "The answer to a ping.",
+        "The reply to a ping.",
         _object({"timestamp": {"type": "string", "format": "date-time"}}, "timestamp"),
         "never",
     ),
     "token_refreshed": (
-        "The new token holds from now on.",
+        "The new token is in use.",
         _object(
-            {"expires": {"type": ["number", "null"], "description": "When it ends, in seconds since 1970."}}, "expires"
+            {
+                "expires": {
+                    "type": ["number", "null"],
+                    "description": "When the token expires, in seconds since 1970, or null.",
+                }
+            },
+            "expires",
         ),
         "never",
     ),
     "resync": (
-        "Events of the room (without a room: the user's own) were lost for good: load its state anew.",
+        "Events of the room were lost and cannot be replayed: load its state again. Without a room, it is the personal "
+        "room of the user.",
         _object(
-            {"message": _TEXT, "last_id": {"type": "string", "description": "Where the room stands now."}},
+            {"message": _TEXT, "last_id": {"type": "string", "description": "The id of the room's newest event."}},
             "message",
             "last_id",
         ),
         "optional",
     ),
     "error": (
-        "A request was refused; the connection lives on.",
+        "A request was refused. The connection stays open, except after a forbidden join.",
         _object(
             {
-                "error": {"type": "string", "description": "A sentence that says what to do."},
-                "code": {"type": "string", "description": "A stable word."},
+                "error": {"type": "string", "description": "A sentence for developers: what is wrong, and what to do."},
+                "code": {"type": "string", "description": "A stable code; see x-error-codes."},
                 "fields": {
                     "type": "object",
-                    "description": "What is wrong with each bad field of the data, by its path.",
+                    "description": "The problems of each invalid field of the data, by its path.",
                 },
             },
             "error",
@@ -123,12 +143,14 @@ FRAMES: Final[dict[str, tuple[str, JsonSchema, Literal["required", "optional", "
     ),
 }
 
-#: The data of replies that plugins' commands name, beyond what their handlers return.
-_SENT: Final = _object({"event_id": {"type": "string", "description": f"What was published. {_EVENT_ID}"}}, "event_id")
+#: The data of the reply ``sent``, which several commands use.
+_SENT: Final = _object(
+    {"event_id": {"type": "string", "description": f"The event that was published. {_EVENT_ID}"}}, "event_id"
+)
 
 
 def catalog(registry: Registry) -> list[Entry]:
-    """Return every frame: commands, then events, then what the server says to one client; core first in each."""
+    """Return all commands, then all events, then all other frames; those of roomcast itself first in each group."""
     commands = [
         Entry("command", type, "core", text, data, room, COMMANDS[type])
         for type, (text, data, room) in CORE_COMMANDS.items()
@@ -144,31 +166,31 @@ def catalog(registry: Registry) -> list[Entry]:
 def _command(registry: Registry, command: Command) -> Entry:
     owner = registry.owner("command", command.type)
     data = command.validator.json_schema()
-    return Entry("command", command.type, owner, _words(command.description, data), data, reply=command.reply)
+    return Entry("command", command.type, owner, _description(command.description, data), data, reply=command.reply)
 
 
 def _event(registry: Registry, event: EventType) -> Entry:
     owner = registry.owner("event", event.type)
     data = event.validator.json_schema()
-    own = event.rooms == ("user",)
+    is_personal = event.rooms == ("user",)
     return Entry(
-        *("event", event.type, owner, _words(event.description, data), data),
-        room="never" if own else "optional",
+        *("event", event.type, owner, _description(event.description, data), data),
+        room="never" if is_personal else "optional",
         rooms=event.rooms,
     )
 
 
 def _reply(type: str) -> Entry:
     data = _SENT if type == "sent" else {"type": "object"}
-    return Entry("frame", type, "core", "The answer to a command that had an id.", data)
+    return Entry("frame", type, "core", "The reply to a command that had an id.", data)
 
 
-def _words(description: str, schema: JsonSchema) -> str:
+def _description(description: str, schema: JsonSchema) -> str:
     return description or str(schema.get("description", ""))
 
 
 def envelope(entry: Entry, data: JsonSchema | None) -> JsonSchema:
-    """Return the JSON Schema of the whole frame; ``data`` is its data's, or a reference to it."""
+    """Return the JSON Schema of a whole frame. ``data`` is the schema of its data, or a reference to it, or None."""
     properties: dict[str, JsonSchema] = {"type": {"const": entry.type}}
     required = ["type"]
     if entry.room != "never":
@@ -180,18 +202,18 @@ def envelope(entry: Entry, data: JsonSchema | None) -> JsonSchema:
     if entry.kind == "command":
         if data is not None and data.get("required"):
             required.append("data")
-        properties["id"] = {"type": ["string", "integer"], "description": "Comes back in the reply or the error."}
+        properties["id"] = {"type": ["string", "integer"], "description": "The reply or the error has the same id."}
         properties["key"] = {
             **{"type": "string", "minLength": 1, "maxLength": 256},
-            "description": "Repeated with the same key within 5 minutes, the command is not done again.",
+            "description": "An idempotency key: a repeat within 5 minutes is not carried out, and gets the same reply.",
         }
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     required += ["data", "timestamp"]
     properties["timestamp"] = {"type": "string", "format": "date-time"}
     if entry.kind == "event":
         properties["id"] = {"type": "string", "description": _EVENT_ID}
-        properties["sender"] = {"type": "string", "description": "The name of the user it comes from."}
+        properties["sender"] = {"type": "string", "description": "The name of the user who caused the event."}
         required.append("id")
     elif entry.type != "connected":
-        properties["id"] = {"type": ["string", "integer"], "description": "The request's."}
+        properties["id"] = {"type": ["string", "integer"], "description": "The id of the request."}
     return {"type": "object", "properties": properties, "required": required}

@@ -1,4 +1,4 @@
-"""What would break for clients between two AsyncAPI documents of this server, a line for each."""
+"""Find the changes between two AsyncAPI documents of a server that break clients."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any
 
 JsonSchema = Mapping[str, Any]
 
-#: Bounds that shut out what was let in before when they rise, and those when they fall.
+#: The bounds that become stricter when they rise, and those that become stricter when they fall.
 _LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 
 
-def breaking(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the breaking changes from ``old`` to ``new``: of types that are gone, and in the data of those that stay.
+def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return a line for each change from ``old`` to ``new`` that breaks clients.
 
-    What clients send may be asked for less and must not be asked for more; what they get may have more and must not
-    have less. Raises ``ValueError`` if ``old`` is no AsyncAPI document of a roomcast server.
+    A removed type breaks clients. The data of commands, which clients send, must not have more requirements. The data
+    of other frames, which clients receive, must not promise less. Raises ``ValueError`` if ``old`` is not an AsyncAPI
+    document of a roomcast server.
     """
     try:
         before, after = _messages(old), _messages(new)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("it is no AsyncAPI document of a roomcast server") from error
+        raise ValueError("it is not an AsyncAPI document of a roomcast server") from error
     changes: list[str] = []
-    for name, was in before.items():
+    for name, payload in before.items():
         kind, _, type = name.partition(".")
         if name not in after:
             changes.append(f"{kind} {type}: is gone")
             continue
-        is_ = after[name]
-        compare = _Compare(_schemas(old), _schemas(new), sent=kind == "command")
-        changes += [f"{kind} {type}: {change}" for change in compare.data(was, is_)]
+        comparison = _Comparison(_schemas(old), _schemas(new), is_sent=kind == "command")
+        changes += [f"{kind} {type}: {change}" for change in comparison.changes(payload, after[name])]
     return changes
 
 
@@ -43,89 +43,95 @@ def _schemas(document: Mapping[str, Any]) -> Mapping[str, JsonSchema]:
     return schemas
 
 
-class _Compare:
-    """Two documents' schemas; ``sent`` for what clients send, else for what they get."""
+class _Comparison:
+    """Compares one message. ``is_sent`` is True if clients send it, False if they receive it.
 
-    def __init__(self, old: Mapping[str, JsonSchema], new: Mapping[str, JsonSchema], *, sent: bool) -> None:
+    ``old`` and ``new`` are all schemas of the two documents, by name.
+    """
+
+    def __init__(self, old: Mapping[str, JsonSchema], new: Mapping[str, JsonSchema], *, is_sent: bool) -> None:
         self._old = old
         self._new = new
-        self._sent = sent
+        self._is_sent = is_sent
+        #: Pairs of references that were compared, because schemas may be recursive.
         self._seen: set[tuple[str, str]] = set()
 
-    def data(self, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
-        """Yield what has changed in the ``data`` of a message."""
-        was, is_ = old["properties"].get("data"), new["properties"].get("data")
-        if was is not None and is_ is not None:
-            yield from self._schema("data", was, is_)
-        elif was is not None:
+    def changes(self, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
+        """Yield the breaking changes in the ``data`` of the message, given its payloads."""
+        old_data, new_data = old["properties"].get("data"), new["properties"].get("data")
+        if old_data is not None and new_data is not None:
+            yield from self._schema_changes("data", old_data, new_data)
+        elif old_data is not None:
             yield "has no data any more"
-        elif is_ is not None and is_.get("required") and self._sent:
+        elif new_data is not None and new_data.get("required") and self._is_sent:
             yield "needs data now"
 
-    def _schema(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
+    def _schema_changes(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
         references = (str(old.get("$ref", "")), str(new.get("$ref", "")))
         if all(references):
             if references in self._seen:
                 return
             self._seen.add(references)
-        old, new = _resolved(old, self._old), _resolved(new, self._new)
-        yield from self._types(path, old, new)
-        yield from self._values(path, old, new)
-        yield from self._fields(path, old, new)
+        old, new = _resolve(old, self._old), _resolve(new, self._new)
+        yield from self._type_changes(path, old, new)
+        yield from self._value_changes(path, old, new)
+        yield from self._field_changes(path, old, new)
         if "items" in old and "items" in new:
-            yield from self._schema(f"{path}[]", old["items"], new["items"])
+            yield from self._schema_changes(f"{path}[]", old["items"], new["items"])
 
-    def _types(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
-        was, is_ = _kinds(old), _kinds(new)
-        lost, come = was - is_, is_ - was
-        if was and is_ and (lost if self._sent else come):
-            yield f"{path} was {_spelled(was)} and is {_spelled(is_)}"
-        elif was and not is_ and not self._sent:
-            yield f"{path} was {_spelled(was)} and can be anything"
-        elif is_ and not was and self._sent:
-            yield f"{path} could be anything and is {_spelled(is_)}"
+    def _type_changes(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
+        old_types, new_types = _types(old), _types(new)
+        removed, added = old_types - new_types, new_types - old_types
+        if old_types and new_types and (removed if self._is_sent else added):
+            yield f"{path} was {_list(old_types)} and is {_list(new_types)}"
+        elif old_types and not new_types and not self._is_sent:
+            yield f"{path} was {_list(old_types)} and can be anything"
+        elif new_types and not old_types and self._is_sent:
+            yield f"{path} could be anything and is {_list(new_types)}"
 
-    def _values(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
-        if not self._sent:
+    def _value_changes(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
+        if not self._is_sent:
             return
         if "enum" in new:
-            gone = [value for value in old.get("enum", ()) if value not in new["enum"]]
+            removed = [value for value in old.get("enum", ()) if value not in new["enum"]]
             if "enum" not in old:
-                yield f"{path} may be only {_spelled(new['enum'])} now"
-            elif gone:
-                yield f"{path} may not be {_spelled(gone)} any more"
-        for word in (*_LOWER, *_UPPER):
-            if word not in new or new[word] == old.get(word):
+                yield f"{path} may be only {_list(new['enum'])} now"
+            elif removed:
+                yield f"{path} may not be {_list(removed)} any more"
+        for bound in (*_LOWER, *_UPPER):
+            if bound not in new or new[bound] == old.get(bound):
                 continue
-            if word not in old or (new[word] > old[word]) == (word in _LOWER):
-                yield f"{path} has a {word} of {new[word]} now" + (f", it was {old[word]}" if word in old else "")
+            if bound not in old or (new[bound] > old[bound]) == (bound in _LOWER):
+                yield f"{path} has a {bound} of {new[bound]} now" + (f", it was {old[bound]}" if bound in old else "")
         if "pattern" in new and new["pattern"] != old.get("pattern"):
             yield f"{path} must match {new['pattern']} now"
 
-    def _fields(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
-        was, is_ = old.get("properties", {}), new.get("properties", {})
-        for name in was:
-            if name not in is_:
+    def _field_changes(self, path: str, old: JsonSchema, new: JsonSchema) -> Iterator[str]:
+        old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
+        for name in old_fields:
+            if name not in new_fields:
                 yield f"{path}.{name} is gone"
             else:
-                yield from self._schema(f"{path}.{name}", was[name], is_[name])
-        needed, need = set(old.get("required", ())), set(new.get("required", ()))
-        if self._sent:
-            yield from (f"{path}.{name} is required now" for name in sorted(need - needed))
+                yield from self._schema_changes(f"{path}.{name}", old_fields[name], new_fields[name])
+        old_required, new_required = set(old.get("required", ())), set(new.get("required", ()))
+        if self._is_sent:
+            yield from (f"{path}.{name} is required now" for name in sorted(new_required - old_required))
         else:
-            yield from (f"{path}.{name} may be missing now" for name in sorted((needed - need) & set(is_)))
+            optional = (old_required - new_required) & set(new_fields)
+            yield from (f"{path}.{name} may be missing now" for name in sorted(optional))
 
 
-def _resolved(schema: JsonSchema, schemas: Mapping[str, JsonSchema]) -> JsonSchema:
+def _resolve(schema: JsonSchema, schemas: Mapping[str, JsonSchema]) -> JsonSchema:
     reference = schema.get("$ref")
     return schema if reference is None else schemas[str(reference).removeprefix("#/components/schemas/")]
 
 
-def _kinds(schema: JsonSchema) -> set[str]:
-    given = schema.get("type", ())
-    kinds = {given} if isinstance(given, str) else set(given)
-    return kinds | ({"integer"} if "number" in kinds else set())
+def _types(schema: JsonSchema) -> set[str]:
+    """Return the types that ``schema`` allows; a number may be an integer. An empty set means any type."""
+    type = schema.get("type", ())
+    types = {type} if isinstance(type, str) else set(type)
+    return types | ({"integer"} if "number" in types else set())
 
 
-def _spelled(values: Any) -> str:
+def _list(values: Any) -> str:
     return " or ".join(str(value) for value in (sorted(values) if isinstance(values, set) else values))

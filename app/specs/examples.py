@@ -1,4 +1,4 @@
-"""Examples made from JSON Schemas: small, and valid by the schema they are made from."""
+"""Make small example values that are valid for a JSON Schema."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Final
 
 JsonSchema = dict[str, Any]
 
+#: Values for texts with a format.
 _BY_FORMAT: Final = {
     "date-time": "2025-11-13T12:00:00Z",
     "date": "2025-11-13",
@@ -18,6 +19,7 @@ _BY_FORMAT: Final = {
     "ipv6": "2001:db8::1",
     "ip": "192.0.2.1",
 }
+#: Values for fields with a well-known name.
 _BY_NAME: Final[dict[str, str | int]] = {
     **{"username": "alice", "user_id": 1, "creator": "alice", "assignee": "bob", "content": "Hello"},
     **{"title": "New feature", "message": "Have a look", "link": "/tasks/789", "status": "todo", "priority": "high"},
@@ -26,28 +28,31 @@ _BY_NAME: Final[dict[str, str | int]] = {
 
 
 def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) -> Any:
-    """Return a value that ``schema`` allows; ``root`` is what its references start from, ``name`` the field's."""
+    """Return a value that ``schema`` allows.
+
+    ``name`` is the name of the field, if it is one. References in ``schema`` start at ``root``, by default ``schema``.
+    """
     root = schema if root is None else root
     if "$ref" in schema:
-        return example(_find(schema["$ref"], root), name, root)
-    for given in ("const", "default"):
-        if given in schema and schema[given] is not None:
-            return schema[given]
+        return example(_resolve(schema["$ref"], root), name, root)
+    for keyword in ("const", "default"):
+        if keyword in schema and schema[keyword] is not None:
+            return schema[keyword]
     if schema.get("examples"):
         return schema["examples"][0]
     if values := [value for value in schema.get("enum", ()) if value is not None]:
         return values[0]
-    for several in ("allOf", "anyOf", "oneOf"):
-        if schema.get(several):
-            return example(schema[several][0], name, root)
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        if schema.get(keyword):
+            return example(schema[keyword][0], name, root)
     return _of_type(schema, name, root)
 
 
-def _find(reference: str, root: JsonSchema) -> JsonSchema:
-    found: Any = root
-    for step in reference.removeprefix("#/").split("/"):
-        found = found[step.replace("~1", "/").replace("~0", "~")]
-    return dict(found)
+def _resolve(reference: str, root: JsonSchema) -> JsonSchema:
+    schema: Any = root
+    for key in reference.removeprefix("#/").split("/"):
+        schema = schema[key.replace("~1", "/").replace("~0", "~")]
+    return dict(schema)
 
 
 def _of_type(schema: JsonSchema, name: str, root: JsonSchema) -> Any:
@@ -55,38 +60,38 @@ def _of_type(schema: JsonSchema, name: str, root: JsonSchema) -> Any:
     types = types if isinstance(types, list) else [types]
     if {"integer", "string"} <= set(types) and name in _BY_NAME:
         return _BY_NAME[name]
-    kind = next((one for one in types if one != "null"), "null")
-    if kind == "object":
+    type = next((type for type in types if type != "null"), "null")
+    if type == "object":
         return {
             field: example(inner, field, root)
             for field, inner in schema.get("properties", {}).items()
-            if not inner.get("readOnly") and (field in schema.get("required", ()) or not _is_deep(inner))
+            if not inner.get("readOnly") and (field in schema.get("required", ()) or not _is_nested(inner))
         }
-    if kind == "array":
+    if type == "array":
         return [example(schema.get("items", {}), name, root) for _ in range(max(schema.get("minItems", 1), 1))]
-    if kind in ("integer", "number"):
+    if type in ("integer", "number"):
         return _number(schema, name)
-    if kind == "boolean":
+    if type == "boolean":
         return True
-    return None if kind == "null" else _text(schema, name)
+    return None if type == "null" else _text(schema, name)
 
 
-def _is_deep(schema: JsonSchema) -> bool:
-    """Whether an optional field would only make an example longer, or never end."""
+def _is_nested(schema: JsonSchema) -> bool:
+    """Return True if an optional field is left out of examples, because it is long or recursive."""
     return "$ref" in schema or "items" in schema
 
 
 def _number(schema: JsonSchema, name: str) -> int | float:
-    known = _BY_NAME.get(name)
-    number: float = known if isinstance(known, int) else 1
+    preset = _BY_NAME.get(name)
+    number: float = preset if isinstance(preset, int) else 1
     low: float = schema.get("minimum", schema.get("exclusiveMinimum", number - 1) + 1)
     high: float = schema.get("maximum", schema.get("exclusiveMaximum", max(number, low) + 1) - 1)
     return min(max(number, low), high)
 
 
 def _text(schema: JsonSchema, name: str) -> str:
-    known = _BY_NAME.get(name)
-    text = _BY_FORMAT.get(str(schema.get("format", ""))) or (known if isinstance(known, str) else "")
+    preset = _BY_NAME.get(name)
+    text = _BY_FORMAT.get(str(schema.get("format", ""))) or (preset if isinstance(preset, str) else "")
     text = text or name.replace("_", " ") or "text"
     shortest: int = schema.get("minLength", 0)
     longest: int = schema.get("maxLength", len(text))

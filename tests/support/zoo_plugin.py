@@ -1,4 +1,4 @@
-"""A plugin with every kind of schema field, for the tests of the generated documents."""
+"""A plugin with every kind of schema field, for the tests of ``roomcast.specs``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ zoo.room("cage", description="A cage")
 
 
 class Keeper(Schema):
-    """Who looks after it."""
+    """The person who feeds the animal."""
 
     name = fields.String(required=True, validate=validate.Length(3, 40))
     boss = fields.Nested(lambda: Keeper(exclude=("boss",)))
@@ -35,7 +35,7 @@ class Fed(Schema):
 
 
 class Feed(Schema):
-    """What to feed."""
+    """What to feed which animal."""
 
     animal = fields.String(required=True, validate=validate.Length(min=1))
     food = fields.String(validate=validate.OneOf(["nut", "apple", "hay"]))
@@ -49,6 +49,6 @@ async def feed(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def everything() -> Registry:
-    """The built-in plugins and a foreign one."""
+def zoo_registry() -> Registry:
+    """Return a registry of the built-in plugins and the zoo."""
     return Registry([*list(registry.load())[1:], LoadedPlugin(zoo, "zoo 1.0", "zoo")])

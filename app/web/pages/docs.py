@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ...errors import CLOSES, ERROR_CODES
 from ...gateway.gateway import Gateway
-from ...specs.asyncapi import SOCKET, asyncapi, frame_example
+from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example
 from ...specs.catalog import Entry, JsonSchema, catalog
 from ...specs.openapi import openapi
 from ..app_keys import GATEWAY
@@ -54,7 +54,7 @@ async def show_openapi(request: web.Request) -> web.StreamResponse:
 
 async def show_docs(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /docs``: the page that shows what the documents describe."""
-    address = f"{'wss' if request.secure else 'ws'}://{request.host}{SOCKET}"
+    address = f"{'wss' if request.secure else 'ws'}://{request.host}{SOCKET_PATH}"
     context = request.app[_PAGE] | {"address": address}
     return templates.render(request, "docs.html", context, _POLICY, headers={"Cache-Control": "no-cache"})
 

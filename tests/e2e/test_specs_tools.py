@@ -1,6 +1,6 @@
-"""The documents under the tools of those who use them, wherever they are installed: AsyncAPI's parser and TypeScript.
+"""Tests of ``specs`` with the tools of their users, if these are installed: AsyncAPI's parser and TypeScript.
 
-They are found as Node's modules at NODE_PATH, ``@asyncapi/parser`` and ``typescript``.
+The tools are the Node modules ``@asyncapi/parser`` and ``typescript`` in NODE_PATH.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from roomcast.specs.typescript import typescript
 
 MODULES = Path(os.environ.get("NODE_PATH", "/nowhere"))
 NODE = shutil.which("node")
-#: Nothing here takes so long, in seconds.
-PATIENCE = 120
+#: The time limit for a tool, in seconds.
+TIMEOUT = 120
 
 PARSE = """
 import { readFileSync } from "node:fs";
@@ -45,17 +45,17 @@ client.send({ type: "animal.feed", room: "cage:1", data: { animal: "bear", food:
 
 
 def run(*command: str, cwd: Path) -> str:
-    """Run a tool to its end; what it says is the failure's message."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
+    """Run a tool and return its output; the test fails with the output if the tool fails."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 if NODE and (MODULES / "@asyncapi" / "parser").exists():
 
-    def test_asyncapi_is_valid(everything: Registry, tmp_path: Path) -> None:
-        """AsyncAPI's own parser finds no error, and every operation."""
-        document = asyncapi(everything)
+    def test_asyncapi_is_valid(zoo_registry: Registry, tmp_path: Path) -> None:
+        """AsyncAPI's parser finds all operations and no error."""
+        document = asyncapi(zoo_registry)
         (tmp_path / "asyncapi.json").write_text(json.dumps(document))
         (tmp_path / "parse.mjs").write_text(PARSE)
         found = json.loads(run(str(NODE), "parse.mjs", str(MODULES), "asyncapi.json", cwd=tmp_path))
@@ -64,11 +64,11 @@ if NODE and (MODULES / "@asyncapi" / "parser").exists():
 
 if NODE and (MODULES / "typescript").exists():
 
-    def test_typescript_accepts_the_types(everything: Registry, tmp_path: Path) -> None:
-        """Under ``tsc --strict`` events and commands of all plugins, foreign ones too, have their types."""
+    def test_typescript_accepts_the_types(zoo_registry: Registry, tmp_path: Path) -> None:
+        """Under ``tsc --strict``, events and commands of all plugins have their types."""
         for name in ("roomcast.js", "roomcast.d.ts"):
             (tmp_path / name).write_bytes(files("roomcast.static").joinpath(name).read_bytes())
-        (tmp_path / "types.d.ts").write_text(typescript(everything))
+        (tmp_path / "types.d.ts").write_text(typescript(zoo_registry))
         (tmp_path / "use.ts").write_text(USE)
         options = ("--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "use.ts", "types.d.ts")
         run(str(NODE), str(MODULES / "typescript" / "bin" / "tsc"), *options, cwd=tmp_path)

@@ -1,0 +1,29 @@
+"""Tests of ``cli.schema``: the command ``roomcast schema``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from shell import refusal, roomcast
+
+
+@pytest.mark.slow
+def test_schema_command(tmp_path: Path) -> None:
+    """The command prints each format; ``--against`` lists breaking changes and sets the exit status."""
+    printed = roomcast("schema")
+    assert printed.returncode == 0
+    document = json.loads(printed.stdout)
+    assert document["asyncapi"] == "3.0.0"
+    assert json.loads(roomcast("schema", "--format", "openapi").stdout)["openapi"] == "3.1.0"
+    assert "declare module" in roomcast("schema", "--format", "typescript").stdout
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(printed.stdout)
+    assert roomcast("schema", "--against", str(earlier)).returncode == 0
+    document["components"]["messages"]["event.task.vanished"] = {"payload": {"properties": {}}}
+    earlier.write_text(json.dumps(document))
+    broken = roomcast("schema", "--against", str(earlier))
+    assert (broken.returncode, broken.stdout.strip()) == (1, "event task.vanished: is gone")
+    earlier.write_text("{}")
+    assert "is not what `roomcast schema" in refusal("schema", "--against", str(earlier))

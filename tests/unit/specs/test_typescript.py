@@ -1,0 +1,21 @@
+"""Tests of ``specs.typescript``."""
+
+from __future__ import annotations
+
+import re
+
+from roomcast.registry import Registry
+from roomcast.specs.typescript import typescript
+
+
+def test_events_and_commands_are_declared(zoo_registry: Registry) -> None:
+    """Events and commands of all plugins are declared with their fields, except those that the client declares."""
+    text = typescript(zoo_registry, "roomcast")
+    assert 'declare module "roomcast" {' in text
+    assert '"animal.fed": Frame<"animal.fed", {' in text
+    assert re.search(r"kilos: number;", text)
+    assert re.search(r'treats\?: \("nut" \| "apple"\)\[\];', text)
+    assert re.search(r"notes\?: Record<string, number>;", text)
+    assert re.search(r'"animal.feed": \{\n      data: \{\n        animal: string;', text)
+    assert '"send_message"' not in text
+    assert '"user_joined"' not in text
