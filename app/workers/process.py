@@ -21,6 +21,7 @@ from .. import registry
 from ..broker.base import Broker
 from ..broker.memory import MemoryBroker
 from ..broker.redis.broker import RedisBroker
+from ..broker.redis.options import RedisOptions
 from ..broker.redis.urls import parse
 from ..errors import RoomcastError
 from ..gateway.gateway import Gateway
@@ -98,8 +99,7 @@ def create_broker(settings: Settings) -> Broker:
     """Return the broker that the settings ask for. Raises ``SettingsError`` if REDIS_URL is wrong."""
     if settings.redis_url is None:
         return MemoryBroker(settings.history_size, settings.history_ttl)
-    return RedisBroker(
-        parse(settings.redis_url, ca=settings.redis_ca),
+    options = RedisOptions(
         prefix=settings.redis_prefix,
         lease=settings.redis_lease,
         wait=settings.redis_wait,
@@ -108,6 +108,7 @@ def create_broker(settings: Settings) -> Broker:
         history_size=settings.history_size,
         history_ttl=settings.history_ttl,
     )
+    return RedisBroker(parse(settings.redis_url, ca=settings.redis_ca), options)
 
 
 async def _serve(

@@ -17,7 +17,9 @@ from serving import PATH, PATIENCE, Serve, connect, token_for, url
 from roomcast import Context, Plugin
 from roomcast.broker.base import History, PresenceChange
 from roomcast.broker.memory import MemoryBroker
-from roomcast.broker.redis.broker import SIGNALS, RedisBroker
+from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.keys import SIGNALS
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
 from roomcast.web.server import Server
@@ -237,12 +239,17 @@ async def left_behind(server: Server) -> dict[str, Any]:
         "members": [room for room in ROOMS if await broker.members(room)],
     }
     if isinstance(broker, MemoryBroker):
-        kept |= {"subscribed": broker._subscribed, "held": broker._leases, "presence": broker._presence}
+        kept |= {"subscribed": broker._subscribed, "own leases": broker._leases, "presence": broker._presence}
     if isinstance(broker, RedisBroker):
         leases, presence = broker._leases, broker._presence
-        feeds = broker._feeds.subscriptions.feeds
-        kept["subscribed"] = [channel for channel in feeds if SIGNALS.encode() not in channel]
-        kept |= {"held": leases._held, "owed": leases._owed, "presence": presence._rooms, "work": presence._work}
+        channels = broker._receiver.subscriptions.by_channel
+        kept["subscribed"] = [channel for channel in channels if SIGNALS.encode() not in channel]
+        kept |= {
+            "own leases": leases._active,
+            "unreleased": leases._unreleased,
+            "presence": presence._rooms,
+            "writes": presence._writer.writes,
+        }
     return {name: value for name, value in kept.items() if value}
 
 
@@ -292,7 +299,9 @@ async def test_a_crowd_leaves_nothing_behind(serve: Serve, seed: int):
 async def test_a_crowd_leaves_nothing_behind_on_redis(serve: Serve, redis_server: RedisServer, redis_prefix: str):
     """The same of two nodes that share what they know."""
     draw = random.Random(3)
-    brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix, history_size=50) for _ in range(2)]
+    brokers = [
+        RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix, history_size=50)) for _ in range(2)
+    ]
     servers = [await serve(broker=broker, **settings(draw)) for broker in brokers]
     for server in servers:  # what a broker begins with its first question goes on
         await left_behind(server)

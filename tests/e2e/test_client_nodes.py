@@ -13,6 +13,7 @@ from serving import call, running
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
 
 ROOM = "channel:1"
@@ -22,7 +23,7 @@ ROOM = "channel:1"
 async def test_page_moves_between_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
     """Over ten losses, each with another node as the next, no message is lost, duplicated or out of order."""
     async with AsyncExitStack() as stack:
-        brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix) for _ in range(3)]
+        brokers = [RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)) for _ in range(3)]
         nodes = [await stack.enter_async_context(running(broker=one, ws_message_rate=0)) for one in brokers]
         proxy = await stack.enter_async_context(Proxy("127.0.0.1", nodes[0].port))
         pool = Pool(await (await stack.enter_async_context(chromium())).new_context())

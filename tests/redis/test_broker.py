@@ -13,8 +13,8 @@ from broker_contract import (
     OTHER,
     ROOM,
     BrokerContract,
-    Heard,
-    House,
+    Harness,
+    RecordingListener,
     split,
 )
 from redis_servers import Cluster, FreshRedis, RedisServer, until
@@ -22,10 +22,11 @@ from tcp_proxy import Proxy
 
 from roomcast.broker.base import Event
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
 
-Node = Callable[..., Awaitable[House]]
+Node = Callable[..., Awaitable[Harness]]
 
 
 async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
@@ -61,20 +62,20 @@ async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
 def broker_for(url: str, prefix: str, **options: float) -> RedisBroker:
     """A broker with the contract's bounds."""
     bounds = {"history_size": HISTORY_SIZE, "history_ttl": HISTORY_TTL}
-    return RedisBroker(parse(url), prefix=prefix, **(bounds | options))  # type: ignore[arg-type]
+    return RedisBroker(parse(url), RedisOptions(prefix=prefix, **(bounds | options)))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def house(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[House]:
-    """A house with a broker on the shared server."""
+async def harness(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Harness]:
+    """A harness with a broker on the shared server."""
 
     async def pass_time(seconds: float) -> None:
         await travel(redis_server, redis_prefix, seconds)
 
-    house = House(broker_for(redis_server.url, redis_prefix), pass_time)
-    await house.broker.start(house.heard)
-    yield house
-    await house.broker.close()
+    harness = Harness(broker_for(redis_server.url, redis_prefix), pass_time)
+    await harness.broker.start(harness.listener)
+    yield harness
+    await harness.broker.close()
 
 
 class TestOnOneServer(BrokerContract):
@@ -90,11 +91,11 @@ async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[No
 
     async with AsyncExitStack() as stack:
 
-        async def start(**options: float) -> House:
-            house = House(broker_for(redis_server.url, redis_prefix, **options), pass_time)
-            await house.broker.start(house.heard)
-            stack.push_async_callback(house.broker.close)
-            return house
+        async def start(**options: float) -> Harness:
+            harness = Harness(broker_for(redis_server.url, redis_prefix, **options), pass_time)
+            await harness.broker.start(harness.listener)
+            stack.push_async_callback(harness.broker.close)
+            return harness
 
         yield start
 
@@ -105,10 +106,10 @@ async def test_an_event_reaches_the_nodes_that_want_it(node: Node) -> None:
     await b.broker.subscribe([ROOM])
     await c.broker.subscribe([OTHER])
     ids = await a.fill(5)
-    heard = await b.heard_up_to_now()
-    assert heard == [(ROOM, id, b"%d" % i) for i, id in enumerate(ids)]
-    assert await c.heard_up_to_now() == []
-    assert await a.heard_up_to_now() == []
+    received = await b.received_events()
+    assert received == [(ROOM, id, b"%d" % i) for i, id in enumerate(ids)]
+    assert await c.received_events() == []
+    assert await a.received_events() == []
 
 
 async def test_all_nodes_see_one_order(node: Node) -> None:
@@ -117,9 +118,9 @@ async def test_all_nodes_see_one_order(node: Node) -> None:
     for one in nodes:
         await one.broker.subscribe([ROOM])
     await asyncio.gather(*[one.broker.publish(ROOM, b"%d" % i) for i in range(60) for one in nodes])
-    heard = [await one.heard_up_to_now() for one in nodes]
-    assert heard[0] == heard[1] == heard[2]
-    assert [split(id)[1] for _, id, _ in heard[0]] == list(range(1, 181))
+    received = [await one.received_events() for one in nodes]
+    assert received[0] == received[1] == received[2]
+    assert [split(id)[1] for _, id, _ in received[0]] == list(range(1, 181))
 
 
 async def test_what_one_publishes_in_a_row_stays_in_order(node: Node) -> None:
@@ -137,12 +138,12 @@ async def test_history_is_in_step_with_what_is_heard(node: Node) -> None:
     publishing = asyncio.gather(*[a.broker.publish(ROOM, b"%d" % i) for i in range(400)])
     for _ in range(20):
         history = await b.broker.history(ROOM, first)
-        before = len(b.heard.events)
+        before = len(b.listener.events)
         assert history.recovered
         assert [split(event.id)[1] for event in history.events] == list(range(2, before + 1))
-        assert history.last_id == b.heard.events[-1][1]
+        assert history.last_id == b.listener.events[-1][1]
     await publishing
-    assert len(await b.heard_up_to_now()) == 401
+    assert len(await b.received_events()) == 401
 
 
 async def test_a_client_ahead_of_its_new_node_hears_nothing_twice(node: Node, redis_server: RedisServer) -> None:
@@ -152,7 +153,7 @@ async def test_a_client_ahead_of_its_new_node_hears_nothing_twice(node: Node, re
     ids = await a.fill(4)
     history = await b.broker.history(ROOM, ids[3])
     assert (history.recovered, list(history.events), history.last_id) == (True, [], ids[3])
-    assert [id for _, id, _ in b.heard.events] == ids
+    assert [id for _, id, _ in b.listener.events] == ids
 
 
 async def test_a_hole_is_mended_before_anything_else_is_told(node: Node, redis_server: RedisServer) -> None:
@@ -160,7 +161,7 @@ async def test_a_hole_is_mended_before_anything_else_is_told(node: Node, redis_s
     a, b = await node(), await node()
     await b.broker.subscribe([ROOM])
     ids = await a.fill(2)
-    await b.heard.until(lambda: len(b.heard.events) == 2)
+    await b.listener.until(lambda: len(b.listener.events) == 2)
     # As after a message that Redis dropped: what is stored, is not announced.
     meta, stream = f"{{{a.broker._keys.prefix}:{ROOM}}}:m", f"{{{a.broker._keys.prefix}:{ROOM}}}:s"  # type: ignore[attr-defined]
     epoch = split(ids[0])[0]
@@ -169,40 +170,40 @@ async def test_a_hole_is_mended_before_anything_else_is_told(node: Node, redis_s
         await client.xadd(stream, {"t": now, "p": "lost"}, id=f"{epoch}-3")
         await client.hset(meta, "o", "3")
     await a.broker.publish(ROOM, b"after")
-    await b.heard.until(lambda: len(b.heard.events) == 4)
-    assert [payload for _, _, payload in b.heard.events] == [b"0", b"1", b"lost", b"after"]
-    assert [split(id)[1] for _, id, _ in b.heard.events] == [1, 2, 3, 4]
+    await b.listener.until(lambda: len(b.listener.events) == 4)
+    assert [payload for _, _, payload in b.listener.events] == [b"0", b"1", b"lost", b"after"]
+    assert [split(id)[1] for _, id, _ in b.listener.events] == [1, 2, 3, 4]
 
 
 async def test_a_quiet_room_is_compared_with_its_stream(
     node: Node, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last announcement of a room may be lost: it is found all the same."""
-    monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET", 1.0)
+    monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET_CHECK_INTERVAL", 1.0)
     a, b = await node(), await node()
     await b.broker.subscribe([ROOM])
     ids = await a.fill(1)
-    await b.heard.until(lambda: len(b.heard.events) == 1)
+    await b.listener.until(lambda: len(b.listener.events) == 1)
     prefix = f"{{{a.broker._keys.prefix}:{ROOM}}}"  # type: ignore[attr-defined]
     async with redis_server.client() as client:
         now = int((await client.time())[0]) * 1000
         await client.xadd(f"{prefix}:s", {"t": now, "p": "lost"}, id=f"{split(ids[0])[0]}-2")
         await client.hset(f"{prefix}:m", "o", "2")
-    await b.heard.until(lambda: len(b.heard.events) == 2)
-    assert b.heard.events[1][2] == b"lost"
+    await b.listener.until(lambda: len(b.listener.events) == 2)
+    assert b.listener.events[1][2] == b"lost"
 
 
 async def test_a_lost_history_is_told(node: Node, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members of a room whose keys are gone hear resync, with the place where the room stands now."""
-    monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET", 1.0)
+    monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET_CHECK_INTERVAL", 1.0)
     a = await node()
     await a.broker.subscribe([ROOM])
     ids = await a.fill(3)
-    await a.heard.until(lambda: len(a.heard.events) == 3)
+    await a.listener.until(lambda: len(a.listener.events) == 3)
     prefix = f"{{{a.broker._keys.prefix}:{ROOM}}}"  # type: ignore[attr-defined]
     await redis_server("DEL", f"{prefix}:m", f"{prefix}:s")
-    await a.heard.until(lambda: bool(a.heard.resyncs))
-    room, last_id = a.heard.resyncs[0]
+    await a.listener.until(lambda: bool(a.listener.resyncs))
+    room, last_id = a.listener.resyncs[0]
     assert (room, split(last_id)[1]) == (ROOM, 0)
     assert split(last_id)[0] != split(ids[0])[0]
     assert not (await a.broker.history(ROOM, ids[2])).recovered
@@ -258,7 +259,7 @@ async def test_a_stream_that_was_evicted(node: Node, redis_server: RedisServer, 
 async def test_a_close_that_is_cut_off(redis_server: RedisServer, redis_prefix: str) -> None:
     """A broker whose closing is cancelled lets go of its connections all the same."""
     broker = broker_for(redis_server.url, redis_prefix)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     await broker.enter(ROOM, 1, "alice", 1)
     closing = asyncio.create_task(broker.close())
     await asyncio.sleep(0)
@@ -275,8 +276,8 @@ async def test_a_signal_reaches_every_node(node: Node) -> None:
     nodes = [await node() for _ in range(3)]
     await asyncio.gather(*[one.broker.signal(b"%d" % i) for i, one in enumerate(nodes)])
     for one in nodes:
-        await one.heard.until(lambda one=one: len(one.heard.signals) == 3)
-    assert nodes[0].heard.signals == nodes[1].heard.signals == nodes[2].heard.signals
+        await one.listener.until(lambda one=one: len(one.listener.signals) == 3)
+    assert nodes[0].listener.signals == nodes[1].listener.signals == nodes[2].listener.signals
 
 
 async def test_a_ping_goes_through_redis_and_back(node: Node) -> None:
@@ -288,15 +289,15 @@ async def test_a_ping_goes_through_redis_and_back(node: Node) -> None:
 
 async def test_keys_of_two_prefixes_do_not_meet(redis_server: RedisServer, redis_prefix: str) -> None:
     """Two roomcasts with different prefixes share a server and nothing else."""
-    one, two = (House(broker_for(redis_server.url, redis_prefix + end), asyncio.sleep) for end in "ab")
-    for house in (one, two):
-        await house.broker.start(house.heard)
-        await house.broker.subscribe([ROOM])
+    one, two = (Harness(broker_for(redis_server.url, redis_prefix + end), asyncio.sleep) for end in "ab")
+    for harness in (one, two):
+        await harness.broker.start(harness.listener)
+        await harness.broker.subscribe([ROOM])
     await one.fill(2)
-    assert await two.heard_up_to_now() == []
+    assert await two.received_events() == []
     assert (await two.broker.history(ROOM)).events == []
-    for house in (one, two):
-        await house.broker.close()
+    for harness in (one, two):
+        await harness.broker.close()
 
 
 async def test_a_room_is_joined_and_left_in_haste(node: Node) -> None:
@@ -311,9 +312,9 @@ async def test_a_room_is_joined_and_left_in_haste(node: Node) -> None:
     await flutter()
     await b.broker.subscribe([ROOM])
     id = await a.broker.publish(ROOM, b"x")
-    assert await b.heard_up_to_now() == [(ROOM, id, b"x")]
-    heard = Heard()
-    assert heard.events == []
+    assert await b.received_events() == [(ROOM, id, b"x")]
+    listener = RecordingListener()
+    assert listener.events == []
 
 
 class TestOnACluster:
@@ -321,34 +322,34 @@ class TestOnACluster:
 
     async def test_rooms_on_all_servers(self, redis_cluster: Cluster, redis_prefix: str) -> None:
         """Rooms that are on different servers work alike, and a list may span them."""
-        a, b = (House(broker_for(redis_cluster.url, redis_prefix), asyncio.sleep) for _ in range(2))
-        for house in (a, b):
-            await house.broker.start(house.heard)
+        a, b = (Harness(broker_for(redis_cluster.url, redis_prefix), asyncio.sleep) for _ in range(2))
+        for harness in (a, b):
+            await harness.broker.start(harness.listener)
         rooms = [f"channel:{i}" for i in range(30)]
         await b.broker.subscribe(rooms)
         for room in rooms:
             await a.broker.publish(room, room.encode())
-        await b.heard.until(lambda: len(b.heard.events) == 30)
-        assert {(room, payload) for room, _, payload in b.heard.events} == {(room, room.encode()) for room in rooms}
+        await b.listener.until(lambda: len(b.listener.events) == 30)
+        assert {(room, payload) for room, _, payload in b.listener.events} == {(room, room.encode()) for room in rooms}
         await b.broker.ping()
         await a.broker.signal(b"x")
-        await b.heard.until(lambda: b.heard.signals == [b"x"])
+        await b.listener.until(lambda: b.listener.signals == [b"x"])
         assert await a.broker.admit(1, 1, 1)
         assert not await b.broker.admit(1, 2, 1)
         await a.broker.enter(rooms[0], 1, "alice", 1)
         assert [member.username for member in await b.broker.members(rooms[0])] == ["alice"]
         assert await b.broker.rooms() == {rooms[0]: 1}
-        for house in (a, b):
-            await house.broker.close()
+        for harness in (a, b):
+            await harness.broker.close()
 
 
 @pytest.mark.parametrize("harm", ["killed", "stopped"])
 async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: FreshRedis, harm: str) -> None:
     """After a restart without its data, or a lease of silence, admissions wait until all nodes say what they hold."""
     server = await fresh_redis()
-    a, b = (House(broker_for(server.url, "anew", lease=1.2, timeout=0.3), asyncio.sleep) for _ in range(2))
-    for house in (a, b):
-        await house.broker.start(house.heard)
+    a, b = (Harness(broker_for(server.url, "anew", lease=1.2, timeout=0.3), asyncio.sleep) for _ in range(2))
+    for harness in (a, b):
+        await harness.broker.start(harness.listener)
     assert await a.broker.admit(1, 1, 2)
     assert await a.broker.admit(1, 2, 2)
     if harm == "killed":
@@ -370,31 +371,31 @@ async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: F
     assert not admitted
     assert any("Redis is back" in one for one in refusals)
     assert await b.broker.connections(1) == 2
-    for house in (a, b):
-        await house.broker.close()
+    for harness in (a, b):
+        await harness.broker.close()
 
 
 async def test_a_node_that_starts_with_its_redis_lets_the_others_speak_first(fresh_redis: FreshRedis) -> None:
     """It has started when those that knew the server before, and come back later, have said again what they hold."""
     server = await fresh_redis()
     async with Proxy("127.0.0.1", server.port) as proxy:
-        a = House(broker_for(f"redis://127.0.0.1:{proxy.port}", "young"), asyncio.sleep)
-        c = House(broker_for(server.url, "young"), asyncio.sleep)
-        await a.broker.start(a.heard)
+        a = Harness(broker_for(f"redis://127.0.0.1:{proxy.port}", "young"), asyncio.sleep)
+        c = Harness(broker_for(server.url, "young"), asyncio.sleep)
+        await a.broker.start(a.listener)
         assert await a.broker.admit(1, 1, 2)
         assert await a.broker.admit(1, 2, 2)
         await proxy.stop()
         server.kill()
         await server.start()
-        starting = asyncio.create_task(c.broker.start(c.heard))
+        starting = asyncio.create_task(c.broker.start(c.listener))
         await until(lambda: is_known_to(server), "the new node reaches the server")
         await asyncio.wait([starting], timeout=0.2)  # it would have started meanwhile if it did not wait for the other
         await proxy.start()
         await starting
         assert not await c.broker.admit(1, 3, 2)
         assert await c.broker.connections(1) == 2
-        for house in (a, c):
-            await house.broker.close()
+        for harness in (a, c):
+            await harness.broker.close()
 
 
 async def is_known_to(server: RedisServer) -> bool:

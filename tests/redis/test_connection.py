@@ -11,7 +11,8 @@ import pytest
 from redis_servers import Authority, FreshRedis, RedisServer, over_tls
 from tcp_proxy import Proxy
 
-from roomcast.broker.redis.connection import RedisConnection, ReplyError, open_connection, pack
+from roomcast.broker.redis.connection import RedisConnection, ReplyError, pack
+from roomcast.broker.redis.handshake import open_connection
 from roomcast.broker.redis.scripts import Script
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
@@ -67,8 +68,8 @@ async def test_answers_come_in_order(open_to: Open, redis_server: RedisServer) -
     link = await open_to(redis_server.url)
     answers: list[Any] = []
     for parts in (("ECHO", "a"), ("NO-SUCH-COMMAND",), ("ECHO", b"\xff\0"), ("ECHO", "")):
-        link.ask(pack(parts), answers.append)
-    assert await link.get("ECHO", "end") == b"end"
+        link.send(pack(parts), answers.append)
+    assert await link.execute("ECHO", "end") == b"end"
     assert answers[0] == b"a"
     assert isinstance(answers[1], ReplyError)
     assert answers[1].code == "ERR"
@@ -78,8 +79,8 @@ async def test_answers_come_in_order(open_to: Open, redis_server: RedisServer) -
 async def test_pushes_and_answers_do_not_mix(open_to: Open, ends: Ends, redis_server: RedisServer) -> None:
     """Messages of a channel come as pushes, between the answers of the same connection."""
     link = await open_to(redis_server.url)
-    link.tell(pack(("SUBSCRIBE", "test-link")))
-    assert await link.get("PUBLISH", "test-link", "hello") == 1
+    link.send_and_forget(pack(("SUBSCRIBE", "test-link")))
+    assert await link.execute("PUBLISH", "test-link", "hello") == 1
     assert ends.pushes == [[b"subscribe", b"test-link", 1], [b"message", b"test-link", b"hello"]]
 
 
@@ -88,7 +89,7 @@ async def test_a_conversation_ends_with_its_mark(open_to: Open, redis_server: Re
     link = await open_to(redis_server.url)
     done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     asked = pack(("SUBSCRIBE", "a")) + pack(("ECHO", "1")) + pack(("SUBSCRIBE",)) + pack(("ECHO", "2"))
-    link.converse(asked, b"mark", done.set_result)
+    link.send_batch(asked, b"mark", done.set_result)
     first, refused, second = await done
     assert (first, second) == (b"1", b"2")
     assert isinstance(refused, ReplyError)
@@ -99,7 +100,7 @@ async def test_scripts_are_loaded_as_it_opens(open_to: Open, fresh_redis: FreshR
     server = await fresh_redis()
     script = Script("claim")
     link = await open_to(server.url, scripts=(script,))
-    assert await link.get("EVALSHA", script.sha, 1, "k", 1000) == 1
+    assert await link.execute("EVALSHA", script.sha, 1, "k", 1000) == 1
 
 
 async def test_a_server_that_closes(open_to: Open, ends: Ends, fresh_redis: FreshRedis) -> None:
@@ -108,10 +109,10 @@ async def test_a_server_that_closes(open_to: Open, ends: Ends, fresh_redis: Fres
     link = await open_to(server.url)
     server.pause()
     answers: list[Any] = []
-    link.ask(pack(("ECHO", "x")), answers.append)
+    link.send(pack(("ECHO", "x")), answers.append)
     server.kill()
     assert "closed" in await ends.lost or "reset" in await ends.lost
-    assert link.abandoned == [answers.append]
+    assert link.unanswered == [answers.append]
     assert not link.is_open
 
 
@@ -153,7 +154,7 @@ async def test_passwords(open_to: Open, fresh_redis: FreshRedis) -> None:
     """A password that is missing or wrong is said to be, and never shown."""
     server = await fresh_redis(user="cast", password="s3cret-s3cret")
     link = await open_to(server.url)
-    assert await link.get("ACL", "WHOAMI") == b"cast"
+    assert await link.execute("ACL", "WHOAMI") == b"cast"
     with pytest.raises(Unavailable, match="user name or the password") as wrong:
         await open_to(f"redis://cast:another-word@127.0.0.1:{server.port}")
     assert "another-word" not in str(wrong.value)
@@ -164,20 +165,20 @@ async def test_passwords(open_to: Open, fresh_redis: FreshRedis) -> None:
 async def test_a_database_of_its_own(open_to: Open, redis_server: RedisServer) -> None:
     """The URL's database is the one that is used."""
     link = await open_to(f"{redis_server.url}/3")
-    assert b"db=3" in await link.get("CLIENT", "INFO")
+    assert b"db=3" in await link.execute("CLIENT", "INFO")
 
 
 async def test_a_unix_socket(open_to: Open, fresh_redis: FreshRedis) -> None:
     """A server's socket does as well as its port."""
     server = await fresh_redis(unix_socket=True)
-    assert await (await open_to(server.url)).get("PING") == b"PONG"
+    assert await (await open_to(server.url)).execute("PING") == b"PONG"
 
 
 async def test_tls(open_to: Open, redis_server: RedisServer, tmp_path: Path) -> None:
     """Over TLS the server's certificate must be one that the given authority has signed."""
     authority = Authority(tmp_path)
     async with over_tls(redis_server, authority) as url:
-        assert await (await open_to(url, ca=str(authority.ca))).get("PING") == b"PONG"
+        assert await (await open_to(url, ca=str(authority.ca))).execute("PING") == b"PONG"
         with pytest.raises(Unavailable, match=r"TLS failed: .*certificate"):
             await open_to(url)
 
@@ -235,9 +236,9 @@ async def test_a_refused_subscription_shifts_no_answers(open_to: Open, redis_ser
     """What is told and refused takes nobody else's answer."""
     link = await open_to(redis_server.url)
     answers: list[Any] = []
-    link.tell(pack(("SUBSCRIBE",)))
-    link.ask(pack(("ECHO", "a")), answers.append)
-    assert await link.get("ECHO", "b") == b"b"
+    link.send_and_forget(pack(("SUBSCRIBE",)))
+    link.send(pack(("ECHO", "a")), answers.append)
+    assert await link.execute("ECHO", "b") == b"b"
     assert answers == [b"a"]
 
 
@@ -249,8 +250,8 @@ async def test_one_who_fails_at_what_is_told(open_to: Open, ends: Ends, redis_se
         raise ValueError("not this")
 
     answers: list[Any] = []
-    link.ask(pack(("ECHO", "a")), fail)
-    link.ask(pack(("ECHO", "b")), answers.append)
-    assert await link.get("ECHO", "c") == b"c"
+    link.send(pack(("ECHO", "a")), fail)
+    link.send(pack(("ECHO", "b")), answers.append)
+    assert await link.execute("ECHO", "c") == b"c"
     assert answers == [b"b"]
     assert not ends.lost.done()

@@ -15,13 +15,14 @@ from typing import Any
 
 import orjson
 import pytest
-from broker_contract import Heard
+from broker_contract import RecordingListener
 from redis_servers import Cluster, FreshRedis, SentinelTrio, until
 from serving import PATH, User, call, connect, refused, running, token_for
 from tcp_proxy import Proxy
 
 from roomcast.broker.base import Member as BrokerMember
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.subscriptions import Subscriptions
 from roomcast.broker.redis.urls import parse
 from roomcast.web.server import Server
@@ -41,7 +42,7 @@ class Member:
         self.user = user
         self.frames: list[dict[str, Any]] = []
         #: The ids of the messages that came, by their texts.
-        self.heard: dict[str, str] = {}
+        self.received: dict[str, str] = {}
         self.times: list[float] = []
         #: The id up to which events may be missing, since a resync said so.
         self.told = (0, 0)
@@ -63,13 +64,13 @@ class Member:
             self._last = id
         if frame["type"] == "message":
             content = frame["data"]["content"]
-            assert content not in self.heard, f"{content} came twice"
-            self.heard[content] = frame["id"]
+            assert content not in self.received, f"{content} came twice"
+            self.received[content] = frame["id"]
             self.times.append(time.monotonic())
 
     def knows(self, text: str, id: str) -> bool:
         """Whether the acknowledged message came, or is among those that the member was told to have missed."""
-        return self.heard.get(text) == id or (text not in self.heard and split(id) <= self.told)
+        return self.received.get(text) == id or (text not in self.received and split(id) <= self.told)
 
     @property
     def is_connected(self) -> bool:
@@ -127,7 +128,7 @@ class Publisher(Member):
         """What is going on, for the messages of failures."""
         return (
             f"{self.name} sent {self.sent}: {len(self.acked)} acknowledged {list(self.acked.items())[-2:]}, "
-            f"{len(self.failed)} failed; heard {list(self.heard.items())[-3:]}"
+            f"{len(self.failed)} failed; heard {list(self.received.items())[-3:]}"
         )
 
     @property
@@ -213,7 +214,7 @@ class Nodes:
             return False
         texts = [(f"{publisher.name}:{number}", publisher.acked[number]) for publisher, number in said]
         await until_true(lambda: all(one.knows(*text) for one in self.members for text in texts), "all know of it")
-        return all(text in one.heard for one in self.members for text, _ in texts)
+        return all(text in one.received for one in self.members for text, _ in texts)
 
     async def _are_ready(self) -> bool:
         return all([(await call(server, "GET", "/health/ready"))[0] == 200 for server in self.servers])
@@ -251,11 +252,11 @@ class Nodes:
             assert lost or one.told == (0, 0), "a resync, though nothing can have been lost"
             for publisher in self.publishers:
                 assert list(publisher.acked) == sorted(publisher.acked), "answers out of order"
-                said = [text for text in one.heard if text.startswith(f"{publisher.name}:")]
+                said = [text for text in one.received if text.startswith(f"{publisher.name}:")]
                 assert said == sorted(said, key=lambda text: int(text.partition(":")[2])), "out of order"
                 for number, id in publisher.acked.items():
                     text = f"{publisher.name}:{number}"
-                    assert one.knows(text, id), f"{text} was acknowledged as {id} and came as {one.heard.get(text)}"
+                    assert one.knows(text, id), f"{text} was acknowledged as {id} and came as {one.received.get(text)}"
 
 
 def split(id: str) -> tuple[int, int]:
@@ -266,7 +267,7 @@ def split(id: str) -> tuple[int, int]:
 
 def broker(url: str, prefix: str, **options: Any) -> RedisBroker:
     """A node's broker, which soon loses patience."""
-    return RedisBroker(parse(url), **{"prefix": prefix, "timeout": TIMEOUT, "wait": WAIT, **options})
+    return RedisBroker(parse(url), RedisOptions(**{"prefix": prefix, "timeout": TIMEOUT, "wait": WAIT, **options}))
 
 
 @asynccontextmanager
@@ -476,7 +477,7 @@ async def test_a_primary_of_the_cluster_that_is_killed(redis_cluster: Cluster) -
         await until(redis_cluster.is_ready, "the cluster is whole again")
 
 
-class Announcer(Heard):
+class Announcer(RecordingListener):
     """A node that announces who has gone."""
 
     broker: RedisBroker
@@ -489,21 +490,21 @@ class Announcer(Heard):
 async def test_a_node_ends_as_redis_returns(fresh_redis: FreshRedis, redis_prefix: str) -> None:
     """Who left while Redis was away is announced by the node they left, though it is about to end."""
     redis = await fresh_redis()
-    ending = RedisBroker(parse(redis.url), prefix=redis_prefix, timeout=TIMEOUT)
-    other = RedisBroker(parse(redis.url), prefix=redis_prefix, timeout=TIMEOUT)
-    announcer, heard = Announcer(), Heard()
+    ending = RedisBroker(parse(redis.url), RedisOptions(prefix=redis_prefix, timeout=TIMEOUT))
+    other = RedisBroker(parse(redis.url), RedisOptions(prefix=redis_prefix, timeout=TIMEOUT))
+    announcer, listener = Announcer(), RecordingListener()
     announcer.broker = ending
     await ending.start(announcer)
-    await other.start(heard)
+    await other.start(listener)
     await other.subscribe([ROOM])
     await ending.enter(ROOM, 1, "alice", 1)
     redis.pause()
     assert (await ending.leave(ROOM, 1, 1)).user_changed is False
     ended = asyncio.get_running_loop().create_future()
-    ending._router.on_return.append(lambda: ended.set_result(asyncio.create_task(ending.close())))
+    ending._router.on_server_return.append(lambda: ended.set_result(asyncio.create_task(ending.close())))
     redis.resume()
     await (await ended)
-    await heard.until(lambda: [payload for *_, payload in heard.events] == [b"alice left"])
+    await listener.until(lambda: [payload for *_, payload in listener.events] == [b"alice left"])
     await announcer.announcing
     await other.close()
 
@@ -529,17 +530,17 @@ async def test_a_first_event_that_is_lost(
 ) -> None:
     """Members of a quiet room are told when its very first event was acknowledged, and lost with Redis on its way."""
     redis = await fresh_redis()
-    broker, heard = RedisBroker(parse(redis.url), prefix=redis_prefix), Heard()
+    broker, listener = RedisBroker(parse(redis.url), RedisOptions(prefix=redis_prefix)), RecordingListener()
     with monkeypatch.context() as patch:
-        patch.setattr(Subscriptions, "pushed", lambda *_: None)
-        await broker.start(heard)
+        patch.setattr(Subscriptions, "on_push", lambda *_: None)
+        await broker.start(listener)
         await broker.subscribe([ROOM])
         first = await broker.publish(ROOM, b"first")
     redis.kill()
     await redis.start()
-    await heard.until(lambda: bool(heard.resyncs))
-    assert heard.events == []
-    (room, last_id), *more = heard.resyncs
+    await listener.until(lambda: bool(listener.resyncs))
+    assert listener.events == []
+    (room, last_id), *more = listener.resyncs
     assert (room, split(last_id)[1], more) == (ROOM, 0, [])
     assert split(last_id)[0] > split(first)[0]
     await broker.close()

@@ -13,6 +13,7 @@ from serving import call, connect, refused, running, token_for
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
 from roomcast.web.server import Server
 
@@ -26,7 +27,7 @@ async def nodes(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[N
     async with AsyncExitStack() as stack:
 
         async def start(count: int, **settings: Any) -> list[Server]:
-            brokers = [RedisBroker(parse(redis_server.url), prefix=redis_prefix) for _ in range(count)]
+            brokers = [RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)) for _ in range(count)]
             return [await stack.enter_async_context(running(broker=broker, **settings)) for broker in brokers]
 
         yield start
@@ -203,8 +204,8 @@ async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedi
     """A node that was cut off for longer than signals are kept asks whose tokens were revoked; others stay."""
     redis = await fresh_redis()
     async with Proxy("127.0.0.1", redis.port) as proxy:
-        whole = RedisBroker(parse(redis.url), history_size=1)
-        cut_off = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), history_size=1)
+        whole = RedisBroker(parse(redis.url), RedisOptions(history_size=1))
+        cut_off = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), RedisOptions(history_size=1))
         async with (
             running(broker=whole) as a,
             running(broker=cut_off) as b,

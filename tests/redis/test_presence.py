@@ -430,7 +430,7 @@ class _Books:
 
     def __init__(self) -> None:
         self.truth: set[tuple[int, str, int | str, int]] = set()
-        self.heard: Counter[tuple[str, int | str]] = Counter()
+        self.announced: Counter[tuple[str, int | str]] = Counter()
 
     def present(self) -> set[tuple[str, int | str]]:
         return {(room, user_id) for _, room, user_id, _ in self.truth}
@@ -451,11 +451,11 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
             elif what == "enter":
                 books.truth.add((node, room, user_id, connection))
                 came = await _quiet(presence.enter(room, user_id, "name", connection))
-                books.heard[room, user_id] += came
+                books.announced[room, user_id] += came
             elif what == "leave":
                 books.truth.discard((node, room, user_id, connection))
                 went = await _quiet(presence.leave(room, user_id, connection))
-                books.heard[room, user_id] -= went
+                books.announced[room, user_id] -= went
             elif what in ("renew", "restore"):
                 await getattr(presence, what)()
 
@@ -469,13 +469,13 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
         rooms = Counter(room for room, _ in books.present())
         assert await three[1].presence.rooms() == dict(rooms)
         for node in three:
-            books.heard.update((room, member.user_id) for room, member, _ in node.back)
-            books.heard.subtract((room, member.user_id) for room, member, _ in node.gone)
+            books.announced.update((room, member.user_id) for room, member, _ in node.back)
+            books.announced.subtract((room, member.user_id) for room, member, _ in node.gone)
         if not abrupt:
-            assert {key for key, n in books.heard.items() if n} == books.present()
-            assert set(books.heard.values()) <= {0, 1}
+            assert {key for key, n in books.announced.items() if n} == books.present()
+            assert set(books.announced.values()) <= {0, 1}
         for node in three:
-            assert not node.presence._work
+            assert not node.presence._writer.writes
             await node.presence.close()
         assert {key for key in await keys_of(server, prefix) if not key.endswith(":g")} == set()
 

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from broker_contract import OTHER, ROOM, House, split
+from broker_contract import OTHER, ROOM, Harness, split
 from redis_servers import FreshRedis, RedisServer
 from tcp_proxy import Proxy
 
 from roomcast.broker.base import Publication
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
 
@@ -24,134 +25,136 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def house(proxy: Proxy, redis_prefix: str) -> AsyncIterator[House]:
-    """A house whose broker reaches the shared server through ``proxy``."""
+async def harness(proxy: Proxy, redis_prefix: str) -> AsyncIterator[Harness]:
+    """A harness whose broker reaches the shared server through ``proxy``."""
     target = parse(f"redis://127.0.0.1:{proxy.port}")
-    house = House(RedisBroker(target, prefix=redis_prefix, wait=30, timeout=20, history_size=2000), asyncio.sleep)
-    await house.broker.start(house.heard)
-    yield house
-    await house.broker.close()
+    harness = Harness(
+        RedisBroker(target, RedisOptions(prefix=redis_prefix, wait=30, timeout=20, history_size=2000)), asyncio.sleep
+    )
+    await harness.broker.start(harness.listener)
+    yield harness
+    await harness.broker.close()
 
 
-async def offsets(house: House, room: str = ROOM) -> list[int]:
+async def offsets(harness: Harness, room: str = ROOM) -> list[int]:
     """The offsets that the history of ``room`` has."""
-    return [split(event.id)[1] for event in (await house.broker.history(room)).events]
+    return [split(event.id)[1] for event in (await harness.broker.history(room)).events]
 
 
-async def test_what_waits_for_a_batch_goes_together(house: House, redis_server: RedisServer) -> None:
+async def test_what_waits_for_a_batch_goes_together(harness: Harness, redis_server: RedisServer) -> None:
     """Of many publishes in one room the first goes alone or with its turn's, the rest in batches, all in order."""
-    await house.broker.subscribe([ROOM])
+    await harness.broker.subscribe([ROOM])
     before = (await redis_server.info("commandstats"))["cmdstat_evalsha"]["calls"]
-    ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i) for i in range(1000)])
+    ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(1000)])
     calls = (await redis_server.info("commandstats"))["cmdstat_evalsha"]["calls"] - before
     assert [split(id)[1] for id in ids] == list(range(1, 1001))
-    assert [payload for _, _, payload in await house.heard_up_to_now()] == [b"%d" % i for i in range(1000)]
+    assert [payload for _, _, payload in await harness.received_events()] == [b"%d" % i for i in range(1000)]
     assert calls < 50
 
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_a_lost_answer_does_not_publish_twice(
-    house: House, proxy: Proxy, redis_server: RedisServer, key: str | None
+    harness: Harness, proxy: Proxy, redis_server: RedisServer, key: str | None
 ) -> None:
     """A batch that Redis took, but whose answer was lost with the connection, is sent again and not stored again."""
-    await house.broker.subscribe([ROOM])
-    await house.fill(3)
+    await harness.broker.subscribe([ROOM])
+    await harness.fill(3)
     proxy.stall(to_server=False, to_client=True)
     sent = proxy.sent
-    publishing = asyncio.gather(*[house.broker.publish(ROOM, b"p%d" % i, key and f"{key}{i}") for i in range(3)])
+    publishing = asyncio.gather(*[harness.broker.publish(ROOM, b"p%d" % i, key and f"{key}{i}") for i in range(3)])
     async with asyncio.timeout(10):
-        while proxy.sent == sent or await _stored(house, redis_server) < 6:
+        while proxy.sent == sent or await _stored(harness, redis_server) < 6:
             await asyncio.sleep(0.01)
     proxy.reset()
     proxy.flow()
     ids = await publishing
     assert [split(id)[1] for id in ids] == [4, 5, 6]
-    assert await offsets(house) == [1, 2, 3, 4, 5, 6]
-    assert [split(id)[1] for _, id, _ in await house.heard_up_to_now()] == [1, 2, 3, 4, 5, 6]
+    assert await offsets(harness) == [1, 2, 3, 4, 5, 6]
+    assert [split(id)[1] for _, id, _ in await harness.received_events()] == [1, 2, 3, 4, 5, 6]
 
 
-async def _stored(house: House, server: RedisServer) -> int:
+async def _stored(harness: Harness, server: RedisServer) -> int:
     """How many events the stream has, seen past the proxy."""
-    return int(await server("XLEN", house.broker._keys.stream(ROOM)))  # type: ignore[attr-defined]
+    return int(await server("XLEN", harness.broker._keys.stream(ROOM)))  # type: ignore[attr-defined]
 
 
-async def test_a_list_whose_answer_was_lost(house: House, proxy: Proxy, redis_server: RedisServer) -> None:
+async def test_a_list_whose_answer_was_lost(harness: Harness, proxy: Proxy, redis_server: RedisServer) -> None:
     """A list over two rooms is sent again after a broken connection, and stands once in each."""
-    await house.fill(1)
+    await harness.fill(1)
     many = [Publication(ROOM, b"a"), Publication(OTHER, b"b"), Publication(ROOM, b"c", "k")]
     proxy.stall(to_server=False, to_client=True)
-    publishing = asyncio.ensure_future(house.broker.publish_many(many))
+    publishing = asyncio.ensure_future(harness.broker.publish_many(many))
     async with asyncio.timeout(10):
-        while await _stored(house, redis_server) < 3:
+        while await _stored(harness, redis_server) < 3:
             await asyncio.sleep(0.01)
     proxy.reset()
     proxy.flow()
     assert [split(id)[1] for id in await publishing] == [2, 1, 3]
-    assert (await offsets(house), await offsets(house, OTHER)) == ([1, 2, 3], [1])
+    assert (await offsets(harness), await offsets(harness, OTHER)) == ([1, 2, 3], [1])
 
 
 async def test_who_gave_up_is_not_published(fresh_redis: FreshRedis) -> None:
     """An event whose publisher was cancelled while Redis was away never appears; the others keep their order."""
     server = await fresh_redis()
-    house = House(RedisBroker(parse(server.url), wait=30, timeout=1), asyncio.sleep)
-    await house.broker.start(house.heard)
+    harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=30, timeout=1)), asyncio.sleep)
+    await harness.broker.start(harness.listener)
     server.kill()
-    tasks = [asyncio.ensure_future(house.broker.publish(ROOM, b"%d" % i)) for i in range(6)]
+    tasks = [asyncio.ensure_future(harness.broker.publish(ROOM, b"%d" % i)) for i in range(6)]
     await asyncio.sleep(0.05)
-    waiting = [asyncio.ensure_future(house.broker.publish(ROOM, b"w%d" % i)) for i in range(4)]
+    waiting = [asyncio.ensure_future(harness.broker.publish(ROOM, b"w%d" % i)) for i in range(4)]
     await asyncio.sleep(0)
     waiting[1].cancel()
     await server.start()
     await asyncio.gather(*tasks, *waiting, return_exceptions=True)
-    payloads = [event.payload for event in (await house.broker.history(ROOM)).events]
+    payloads = [event.payload for event in (await harness.broker.history(ROOM)).events]
     assert payloads == [b"0", b"1", b"2", b"3", b"4", b"5", b"w0", b"w2", b"w3"]
-    await house.broker.close()
+    await harness.broker.close()
 
 
 async def test_publishing_ends_with_the_wait(fresh_redis: FreshRedis) -> None:
     """A publish fails with a sentence when Redis stays away longer than the wait, and was not done."""
     server = await fresh_redis()
-    house = House(RedisBroker(parse(server.url), wait=0.3, timeout=1), asyncio.sleep)
-    await house.broker.start(house.heard)
+    harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=0.3, timeout=1)), asyncio.sleep)
+    await harness.broker.start(harness.listener)
     server.kill()
     with pytest.raises(Unavailable, match=f"Redis at {server.address} cannot be reached"):
-        await house.broker.publish(ROOM, b"x")
-    await house.broker.close()
+        await harness.broker.publish(ROOM, b"x")
+    await harness.broker.close()
 
 
 async def test_what_waits_for_one_room_is_bounded(fresh_redis: FreshRedis) -> None:
     """While Redis is away no more bytes wait for a room than the buffer holds; the rest fails at once."""
     server = await fresh_redis()
-    house = House(RedisBroker(parse(server.url), wait=30, timeout=5, buffer=20_000), asyncio.sleep)
-    await house.broker.start(house.heard)
+    harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=30, timeout=5, buffer=20_000)), asyncio.sleep)
+    await harness.broker.start(harness.listener)
     server.pause()
-    tasks = [asyncio.ensure_future(house.broker.publish(ROOM, b"x" * 1000)) for _ in range(50)]
+    tasks = [asyncio.ensure_future(harness.broker.publish(ROOM, b"x" * 1000)) for _ in range(50)]
     done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     assert (len(done), len(waiting)) == (30, 20)
     assert all("REDIS_BUFFER" in str(one.exception()) for one in done)
     server.resume()
     assert [split(await one)[1] for one in tasks if one in waiting] == list(range(1, 21))
-    assert split(await house.broker.publish(ROOM, b"x" * 1000))[1] == 21
-    await house.broker.close()
+    assert split(await harness.broker.publish(ROOM, b"x" * 1000))[1] == 21
+    await harness.broker.close()
 
 
-async def test_a_key_that_is_no_text(house: House) -> None:
+async def test_a_key_that_is_no_text(harness: Harness) -> None:
     """A key that cannot be sent fails its own publish; what goes out in the same turn does not suffer from it."""
     good, bad = await asyncio.gather(
-        house.broker.publish(ROOM, b"good"), house.broker.publish(ROOM, b"bad", "\ud800"), return_exceptions=True
+        harness.broker.publish(ROOM, b"good"), harness.broker.publish(ROOM, b"bad", "\ud800"), return_exceptions=True
     )
     assert isinstance(bad, UnicodeEncodeError)
-    assert [event.id for event in (await house.broker.history(ROOM)).events] == [good]
-    assert isinstance(house.broker, RedisBroker)
-    assert house.broker._router.held == 0
+    assert [event.id for event in (await harness.broker.history(ROOM)).events] == [good]
+    assert isinstance(harness.broker, RedisBroker)
+    assert harness.broker._router.buffered == 0
 
 
 async def test_a_broker_that_is_closed_while_publishes_wait(fresh_redis: FreshRedis, redis_prefix: str) -> None:
     """When the broker is closed, every publish that waits is told so, those behind the batch under way as well."""
     server = await fresh_redis()
-    broker = RedisBroker(parse(server.url), prefix=redis_prefix, wait=30)
-    house = House(broker, asyncio.sleep)
-    await broker.start(house.heard)
+    broker = RedisBroker(parse(server.url), RedisOptions(prefix=redis_prefix, wait=30))
+    harness = Harness(broker, asyncio.sleep)
+    await broker.start(harness.listener)
     server.pause()
     waiting = []
     for number in range(3):
@@ -162,4 +165,4 @@ async def test_a_broker_that_is_closed_while_publishes_wait(fresh_redis: FreshRe
     async with asyncio.timeout(10):
         results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [Unavailable] * 3
-    assert broker._router.held == 0
+    assert broker._router.buffered == 0

@@ -7,30 +7,31 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from broker_contract import OTHER, ROOM, Heard, House, split
+from broker_contract import OTHER, ROOM, Harness, RecordingListener, split
 from redis_servers import RedisServer, until
 
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.subscriptions import Subscription
 from roomcast.broker.redis.urls import parse
 
 
 @pytest.fixture
-async def house(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[House]:
-    """A house on the shared server, subscribed to ``ROOM``."""
-    house = House(RedisBroker(parse(redis_server.url), prefix=redis_prefix), asyncio.sleep)
-    await house.broker.start(house.heard)
-    await house.broker.subscribe([ROOM])
-    yield house
-    await house.broker.close()
+async def harness(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Harness]:
+    """A harness on the shared server, subscribed to ``ROOM``."""
+    harness = Harness(RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)), asyncio.sleep)
+    await harness.broker.start(harness.listener)
+    await harness.broker.subscribe([ROOM])
+    yield harness
+    await harness.broker.close()
 
 
-def feed_of(house: House) -> Subscription:
-    """The feed of ``ROOM``."""
-    assert isinstance(house.broker, RedisBroker)
-    feed = house.broker._feeds.subscriptions.feed(ROOM)
-    assert feed is not None
-    return feed
+def subscription_of(harness: Harness) -> Subscription:
+    """Return the subscription of ``ROOM``."""
+    assert isinstance(harness.broker, RedisBroker)
+    subscription = harness.broker._receiver.subscriptions.get(ROOM)
+    assert subscription is not None
+    return subscription
 
 
 async def say(server: RedisServer, prefix: str, message: bytes) -> None:
@@ -38,68 +39,68 @@ async def say(server: RedisServer, prefix: str, message: bytes) -> None:
     assert await server("PUBLISH", f"{{{prefix}:{ROOM}}}", message) == 1
 
 
-async def is_whole(house: House) -> None:
+async def is_whole(harness: Harness) -> None:
     """Wait until nothing of ``ROOM`` is being mended."""
 
-    async def nothing_held() -> bool:
-        return feed_of(house).held is None
+    async def is_not_pending() -> bool:
+        return subscription_of(harness).pending is None
 
-    await until(nothing_held, "the room is mended")
+    await until(is_not_pending, "the room is mended")
 
 
 @pytest.mark.parametrize("begun", [False, True])
 async def test_strange_messages(
-    house: House, redis_server: RedisServer, redis_prefix: str, begun: bool, caplog: pytest.LogCaptureFixture
+    harness: Harness, redis_server: RedisServer, redis_prefix: str, begun: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What no node would say is passed over, said to the log once, and costs no connection."""
-    before = await house.fill(2) if begun else []
+    before = await harness.fill(2) if begun else []
     opened = (await redis_server.info("stats"))["total_connections_received"]
     for message in (b"", b"hello", b"hello 1\nx", b"1", b"\xff 1\nx", b'{"type": "x"}', b"1 two\nx", b"1 1 x y\nab"):
         await say(redis_server, redis_prefix, message)
     opened += 8  # each was said over a connection of its own
-    ids = await house.fill(3)
-    heard = await house.heard_up_to_now()
-    assert [id for _, id, _ in heard if split(id)[0] == split(ids[0])[0]] == [*before, *ids]
+    ids = await harness.fill(3)
+    received = await harness.received_events()
+    assert [id for _, id, _ in received if split(id)[0] == split(ids[0])[0]] == [*before, *ids]
     assert sum("who else publishes" in record.message for record in caplog.records) == 1
     assert (await redis_server.info("stats"))["total_connections_received"] == opened + 1
 
 
 @pytest.mark.parametrize("head", [b"%d 1000", b"%d999 1", b"%d999 1000"])
 async def test_an_announcement_of_what_is_not_stored(
-    house: House, redis_server: RedisServer, redis_prefix: str, head: bytes
+    harness: Harness, redis_server: RedisServer, redis_prefix: str, head: bytes
 ) -> None:
     """What somebody announces far ahead, or in an epoch to come, is looked up once, and heard of no more."""
-    ids = await house.fill(2)
+    ids = await harness.fill(2)
     await say(redis_server, redis_prefix, head % int(split(ids[0])[0]) + b"\nforged")
-    await house.heard_up_to_now()
-    await is_whole(house)
-    ids += await house.fill(2)
-    assert [id for _, id, _ in await house.heard_up_to_now()] == ids
-    assert house.heard.resyncs == []
+    await harness.received_events()
+    await is_whole(harness)
+    ids += await harness.fill(2)
+    assert [id for _, id, _ in await harness.received_events()] == ids
+    assert harness.listener.resyncs == []
 
 
-async def test_an_older_state(house: House, redis_server: RedisServer, redis_prefix: str) -> None:
+async def test_an_older_state(harness: Harness, redis_server: RedisServer, redis_prefix: str) -> None:
     """Members are told when Redis went back to where it was, and hear what comes after, though its ids came before."""
     tag = f"{{{redis_prefix}:{ROOM}}}"
-    await house.fill(2)
+    await harness.fill(2)
     async with redis_server.client(decode_responses=False) as client:
         dumps = {key: await client.dump(f"{tag}:{key}") for key in "ms"}
-        await house.fill(3)
-        await house.heard_up_to_now()
+        await harness.fill(3)
+        await harness.received_events()
         for key, dump in dumps.items():
             await client.restore(f"{tag}:{key}", 600_000, dump, replace=True)
-    assert isinstance(house.broker, RedisBroker)
-    house.broker._feeds._look(feed_of(house))
-    await house.heard.until(lambda: bool(house.heard.resyncs))
-    ((room, last_id),) = house.heard.resyncs
+    assert isinstance(harness.broker, RedisBroker)
+    harness.broker._receiver.check(subscription_of(harness))
+    await harness.listener.until(lambda: bool(harness.listener.resyncs))
+    ((room, last_id),) = harness.listener.resyncs
     assert (room, split(last_id)[1]) == (ROOM, 2)
-    await is_whole(house)
-    house.heard.events.clear()
-    ids = await house.fill(1)
-    assert [id for _, id, _ in await house.heard_up_to_now()] == ids
+    await is_whole(harness)
+    harness.listener.events.clear()
+    ids = await harness.fill(1)
+    assert [id for _, id, _ in await harness.received_events()] == ids
 
 
-class _Clumsy(Heard):
+class _Clumsy(RecordingListener):
     """A listener that fails at some events."""
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
@@ -111,29 +112,28 @@ class _Clumsy(Heard):
 
 async def test_a_listener_that_fails(redis_server: RedisServer, redis_prefix: str) -> None:
     """An event that cannot be delivered keeps none of the others back, live or fetched."""
-    house = House(RedisBroker(parse(redis_server.url), prefix=redis_prefix), asyncio.sleep, _Clumsy())
-    await house.broker.start(house.heard)
-    await house.broker.subscribe([ROOM])
-    ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i) for i in range(3)])
-    await house.heard_up_to_now()
-    feed = feed_of(house)
-    feed.last = 0  # as if nothing had come
-    ids += await house.fill(1)
+    harness = Harness(RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)), asyncio.sleep, _Clumsy())
+    await harness.broker.start(harness.listener)
+    await harness.broker.subscribe([ROOM])
+    ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(3)])
+    await harness.received_events()
+    subscription_of(harness).last_offset = 0  # as if no event had arrived
+    ids += await harness.fill(1)
     try:
-        await house.heard.until(lambda: house.heard.events[-1][1] == ids[-1])
-        assert [id for room, id, _ in house.heard.events if room == ROOM] == [*ids[:3], *ids]
+        await harness.listener.until(lambda: harness.listener.events[-1][1] == ids[-1])
+        assert [id for room, id, _ in harness.listener.events if room == ROOM] == [*ids[:3], *ids]
     finally:
-        await house.broker.close()
+        await harness.broker.close()
 
 
-async def test_a_reading_that_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reading_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hole is mended at last, also when what was read for it could not be understood at first."""
-    assert isinstance(house.broker, RedisBroker)
-    feeds = house.broker._feeds
-    await house.fill(2)
-    await house.heard_up_to_now()
+    assert isinstance(harness.broker, RedisBroker)
+    stream = harness.broker._receiver.repair._stream
+    await harness.fill(2)
+    await harness.received_events()
     failed = asyncio.Event()
-    read = feeds._read
+    read = stream.read
 
     async def misread(room: str, *rest: Any) -> Any:
         if room == ROOM and not failed.is_set():
@@ -141,10 +141,10 @@ async def test_a_reading_that_fails(house: House, monkeypatch: pytest.MonkeyPatc
             raise ValueError("no number")
         return await read(room, *rest)
 
-    monkeypatch.setattr(feeds, "_read", misread)
-    feed_of(house).last = 1  # as if the second had not come
-    third = await house.broker.publish(ROOM, b"third")
+    monkeypatch.setattr(stream, "read", misread)
+    subscription_of(harness).last_offset = 1  # as if the second event had not arrived
+    third = await harness.broker.publish(ROOM, b"third")
     await failed.wait()
-    await house.broker.publish(OTHER, b"elsewhere")
-    await house.heard.until(lambda: house.heard.events[-1][1:] == (third, b"third"))
-    assert [payload for _, _, payload in house.heard.events if payload != b""] == [b"0", b"1", b"1", b"third"]
+    await harness.broker.publish(OTHER, b"elsewhere")
+    await harness.listener.until(lambda: harness.listener.events[-1][1:] == (third, b"third"))
+    assert [payload for _, _, payload in harness.listener.events if payload != b""] == [b"0", b"1", b"1", b"third"]

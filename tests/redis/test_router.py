@@ -11,6 +11,7 @@ from redis_servers import Cluster, FreshRedis, RedisServer, SentinelTrio
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.router import Router
 from roomcast.broker.redis.scripts import Script
 from roomcast.broker.redis.topology import Topology, create_topology
@@ -27,9 +28,9 @@ async def start() -> AsyncIterator[Start]:
 
     async def start(url: str, buffer: int = 2**20, timeout: float = 1.0) -> Router:
         target = parse(url)
-        opener = RedisBroker(target, timeout=timeout)
+        opener = RedisBroker(target, RedisOptions(timeout=timeout))
         opener._tls = None
-        router = Router(create_topology(target, timeout), opener._open, buffer)
+        router = Router(create_topology(target, timeout), opener._open_connection, buffer)
         await router.start(5)
         routers.append(router)
         return router
@@ -42,7 +43,7 @@ async def start() -> AsyncIterator[Start]:
 async def down(router: Router) -> None:
     """Wait until the router knows that its server is away."""
     async with asyncio.timeout(10):
-        while not router.troubles():
+        while not router.problems():
             await asyncio.sleep(0.01)
 
 
@@ -81,7 +82,7 @@ async def test_the_patient_wait_in_order(start: Start, fresh_redis: FreshRedis) 
     router = await start(server.url)
     server.kill()
     await down(router)
-    calls = [router.call("k", "RPUSH", "k", i, patience=30) for i in range(50)]
+    calls = [router.call("k", "RPUSH", "k", i, wait=30) for i in range(50)]
     await server.start()
     assert await asyncio.gather(*calls) == list(range(1, 51))
     assert await server("LRANGE", "k", 0, -1) == [str(i) for i in range(50)]
@@ -94,9 +95,9 @@ async def test_patience_ends(start: Start, fresh_redis: FreshRedis) -> None:
     server.kill()
     await down(router)
     with pytest.raises(Unavailable, match="cannot be reached"):
-        await router.call("k", "SET", "k", "late", patience=0.3)
+        await router.call("k", "SET", "k", "late", wait=0.3)
     await server.start()
-    assert await router.call("other", "GET", "k", patience=30) is None
+    assert await router.call("other", "GET", "k", wait=30) is None
 
 
 async def test_who_gives_up_is_not_served(start: Start, fresh_redis: FreshRedis) -> None:
@@ -105,10 +106,10 @@ async def test_who_gives_up_is_not_served(start: Start, fresh_redis: FreshRedis)
     router = await start(server.url)
     server.kill()
     await down(router)
-    call = router.call("k", "SET", "k", "v", patience=30)
+    call = router.call("k", "SET", "k", "v", wait=30)
     call.cancel()
     await server.start()
-    assert await router.call("k", "GET", "k", patience=30) is None
+    assert await router.call("k", "GET", "k", wait=30) is None
 
 
 async def test_the_buffer_is_bounded(start: Start, fresh_redis: FreshRedis) -> None:
@@ -117,12 +118,12 @@ async def test_the_buffer_is_bounded(start: Start, fresh_redis: FreshRedis) -> N
     router = await start(server.url, buffer=10_000)
     server.kill()
     await down(router)
-    calls = [router.call("k", "APPEND", "k", b"x" * 3000, patience=30) for _ in range(3)]
+    calls = [router.call("k", "APPEND", "k", b"x" * 3000, wait=30) for _ in range(3)]
     with pytest.raises(Unavailable, match="REDIS_BUFFER"):
-        router.call("k", "APPEND", "k", b"x" * 3000, patience=30)
+        router.call("k", "APPEND", "k", b"x" * 3000, wait=30)
     await server.start()
     assert await asyncio.gather(*calls) == [3000, 6000, 9000]
-    assert await router.call("k", "APPEND", "k", b"x" * 3000, patience=30) == 12_000
+    assert await router.call("k", "APPEND", "k", b"x" * 3000, wait=30) == 12_000
 
 
 async def test_what_was_under_way_is_sent_again(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
@@ -131,7 +132,7 @@ async def test_what_was_under_way_is_sent_again(start: Start, redis_server: Redi
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         router = await start(f"redis://127.0.0.1:{proxy.port}", timeout=20)
         proxy.stall(to_server=True, to_client=False)
-        patient = [router.call(key, "RPUSH", key, i, patience=30) for i in range(5)]
+        patient = [router.call(key, "RPUSH", key, i, wait=30) for i in range(5)]
         impatient = router.call(key, "RPUSH", key, "impatient")
         await asyncio.sleep(0)
         proxy.reset()
@@ -147,20 +148,20 @@ async def test_the_return_is_told(start: Start, fresh_redis: FreshRedis) -> None
     server = await fresh_redis()
     router = await start(server.url)
     back = asyncio.Event()
-    router.on_return.append(back.set)
+    router.on_server_return.append(back.set)
     server.kill()
     await down(router)
     assert not back.is_set()
     await server.start()
     async with asyncio.timeout(10):
         await back.wait()
-    assert router.troubles() == []
+    assert router.problems() == []
 
 
 async def test_no_server_at_the_start() -> None:
     """A server that is not there at the start is said to be away, after the wait."""
     target = parse("redis://127.0.0.1:1")
-    router = Router(create_topology(target, 0.2), RedisBroker(target)._open, 1000)
+    router = Router(create_topology(target, 0.2), RedisBroker(target)._open_connection, 1000)
     with pytest.raises(Unavailable, match=r"Redis at 127\.0\.0\.1:1 cannot be reached: connection refused"):
         await router.start(0.3)
     await router.close()
@@ -174,7 +175,7 @@ async def test_sentinel_names_the_primary(start: Start, sentinel_trio: SentinelT
     assert await before("GET", "k") == "v"
     await sentinel_trio.kill_primary()
     after = await sentinel_trio.failed_over(before)
-    await router.call("k", "SET", "k", "after", patience=15)
+    await router.call("k", "SET", "k", "after", wait=15)
     assert await after("GET", "k") == "after"
     await before.start()
 
@@ -184,9 +185,9 @@ async def test_a_primary_that_became_a_replica(start: Start, fresh_redis: FreshR
     server, other = await fresh_redis(), await fresh_redis()
     router = await start(server.url)
     await server("REPLICAOF", "127.0.0.1", other.port)
-    call = router.call("k", "SET", "k", "v", patience=20)
+    call = router.call("k", "SET", "k", "v", wait=20)
     await down(router)
-    assert "replica" in router.troubles()[0]
+    assert "replica" in router.problems()[0]
     await server("REPLICAOF", "NO", "ONE")
     assert await call == b"OK"
 
@@ -198,12 +199,12 @@ async def test_patience_is_with_the_outage(start: Start, fresh_redis: FreshRedis
     server.kill()
     await down(router)
     with pytest.raises(Unavailable):
-        await router.call("k", "SET", "k", "v", patience=0.3)
+        await router.call("k", "SET", "k", "v", wait=0.3)
     for _ in range(10):
         with pytest.raises(Unavailable, match="cannot be reached"):
-            router.call("k", "SET", "k", b"x" * 400, patience=0.3)
+            router.call("k", "SET", "k", b"x" * 400, wait=0.3)
         await asyncio.sleep(0)
-    assert router._held == 0
+    assert router._buffered == 0
 
 
 async def test_what_cannot_be_sent(start: Start, fresh_redis: FreshRedis) -> None:
@@ -211,17 +212,17 @@ async def test_what_cannot_be_sent(start: Start, fresh_redis: FreshRedis) -> Non
     server = await fresh_redis()
     router = await start(server.url)
     with pytest.raises(UnicodeEncodeError):
-        router.call("k", "SET", "k", "\ud800", patience=30)
+        router.call("k", "SET", "k", "\ud800", wait=30)
     server.kill()
     await down(router)
-    guilty = router.call("k", "SET", "k", "\ud800", patience=30)
-    other = router.call("k", "SET", "k", "v", patience=30)
+    guilty = router.call("k", "SET", "k", "\ud800", wait=30)
+    other = router.call("k", "SET", "k", "v", wait=30)
     await server.start()
     assert await other == b"OK"
     with pytest.raises(UnicodeEncodeError):
         await guilty
     await asyncio.sleep(0)
-    assert router._held == 0
+    assert router._buffered == 0
 
 
 async def test_calls_of_a_closed_router(start: Start, fresh_redis: FreshRedis) -> None:
@@ -230,14 +231,14 @@ async def test_calls_of_a_closed_router(start: Start, fresh_redis: FreshRedis) -
     router = await start(server.url)
     server.kill()
     await down(router)
-    call = router.call("k", "SET", "k", "v", patience=30)
+    call = router.call("k", "SET", "k", "v", wait=30)
     await router.close()
     with pytest.raises(Unavailable, match="closing"):
         await call
     with pytest.raises(Unavailable, match="closed"):
-        router.call("k", "SET", "k", "v", patience=30)
+        router.call("k", "SET", "k", "v", wait=30)
     await asyncio.sleep(0)
-    assert router._held == 0
+    assert router._buffered == 0
 
 
 async def test_an_answer_about_the_servers_that_nobody_understands(
@@ -252,12 +253,12 @@ async def test_an_answer_about_the_servers_that_nobody_understands(
         raise ValueError("not a port")
 
     with monkeypatch.context() as patch:
-        patch.setattr(router.servers, "refresh", nonsense)
-        router.look_soon()
+        patch.setattr(router.topology, "refresh", nonsense)
+        router.refresh_soon()
         await asked.wait()
     looked = asyncio.Event()
-    router.on_look.append(looked.set)
-    router.look_soon()
+    router.on_refresh.append(looked.set)
+    router.refresh_soon()
     async with asyncio.timeout(10):
         await looked.wait()
 

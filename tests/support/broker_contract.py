@@ -1,4 +1,4 @@
-"""What every broker must keep: inherit ``BrokerContract`` in a test module and give it a fixture ``house``."""
+"""What every broker must keep: inherit ``BrokerContract`` in a test module and give it a fixture ``harness``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from roomcast.broker.base import KEY_TTL, Broker, Event, History, Member, PresenceChange, Publication
 from roomcast.errors import Unavailable
 
-#: What the broker of a house is made with.
+#: What the broker of a harness is made with.
 HISTORY_SIZE = 5
 HISTORY_TTL = 60.0
 
@@ -20,7 +20,7 @@ ROOM = "channel:1"
 OTHER = "channel:2"
 
 
-class Heard:
+class RecordingListener:
     """A listener that writes down what it is told, and can be waited on since a broker may tell it later."""
 
     def __init__(self) -> None:
@@ -65,24 +65,24 @@ class Heard:
 
 
 @dataclass
-class House:
+class Harness:
     """A started broker, its listener, and a way to let time pass for it."""
 
     broker: Broker
     pass_time: Callable[[float], Awaitable[None]]
-    heard: Heard = field(default_factory=Heard)
+    listener: RecordingListener = field(default_factory=RecordingListener)
 
     async def fill(self, count: int, room: str = ROOM) -> list[str]:
         """Publish ``count`` events, their payloads b"0", b"1", ...; return their ids."""
         return [await self.broker.publish(room, b"%d" % i) for i in range(count)]
 
-    async def heard_up_to_now(self) -> list[tuple[str, str, bytes]]:
+    async def received_events(self) -> list[tuple[str, str, bytes]]:
         """Everything the listener was told of up to now, made sure of by an event that comes after it."""
         marker = "channel:marker"
         await self.broker.subscribe([marker])
         last = await self.broker.publish(marker, b"")
-        await self.heard.until(lambda: (marker, last, b"") in self.heard.events)
-        return [event for event in self.heard.events if event[0] != marker]
+        await self.listener.until(lambda: (marker, last, b"") in self.listener.events)
+        return [event for event in self.listener.events if event[0] != marker]
 
 
 def split(event_id: str) -> tuple[str, int]:
@@ -124,85 +124,85 @@ def not_ids(good: str) -> dict[str, str]:
 
 
 class PublishContract:
-    async def test_ids_count_up(self, house: House) -> None:
+    async def test_ids_count_up(self, harness: Harness) -> None:
         """The ids of a room have one epoch and offsets that count up by one from 1."""
-        parts = [split(event_id) for event_id in await house.fill(4)]
+        parts = [split(event_id) for event_id in await harness.fill(4)]
         assert parts == [(parts[0][0], offset) for offset in (1, 2, 3, 4)]
 
-    async def test_rooms_count_apart(self, house: House) -> None:
+    async def test_rooms_count_apart(self, harness: Harness) -> None:
         """What is published in one room moves no offset of another."""
-        await house.fill(3)
-        assert split(await house.broker.publish(OTHER, b"x"))[1] == 1
-        assert split(await house.broker.publish(ROOM, b"x"))[1] == 4
+        await harness.fill(3)
+        assert split(await harness.broker.publish(OTHER, b"x"))[1] == 1
+        assert split(await harness.broker.publish(ROOM, b"x"))[1] == 4
 
     @pytest.mark.parametrize("payload", [b"", b"\0", b"\r\n", b"\xff\xfe", b"x" * 70_000])
-    async def test_payload_is_opaque(self, house: House, payload: bytes) -> None:
+    async def test_payload_is_opaque(self, harness: Harness, payload: bytes) -> None:
         """A payload of any bytes is heard and kept as it was given."""
-        await house.broker.subscribe([ROOM])
-        event_id = await house.broker.publish(ROOM, payload)
-        assert (await house.heard_up_to_now()) == [(ROOM, event_id, payload)]
-        assert (await house.broker.history(ROOM)).events == [Event(event_id, payload)]
+        await harness.broker.subscribe([ROOM])
+        event_id = await harness.broker.publish(ROOM, payload)
+        assert (await harness.received_events()) == [(ROOM, event_id, payload)]
+        assert (await harness.broker.history(ROOM)).events == [Event(event_id, payload)]
 
     @pytest.mark.parametrize("room", ["task:a b", "task:{x}", "task:*", "task:\r\n", "task:é☃", "task:1-2", ""])
-    async def test_room_names_are_only_names(self, house: House, room: str) -> None:
+    async def test_room_names_are_only_names(self, harness: Harness, room: str) -> None:
         """No character of a room's name means anything to the broker."""
-        await house.broker.subscribe([room])
-        event_id = await house.broker.publish(room, b"x")
-        assert (await house.heard_up_to_now()) == [(room, event_id, b"x")]
-        assert (await house.broker.history(room, event_id)).recovered
+        await harness.broker.subscribe([room])
+        event_id = await harness.broker.publish(room, b"x")
+        assert (await harness.received_events()) == [(room, event_id, b"x")]
+        assert (await harness.broker.history(room, event_id)).recovered
 
-    async def test_concurrent_publishes_have_one_order(self, house: House) -> None:
+    async def test_concurrent_publishes_have_one_order(self, harness: Harness) -> None:
         """Publishes at the same time are heard in the order of their offsets, each once."""
-        await house.broker.subscribe([ROOM])
-        ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i) for i in range(50)])
-        heard = await house.heard_up_to_now()
-        assert [split(event_id)[1] for _, event_id, _ in heard] == list(range(1, 51))
-        assert {event_id: payload for _, event_id, payload in heard} == {ids[i]: b"%d" % i for i in range(50)}
+        await harness.broker.subscribe([ROOM])
+        ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(50)])
+        received = await harness.received_events()
+        assert [split(event_id)[1] for _, event_id, _ in received] == list(range(1, 51))
+        assert {event_id: payload for _, event_id, payload in received} == {ids[i]: b"%d" % i for i in range(50)}
 
-    async def test_a_repeated_key_is_published_once(self, house: House) -> None:
+    async def test_a_repeated_key_is_published_once(self, harness: Harness) -> None:
         """A repeat of a key returns the first id, stores nothing and announces nothing."""
-        await house.broker.subscribe([ROOM])
-        first = await house.broker.publish(ROOM, b"first", "k")
-        between = await house.broker.publish(ROOM, b"between")
-        assert await house.broker.publish(ROOM, b"again", "k") == first
-        assert await house.heard_up_to_now() == [(ROOM, first, b"first"), (ROOM, between, b"between")]
-        assert await house.broker.history(ROOM) == History(
+        await harness.broker.subscribe([ROOM])
+        first = await harness.broker.publish(ROOM, b"first", "k")
+        between = await harness.broker.publish(ROOM, b"between")
+        assert await harness.broker.publish(ROOM, b"again", "k") == first
+        assert await harness.received_events() == [(ROOM, first, b"first"), (ROOM, between, b"between")]
+        assert await harness.broker.history(ROOM) == History(
             [Event(first, b"first"), Event(between, b"between")], True, between
         )
 
-    async def test_the_same_key_at_the_same_time(self, house: House) -> None:
+    async def test_the_same_key_at_the_same_time(self, harness: Harness) -> None:
         """Of publishes with one key at the same time one is stored, and all return its id."""
-        ids = await asyncio.gather(*[house.broker.publish(ROOM, b"%d" % i, "k") for i in range(10)])
+        ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i, "k") for i in range(10)])
         assert len(set(ids)) == 1
-        assert [event.id for event in (await house.broker.history(ROOM)).events] == ids[:1]
+        assert [event.id for event in (await harness.broker.history(ROOM)).events] == ids[:1]
 
-    async def test_a_key_belongs_to_its_room(self, house: House) -> None:
+    async def test_a_key_belongs_to_its_room(self, harness: Harness) -> None:
         """The same key in another room, or run together with a room's name, is another key."""
         calls = [(ROOM, "k"), (OTHER, "k"), (ROOM, "1k"), (ROOM + "1", "k"), (ROOM, ""), (ROOM, "K")]
-        assert len({await house.broker.publish(room, b"x", key) for room, key in calls}) == len(calls)
+        assert len({await harness.broker.publish(room, b"x", key) for room, key in calls}) == len(calls)
 
-    async def test_a_key_is_remembered_for_its_time(self, house: House) -> None:
+    async def test_a_key_is_remembered_for_its_time(self, harness: Harness) -> None:
         """A key is known until KEY_TTL after its first use, which repeats do not prolong, and new after it."""
-        first = await house.broker.publish(ROOM, b"x", "k")
-        await house.pass_time(KEY_TTL - 30)
-        assert await house.broker.publish(ROOM, b"x", "k") == first
-        await house.pass_time(31)
-        assert await house.broker.publish(ROOM, b"x", "k") != first
+        first = await harness.broker.publish(ROOM, b"x", "k")
+        await harness.pass_time(KEY_TTL - 30)
+        assert await harness.broker.publish(ROOM, b"x", "k") == first
+        await harness.pass_time(31)
+        assert await harness.broker.publish(ROOM, b"x", "k") != first
 
-    async def test_publish_many(self, house: House) -> None:
+    async def test_publish_many(self, harness: Harness) -> None:
         """A list is published in its order, over several rooms, and its ids come back in that order."""
-        await house.broker.subscribe([ROOM, OTHER])
+        await harness.broker.subscribe([ROOM, OTHER])
         many = [Publication(ROOM, b"a"), Publication(OTHER, b"b"), Publication(ROOM, b"c")]
-        ids = await house.broker.publish_many(many)
+        ids = await harness.broker.publish_many(many)
         assert [split(event_id)[1] for event_id in ids] == [1, 1, 2]
-        heard = await house.heard_up_to_now()
-        assert sorted(heard) == sorted((p.room, event_id, p.payload) for p, event_id in zip(many, ids, strict=True))
-        assert [payload for room, _, payload in heard if room == ROOM] == [b"a", b"c"]
+        received = await harness.received_events()
+        assert sorted(received) == sorted((p.room, event_id, p.payload) for p, event_id in zip(many, ids, strict=True))
+        assert [payload for room, _, payload in received if room == ROOM] == [b"a", b"c"]
 
-    async def test_publish_many_with_keys(self, house: House) -> None:
+    async def test_publish_many_with_keys(self, harness: Harness) -> None:
         """Keys known from before or from earlier in the list return the first id and publish nothing."""
-        known = await house.broker.publish(ROOM, b"known", "k1")
-        ids = await house.broker.publish_many(
+        known = await harness.broker.publish(ROOM, b"known", "k1")
+        ids = await harness.broker.publish_many(
             [
                 Publication(ROOM, b"again", "k1"),
                 Publication(ROOM, b"new", "k2"),
@@ -212,170 +212,170 @@ class PublishContract:
         )
         assert ids[0] == known
         assert ids[1] == ids[2]
-        assert [event.payload for event in (await house.broker.history(ROOM)).events] == [b"known", b"new"]
-        assert (await house.broker.history(OTHER)).events == [Event(ids[3], b"other")]
-        assert await house.broker.publish(ROOM, b"later", "k2") == ids[1]
+        assert [event.payload for event in (await harness.broker.history(ROOM)).events] == [b"known", b"new"]
+        assert (await harness.broker.history(OTHER)).events == [Event(ids[3], b"other")]
+        assert await harness.broker.publish(ROOM, b"later", "k2") == ids[1]
 
-    async def test_publish_nothing(self, house: House) -> None:
+    async def test_publish_nothing(self, harness: Harness) -> None:
         """An empty list publishes nothing."""
-        assert await house.broker.publish_many([]) == []
+        assert await harness.broker.publish_many([]) == []
 
 
 class SubscribeContract:
-    async def test_only_subscribed_rooms_are_heard(self, house: House) -> None:
+    async def test_only_subscribed_rooms_are_heard(self, harness: Harness) -> None:
         """Events of a room are heard from subscribe to unsubscribe, and those of other rooms never."""
-        await house.broker.publish(ROOM, b"before")
-        await house.broker.subscribe([ROOM])
-        heard_id = await house.broker.publish(ROOM, b"heard")
-        await house.broker.publish(OTHER, b"other room")
-        await house.heard_up_to_now()
-        await house.broker.unsubscribe([ROOM])
-        await house.broker.publish(ROOM, b"after")
-        assert await house.heard_up_to_now() == [(ROOM, heard_id, b"heard")]
+        await harness.broker.publish(ROOM, b"before")
+        await harness.broker.subscribe([ROOM])
+        received_id = await harness.broker.publish(ROOM, b"heard")
+        await harness.broker.publish(OTHER, b"other room")
+        await harness.received_events()
+        await harness.broker.unsubscribe([ROOM])
+        await harness.broker.publish(ROOM, b"after")
+        assert await harness.received_events() == [(ROOM, received_id, b"heard")]
 
-    async def test_subscribing_twice_is_once(self, house: House) -> None:
+    async def test_subscribing_twice_is_once(self, harness: Harness) -> None:
         """A room subscribed twice is heard once, and one unsubscribe ends it."""
-        await house.broker.subscribe([ROOM, ROOM])
-        await house.broker.subscribe([ROOM, OTHER])
-        first = await house.broker.publish(ROOM, b"1")
-        assert await house.heard_up_to_now() == [(ROOM, first, b"1")]
-        await house.broker.unsubscribe(iter([ROOM]))
-        await house.broker.publish(ROOM, b"2")
-        second = await house.broker.publish(OTHER, b"3")
-        assert await house.heard_up_to_now() == [(ROOM, first, b"1"), (OTHER, second, b"3")]
+        await harness.broker.subscribe([ROOM, ROOM])
+        await harness.broker.subscribe([ROOM, OTHER])
+        first = await harness.broker.publish(ROOM, b"1")
+        assert await harness.received_events() == [(ROOM, first, b"1")]
+        await harness.broker.unsubscribe(iter([ROOM]))
+        await harness.broker.publish(ROOM, b"2")
+        second = await harness.broker.publish(OTHER, b"3")
+        assert await harness.received_events() == [(ROOM, first, b"1"), (OTHER, second, b"3")]
 
-    async def test_unsubscribing_what_was_not(self, house: House) -> None:
+    async def test_unsubscribing_what_was_not(self, harness: Harness) -> None:
         """Unsubscribing a room that is not subscribed, or no room, is no error."""
-        await house.broker.unsubscribe([ROOM])
-        await house.broker.unsubscribe([])
-        await house.broker.subscribe([])
+        await harness.broker.unsubscribe([ROOM])
+        await harness.broker.unsubscribe([])
+        await harness.broker.subscribe([])
 
-    async def test_signals_are_heard(self, house: House) -> None:
+    async def test_signals_are_heard(self, harness: Harness) -> None:
         """Every signal is heard by the node that sent it, in order, whether or not it subscribed to anything."""
-        await house.broker.signal(b"one")
-        await house.broker.signal(b"\0two")
-        await house.heard.until(lambda: len(house.heard.signals) >= 2)
-        assert house.heard.signals == [b"one", b"\0two"]
-        assert house.heard.resyncs == []
+        await harness.broker.signal(b"one")
+        await harness.broker.signal(b"\0two")
+        await harness.listener.until(lambda: len(harness.listener.signals) >= 2)
+        assert harness.listener.signals == [b"one", b"\0two"]
+        assert harness.listener.resyncs == []
 
 
 class HistoryContract:
-    async def test_a_room_without_events(self, house: House) -> None:
+    async def test_a_room_without_events(self, harness: Harness) -> None:
         """An empty room has a last id of offset 0, and resuming from it brings whatever came since."""
-        empty = await house.broker.history(ROOM)
+        empty = await harness.broker.history(ROOM)
         assert (list(empty.events), empty.recovered, split(empty.last_id)[1]) == ([], True, 0)
-        assert await house.broker.history(ROOM, empty.last_id) == empty
-        ids = await house.fill(2)
+        assert await harness.broker.history(ROOM, empty.last_id) == empty
+        ids = await harness.fill(2)
         assert split(ids[0])[0] == split(empty.last_id)[0]
         expected = [Event(ids[0], b"0"), Event(ids[1], b"1")]
-        assert await house.broker.history(ROOM, empty.last_id) == History(expected, True, ids[1])
+        assert await harness.broker.history(ROOM, empty.last_id) == History(expected, True, ids[1])
 
-    async def test_all_that_is_kept(self, house: House) -> None:
+    async def test_all_that_is_kept(self, harness: Harness) -> None:
         """Without since, history is all that is kept, oldest first: the newest HISTORY_SIZE events."""
-        ids = await house.fill(HISTORY_SIZE + 3)
+        ids = await harness.fill(HISTORY_SIZE + 3)
         kept = [Event(ids[i], b"%d" % i) for i in range(3, HISTORY_SIZE + 3)]
-        assert await house.broker.history(ROOM) == History(kept, True, ids[-1])
+        assert await harness.broker.history(ROOM) == History(kept, True, ids[-1])
 
-    async def test_since_every_id(self, house: House) -> None:
+    async def test_since_every_id(self, harness: Harness) -> None:
         """From each id on, history gives exactly the events after it, or says that one of them is gone."""
-        ids = await house.fill(HISTORY_SIZE + 3)
+        ids = await harness.fill(HISTORY_SIZE + 3)
         for i, since in enumerate(ids):
-            found = await house.broker.history(ROOM, since)
+            found = await harness.broker.history(ROOM, since)
             assert found.last_id == ids[-1]
             assert found.recovered is (i + 1 >= 3)
             assert [event.id for event in found.events] == (ids[i + 1 :] if found.recovered else [])
 
-    async def test_offset_0_is_too_old_once_the_first_is_gone(self, house: House) -> None:
+    async def test_offset_0_is_too_old_once_the_first_is_gone(self, harness: Harness) -> None:
         """The id before the first event resumes as long as the first event is kept."""
-        start = (await house.broker.history(ROOM)).last_id
-        await house.fill(HISTORY_SIZE)
-        assert len((await house.broker.history(ROOM, start)).events) == HISTORY_SIZE
-        last_id = await house.broker.publish(ROOM, b"one more")
-        assert _gone(await house.broker.history(ROOM, start)) == last_id
+        start = (await harness.broker.history(ROOM)).last_id
+        await harness.fill(HISTORY_SIZE)
+        assert len((await harness.broker.history(ROOM, start)).events) == HISTORY_SIZE
+        last_id = await harness.broker.publish(ROOM, b"one more")
+        assert _gone(await harness.broker.history(ROOM, start)) == last_id
 
     @pytest.mark.parametrize("name", not_ids("abc-3"))
-    async def test_since_may_be_anything(self, house: House, name: str) -> None:
+    async def test_since_may_be_anything(self, harness: Harness, name: str) -> None:
         """A since that is not an id of this room is answered with recovered False."""
-        ids = await house.fill(3)
-        assert _gone(await house.broker.history(ROOM, not_ids(ids[-1])[name])) == ids[-1]
+        ids = await harness.fill(3)
+        assert _gone(await harness.broker.history(ROOM, not_ids(ids[-1])[name])) == ids[-1]
 
-    async def test_since_of_another_room(self, house: House) -> None:
+    async def test_since_of_another_room(self, harness: Harness) -> None:
         """The id of another room does not resume, even when its offset would fit."""
-        foreign = await house.fill(3, OTHER)
-        ids = await house.fill(3)
+        foreign = await harness.fill(3, OTHER)
+        ids = await harness.fill(3)
         if split(foreign[1])[0] != split(ids[1])[0]:
-            assert _gone(await house.broker.history(ROOM, foreign[1])) == ids[-1]
+            assert _gone(await harness.broker.history(ROOM, foreign[1])) == ids[-1]
 
-    async def test_since_in_a_room_without_events(self, house: House) -> None:
+    async def test_since_in_a_room_without_events(self, harness: Harness) -> None:
         """A room that never had events does not take the id of another as its own."""
-        foreign = await house.fill(1, OTHER)
-        assert split(_gone(await house.broker.history(ROOM, foreign[0])))[1] == 0
+        foreign = await harness.fill(1, OTHER)
+        assert split(_gone(await harness.broker.history(ROOM, foreign[0])))[1] == 0
 
-    async def test_limit_without_since(self, house: House) -> None:
+    async def test_limit_without_since(self, harness: Harness) -> None:
         """With a limit and no since, history is the newest events, no more than limit."""
-        ids = await house.fill(4)
+        ids = await harness.fill(4)
         for limit in range(7):
-            found = await house.broker.history(ROOM, limit=limit)
+            found = await harness.broker.history(ROOM, limit=limit)
             assert [event.id for event in found.events] == (ids[-limit:] if limit else [])
             assert (found.recovered, found.last_id) == (True, ids[-1])
 
-    async def test_limit_with_since(self, house: House) -> None:
+    async def test_limit_with_since(self, harness: Harness) -> None:
         """With since, history is the oldest events after it, no more than limit; last_id is still the room's newest."""
-        ids = await house.fill(4)
+        ids = await harness.fill(4)
         for since in range(4):
             for limit in range(1, 6):
-                found = await house.broker.history(ROOM, ids[since], limit)
+                found = await harness.broker.history(ROOM, ids[since], limit)
                 assert [event.id for event in found.events] == ids[since + 1 : since + 1 + limit]
                 assert (found.recovered, found.last_id) == (True, ids[-1])
 
-    async def test_a_limit_does_not_reach_back_to_what_is_gone(self, house: House) -> None:
+    async def test_a_limit_does_not_reach_back_to_what_is_gone(self, harness: Harness) -> None:
         """A since whose next event is no longer kept does not resume, however few events are asked for."""
-        ids = await house.fill(HISTORY_SIZE + 2)
+        ids = await harness.fill(HISTORY_SIZE + 2)
         for limit in (1, HISTORY_SIZE, HISTORY_SIZE + 2):
-            assert _gone(await house.broker.history(ROOM, ids[0], limit)) == ids[-1]
-        assert [event.id for event in (await house.broker.history(ROOM, ids[1], 1)).events] == [ids[2]]
+            assert _gone(await harness.broker.history(ROOM, ids[0], limit)) == ids[-1]
+        assert [event.id for event in (await harness.broker.history(ROOM, ids[1], 1)).events] == [ids[2]]
 
-    async def test_pages_make_the_whole(self, house: House) -> None:
+    async def test_pages_make_the_whole(self, harness: Harness) -> None:
         """Reading on from the last id of each page until that is last_id gives everything once, in order."""
-        start = (await house.broker.history(ROOM)).last_id
-        ids = await house.fill(HISTORY_SIZE)
+        start = (await harness.broker.history(ROOM)).last_id
+        ids = await harness.fill(HISTORY_SIZE)
         read: list[str] = []
-        found = await house.broker.history(ROOM, start, 2)
+        found = await harness.broker.history(ROOM, start, 2)
         while found.events:
             read += [event.id for event in found.events]
-            found = await house.broker.history(ROOM, read[-1], 2)
+            found = await harness.broker.history(ROOM, read[-1], 2)
         assert (read, found.recovered, found.last_id) == (ids, True, ids[-1])
 
-    async def test_old_events_are_gone(self, house: House) -> None:
+    async def test_old_events_are_gone(self, harness: Harness) -> None:
         """An event older than HISTORY_TTL is gone, and resuming from before it says so."""
-        old = await house.fill(2)
-        await house.pass_time(HISTORY_TTL * 0.6)
-        new = await house.fill(2)
-        await house.pass_time(HISTORY_TTL * 0.6)
-        found = await house.broker.history(ROOM)
+        old = await harness.fill(2)
+        await harness.pass_time(HISTORY_TTL * 0.6)
+        new = await harness.fill(2)
+        await harness.pass_time(HISTORY_TTL * 0.6)
+        found = await harness.broker.history(ROOM)
         assert ([event.id for event in found.events], found.recovered, found.last_id) == (new, True, new[-1])
-        assert _gone(await house.broker.history(ROOM, old[0])) == new[-1]
-        assert [event.id for event in (await house.broker.history(ROOM, old[1])).events] == new
-        assert [event.id for event in (await house.broker.history(ROOM, new[0])).events] == new[1:]
+        assert _gone(await harness.broker.history(ROOM, old[0])) == new[-1]
+        assert [event.id for event in (await harness.broker.history(ROOM, old[1])).events] == new
+        assert [event.id for event in (await harness.broker.history(ROOM, new[0])).events] == new[1:]
 
-    async def test_a_resume_after_all_expired_is_no_lie(self, house: House) -> None:
+    async def test_a_resume_after_all_expired_is_no_lie(self, harness: Harness) -> None:
         """When every event has expired, an older since does not resume and no id is ever given twice."""
-        ids = await house.fill(3)
-        await house.pass_time(HISTORY_TTL * 2)
-        found = await house.broker.history(ROOM)
+        ids = await harness.fill(3)
+        await harness.pass_time(HISTORY_TTL * 2)
+        found = await harness.broker.history(ROOM)
         assert (list(found.events), found.recovered) == ([], True)
-        assert not (await house.broker.history(ROOM, ids[1])).recovered
-        assert list((await house.broker.history(ROOM, ids[2])).events) == []
-        fresh = await house.broker.publish(ROOM, b"fresh")
+        assert not (await harness.broker.history(ROOM, ids[1])).recovered
+        assert list((await harness.broker.history(ROOM, ids[2])).events) == []
+        fresh = await harness.broker.publish(ROOM, b"fresh")
         assert fresh not in ids
-        assert (await house.broker.history(ROOM)).events == [Event(fresh, b"fresh")]
+        assert (await harness.broker.history(ROOM)).events == [Event(fresh, b"fresh")]
 
-    async def test_an_answer_does_not_change(self, house: House) -> None:
+    async def test_an_answer_does_not_change(self, harness: Harness) -> None:
         """What history returned stays as it is when more is published."""
-        await house.fill(HISTORY_SIZE)
-        found = await house.broker.history(ROOM)
+        await harness.fill(HISTORY_SIZE)
+        found = await harness.broker.history(ROOM)
         before = list(found.events)
-        await house.fill(HISTORY_SIZE)
+        await harness.fill(HISTORY_SIZE)
         assert list(found.events) == before
 
 
@@ -386,72 +386,72 @@ def _gone(found: History) -> str:
 
 
 class LeaseContract:
-    async def test_admits_up_to_the_limit(self, house: House) -> None:
+    async def test_admits_up_to_the_limit(self, harness: Harness) -> None:
         """A user gets as many leases as the limit, not one more, and other users are not counted with them."""
-        assert [await house.broker.admit(7, connection, 5) for connection in range(7)] == [True] * 5 + [False] * 2
-        assert await house.broker.admit(8, 100, 1)
+        assert [await harness.broker.admit(7, connection, 5) for connection in range(7)] == [True] * 5 + [False] * 2
+        assert await harness.broker.admit(8, 100, 1)
 
-    async def test_concurrent_admits_are_exact(self, house: House) -> None:
+    async def test_concurrent_admits_are_exact(self, harness: Harness) -> None:
         """Of many connections at the same time exactly limit are admitted."""
-        taken = await asyncio.gather(*[house.broker.admit("u", connection, 5) for connection in range(30)])
+        taken = await asyncio.gather(*[harness.broker.admit("u", connection, 5) for connection in range(30)])
         assert taken.count(True) == 5
 
-    async def test_a_released_lease_can_be_taken(self, house: House) -> None:
+    async def test_a_released_lease_can_be_taken(self, harness: Harness) -> None:
         """Each release gives back one lease, and a refused connection took none."""
-        assert [await house.broker.admit(7, connection, 2) for connection in (1, 2, 3)] == [True, True, False]
-        await house.broker.release(7, 1)
-        assert [await house.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
+        assert [await harness.broker.admit(7, connection, 2) for connection in (1, 2, 3)] == [True, True, False]
+        await harness.broker.release(7, 1)
+        assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
         for connection in (2, 3):
-            await house.broker.release(7, connection)
-        assert [await house.broker.admit(7, connection, 2) for connection in (5, 6, 7)] == [True, True, False]
+            await harness.broker.release(7, connection)
+        assert [await harness.broker.admit(7, connection, 2) for connection in (5, 6, 7)] == [True, True, False]
 
-    async def test_releasing_what_is_not_held(self, house: House) -> None:
+    async def test_releasing_what_is_not_held(self, harness: Harness) -> None:
         """Releasing a lease that is not held, twice, or of another user, is no error and frees nothing."""
-        await house.broker.release(7, 1)
-        assert await house.broker.admit(7, 1, 2)
-        assert await house.broker.admit(7, 2, 2)
-        await house.broker.release(7, 3)
-        await house.broker.release(8, 1)
-        assert not await house.broker.admit(7, 4, 2)
-        await house.broker.release(7, 1)
-        await house.broker.release(7, 1)
-        assert [await house.broker.admit(7, connection, 2) for connection in (4, 5)] == [True, False]
+        await harness.broker.release(7, 1)
+        assert await harness.broker.admit(7, 1, 2)
+        assert await harness.broker.admit(7, 2, 2)
+        await harness.broker.release(7, 3)
+        await harness.broker.release(8, 1)
+        assert not await harness.broker.admit(7, 4, 2)
+        await harness.broker.release(7, 1)
+        await harness.broker.release(7, 1)
+        assert [await harness.broker.admit(7, connection, 2) for connection in (4, 5)] == [True, False]
 
-    async def test_a_connection_has_one_lease(self, house: House) -> None:
+    async def test_a_connection_has_one_lease(self, harness: Harness) -> None:
         """A connection that is admitted again keeps its lease and takes no second."""
-        assert [await house.broker.admit(7, connection, 2) for connection in (1, 1, 2, 1, 3)] == [True] * 4 + [False]
-        await house.broker.release(7, 1)
-        assert [await house.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
+        assert [await harness.broker.admit(7, connection, 2) for connection in (1, 1, 2, 1, 3)] == [True] * 4 + [False]
+        await harness.broker.release(7, 1)
+        assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
 
-    async def test_many_leases(self, house: House) -> None:
+    async def test_many_leases(self, harness: Harness) -> None:
         """A high limit is as exact as a low one, on the way up and on the way down."""
-        assert all([await house.broker.admit(7, connection, 40) for connection in range(40)])
-        assert not await house.broker.admit(7, 40, 40)
+        assert all([await harness.broker.admit(7, connection, 40) for connection in range(40)])
+        assert not await harness.broker.admit(7, 40, 40)
         for connection in range(0, 40, 2):
-            await house.broker.release(7, connection)
-        taken = [await house.broker.admit(7, connection, 40) for connection in range(100, 130)]
+            await harness.broker.release(7, connection)
+        taken = [await harness.broker.admit(7, connection, 40) for connection in range(100, 130)]
         assert taken == [True] * 20 + [False] * 10
 
-    async def test_connections_are_counted(self, house: House) -> None:
+    async def test_connections_are_counted(self, harness: Harness) -> None:
         """A user's connections are those admitted and not released; one refused is none."""
         counts = []
         for connection in (1, 1, 2, 3):
-            await house.broker.admit(7, connection, 2)
-            counts.append(await house.broker.connections(7))
-        await house.broker.admit("7", 4, 2)
-        await house.broker.release(7, 1)
-        counts += [await house.broker.connections(user_id) for user_id in (7, "7", 8)]
+            await harness.broker.admit(7, connection, 2)
+            counts.append(await harness.broker.connections(7))
+        await harness.broker.admit("7", 4, 2)
+        await harness.broker.release(7, 1)
+        counts += [await harness.broker.connections(user_id) for user_id in (7, "7", 8)]
         assert counts == [1, 1, 2, 2, 1, 1, 0]
 
-    async def test_limit_0_admits_nobody(self, house: House) -> None:
+    async def test_limit_0_admits_nobody(self, harness: Harness) -> None:
         """A limit of 0 admits nobody."""
-        assert not await house.broker.admit(7, 1, 0)
+        assert not await harness.broker.admit(7, 1, 0)
 
 
 class PresenceContract:
-    async def test_first_in_and_last_out_are_edges(self, house: House) -> None:
+    async def test_first_in_and_last_out_are_edges(self, harness: Harness) -> None:
         """Only a user's first connection in and last one out of a room is an edge, and users are counted once."""
-        broker = house.broker
+        broker = harness.broker
         assert await broker.enter(ROOM, 1, "alice", 10) == PresenceChange(True, 1)
         assert await broker.enter(ROOM, 1, "alice", 11) == PresenceChange(False, 1)
         assert await broker.enter(ROOM, 2, "bob", 20) == PresenceChange(True, 2)
@@ -459,9 +459,9 @@ class PresenceContract:
         assert await broker.leave(ROOM, 1, 11) == PresenceChange(True, 1)
         assert await broker.leave(ROOM, 2, 20) == PresenceChange(True, 0)
 
-    async def test_entering_and_leaving_twice(self, house: House) -> None:
+    async def test_entering_and_leaving_twice(self, harness: Harness) -> None:
         """Entering where one is, and leaving where one is not, changes nothing."""
-        broker = house.broker
+        broker = harness.broker
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
         await broker.enter(ROOM, 1, "alice", 10)
         assert await broker.enter(ROOM, 1, "alice", 10) == PresenceChange(False, 1)
@@ -472,9 +472,9 @@ class PresenceContract:
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(True, 0)
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
 
-    async def test_members_in_the_order_they_came(self, house: House) -> None:
+    async def test_members_in_the_order_they_came(self, harness: Harness) -> None:
         """Members are listed as they came, with their connections; who left and came back is last."""
-        broker = house.broker
+        broker = harness.broker
         for user_id, username, connection in ((3, "carol", 30), ("x-1", "Ünï", 40), (1, "alice", 10), (3, "carol", 31)):
             await broker.enter(ROOM, user_id, username, connection)
         assert await broker.members(ROOM) == [Member(3, "carol", 2), Member("x-1", "Ünï"), Member(1, "alice")]
@@ -483,15 +483,15 @@ class PresenceContract:
         await broker.enter(ROOM, 3, "carol", 32)
         assert await broker.members(ROOM) == [Member("x-1", "Ünï"), Member(1, "alice"), Member(3, "carol")]
 
-    async def test_the_last_username_counts(self, house: House) -> None:
+    async def test_the_last_username_counts(self, harness: Harness) -> None:
         """A user who enters under a new name has that name."""
-        await house.broker.enter(ROOM, 1, "alice", 10)
-        assert await house.broker.enter(ROOM, 1, "Alice B.", 11) == PresenceChange(False, 1)
-        assert await house.broker.members(ROOM) == [Member(1, "Alice B.", 2)]
+        await harness.broker.enter(ROOM, 1, "alice", 10)
+        assert await harness.broker.enter(ROOM, 1, "Alice B.", 11) == PresenceChange(False, 1)
+        assert await harness.broker.members(ROOM) == [Member(1, "Alice B.", 2)]
 
-    async def test_many_connections_of_one_user(self, house: House) -> None:
+    async def test_many_connections_of_one_user(self, harness: Harness) -> None:
         """A user with many connections stays until the very last of them has left, in whatever order."""
-        broker = house.broker
+        broker = harness.broker
         for connection in range(12):
             assert await broker.enter(ROOM, 1, "alice", connection) == PresenceChange(connection == 0, 1)
         assert await broker.members(ROOM) == [Member(1, "alice", 12)]
@@ -500,11 +500,11 @@ class PresenceContract:
             assert await broker.leave(ROOM, 1, connection) == PresenceChange(left == 12, int(left < 12))
             assert await broker.members(ROOM) == ([Member(1, "alice", 12 - left)] if left < 12 else [])
 
-    async def test_rooms_with_members(self, house: House) -> None:
+    async def test_rooms_with_members(self, harness: Harness) -> None:
         """Only rooms with members are listed, each with its number of users."""
-        broker = house.broker
+        broker = harness.broker
         assert await broker.rooms() == {}
-        await house.fill(1, "task:1")
+        await harness.fill(1, "task:1")
         await broker.subscribe(["task:2"])
         for room, user_id, connection in ((ROOM, 1, 10), (ROOM, 1, 11), (ROOM, 2, 20), (OTHER, 2, 20)):
             await broker.enter(room, user_id, "name", connection)
@@ -515,137 +515,137 @@ class PresenceContract:
 
 
 class KeepContract:
-    async def test_a_claim_is_one_callers(self, house: House) -> None:
+    async def test_a_claim_is_one_callers(self, harness: Harness) -> None:
         """The first to claim a key gets it, all others hear that it is being done, then its answer."""
-        broker = house.broker
+        broker = harness.broker
         claims = await asyncio.gather(*[broker.claim("k", 30) for _ in range(10)])
         assert sorted(claims) == [False] * 9 + [True]
         assert await broker.claim("other", 30) is True
         await broker.settle("k", b"answer")
         assert [await broker.claim("k", 30), await broker.claim("k", 30)] == [b"answer", b"answer"]
 
-    async def test_an_empty_answer_is_an_answer(self, house: House) -> None:
+    async def test_an_empty_answer_is_an_answer(self, harness: Harness) -> None:
         """An answer of no bytes is told apart from a claim that is being done."""
-        await house.broker.claim("k", 30)
-        await house.broker.settle("k", b"")
-        assert await house.broker.claim("k", 30) == b""
+        await harness.broker.claim("k", 30)
+        await harness.broker.settle("k", b"")
+        assert await harness.broker.claim("k", 30) == b""
 
-    async def test_a_claim_given_up_can_be_taken(self, house: House) -> None:
+    async def test_a_claim_given_up_can_be_taken(self, harness: Harness) -> None:
         """A claim settled with None is forgotten; settling it so when there is none is no error."""
-        await house.broker.settle("k", None)
-        assert await house.broker.claim("k", 30) is True
-        await house.broker.settle("k", None)
-        assert await house.broker.claim("k", 30) is True
-        assert await house.broker.claim("k", 30) is False
+        await harness.broker.settle("k", None)
+        assert await harness.broker.claim("k", 30) is True
+        await harness.broker.settle("k", None)
+        assert await harness.broker.claim("k", 30) is True
+        assert await harness.broker.claim("k", 30) is False
 
-    async def test_an_answer_is_remembered_for_its_time(self, house: House) -> None:
+    async def test_an_answer_is_remembered_for_its_time(self, harness: Harness) -> None:
         """An answer is given until KEY_TTL after it was settled, then the key can be claimed anew."""
-        await house.broker.claim("k", 60)
-        await house.pass_time(30)
-        await house.broker.settle("k", b"answer")
-        await house.pass_time(KEY_TTL - 30)
-        assert await house.broker.claim("k", 60) == b"answer"
-        await house.pass_time(31)
-        assert await house.broker.claim("k", 60) is True
+        await harness.broker.claim("k", 60)
+        await harness.pass_time(30)
+        await harness.broker.settle("k", b"answer")
+        await harness.pass_time(KEY_TTL - 30)
+        assert await harness.broker.claim("k", 60) == b"answer"
+        await harness.pass_time(31)
+        assert await harness.broker.claim("k", 60) is True
 
-    async def test_a_claim_that_is_never_settled_lapses(self, house: House) -> None:
+    async def test_a_claim_that_is_never_settled_lapses(self, harness: Harness) -> None:
         """A claim without an answer ends after its time, and not before; who asks does not prolong it."""
-        await house.broker.claim("k", 60)
-        await house.pass_time(30)
-        assert await house.broker.claim("k", 60) is False
-        await house.pass_time(31)
-        assert await house.broker.claim("k", 60) is True
+        await harness.broker.claim("k", 60)
+        await harness.pass_time(30)
+        assert await harness.broker.claim("k", 60) is False
+        await harness.pass_time(31)
+        assert await harness.broker.claim("k", 60) is True
 
-    async def test_an_answer_that_comes_late_is_an_answer(self, house: House) -> None:
+    async def test_an_answer_that_comes_late_is_an_answer(self, harness: Harness) -> None:
         """What was settled after its claim lapsed is remembered."""
-        await house.broker.claim("k", 30)
-        await house.pass_time(31)
-        await house.broker.settle("k", b"late")
-        assert await house.broker.claim("k", 30) == b"late"
+        await harness.broker.claim("k", 30)
+        await harness.pass_time(31)
+        await harness.broker.settle("k", b"late")
+        assert await harness.broker.claim("k", 30) == b"late"
 
-    async def test_claims_keys_and_kept_values_are_apart(self, house: House) -> None:
+    async def test_claims_keys_and_kept_values_are_apart(self, harness: Harness) -> None:
         """The same string as a claim, an idempotency key and a kept value is three things."""
-        broker = house.broker
+        broker = harness.broker
         await broker.put("k", b"kept", 60)
         assert await broker.claim("k", 30) is True
         assert split(await broker.publish(ROOM, b"x", "k"))[1] == 1
         assert await broker.take("k") == b"kept"
         assert await broker.claim("k", 30) is False
 
-    async def test_what_is_kept_is_taken_once(self, house: House) -> None:
+    async def test_what_is_kept_is_taken_once(self, harness: Harness) -> None:
         """Of all who take a key at the same time or later, exactly one gets its value."""
-        await house.broker.put("k", b"value", 60)
-        assert await house.broker.take("other") is None
-        taken = await asyncio.gather(*[house.broker.take("k") for _ in range(10)])
+        await harness.broker.put("k", b"value", 60)
+        assert await harness.broker.take("other") is None
+        taken = await asyncio.gather(*[harness.broker.take("k") for _ in range(10)])
         assert sorted(taken, key=str) == [None] * 9 + [b"value"]
-        assert await house.broker.take("k") is None
+        assert await harness.broker.take("k") is None
 
-    async def test_what_is_kept_expires(self, house: House) -> None:
+    async def test_what_is_kept_expires(self, harness: Harness) -> None:
         """A value lives for its own ttl, whatever that of others."""
         for key, ttl in (("long", 300.0), ("short", 30.0), ("taken in time", 30.0)):
-            await house.broker.put(key, b"value", ttl)
-        await house.pass_time(20)
-        assert await house.broker.take("taken in time") == b"value"
-        await house.pass_time(11)
-        assert await house.broker.take("short") is None
-        await house.pass_time(200)
-        assert await house.broker.take("long") == b"value"
+            await harness.broker.put(key, b"value", ttl)
+        await harness.pass_time(20)
+        assert await harness.broker.take("taken in time") == b"value"
+        await harness.pass_time(11)
+        assert await harness.broker.take("short") is None
+        await harness.pass_time(200)
+        assert await harness.broker.take("long") == b"value"
 
-    async def test_put_again_replaces(self, house: House) -> None:
+    async def test_put_again_replaces(self, harness: Harness) -> None:
         """Putting a key again replaces its value and its time."""
-        await house.broker.put("k", b"first", 30)
-        await house.broker.put("k", b"second", 300)
-        await house.pass_time(60)
-        await house.broker.put("another", b"", 30)
-        assert await house.broker.take("k") == b"second"
-        assert await house.broker.take("another") == b""
+        await harness.broker.put("k", b"first", 30)
+        await harness.broker.put("k", b"second", 300)
+        await harness.pass_time(60)
+        await harness.broker.put("another", b"", 30)
+        assert await harness.broker.take("k") == b"second"
+        assert await harness.broker.take("another") == b""
 
 
 class RevocationContract:
-    async def test_nothing_is_revoked_at_first(self, house: House) -> None:
+    async def test_nothing_is_revoked_at_first(self, harness: Harness) -> None:
         """A token is good, with whatever time and id, until it is revoked."""
         for issued in (None, 0.0, 1e9):
             for token_id in (None, "", "t"):
-                assert not await house.broker.is_revoked(1, issued, token_id)
+                assert not await harness.broker.is_revoked(1, issued, token_id)
 
-    async def test_what_was_issued_before_is_revoked(self, house: House) -> None:
+    async def test_what_was_issued_before_is_revoked(self, harness: Harness) -> None:
         """Up to the time and not at it, to a fraction of a second; without a time of issue too; of this user alone."""
-        await house.broker.revoke_all(1, 1763900000.25, 60)
-        assert await house.broker.is_revoked(1, 1763900000.0, None)
-        assert await house.broker.is_revoked(1, None, "t")
-        assert not await house.broker.is_revoked(1, 1763900000.25, "t")
+        await harness.broker.revoke_all(1, 1763900000.25, 60)
+        assert await harness.broker.is_revoked(1, 1763900000.0, None)
+        assert await harness.broker.is_revoked(1, None, "t")
+        assert not await harness.broker.is_revoked(1, 1763900000.25, "t")
         for other in (2, 11, "x"):
-            assert not await house.broker.is_revoked(other, 0.0, "t")
+            assert not await harness.broker.is_revoked(other, 0.0, "t")
 
-    async def test_the_later_time_holds(self, house: House) -> None:
+    async def test_the_later_time_holds(self, harness: Harness) -> None:
         """In whatever order they come."""
         for before in (1000.0, 3000.0, 2000.5):
-            await house.broker.revoke_all("u", before, 60)
-        assert await house.broker.is_revoked("u", 2999.0, None)
-        assert not await house.broker.is_revoked("u", 3000.0, None)
+            await harness.broker.revoke_all("u", before, 60)
+        assert await harness.broker.is_revoked("u", 2999.0, None)
+        assert not await harness.broker.is_revoked("u", 3000.0, None)
 
     @pytest.mark.parametrize("token_id", ["t", "a b", "{x}:y\r\n*", "é\0", "\ud800", "x" * 5000])
-    async def test_one_token_is_revoked(self, house: House, token_id: str) -> None:
+    async def test_one_token_is_revoked(self, harness: Harness, token_id: str) -> None:
         """By its id, of any characters, of this user alone; whenever it was issued."""
-        await house.broker.revoke_one(1, token_id, 60)
-        assert await house.broker.is_revoked(1, 2e9, token_id)
-        assert await house.broker.is_revoked(1, None, token_id)
-        assert not await house.broker.is_revoked(1, None, token_id + "t")
-        assert not await house.broker.is_revoked(1, None, None)
-        assert not await house.broker.is_revoked(2, None, token_id)
+        await harness.broker.revoke_one(1, token_id, 60)
+        assert await harness.broker.is_revoked(1, 2e9, token_id)
+        assert await harness.broker.is_revoked(1, None, token_id)
+        assert not await harness.broker.is_revoked(1, None, token_id + "t")
+        assert not await harness.broker.is_revoked(1, None, None)
+        assert not await harness.broker.is_revoked(2, None, token_id)
 
-    async def test_a_revocation_lasts_for_its_time(self, house: House) -> None:
+    async def test_a_revocation_lasts_for_its_time(self, harness: Harness) -> None:
         """Each for its own; one given again lasts from then on."""
-        broker = house.broker
+        broker = harness.broker
         await broker.revoke_all(1, 1000.0, 30)
         await broker.revoke_one(2, "t", 30)
-        await house.pass_time(20)
+        await harness.pass_time(20)
         assert await broker.is_revoked(2, None, "t")
         await broker.revoke_all(1, 500.0, 30)
-        await house.pass_time(20)
+        await harness.pass_time(20)
         assert await broker.is_revoked(1, 999.0, None)
         assert not await broker.is_revoked(2, None, "t")
-        await house.pass_time(11)
+        await harness.pass_time(11)
         assert not await broker.is_revoked(1, 0.0, None)
 
 
@@ -677,23 +677,23 @@ CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
 
 
 class LifeContract:
-    async def test_ping(self, house: House) -> None:
+    async def test_ping(self, harness: Harness) -> None:
         """A running broker answers a ping."""
-        await house.broker.ping()
+        await harness.broker.ping()
 
     @pytest.mark.parametrize("name", CALLS)
-    async def test_a_closed_broker_is_unavailable(self, house: House, name: str) -> None:
+    async def test_a_closed_broker_is_unavailable(self, harness: Harness, name: str) -> None:
         """After close every method raises Unavailable with a sentence, and the listener hears nothing."""
-        await house.broker.subscribe([ROOM])
-        await house.broker.close()
+        await harness.broker.subscribe([ROOM])
+        await harness.broker.close()
         with pytest.raises(Unavailable, match=r"\w+ \w+"):
-            await CALLS[name](house.broker)
-        assert (house.heard.events, house.heard.signals) == ([], [])
+            await CALLS[name](harness.broker)
+        assert (harness.listener.events, harness.listener.signals) == ([], [])
 
-    async def test_closing_twice(self, house: House) -> None:
+    async def test_closing_twice(self, harness: Harness) -> None:
         """Closing a closed broker is no error."""
-        await house.broker.close()
-        await house.broker.close()
+        await harness.broker.close()
+        await harness.broker.close()
 
 
 class BrokerContract(
@@ -706,4 +706,4 @@ class BrokerContract(
     RevocationContract,
     LifeContract,
 ):
-    """The whole contract; ``house`` is a fresh broker made with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""
+    """The whole contract; ``harness`` is a fresh broker made with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from roomcast.broker.base import Member
-from roomcast.broker.redis.connection import RedisConnection, open_connection
+from roomcast.broker.redis.connection import RedisConnection
+from roomcast.broker.redis.handshake import open_connection
+from roomcast.broker.redis.keys import Keys
 from roomcast.broker.redis.leases import Leases
 from roomcast.broker.redis.presence import Presence
-from roomcast.broker.redis.reconnect import Lost
+from roomcast.broker.redis.reconnect import OnLost
 from roomcast.broker.redis.router import Router
 from roomcast.broker.redis.topology import Address, create_topology
 from roomcast.broker.redis.urls import parse
@@ -25,9 +27,14 @@ class Node:
         self.router = router
         self.gone: list[tuple[str, Member, int]] = []
         self.back: list[tuple[str, Member, int]] = []
-        self.leases = Leases(router, prefix, name, lease)
+        self.leases = Leases(router, Keys(prefix), name, lease)
         self.presence = Presence(
-            router, prefix, name, lease, on_member_lost=self._told(self.gone), on_member_returned=self._told(self.back)
+            router,
+            Keys(prefix),
+            name,
+            lease,
+            on_member_lost=self._told(self.gone),
+            on_member_returned=self._told(self.back),
         )
 
     @staticmethod
@@ -62,7 +69,9 @@ async def router_to(url: str) -> AsyncIterator[Router]:
     """A started router to one server."""
     target = parse(url)
 
-    async def open_(address: Address | None, on_push: Callable[[list[object]], None], on_lost: Lost) -> RedisConnection:
+    async def open_(
+        address: Address | None, on_push: Callable[[list[object]], None], on_lost: OnLost
+    ) -> RedisConnection:
         assert address is not None
         return await open_connection(address, (None, None), 0, None, on_push, on_lost, (), 3.0)
 

@@ -1,4 +1,4 @@
-"""The broker that several nodes share: ``broker.Broker`` on Redis. What it promises stands there."""
+"""The broker for several nodes: ``Broker`` on Redis or Valkey."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from ..base import (
     Publication,
     UserId,
 )
-from .connection import RedisConnection, open_connection
-from .keys import Keys
+from .connection import RedisConnection
+from .handshake import open_connection
+from .keys import SIGNALS, Keys
 from .leases import Leases
+from .options import RedisOptions
 from .presence import Presence
 from .publisher import PUBLISH, Publisher
-from .receiver import HISTORY, QUIET, Receiver
-from .reconnect import Lost
+from .receiver import Receiver
+from .reconnect import OnLost
 from .router import Router
 from .scripts import Script
-from .subscriptions import LOOK
+from .stream import HISTORY
+from .subscriptions import ROOM_STATE
 from .topology import Address, create_topology
 from .urls import Target
 
@@ -38,22 +41,20 @@ log = logging.getLogger("roomcast.redis")
 
 CLAIM: Final = Script("claim")
 REVOKE: Final = Script("revoke")
+#: Every connection loads these scripts, because it may send them before it receives a reply.
+_PRELOADED: Final = (PUBLISH, HISTORY, ROOM_STATE, CLAIM, REVOKE)
 
-#: The room that carries signals to all nodes; no client can name it.
-SIGNALS: Final = "!signals"
-#: Nobody is admitted for so many seconds by a Redis that was started anew, or was away for so long that leases ended:
-#: the nodes, which all come back within a second or so, have to write theirs first.
-ANEW: Final = 1.5
-#: How long ``close`` waits for what is being published, in seconds.
-_CLOSING: Final = 1.0
-#: A stream keeps so many events at least, though history may give fewer: for holes to be mended from.
-KEEP: Final = 100
+#: Grace period after Redis may have lost leases, because it was restarted or could not be reached for long, in seconds:
+#: admissions are refused while the nodes, which all reconnect within about a second, write their leases.
+GRACE_PERIOD: Final = 1.5
+#: How long ``close`` waits for events that are being published, in seconds.
+_PUBLISH_TIMEOUT: Final = 1.0
 
 _NOT_RUNNING = "The broker on Redis is not running: it was closed, or not started yet."
 
 
-class _Ears:
-    """The node's listener, with signals told apart from rooms."""
+class _SignalRouter:
+    """Passes everything to the node's listener, and events of the room ``SIGNALS`` as signals."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener: Final = listener
@@ -63,14 +64,14 @@ class _Ears:
         self.on_signals_lost: Final = listener.on_signals_lost
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """Pass it on."""
+        """See ``Listener``."""
         if room == SIGNALS:
             self._listener.on_signal(payload)
         else:
             self._listener.on_event(room, id, payload)
 
     def on_resync(self, room: str, last_id: str) -> None:
-        """Pass it on."""
+        """See ``Listener``."""
         if room == SIGNALS:
             self._listener.on_signals_lost()
         else:
@@ -78,224 +79,216 @@ class _Ears:
 
 
 class RedisBroker(Broker):
-    """The broker on the Redis that ``target`` names; keys begin with ``prefix``.
+    """The broker on the Redis at ``target``.
 
-    Times are in seconds: ``lease`` is how long a node's connections and members outlive it if it dies, ``wait`` how
-    long a publish waits for a Redis that is away, ``timeout`` the silence after which a server counts as hung.
-    ``buffer`` is the number of bytes that may wait. ``history_size`` and ``history_ttl`` are as in ``MemoryBroker``.
+    It owns the router with one connection per server for commands, the receiver with one per server for subscriptions,
+    and a task that renews the leases.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        prefix: str = "roomcast",
-        lease: float = 30.0,
-        wait: float = 5.0,
-        buffer: int = 16 * 2**20,
-        timeout: float = 3.0,
-        history_size: int = 500,
-        history_ttl: float = 3600.0,
-    ) -> None:
+    def __init__(self, target: Target, options: RedisOptions | None = None) -> None:
         self._target: Final = target
-        self._keys: Final = Keys(prefix)
-        self._lease: Final = lease
-        self._wait: Final = wait
-        self._buffer: Final = buffer
-        self._timeout: Final = timeout
-        self._size: Final = history_size
-        self._ttl_ms: Final = max(int(history_ttl * 1000), 1)
-        #: A room is known for as long as its history, and while somebody looks at it now and then.
-        self._life_ms: Final = max(self._ttl_ms, int(QUIET * 3000))
+        self._options: Final = options or RedisOptions()
+        self._keys: Final = Keys(self._options.prefix)
         self._tls: ssl.SSLContext | None = None
         #: This node's name in Redis.
         self.node: Final = secrets.token_hex(5)
-        self._running = False
-        self._renewing: asyncio.Task[None] | None = None
+        self._is_running = False
+        self._renewer: asyncio.Task[None] | None = None
+
+    # Lifecycle.
 
     async def start(self, listener: Listener) -> None:
-        """See ``Broker``; raises ``Unavailable`` if Redis cannot be reached within ``wait``."""
+        """See ``Broker``. Raises ``Unavailable`` if Redis cannot be reached within the option ``wait``."""
+        options, keys = self._options, self._keys
         self._tls = self._target.ssl_context()
-        # The first leases end two thirds of one after a server fell silent, which is noticed ``timeout`` later.
-        forgets = max(self._lease * 2 / 3 - self._timeout, 0)
-        self._router = Router(create_topology(self._target, self._timeout), self._open, self._buffer, forgets)
-        ears = _Ears(listener)
-        keep = max(self._size, KEEP)
-        self._feeds = Receiver(
-            self._router, self._keys, self._open, ears, self._size, keep, self._ttl_ms, self._life_ms, self.node
-        )
-        self._outbox = Publisher(self._router, self._keys, self.node, keep, self._ttl_ms, self._life_ms, self._wait)
-        self._leases = Leases(self._router, self._keys.prefix, self.node, self._lease)
+        # Leases are renewed every third, so the first ones expire two thirds of a lease after a server fell silent.
+        # The silence is noticed ``timeout`` later.
+        expiry = max(options.lease * 2 / 3 - options.timeout, 0)
+        topology = create_topology(self._target, options.timeout)
+        self._router = Router(topology, self._open_connection, options.buffer, expiry)
+        signals = _SignalRouter(listener)
+        self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node)
+        self._publisher = Publisher(self._router, keys, options, self.node)
+        self._leases = Leases(self._router, keys, self.node, options.lease)
         self._presence = Presence(
-            self._router,
-            self._keys.prefix,
-            self.node,
-            self._lease,
-            on_member_lost=ears.on_member_lost,
-            on_member_returned=ears.on_member_returned,
+            self._router, keys, self.node, options.lease, listener.on_member_lost, listener.on_member_returned
         )
         try:
-            await self._router.start(self._wait)
-            await self._feeds.start(self._wait)
-            await self._feeds.subscriptions.add([SIGNALS])
-            # Nobody is let in before this has started, so that is no worse than to refuse them.
-            await asyncio.sleep(self._settled_in())
+            await self._router.start(options.wait)
+            await self._receiver.start(options.wait)
+            await self._receiver.subscriptions.add([SIGNALS])
+            # Clients are not admitted before this returns, so waiting here is no worse than refusing them.
+            await asyncio.sleep(self._grace_left())
         except BaseException:
             await self._stop()
             raise
-        self._running = True
-        self._returned = asyncio.Event()
-        self._router.on_return.extend((self._presence.hold, self._returned.set))
-        self._renewing = asyncio.create_task(self._renew(), name="roomcast redis leases")
+        self._is_running = True
+        self._server_returned = asyncio.Event()
+        self._router.on_server_return.extend((self._presence.on_server_return, self._server_returned.set))
+        self._renewer = asyncio.create_task(self._renew_leases(), name="roomcast redis leases")
 
-    async def _open(
-        self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: Lost
+    async def _open_connection(
+        self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: OnLost
     ) -> RedisConnection:
         if address is None:
             raise Unavailable("no sentinel has named its primary yet")
         target = self._target
-        scripts = (PUBLISH, HISTORY, LOOK, CLAIM, REVOKE)
-        tls = self._tls
         credentials = (target.username, target.password)
-        return await open_connection(address, credentials, target.db, tls, on_push, on_lost, scripts, self._timeout)
+        timeout = self._options.timeout
+        return await open_connection(address, credentials, target.db, self._tls, on_push, on_lost, _PRELOADED, timeout)
 
-    async def _renew(self) -> None:
-        """Renew this node's leases, three times within one; after an outage write them all again at once."""
+    async def _renew_leases(self) -> None:
+        """Renew this node's leases and presence every third of a lease, and write all again after an outage."""
         while True:
             try:
-                async with asyncio.timeout(self._lease / 3):
-                    await self._returned.wait()
+                async with asyncio.timeout(self._options.lease / 3):
+                    await self._server_returned.wait()
             except TimeoutError:
-                work = (self._leases.renew, self._presence.renew)
+                renewals = (self._leases.renew, self._presence.renew)
             else:
-                self._returned.clear()
-                work = (self._leases.restore, self._presence.restore)
-            for each in work:
+                self._server_returned.clear()
+                renewals = (self._leases.restore, self._presence.restore)
+            for renew in renewals:
                 try:
-                    await each()
+                    await renew()
                 except Exception:
-                    log.exception("Renewing leases failed; it is tried again in %g s", self._lease / 3)
+                    log.exception("Renewing leases failed; it is tried again in %g s", self._options.lease / 3)
 
     async def close(self) -> None:
         """See ``Broker``."""
-        if not self._running or self._renewing is None:
+        if not self._is_running or self._renewer is None:
             return
-        renewing, self._renewing = self._renewing, None
+        renewer, self._renewer = self._renewer, None
         try:
-            renewing.cancel()
-            await asyncio.wait([renewing])
-            # What was put off while Redis was away may be done only now; then those who left are still to be announced.
+            renewer.cancel()
+            await asyncio.wait([renewer])
+            # Departures during an outage may be written only now. The listener then publishes announcements, so the
+            # publisher is last.
             await self._presence.close()
             await self._leases.close()
-            await self._outbox.finish(_CLOSING)
-        finally:  # also of one that is cut off: nobody could close it again
-            self._running = False
+            await self._publisher.finish(_PUBLISH_TIMEOUT)
+        finally:  # also if this is cancelled, because a second call would do nothing
+            self._is_running = False
             await self._stop()
 
     async def _stop(self) -> None:
-        await self._feeds.close()
+        await self._receiver.close()
         await self._router.close()
 
-    def _settled_in(self) -> float:
-        """In how many seconds the nodes will have said what they hold, after Redis may have lost it; 0 or less: now."""
-        return self._router.anew_since + ANEW - asyncio.get_running_loop().time()
+    def _grace_left(self) -> float:
+        """Return how many seconds of the grace period are left; 0 or less if none."""
+        return self._router.data_lost_at + GRACE_PERIOD - asyncio.get_running_loop().time()
 
-    def _check(self) -> None:
-        if not self._running:
+    def _check_running(self) -> None:
+        if not self._is_running:
             raise Unavailable(_NOT_RUNNING)
 
     async def ping(self) -> None:
-        """See ``Broker``: every server is asked, and a message goes through Redis and back to this node."""
-        self._check()
-        if troubles := [*self._router.troubles(), *self._feeds.subscriptions.troubles()]:
-            raise Unavailable(" ".join(troubles))
-        await self._router.everywhere("PING")
-        await self._feeds.subscriptions.echo()
+        """See ``Broker``. Sends a PING to every server, and a message through Redis back to this node."""
+        self._check_running()
+        if problems := [*self._router.problems(), *self._receiver.subscriptions.problems()]:
+            raise Unavailable(" ".join(problems))
+        await self._router.call_all("PING")
+        await self._receiver.subscriptions.echo()
 
     def metrics(self) -> Sequence[BrokerMetric]:
         """See ``Broker``."""
-        if not self._running:
+        if not self._is_running:
             return ()
-        router, feeds = self._router, self._feeds
-        is_up = not router.troubles() and not feeds.subscriptions.troubles()
+        router, receiver = self._router, self._receiver
+        is_up = not router.problems() and not receiver.subscriptions.problems()
         return (
-            BrokerMetric("redis_up", "1 while every server of Redis is connected, else 0.", int(is_up)),
-            BrokerMetric("redis_waiting", "Calls that wait for a server of Redis that is away.", router.waiting),
+            BrokerMetric("redis_up", "1 while every Redis server is connected, else 0.", int(is_up)),
+            BrokerMetric("redis_waiting", "Calls that wait for an unreachable Redis server.", router.pending),
+            BrokerMetric("redis_buffer_bytes", "Bytes of events that Redis has not acknowledged yet.", router.buffered),
             BrokerMetric(
-                "redis_buffer_bytes", "Bytes of events sent or to be sent to Redis, unacknowledged.", router.held
+                "redis_repaired_events",
+                "Events that were fetched because their announcement was lost.",
+                receiver.repair.repaired,
+                True,
             ),
-            BrokerMetric(
-                "redis_repaired_events", "Events fetched since their announcement got lost.", feeds.repaired, True
-            ),
-            BrokerMetric("redis_resyncs", "Rooms of which Redis had lost events, told to resync.", feeds.resyncs, True),
+            BrokerMetric("redis_resyncs", "Rooms that lost events in Redis and got a resync.", receiver.resyncs, True),
         )
+
+    # Events.
 
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         """See ``Broker``."""
-        if not self._running:
+        if not self._is_running:
             raise Unavailable(_NOT_RUNNING)
-        return await self._outbox.publish(room, payload, key)
+        return await self._publisher.publish(room, payload, key)
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
-        """See ``Broker``. In a Cluster "or none" holds for each room by itself: no step spans two servers."""
-        self._check()
-        return await self._outbox.publish_many(publications)
+        """See ``Broker``. In a Cluster, "or none" holds for each room separately: no script spans two servers."""
+        self._check_running()
+        return await self._publisher.publish_many(publications)
 
     async def subscribe(self, rooms: Iterable[str]) -> None:
         """See ``Broker``."""
-        self._check()
-        await self._feeds.subscriptions.add(rooms)
+        self._check_running()
+        await self._receiver.subscriptions.add(rooms)
 
     async def unsubscribe(self, rooms: Iterable[str]) -> None:
         """See ``Broker``."""
-        self._check()
-        self._feeds.subscriptions.remove(rooms)
+        self._check_running()
+        self._receiver.subscriptions.remove(rooms)
 
     async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
         """See ``Broker``."""
-        self._check()
-        return await self._feeds.history(room, since, limit)
+        self._check_running()
+        return await self._receiver.history(room, since, limit)
+
+    async def signal(self, message: bytes) -> None:
+        """See ``Broker``. Signals are events of a room, so that lost ones are fetched or reported."""
+        self._check_running()
+        await self._publisher.publish(SIGNALS, message, None)
+
+    # Leases.
 
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
-        """See ``Broker``."""
-        self._check()
-        if self._settled_in() > 0:
+        """See ``Broker``. Raises ``Unavailable`` in the grace period as well."""
+        self._check_running()
+        if self._grace_left() > 0:
             raise Unavailable("Redis is back, and the nodes are telling it who is connected; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 
     async def release(self, user_id: UserId, connection: int) -> None:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         await self._leases.release(user_id, connection)
 
     async def connections(self, user_id: UserId) -> int:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         return await self._leases.count(user_id)
+
+    # Presence.
 
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> PresenceChange:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         return await self._presence.enter(room, user_id, username, connection)
 
     async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         return await self._presence.leave(room, user_id, connection)
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         return await self._presence.members(room)
 
     async def rooms(self) -> dict[str, int]:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         return await self._presence.rooms()
+
+    # Claims and one-time values.
 
     async def claim(self, key: str, lapse: float) -> bytes | bool:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(lapse * 1000),))
         if known == 1:
             return True
@@ -303,48 +296,46 @@ class RedisBroker(Broker):
         return answer[1:] if answer else False
 
     async def settle(self, key: str, answer: bytes | None) -> None:
-        """See ``Broker``; waits for a Redis that is away, as a publish does."""
-        self._check()
-        name = self._keys.claim(key)
+        """See ``Broker``. Waits for an unreachable server, as a publish does."""
+        self._check_running()
+        name, wait = self._keys.claim(key), self._options.wait
         if answer is None:
-            await self._router.call(name, "DEL", name, patience=self._wait)
+            await self._router.call(name, "DEL", name, wait=wait)
         else:
-            await self._router.call(name, "SET", name, b"=" + answer, "PX", int(KEY_TTL * 1000), patience=self._wait)
+            # The prefix distinguishes an empty answer from a pending claim.
+            await self._router.call(name, "SET", name, b"=" + answer, "PX", int(KEY_TTL * 1000), wait=wait)
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """See ``Broker``."""
-        self._check()
-        name = self._keys.kept(key)
+        self._check_running()
+        name = self._keys.value(key)
         await self._router.call(name, "SET", name, value, "PX", max(int(ttl * 1000), 1))
 
     async def take(self, key: str) -> bytes | None:
         """See ``Broker``."""
-        self._check()
-        name = self._keys.kept(key)
+        self._check_running()
+        name = self._keys.value(key)
         value: bytes | None = await self._router.call(name, "GETDEL", name)
         return value
 
+    # Revocations.
+
     async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
-        """See ``Broker``; waits for a Redis that is away, as a publish does."""
-        self._check()
+        """See ``Broker``. Waits for an unreachable server, as a publish does."""
+        self._check_running()
         key, args = self._keys.revoked(user_id), (repr(before), int(ttl * 1000))
-        await self._router.run(REVOKE, (key,), args, patience=self._wait, size=len(key))
+        await self._router.run(REVOKE, (key,), args, wait=self._options.wait, size=len(key))
 
     async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
-        """See ``Broker``; waits for a Redis that is away, as a publish does."""
-        self._check()
+        """See ``Broker``. Waits for an unreachable server, as a publish does."""
+        self._check_running()
         key = self._keys.revoked_token(user_id, token_id)
-        await self._router.call(key, "SET", key, b"1", "PX", int(ttl * 1000), patience=self._wait)
+        await self._router.call(key, "SET", key, b"1", "PX", int(ttl * 1000), wait=self._options.wait)
 
     async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
         """See ``Broker``."""
-        self._check()
+        self._check_running()
         key = self._keys.revoked(user_id)
         token = () if token_id is None else (self._keys.revoked_token(user_id, token_id),)
         before, *one = await self._router.call(key, "MGET", key, *token)
         return (before is not None and (issued is None or issued < float(before))) or one not in ([], [None])
-
-    async def signal(self, message: bytes) -> None:
-        """See ``Broker``; signals have an order, ids and a history as rooms do, so that none is lost unseen."""
-        self._check()
-        await self._outbox.publish(SIGNALS, message, None)

@@ -1,4 +1,4 @@
-"""A look at the servers before nodes rely on them: what they are and hold, and whether all that nodes do works."""
+"""Inspect the servers before nodes use them: their version and limits, and whether all operations are allowed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any, Final, NamedTuple
 from ...errors import Unavailable
 from ..base import Member
 from .broker import RedisBroker
-from .connection import RedisConnection, ReplyError, greeting_value, open_connection
-from .reconnect import spell
+from .connection import RedisConnection, ReplyError
+from .handshake import map_value, open_connection
+from .options import RedisOptions
+from .reconnect import format_name
 from .topology import create_topology
 from .urls import Target
 
 
 class ServerInfo(NamedTuple):
-    """What a server says of itself, sizes in bytes.
+    """The properties of a server. Sizes are in bytes.
 
-    ``limit`` is maxmemory, 0 for none. ``backlog`` is what may wait for a subscriber before the server cuts it off, 0
-    for any amount, and None if the server does not tell. ``remembers`` is whether a restart loses next to nothing, for
-    each write goes into its append-only file; None if it does not tell.
+    ``used`` is the memory in use, ``limit`` is maxmemory, 0 for none, and ``machine`` the memory of its machine.
+    ``policy`` is maxmemory-policy. ``backlog`` is the limit of unread data of a subscriber, after which the server
+    disconnects it: 0 for none, None if it cannot be read. ``remembers`` is True if each write is appended to a file, so
+    that a restart loses almost nothing; None if that cannot be read.
     """
 
     address: str
@@ -33,43 +36,44 @@ class ServerInfo(NamedTuple):
     remembers: bool | None
 
 
-async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  # noqa: ASYNC109  # the links keep it
-    """Return the facts of each server that holds keys; raise ``Unavailable`` with the sentence of the first trouble."""
-    servers = create_topology(target, timeout)
+async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  # noqa: ASYNC109  # the connections keep it
+    """Return the properties of each server that stores keys.
+
+    Raises ``Unavailable`` with a sentence about the first server that cannot be reached within ``timeout`` seconds.
+    """
+    topology = create_topology(target, timeout)
     try:
-        await servers.refresh()
+        await topology.refresh()
     except Unavailable as error:
         raise Unavailable(f"Redis at {target.safe} cannot be reached: {error}.") from error
     found = []
-    for name in servers.names():
-        address = servers.address(name)
-        assert address is not None  # it was just looked up
+    for name in topology.names():
+        address = topology.address(name)
+        assert address is not None  # it was read just now
         credentials = (target.username, target.password)
         try:
-            link = await open_connection(
+            connection = await open_connection(
                 address, credentials, target.db, target.ssl_context(), lambda _: None, lambda *_: None, (), timeout
             )
             try:
-                found.append(await _ask(link, spell(address)))
+                found.append(await _inspect(connection, format_name(address)))
             finally:
-                link.abort("it is no longer needed")
+                connection.abort("it is no longer needed")
         except (Unavailable, ReplyError) as error:
-            raise Unavailable(f"Redis at {spell(address)} cannot be reached: {error}.") from error
+            raise Unavailable(f"Redis at {format_name(address)} cannot be reached: {error}.") from error
     return found
 
 
-async def _ask(link: RedisConnection, address: str) -> ServerInfo:
-    lines = (line.partition(":") for line in (await link.get("INFO")).decode(errors="replace").splitlines())
+async def _inspect(connection: RedisConnection, address: str) -> ServerInfo:
+    lines = (line.partition(":") for line in (await connection.execute("INFO")).decode(errors="replace").splitlines())
     info = {name: value.strip() for name, _, value in lines}
     product = "Valkey" if "valkey_version" in info else "Redis"
     version = info.get("valkey_version") or info.get("redis_version", "")
     try:
-        limits = greeting_value(
-            await link.get("CONFIG", "GET", "client-output-buffer-limit"), b"client-output-buffer-limit"
-        )
-        words = limits.decode().split()
+        option = "client-output-buffer-limit"
+        words = map_value(await connection.execute("CONFIG", "GET", option), option.encode()).decode().split()
         backlog = int(words[words.index("pubsub") + 1])
-    except (ReplyError, AttributeError, ValueError):  # who rents a server is often not told
+    except (ReplyError, AttributeError, ValueError):  # hosted servers often refuse CONFIG
         backlog = None
     return ServerInfo(
         address=address,
@@ -84,22 +88,22 @@ async def _ask(link: RedisConnection, address: str) -> ServerInfo:
     )
 
 
-class _Deaf:
-    """A listener to whom nothing matters."""
+class _NullListener:
+    """A listener that ignores all calls."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
 
 async def rehearse(target: Target, prefix: str, wait: float) -> None:
-    """Do once all that a node does, under the names that nodes use; raise ``Unavailable`` if some of it is refused.
+    """Execute every operation of a node once, with the keys that nodes use; raise ``Unavailable`` if one is refused.
 
-    It is done in a room that no client can name. What is left of it expires within five minutes.
+    ``wait`` is in seconds. The room is one that no client can name. All keys expire within five minutes.
     """
     name: Final = f"!doctor-{secrets.token_hex(4)}"
-    broker = RedisBroker(target, prefix=prefix, wait=wait, history_ttl=1.0)
-    deaf: Any = _Deaf()
-    await broker.start(deaf)
+    broker = RedisBroker(target, RedisOptions(prefix=prefix, wait=wait, history_ttl=1.0))
+    listener: Any = _NullListener()
+    await broker.start(listener)
     try:
         await broker.ping()
         await broker.subscribe([name])

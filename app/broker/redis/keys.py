@@ -1,4 +1,7 @@
-"""What things are called in Redis. All keys of a room share a hash tag, so that a Cluster keeps them on one server."""
+"""The names of all keys and channels in Redis.
+
+All keys of a room share a hash tag, so that a Cluster stores them on one server. The same holds for a user's keys.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,78 @@ from typing import Final
 
 from ..base import UserId
 
+#: The room that carries signals to all nodes. Clients cannot name it.
+SIGNALS: Final = "!signals"
+
 
 class Keys:
     """The names under one ``prefix``."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
+        #: A zset: the rooms with members on any node, and when their registration ends.
+        self.rooms: Final = f"{prefix}:rooms"
+
+    # Events.
 
     def channel(self, room: str) -> str:
-        """The pub/sub channel of ``room``; also the hash tag that its keys begin with."""
+        """Return the pub/sub channel of ``room``. It is also the hash tag with which its keys begin."""
         return f"{{{self.prefix}:{room}}}"
 
     def meta(self, room: str) -> str:
-        """A hash: epoch, newest offset, run_id of the server."""
+        """Return the key of a hash: epoch, newest offset, run_id of the server."""
         return f"{{{self.prefix}:{room}}}:m"
 
     def stream(self, room: str) -> str:
-        """A stream: the history."""
+        """Return the key of a stream: the history."""
         return f"{{{self.prefix}:{room}}}:s"
 
+    @staticmethod
+    def of_channel(channel: bytes) -> tuple[bytes, bytes]:
+        """Return the keys of the meta and the stream of the room with this channel."""
+        return channel + b":m", channel + b":s"
+
     def key(self, room: str, key: str) -> str:
-        """A string: the id that was given to the event published with the idempotency ``key``."""
+        """Return the key of a string: the id of the event that was published with the idempotency ``key``."""
         return f"{{{self.prefix}:{room}}}:k:{key}"
 
-    def receipt(self, room: str, node: str) -> str:
-        """A string: the ids that the last batch of ``node`` was given."""
-        return f"{{{self.prefix}:{room}}}:r:{node}"
+    def receipt(self, room: str, node: str, slot: int) -> str:
+        """Return the key of a string: the number and the ids of the last batch in this slot of ``node``."""
+        return f"{{{self.prefix}:{room}}}:r:{node}/{slot}"
+
+    def echo_channel(self, node: str) -> str:
+        """Return the channel on which ``node`` sends messages to itself, to test the path through Redis."""
+        return f"{self.prefix}:!echo:{node}"
+
+    # Leases and presence.
+
+    def leases(self, user_id: UserId) -> str:
+        """Return the key of a zset: the user's connections on all nodes, and when their leases end."""
+        return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:l"
+
+    def presence(self, room: str) -> tuple[str, str, str]:
+        """Return the keys of a room's presence: nodes, users, and users who are gone (see ``lua/presence.lua``)."""
+        tag = f"{{{self.prefix}:{room}}}"
+        return f"{tag}:n", f"{tag}:p", f"{tag}:g"
+
+    # Claims, one-time values and revocations.
 
     def claim(self, key: str) -> str:
-        """A string: what a claimed key was answered, or empty while it is not."""
+        """Return the key of a string: the answer of a claim, or empty while it is pending."""
         return f"{{{self.prefix}:!claim:{key}}}"
 
+    def value(self, key: str) -> str:
+        """Return the key of a string that is taken once."""
+        return f"{{{self.prefix}:!kept:{key}}}"
+
     def revoked(self, user_id: UserId) -> str:
-        """A string: the Unix time before which the user's tokens count no longer."""
+        """Return the key of a string: the Unix time before which the user's tokens are revoked."""
         return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:x"
 
     def revoked_token(self, user_id: UserId, token_id: str) -> str:
-        """A string: that one token counts no longer. Token ids may be long and of any characters, their digest not."""
+        """Return the key of a string that exists if one token is revoked.
+
+        It contains a digest, because token ids may be long and contain any characters.
+        """
         digest = blake2b(token_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         return f"{self.revoked(user_id)}:{digest}"
-
-    def kept(self, key: str) -> str:
-        """A string that is taken once."""
-        return f"{{{self.prefix}:!kept:{key}}}"

@@ -1,136 +1,132 @@
-"""How many connections a user has, on all nodes together: one lease each, which ends by itself if its node dies.
+"""The leases of connections: one for each connection of a user, on all nodes together.
 
-The leases of a user are a zset on the server, ``{<prefix>:u:<user id as JSON>}:l``, from ``<node>:<connection>`` to the
-end of the lease in ms of the server's own clock. Each node keeps a mirror of its own: it says them again and again, so
-that they last, and all of them when a server comes back that may have lost them.
+A lease expires by itself if its node dies. A user's leases are a zset on the server, from ``<node>:<connection>`` to
+the end of the lease in ms of the server's clock. Each node keeps a copy of its own leases. It renews them periodically,
+and writes all of them again when a server returns that may have lost them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from typing import Final
 
 from ...errors import Unavailable
 from .. import connection_set
 from ..base import UserId
 from ..connection_set import ConnectionSet
-from .calls import ScriptRunner, in_batches
-from .scripts import Script
+from .keys import Keys
+from .scripts import Script, ScriptRunner, in_batches
 
-_ADMIT: Final = Script("now", "leases", "leases_admit")
-_KEEP: Final = Script("now", "leases", "leases_keep")
-_COUNT: Final = Script("now", "leases", "leases_count")
+_ADMIT: Final = Script("server_time", "leases", "leases_admit")
+_RENEW: Final = Script("server_time", "leases", "leases_renew")
+_COUNT: Final = Script("server_time", "leases", "leases_count")
 
-#: How long ``close`` may take to give everything back, in seconds; what is left then ends with its lease.
-_CLOSING: Final = 2.0
+#: How long ``close`` may take, in seconds. Leases that are not released by then expire.
+_CLOSE_TIMEOUT: Final = 2.0
 
 
 class Leases:
-    """The leases of ``node``, an id that no other node has, each for ``lease`` seconds unless renewed."""
+    """The leases of ``node``, an id that no other node has. Each lasts ``lease`` seconds unless it is renewed."""
 
-    def __init__(self, router: ScriptRunner, prefix: str, node: str, lease: float) -> None:
-        self._router: Final = router
-        self._prefix: Final = prefix
+    def __init__(self, runner: ScriptRunner, keys: Keys, node: str, lease: float) -> None:
+        self._runner: Final = runner
+        self._keys: Final = keys
         self._node: Final = node
-        self._lease: Final = round(lease * 1000)
-        self._held: dict[UserId, ConnectionSet] = {}
-        #: Leases that may still be on the server, though nobody here holds them.
-        self._owed: dict[UserId, ConnectionSet] = {}
-
-    def _key(self, user_id: UserId) -> str:
-        return f"{{{self._prefix}:u:{json.dumps(user_id)}}}:l"
+        self._lease_ms: Final = round(lease * 1000)
+        self._active: dict[UserId, ConnectionSet] = {}
+        #: Leases that have ended here but may still be on the server.
+        self._unreleased: dict[UserId, ConnectionSet] = {}
 
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
-        """Take a lease for ``connection``, unless ``user_id`` has ``limit`` on all nodes; True if it is held now.
+        """Take a lease for ``connection``; return False if ``user_id`` has ``limit`` leases on all nodes.
 
-        Raises ``Unavailable`` at once when the server cannot be reached; nothing is held then.
+        Raises ``Unavailable`` at once if the server cannot be reached; then there is no lease.
         """
-        held = self._held.get(user_id)
-        if held is not None and connection_set.contains(held, connection):
+        active = self._active.get(user_id)
+        if active is not None and connection_set.contains(active, connection):
             return True
-        args = (self._lease, limit, f"{self._node}:{connection}")
-        asked = self._router.run(_ADMIT, (self._key(user_id),), args)  # if this raises, nothing was sent
-        _remove(self._owed, user_id, connection)
+        args = (self._lease_ms, limit, f"{self._node}:{connection}")
+        reply = self._runner.run(_ADMIT, (self._keys.leases(user_id),), args)  # if this raises, nothing was sent
+        _remove(self._unreleased, user_id, connection)
         try:
-            admitted = await asked
+            is_admitted = await reply
         except BaseException:
-            _add(self._owed, user_id, connection)  # it may have been taken
+            _add(self._unreleased, user_id, connection)  # the server may have executed it
             raise
-        if admitted:
-            _add(self._held, user_id, connection)
-        return bool(admitted)
+        if is_admitted:
+            _add(self._active, user_id, connection)
+        return bool(is_admitted)
 
     async def release(self, user_id: UserId, connection: int) -> None:
-        """Give a lease back; one that is not held is no error.
+        """Give the lease of ``connection`` back; without a lease this has no effect.
 
-        It never raises ``Unavailable``: what cannot be given back now is given back by ``renew`` or ``restore``.
+        Never raises ``Unavailable``: if the server cannot be reached, ``renew`` or ``restore`` releases the lease.
         """
-        if _remove(self._held, user_id, connection):
-            _add(self._owed, user_id, connection)
-            await self._give_back(user_id, (connection,))
+        if _remove(self._active, user_id, connection):
+            _add(self._unreleased, user_id, connection)
+            await self._release(user_id, (connection,))
 
     async def count(self, user_id: UserId) -> int:
-        """How many connections ``user_id`` has on all nodes. Raises ``Unavailable``."""
-        return int(await self._router.run(_COUNT, (self._key(user_id),), ()))
+        """Return the number of leases of ``user_id`` on all nodes. Raises ``Unavailable``."""
+        return int(await self._runner.run(_COUNT, (self._keys.leases(user_id),), ()))
 
     async def renew(self) -> None:
-        """Say again that all leases of this node are held; call it each third of a lease. Never raises ``Unavailable``.
+        """Renew all leases of this node; call it every third of a lease. Never raises ``Unavailable``.
 
-        What lapsed while the node or the server stood still is taken again even above the limit: those connections
-        are there, and new ones wait until they are fewer.
+        Leases that expired while the node or the server was suspended are taken again, even above the limit. Their
+        connections exist, and new ones are refused until the user is below the limit.
         """
-        await in_batches(self._keep, {**self._held, **self._owed})
+        await in_batches(self._renew_user, {**self._active, **self._unreleased})
 
     async def restore(self) -> None:
-        """The server is back and may have lost or kept anything: say all again. Never raises ``Unavailable``."""
+        """Write all leases after the server returned and may have lost any of them. Never raises ``Unavailable``."""
         await self.renew()
 
     async def close(self) -> None:
-        """Give back all leases of this node, as far as that is done within two seconds."""
-        for user_id, held in self._held.items():
-            for connection in connection_set.to_tuple(held):
-                _add(self._owed, user_id, connection)
-        self._held = {}
+        """Release all leases of this node, within two seconds."""
+        for user_id, active in self._active.items():
+            for connection in connection_set.to_tuple(active):
+                _add(self._unreleased, user_id, connection)
+        self._active = {}
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self.renew()
 
-    async def _keep(self, user_id: UserId) -> None:
-        """Say what ``user_id`` holds here, and what no more."""
-        held = self._held.get(user_id)
-        owed = self._owed.get(user_id)
-        if owed is not None:
-            await self._give_back(
-                user_id, connection_set.to_tuple(owed), () if held is None else connection_set.to_tuple(held)
+    async def _renew_user(self, user_id: UserId) -> None:
+        """Renew the active leases of ``user_id``, and release the others."""
+        active = self._active.get(user_id)
+        unreleased = self._unreleased.get(user_id)
+        if unreleased is not None:
+            await self._release(
+                user_id, connection_set.to_tuple(unreleased), () if active is None else connection_set.to_tuple(active)
             )
-        elif held is not None:
+        elif active is not None:
             with contextlib.suppress(Unavailable):
-                await self._say(user_id, connection_set.to_tuple(held), ())
+                await self._write(user_id, connection_set.to_tuple(active), ())
 
-    async def _give_back(self, user_id: UserId, owed: tuple[int, ...], held: tuple[int, ...] = ()) -> None:
+    async def _release(self, user_id: UserId, released: tuple[int, ...], active: tuple[int, ...] = ()) -> None:
         with contextlib.suppress(Unavailable):
-            await self._say(user_id, held, owed)
-            for connection in owed:
-                _remove(self._owed, user_id, connection)
+            await self._write(user_id, active, released)
+            for connection in released:
+                _remove(self._unreleased, user_id, connection)
 
-    async def _say(self, user_id: UserId, held: tuple[int, ...], owed: tuple[int, ...]) -> None:
-        members = [f"{self._node}:{connection}" for connection in held + owed]
-        await self._router.run(_KEEP, (self._key(user_id),), (self._lease, len(held), *members))
+    async def _write(self, user_id: UserId, active: tuple[int, ...], released: tuple[int, ...]) -> None:
+        members = [f"{self._node}:{connection}" for connection in active + released]
+        await self._runner.run(_RENEW, (self._keys.leases(user_id),), (self._lease_ms, len(active), *members))
 
 
 def _add(leases: dict[UserId, ConnectionSet], user_id: UserId, connection: int) -> None:
-    held = leases.get(user_id)
-    leases[user_id] = connection if held is None else connection_set.add(held, connection)
+    connections = leases.get(user_id)
+    leases[user_id] = connection if connections is None else connection_set.add(connections, connection)
 
 
 def _remove(leases: dict[UserId, ConnectionSet], user_id: UserId, connection: int) -> bool:
-    """Take ``connection`` out; False if it was not there."""
-    held = leases.get(user_id)
-    if held is None or not connection_set.contains(held, connection):
+    """Remove ``connection``; return False if it was not there."""
+    connections = leases.get(user_id)
+    if connections is None or not connection_set.contains(connections, connection):
         return False
-    rest = connection_set.remove(held, connection)
+    rest = connection_set.remove(connections, connection)
     if rest is None:
         del leases[user_id]
     else:

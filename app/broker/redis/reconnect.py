@@ -1,4 +1,4 @@
-"""Keeps one link to a server open, for ever: connects again with back-off and jitter whenever it is lost."""
+"""Keep one connection to a server open: reconnect with back-off and jitter whenever it is lost."""
 
 from __future__ import annotations
 
@@ -6,108 +6,115 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from ...backoff import Backoff
 from ...errors import Unavailable
 from .connection import RedisConnection
-from .topology import Address, Name
+from .topology import Address, ServerName
 
 log = logging.getLogger("roomcast.redis")
 
-#: The first pause before connecting again, and the longest, in seconds. Up to half of each is random.
+#: The first pause before a reconnect and the longest one, in seconds. Up to half of each is random.
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
-#: A link that lived so long was a good one: the next pause is the first again.
-GOOD: Final = 2.0
+#: After a connection that lasted this long, in seconds, the first pause is used again.
+STABLE_AFTER: Final = 2.0
 
-Lost = Callable[[RedisConnection, str], None]
-#: Connects to an address; the link's loss is told to the function given.
-Dial = Callable[[Address | None, Lost], Awaitable[RedisConnection]]
+#: Receives a connection that was lost and the reason.
+OnLost = Callable[[RedisConnection, str], None]
+#: Connects to an address, and reports the loss of the connection to the given function.
+Connect = Callable[[Address | None, OnLost], Awaitable[RedisConnection]]
+#: Connects to an address, and reports pushes and the loss of the connection to the given functions.
+OpenConnection = Callable[[Address | None, Callable[[list[Any]], None], OnLost], Awaitable[RedisConnection]]
 
 
-def spell(name: Name) -> str:
-    """A server's name as people write it."""
+def format_name(name: ServerName) -> str:
+    """Return a server's name as text."""
     return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
 
 
 class ReconnectingConnection:
-    """The link to the server ``name``: ``link``, or None and ``why``. ``up`` and ``down`` hear of each change.
+    """A connection to the server ``name`` that is made again whenever it is lost.
 
-    ``where`` tells its address, ``dial`` connects there. ``purpose`` is what the link is for, in log lines.
+    ``connection`` is the current one, or None, and then ``reason`` says why. ``find_address`` returns the server's
+    address before each attempt, and ``connect`` connects to it. ``on_up`` and ``on_down`` are called for each change.
+    ``purpose`` is shown in log lines.
     """
 
     def __init__(
         self,
-        name: Name,
+        name: ServerName,
         purpose: str,
-        where: Callable[[Name], Address | None],
-        dial: Dial,
-        up: Callable[[RedisConnection], None],
-        down: Lost,
+        find_address: Callable[[ServerName], Address | None],
+        connect: Connect,
+        on_up: Callable[[RedisConnection], None],
+        on_down: OnLost,
     ) -> None:
         self.name: Final = name
-        self.link: RedisConnection | None = None
-        self.why = "not connected yet"
+        self.connection: RedisConnection | None = None
+        self.reason = "not connected yet"
         self._purpose: Final = purpose
-        self._where: Final = where
-        self._dial: Final = dial
+        self._find_address: Final = find_address
+        self._connect: Final = connect
         self._address: Address | None = None
-        self._up: Final = up
-        self._down: Final = down
-        self._gone: Final = asyncio.Event()
-        self._hurry: Final = asyncio.Event()
-        self._task: Final = asyncio.create_task(self._keep(), name=f"roomcast redis {spell(name)} {purpose}")
+        self._on_up: Final = on_up
+        self._on_down: Final = on_down
+        self._is_lost: Final = asyncio.Event()
+        self._skip_pause: Final = asyncio.Event()
+        self._task: Final = asyncio.create_task(self._run(), name=f"roomcast redis {format_name(name)} {purpose}")
 
     async def close(self) -> None:
-        """Let the link go and keep it no more; ``down`` is not called."""
+        """Close the connection and stop reconnecting. ``on_down`` is not called."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        link, self.link = self.link, None
-        if link is not None:
-            link.flush()
-            link.abort("closed by this node")
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.flush()
+            connection.abort("closed by this node")
 
-    def mind(self, address: Address | None) -> None:
-        """The server is at ``address`` now: let go of a link to where it was, and do not wait to connect there."""
+    def update_address(self, address: Address | None) -> None:
+        """Drop the connection if the server is at another address now, and reconnect without a pause."""
         if self._address not in (None, address):
-            self._hurry.set()
-            if self.link is not None:
-                self.link.abort("it is not the primary any more")
+            self._skip_pause.set()
+            if self.connection is not None:
+                self.connection.abort("it is not the primary any more")
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff, told = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5), False
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
+        is_reported = False
         while True:
             try:
-                self._address = self._where(self.name)
-                link = await self._dial(self._address, self._lost)
+                self._address = self._find_address(self.name)
+                connection = await self._connect(self._address, self._lost)
             except Unavailable as error:
-                self.why = str(error)
-            except Exception as error:  # an address or an answer that nobody thought of: not the end of trying
-                self.why = f"{type(error).__name__}: {error}"
-                if not told:
-                    log.exception("Connecting to Redis at %s (%s) failed", spell(self.name), self._purpose)
+                self.reason = str(error)
+            except Exception as error:  # for example an invalid address; it must not end the attempts
+                self.reason = f"{type(error).__name__}: {error}"
+                if not is_reported:
+                    log.exception("Connecting to Redis at %s (%s) failed", format_name(self.name), self._purpose)
             else:
-                begun, self.link, self.why = loop.time(), link, ""
-                if told:
-                    log.info("Redis at %s is back (%s)", spell(self.name), self._purpose)
-                    told = False
-                self._gone.clear()
-                self._up(link)
-                await self._gone.wait()
-                if loop.time() - begun > GOOD:
+                connected_at, self.connection, self.reason = loop.time(), connection, ""
+                if is_reported:
+                    log.info("Redis at %s is back (%s)", format_name(self.name), self._purpose)
+                    is_reported = False
+                self._is_lost.clear()
+                self._on_up(connection)
+                await self._is_lost.wait()
+                if loop.time() - connected_at > STABLE_AFTER:
                     backoff.reset()
-            if not told:
-                told = True
-                log.warning("Redis at %s cannot be reached (%s): %s", spell(self.name), self._purpose, self.why)
-            self._hurry.clear()
+            if not is_reported:
+                is_reported = True
+                name = format_name(self.name)
+                log.warning("Redis at %s cannot be reached (%s): %s", name, self._purpose, self.reason)
+            self._skip_pause.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next_pause()):
-                    await self._hurry.wait()
+                    await self._skip_pause.wait()
 
-    def _lost(self, link: RedisConnection, why: str) -> None:
-        if link is self.link:
-            self.link, self.why = None, why
-            self._down(link, why)
-            self._gone.set()
+    def _lost(self, connection: RedisConnection, reason: str) -> None:
+        if connection is self.connection:
+            self.connection, self.reason = None, reason
+            self._on_down(connection, reason)
+            self._is_lost.set()

@@ -1,8 +1,8 @@
-"""The way to Redis: takes commands and scripts to whichever server holds their key, and minds what is in between.
+"""Send commands and scripts to the server that stores their key, and follow changes of the topology.
 
-What is asked for while a server cannot be reached fails at once, or, if its caller has patience, waits in order and
-bounded. What was under way when a connection broke may have been carried out or not; only what is patient is sent
-again, so it must be harmless twice.
+While a server cannot be reached, a call fails at once, or, if its caller allows it to wait, is queued in order and with
+a limit. If a connection breaks, the server may have executed the unanswered calls or not. Only calls that may wait are
+sent again, so executing them twice must have no effect.
 """
 
 from __future__ import annotations
@@ -11,399 +11,277 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ...errors import Unavailable
-from .connection import Part, RedisConnection, ReplyError, pack
-from .reconnect import Lost, ReconnectingConnection, spell
+from .connection import Part
+from .reconnect import OpenConnection
 from .scripts import Script
-from .topology import Address, Name, Topology
+from .server_queue import Call, ServerQueue
+from .topology import ServerName, Topology
 
 log = logging.getLogger("roomcast.redis")
 
-#: Answers that mean "not carried out, because not here or not now": the servers may have changed roles.
-ELSEWHERE: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN"})
-#: How long a call without patience follows a server's roles around, in seconds.
-_FOLLOW: Final = 1.0
-#: How often the map of servers is looked at when nothing seems wrong, and when something does, in seconds.
-_LOOK: Final = 5.0
-_LOOK_SOON: Final = 0.2
-#: How often the log is told of a refused command at most, in seconds.
-_SILENCE: Final = 1.0
+#: How long a call that may not wait is rerouted, in seconds.
+_REROUTE_TIMEOUT: Final = 1.0
+#: How often the topology is read while all servers can be reached, and otherwise, in seconds.
+_REFRESH_INTERVAL: Final = 5.0
+_FAST_REFRESH_INTERVAL: Final = 0.2
 
-#: A server that a node meets for the first time, and that has run for so many seconds at most, may have taken the place
-#: of one that others knew.
-YOUNG: Final = 2
-
-#: Connects to an address; pushes and the loss are told to the functions given.
-Opener = Callable[[Address | None, Callable[[list[Any]], None], Lost], Awaitable[RedisConnection]]
-
-
-class Call:
-    """One command on its way; calling it with the reply ends it."""
-
-    __slots__ = ("args", "deadline", "future", "keys", "lane", "patience", "script", "sent", "size")
-
-    def __init__(
-        self, script: Script | None, keys: Sequence[str | bytes], args: Sequence[Part], future: asyncio.Future[Any]
-    ) -> None:
-        self.script = script
-        self.keys = keys
-        self.args = args
-        self.future = future
-        self.lane: ServerQueue | None = None
-        self.deadline = 0.0
-        self.patience = 0.0
-        self.sent = 0
-        self.size = 0
-
-    def pack(self, link: RedisConnection) -> bytes:
-        """What to write on ``link``."""
-        script = self.script
-        if script is None:
-            return pack(tuple(self.args))
-        stamp = (link.run_id, self.sent) if script.stamped else ()
-        return pack(("EVALSHA", script.sha, len(self.keys), *self.keys, *stamp, *self.args))
-
-    def __call__(self, reply: Any) -> None:
-        """Take the reply."""
-        if self.future.done():
-            return
-        if reply.__class__ is ReplyError:
-            assert self.lane is not None
-            self.lane.refused(self, reply)
-        else:
-            self.future.set_result(reply)
-
-    def fail(self, why: str) -> None:
-        """End it with ``Unavailable``."""
-        if not self.future.done():
-            self.future.set_exception(Unavailable(why))
-
-
-class ServerQueue:
-    """The commands for one server, in order."""
-
-    def __init__(self, name: Name, router: Router, open_: Opener) -> None:
-        self.name: Final = name
-        self.waiting: Final[deque[Call]] = deque()
-        #: Patience is with an outage, not with each call: a client's commands wait one after the other, and a hundred
-        #: of them would keep it waiting a hundred times as long.
-        self.away_since = asyncio.get_running_loop().time()
-        self._silent_until = 0.0
-        #: Of the server's process that it spoke with last.
-        self.run_id = b""
-        self._router: Final = router
-
-        async def dial(address: Address | None, lost: Lost) -> RedisConnection:
-            return await open_(address, lambda push: None, lost)
-
-        self.keeper: Final = ReconnectingConnection(
-            name, "commands", router.servers.address, dial, self._up, self._down
-        )
-
-    def send(self, call: Call) -> None:
-        """Send ``call`` now, or let it wait if it has patience; raise ``Unavailable``."""
-        link = self.keeper.link
-        call.lane = self
-        if link is not None:
-            link.ask(call.pack(link), call)
-            call.sent += 1
-        elif call.deadline and self.away_since + call.patience > asyncio.get_running_loop().time():
-            call.deadline = min(call.deadline, self.away_since + call.patience)
-            self.waiting.append(call)
-        else:
-            raise Unavailable(self.trouble())
-
-    def trouble(self) -> str:
-        """A sentence that says what is wrong with the server."""
-        return f"Redis at {spell(self.name)} cannot be reached: {self.keeper.why}."
-
-    def _up(self, link: RedisConnection) -> None:
-        calls = list(self.waiting)
-        self.waiting.clear()
-        for call in calls:
-            if not call.future.done():
-                try:
-                    self.send(call)
-                except Exception as error:  # it cannot be packed; the others are not to blame
-                    call.future.set_exception(error)
-        self._router.returned(self)
-
-    def _down(self, link: RedisConnection, why: str) -> None:
-        """Let the patient wait at the head of the line, in the order they came; the others must know."""
-        self.away_since = asyncio.get_running_loop().time()
-        lost = [one for one in link.abandoned if isinstance(one, Call)]
-        # Not by the deadline: one without patience has one, too, once it was sent after its server.
-        self.waiting.extendleft(call for call in reversed(lost) if call.patience)
-        for call in lost:
-            if not call.patience:
-                call.fail(f"The connection to Redis at {spell(self.name)} broke before it answered: {why}.")
-        self._router.look_soon()
-
-    def refused(self, call: Call, error: ReplyError) -> None:
-        """The server does not carry out ``call``: take it elsewhere, or tell its caller."""
-        link = self.keeper.link
-        if error.code == "NOSCRIPT" and call.script is not None and link is not None:
-            link.ask(pack(("SCRIPT", "LOAD", call.script.text)), None)
-            link.ask(call.pack(link), call)
-        elif error.code in ELSEWHERE:
-            if error.code in ("READONLY", "LOADING") and link is not None:
-                link.abort("it is a replica now" if error.code == "READONLY" else "it is loading its data")
-            self._router.reroute(call, str(error))
-        else:
-            # What follows an unknown command repeats its arguments, which are nobody's business.
-            why = str(error).partition(", with args")[0].rstrip(".")
-            now = asyncio.get_running_loop().time()
-            if now >= self._silent_until:  # one that is full refuses thousands a second
-                self._silent_until = now + _SILENCE
-                log.error("Redis at %s refused a command: %s", spell(self.name), why)
-            call.fail(f"Redis at {spell(self.name)} refused a command: {why}.")
-
-    def expire(self, now: float) -> None:
-        """Fail those whose patience has ended."""
-        waiting = self.waiting
-        while waiting and (waiting[0].deadline <= now or waiting[0].future.done()):
-            waiting.popleft().fail(self.trouble())
+#: If the first connection to a server finds that it started at most this many seconds ago, it may have replaced a
+#: server that other nodes used before.
+RECENT_START: Final = 2
 
 
 class Router:
-    """All lanes. ``open_`` connects to a server; at most ``buffer`` bytes of patient calls are under way or waiting.
+    """Routes calls to one queue per server. Owns the queues, and reads the topology periodically.
 
-    What is on a server with an end may have ended when it was away for ``forgets`` seconds.
-    ``on_return`` are called when a server is reachable again after it was not, and at first; ``on_look`` whenever it
-    was looked up which servers there are.
+    Calls that may wait share a buffer of ``buffer`` bytes. If a server could not be reached for ``expiry`` seconds,
+    keys with a TTL may have expired meanwhile.
+
+    ``on_server_return`` callbacks run whenever a server can be reached again, and for the first time; ``on_refresh``
+    callbacks after the topology was read.
     """
 
-    def __init__(self, servers: Topology, open_: Opener, buffer: int, forgets: float = math.inf) -> None:
-        self.servers: Final = servers
-        self.on_return: Final[list[Callable[[], None]]] = []
-        self.on_look: Final[list[Callable[[], None]]] = []
-        self._open: Final = open_
+    def __init__(
+        self, topology: Topology, open_connection: OpenConnection, buffer: int, expiry: float = math.inf
+    ) -> None:
+        self.topology: Final = topology
+        self.on_server_return: Final[list[Callable[[], None]]] = []
+        self.on_refresh: Final[list[Callable[[], None]]] = []
+        self._open_connection: Final = open_connection
         self._buffer: Final = buffer
-        self._forgets: Final = forgets
-        self._held = 0
-        self._lanes: Final[dict[Name, ServerQueue]] = {}
-        #: Calls whose server is to be found out.
-        self._homeless: list[Call] = []
-        self._soon: Final = asyncio.Event()
+        self._expiry: Final = expiry
+        self._buffered = 0
+        self._queues: Final[dict[ServerName, ServerQueue]] = {}
+        #: Calls whose server is not known at the moment.
+        self._unrouted: list[Call] = []
+        self._refresh_requested: Final = asyncio.Event()
         self._loop: Final = asyncio.get_running_loop()
-        self._tender: asyncio.Task[None] | None = None
-        self._expiring: asyncio.TimerHandle | None = None
-        #: Since when a server is there again that may know nothing of what was: another process, or away for too long.
-        self.anew_since = float("-inf")
-        self._closed = False
+        self._refresher: asyncio.Task[None] | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        #: The loop time at which a server returned that may have lost data: another process, or after a long outage.
+        self.data_lost_at = float("-inf")
+        self._is_closed = False
+
+    # Lifecycle.
 
     async def start(self, wait: float) -> None:
         """Connect; raise ``Unavailable`` if not all servers can be reached within ``wait`` seconds."""
         deadline = self._loop.time() + wait
         while True:
             try:
-                await self.servers.refresh()
+                await self.topology.refresh()
                 break
             except Unavailable as error:
                 if self._loop.time() > deadline:
                     raise Unavailable(f"Redis cannot be reached: {error}.") from error
-                await asyncio.sleep(_LOOK_SOON)
-        self._arrange()
-        self._expire()
-        self._tender = asyncio.create_task(self._tend(), name="roomcast redis servers")
-        while troubles := self.troubles():
+                await asyncio.sleep(_FAST_REFRESH_INTERVAL)
+        self._update_queues()
+        self._expire_calls()
+        self._refresher = asyncio.create_task(self._refresh_periodically(), name="roomcast redis servers")
+        while problems := self.problems():
             if self._loop.time() > deadline:
-                raise Unavailable(troubles[0])
+                raise Unavailable(problems[0])
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
-        """Drop every connection; what waits fails, and whatever is asked from now on."""
-        self._closed = True
-        if self._tender is not None:
-            self._tender.cancel()
-            await asyncio.wait([self._tender])
-        if self._expiring is not None:
-            self._expiring.cancel()
-        lanes = list(self._lanes.values())
-        self._lanes.clear()
-        for lane in lanes:
-            link = lane.keeper.link
-            await lane.keeper.close()
-            for call in [*(link.abandoned if link is not None else ()), *lane.waiting]:
+        """Close all connections. Pending calls fail, and so does every later one."""
+        self._is_closed = True
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.wait([self._refresher])
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        queues = list(self._queues.values())
+        self._queues.clear()
+        for queue in queues:
+            connection = queue.link.connection
+            await queue.link.close()
+            for call in [*(connection.unanswered if connection is not None else ()), *queue.pending]:
                 if isinstance(call, Call):
                     call.fail("This node is closing its broker.")
-        for call in self._homeless:
+        for call in self._unrouted:
             call.fail("This node is closing its broker.")
 
-    def troubles(self) -> list[str]:
-        """A sentence for each server that cannot be reached."""
-        return [lane.trouble() for lane in self._lanes.values() if lane.keeper.link is None]
+    def problems(self) -> list[str]:
+        """Return a sentence for each server that cannot be reached."""
+        return [queue.problem() for queue in self._queues.values() if queue.link.connection is None]
+
+    # Buffer.
 
     @property
-    def held(self) -> int:
-        """Bytes of patient calls that are under way or waiting."""
-        return self._held
+    def buffered(self) -> int:
+        """The number of bytes of calls that may wait, in flight or queued."""
+        return self._buffered
 
     @property
-    def waiting(self) -> int:
-        """Calls that wait for their server."""
-        return len(self._homeless) + sum(len(lane.waiting) for lane in self._lanes.values())
+    def pending(self) -> int:
+        """The number of calls that wait for a server."""
+        return len(self._unrouted) + sum(len(queue.pending) for queue in self._queues.values())
 
-    # Asking.
+    def reserve(self, size: int) -> None:
+        """Reserve ``size`` bytes of the buffer; raise ``Unavailable`` if it is full.
+
+        A single call that is larger than the buffer is allowed if the buffer is empty.
+        """
+        if self._buffered + size > self._buffer and self._buffered:
+            raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
+        self._buffered += size
+
+    def free(self, size: int) -> None:
+        """Give ``size`` reserved bytes back."""
+        self._buffered -= size
+
+    # Calls.
 
     def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[Part], *, patience: float = 0.0, size: int = 0
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Part], *, wait: float = 0.0, size: int = 0
     ) -> asyncio.Future[Any]:
-        """Run ``script`` on the server of ``keys[0]``, whose hash tag all keys share; the result is its reply.
+        """Run ``script`` on the server of ``keys[0]``; all keys must share a hash tag. The result is its reply.
 
-        Raises ``Unavailable``, here or from the future. With ``patience`` it waits for a server that cannot be reached,
-        until that has been away for so many seconds, and is sent again if the connection broke before the reply;
-        ``size`` is what it holds then, in bytes.
+        Raises ``Unavailable``, at once or from the future. With ``wait`` the call waits up to so many seconds, counted
+        from the beginning of the outage, for a server that cannot be reached. It is also sent again if the connection
+        breaks before the reply. Meanwhile it takes ``size`` bytes of the buffer.
         """
-        return self._begin(Call(script, keys, args, self._loop.create_future()), patience, size)
+        return self._begin(Call(script, keys, args, self._loop.create_future()), wait, size)
 
-    def call(self, key: str, *parts: Part, patience: float = 0.0) -> asyncio.Future[Any]:
-        """Carry out one command on the server of ``key``; the rest as in ``run``."""
-        size = sum(len(part) for part in parts if isinstance(part, bytes | str)) if patience else 0
-        return self._begin(Call(None, (key,), parts, self._loop.create_future()), patience, size)
+    def call(self, key: str, *parts: Part, wait: float = 0.0) -> asyncio.Future[Any]:
+        """Execute one command on the server of ``key``. For errors and ``wait`` see ``run``."""
+        size = sum(len(part) for part in parts if isinstance(part, bytes | str)) if wait else 0
+        return self._begin(Call(None, (key,), parts, self._loop.create_future()), wait, size)
 
-    async def everywhere(self, *parts: Part) -> list[Any]:
-        """Carry out one command on every server; the results are their replies."""
+    async def call_all(self, *parts: Part) -> list[Any]:
+        """Execute one command on every server; return the replies."""
         calls = []
-        for lane in list(self._lanes.values()):
+        for queue in list(self._queues.values()):
             call = Call(None, (), parts, self._loop.create_future())
-            lane.send(call)
+            queue.send(call)
             calls.append(call.future)
         return await asyncio.gather(*calls)
 
-    def _begin(self, call: Call, patience: float, size: int) -> asyncio.Future[Any]:
-        if patience:
-            self.hold(size)
+    def _begin(self, call: Call, wait: float, size: int) -> asyncio.Future[Any]:
+        if wait:
+            self.reserve(size)
             call.size = size
-            call.patience = patience
-            call.deadline = self._loop.time() + patience
-            call.future.add_done_callback(lambda _: self.let_go(size))
+            call.wait = wait
+            call.deadline = self._loop.time() + wait
+            call.future.add_done_callback(lambda _: self.free(size))
         try:
             self._route(call)
-        except BaseException:  # also what cannot be packed must let go of what it holds
+        except BaseException:  # includes calls that cannot be encoded: the callback frees the buffer
             call.future.cancel()
             raise
         return call.future
 
-    def hold(self, size: int) -> None:
-        """Count ``size`` bytes more that wait for Redis; raise ``Unavailable`` if the buffer is full."""
-        if self._held + size > self._buffer and self._held:
-            raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
-        self._held += size
-
-    def let_go(self, size: int) -> None:
-        """``size`` bytes wait no longer."""
-        self._held -= size
-
     def _route(self, call: Call) -> None:
         key = call.keys[0]
         try:
-            lane = self._lanes.get(self.servers.name(key.encode() if isinstance(key, str) else key))
-            if lane is None:
+            queue = self._queues.get(self.topology.name(key.encode() if isinstance(key, str) else key))
+            if queue is None:
                 raise Unavailable("This node's broker is closed, or its servers are changing.")
         except Unavailable:
-            if not call.deadline or self._closed:
+            if not call.deadline or self._is_closed:
                 raise
-            self._homeless.append(call)
-            self.look_soon()
+            self._unrouted.append(call)
+            self.refresh_soon()
         else:
-            lane.send(call)
+            queue.send(call)
 
-    def reroute(self, call: Call, why: str) -> None:
-        """Take ``call``, which was not carried out, to its server as soon as that is known."""
+    def reroute(self, call: Call, reason: str) -> None:
+        """Send ``call``, which was not executed, to its server as soon as that is known."""
         now = self._loop.time()
         if not call.deadline:
-            call.deadline = now + _FOLLOW
+            call.deadline = now + _REROUTE_TIMEOUT
         if call.deadline <= now:
-            call.fail(f"Redis does not take it now: {why}.")
+            call.fail(f"Redis does not take it now: {reason}.")
             return
-        self._homeless.append(call)
-        self.look_soon()
+        self._unrouted.append(call)
+        self.refresh_soon()
 
-    # Minding.
-
-    def returned(self, lane: ServerQueue) -> None:
-        """``lane`` can be used (again)."""
-        link = lane.keeper.link
-        if link is not None:
-            now = self._loop.time()
-            if lane.run_id:
-                anew = lane.run_id != link.run_id or now - lane.away_since >= self._forgets
-            else:
-                anew = link.uptime <= YOUNG
-            if anew:
-                self.anew_since = now
-            lane.run_id = link.run_id
-        for told in self.on_return:
-            told()
-
-    def look_soon(self) -> None:
-        """Something seems to have changed among the servers."""
-        self._soon.set()
-
-    def _expire(self) -> None:
-        """Fail those whose patience has ended, also while nobody tells which servers there are."""
+    def _expire_calls(self) -> None:
+        """Fail the calls whose deadline has passed. Independent of the refresh, which may take long."""
         now = self._loop.time()
-        for lane in self._lanes.values():
-            lane.expire(now)
-        for call in self._homeless:
+        for queue in self._queues.values():
+            queue.expire(now)
+        for call in self._unrouted:
             if call.deadline <= now:
                 call.fail("Redis has no server for it now.")
-        self._expiring = self._loop.call_later(_LOOK_SOON, self._expire)
+        self._expiry_timer = self._loop.call_later(_FAST_REFRESH_INTERVAL, self._expire_calls)
 
-    async def _tend(self) -> None:
-        looked = self._loop.time()
+    # Topology.
+
+    def on_server_up(self, queue: ServerQueue) -> None:
+        """Find out if the server may have lost data, and call ``on_server_return``."""
+        connection = queue.link.connection
+        if connection is not None:
+            now = self._loop.time()
+            if queue.run_id:
+                may_lack_data = queue.run_id != connection.run_id or now - queue.down_since >= self._expiry
+            else:
+                may_lack_data = connection.uptime <= RECENT_START
+            if may_lack_data:
+                self.data_lost_at = now
+            queue.run_id = connection.run_id
+        for callback in self.on_server_return:
+            callback()
+
+    def refresh_soon(self) -> None:
+        """Read the topology soon: it may have changed."""
+        self._refresh_requested.set()
+
+    async def _refresh_periodically(self) -> None:
+        last_refresh = self._loop.time()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SOON):
-                    await self._soon.wait()
+                async with asyncio.timeout(_FAST_REFRESH_INTERVAL):
+                    await self._refresh_requested.wait()
             now = self._loop.time()
-            if self._soon.is_set() or now - looked > _LOOK or self._homeless or self.troubles():
-                self._soon.clear()
-                looked = now
-                await self._look()
-            if self._soon.is_set():
-                await asyncio.sleep(_LOOK_SOON / 4)
+            is_overdue = now - last_refresh > _REFRESH_INTERVAL
+            if self._refresh_requested.is_set() or is_overdue or self._unrouted or self.problems():
+                self._refresh_requested.clear()
+                last_refresh = now
+                await self._refresh()
+            if self._refresh_requested.is_set():
+                await asyncio.sleep(_FAST_REFRESH_INTERVAL / 4)
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
+        """Read the topology, and route the calls that had no server."""
         try:
-            await self.servers.refresh()
+            await self.topology.refresh()
         except Unavailable as error:
-            log.debug("the servers cannot be found out: %s", error)
-        except Exception:  # who would look the next time, if this ended the task?
-            log.exception("What was said of the Redis servers could not be understood")
+            log.debug("the topology of Redis cannot be read: %s", error)
+        except Exception:  # the refresh task must go on
+            log.exception("The topology of Redis could not be understood")
         else:
-            self._arrange()
-        homeless, self._homeless = self._homeless, []
-        for call in homeless:
+            self._update_queues()
+        unrouted, self._unrouted = self._unrouted, []
+        for call in unrouted:
             if call.future.done():
                 continue
             try:
                 self._route(call)
             except Unavailable as error:
                 call.fail(str(error))
-            except Exception as error:  # it cannot be packed
+            except Exception as error:  # the call cannot be encoded
                 call.future.set_exception(error)
 
-    def _arrange(self) -> None:
-        """Have a lane for each server there is now, and none besides."""
-        names = self.servers.names()
+    def _update_queues(self) -> None:
+        """Create a queue for each new server, and close those of servers that left."""
+        names = self.topology.names()
         for name in names:
-            if name not in self._lanes:
-                self._lanes[name] = ServerQueue(name, self, self._open)
+            if name not in self._queues:
+                self._queues[name] = ServerQueue(name, self, self._open_connection)
             else:
-                self._lanes[name].keeper.mind(self.servers.address(name))
-        for name in [name for name in self._lanes if name not in names]:
-            lane = self._lanes.pop(name)
-            link = lane.keeper.link
-            self._homeless += [call for call in lane.waiting if not call.future.done()]
-            for call in link.abandoned if link is not None else ():
+                self._queues[name].link.update_address(self.topology.address(name))
+        for name in [name for name in self._queues if name not in names]:
+            queue = self._queues.pop(name)
+            connection = queue.link.connection
+            self._unrouted += [call for call in queue.pending if not call.future.done()]
+            for call in connection.unanswered if connection is not None else ():
                 if isinstance(call, Call):
-                    self.reroute(call, "its server left") if call.patience else call.fail("Its Redis server left.")
-            asyncio.ensure_future(lane.keeper.close())  # noqa: RUF006  # holds nothing that is needed
-        for told in self.on_look:
-            told()
+                    self.reroute(call, "its server left") if call.wait else call.fail("Its Redis server left.")
+            asyncio.ensure_future(queue.link.close())  # noqa: RUF006  # nothing depends on it
+        for callback in self.on_refresh:
+            callback()

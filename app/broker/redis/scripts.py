@@ -1,24 +1,48 @@
-"""Lua scripts: what must be one atomic step on the server. Each is a file beside this module."""
+"""Lua scripts: operations that must be atomic on the server. The files are in the folder ``lua``."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Final
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+#: How many calls ``in_batches`` starts in one loop iteration. 50 take about 1 ms.
+BATCH: Final = 50
 
 
 class Script:
-    """A Lua script: its ``text``, and the ``sha`` by which a server that has it can be asked to run it.
+    """A Lua script: its ``text``, and the ``sha`` with which EVALSHA runs it.
 
-    It is made of the files ``names`` (without ``.lua``), one after the other: functions they share come first. A
-    ``stamped`` one is given two arguments before its own when it is sent: the server's run_id, and how often this call
-    was sent before.
+    ``names`` are the files it consists of, without ``.lua``, in order; shared functions come first. A ``stamped``
+    script gets two arguments before its own: the run_id of the server, and how often this call was sent before.
     """
 
     __slots__ = ("sha", "stamped", "text")
 
     def __init__(self, *names: str, stamped: bool = False) -> None:
         self.stamped: Final = stamped
-        here = files("roomcast.broker.redis.lua")
-        self.text: Final = "\n".join((here / f"{name}.lua").read_text(encoding="utf-8") for name in names)
+        folder = files("roomcast.broker.redis.lua")
+        self.text: Final = "\n".join((folder / f"{name}.lua").read_text(encoding="utf-8") for name in names)
         self.sha: Final = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class ScriptRunner(Protocol):
+    """Runs scripts. ``Router`` implements this; ``Leases`` and ``Presence`` need no more of it."""
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Awaitable[Any]:
+        """Run ``script`` on the server of ``keys``. Raises ``Unavailable``, at once or from the result."""
+
+
+async def in_batches(work: Callable[[_T], Awaitable[None]], items: Iterable[_T]) -> None:
+    """Run ``work`` for each of ``items``, ``BATCH`` at a time, so that the loop is not blocked.
+
+    ``items`` is iterated meanwhile, so pass a copy of a collection that may change.
+    """
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH)):
+        await asyncio.gather(*[work(item) for item in batch])

@@ -1,4 +1,8 @@
-"""Which rooms this node hears of: subscribed in batches, each with a look at where the room stands."""
+"""The subscribed rooms of one node.
+
+Rooms are subscribed in batches. After each SUBSCRIBE the state of the room is read on the same connection, so that no
+event is missed between the two.
+"""
 
 from __future__ import annotations
 
@@ -12,330 +16,359 @@ from typing import Any, Final
 from ...errors import Unavailable
 from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
-from .reconnect import Lost, ReconnectingConnection, spell
-from .router import ELSEWHERE, Opener, Router
+from .reconnect import OnLost, OpenConnection, ReconnectingConnection, format_name
+from .router import Router
 from .scripts import Script
-from .topology import Address, Name
+from .server_queue import TOPOLOGY_ERRORS
+from .topology import Address, ServerName
 
 log = logging.getLogger("roomcast.redis")
 
-LOOK: Final = Script("room", "look", stamped=True)
+ROOM_STATE: Final = Script("room", "room_state", stamped=True)
 
-#: Rooms in one conversation at most when many are subscribed: Redis answers others in between.
-_PORTION: Final = 256
-#: How long to wait before asking again for what was refused, in seconds.
-_AGAIN: Final = 0.2
-#: ``Feed.last`` while it is not known where the room stands.
+#: The maximum number of rooms in one batch. Redis serves other clients between batches.
+_BATCH_SIZE: Final = 256
+#: How long to wait before a refused subscription is tried again, in seconds.
+_RETRY_PAUSE: Final = 0.2
+#: ``Subscription.last_offset`` until the state of the room is known.
 UNKNOWN: Final = -1
-#: ``Feed.epoch`` of a room that had no event yet, as far as this node heard, on a server that has gone.
-_GONE: Final = "0"
+#: ``Subscription.epoch`` of a room that had no event when its server was replaced. Lower than every epoch.
+_BEFORE_ALL: Final = "0"
 
+#: The code of errors that stand for a lost connection.
 _LOST: Final = "LOST"
-#: Refusals of a look that are not about the room: it is asked again at once.
-_RETRIED: Final = ELSEWHERE | {"NOSCRIPT", _LOST}
+#: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
+_RETRIED: Final = TOPOLOGY_ERRORS | {"NOSCRIPT", _LOST}
 
 
 class Subscription:
-    """A subscribed room: up to which event the listener was told. ``held`` are messages that must wait, or None.
+    """A subscribed room, and the last event that the listener received.
 
-    ``epoch`` is "" for a room that has had none yet. ``heard``: an event was told since the last look.
+    ``epoch`` is "" for a room that had no event yet. ``pending`` contains messages that are held back while a gap is
+    repaired, or is None. ``is_active`` is True if an event was delivered since the last check of quiet rooms.
     """
 
-    __slots__ = ("epoch", "heard", "held", "last", "room")
+    __slots__ = ("epoch", "is_active", "last_offset", "pending", "room")
 
     def __init__(self, room: str) -> None:
         self.room: Final = room
         self.epoch = ""
-        self.last = UNKNOWN
-        self.held: list[bytes] | None = []
-        self.heard = True
+        self.last_offset = UNKNOWN
+        self.pending: list[bytes] | None = []
+        self.is_active = True
 
 
 class _Subscriber:
-    """The subscriptions on one server."""
+    """The connection to one server for its subscriptions."""
 
-    def __init__(self, name: Name, subscriptions: Subscriptions, router: Router, open_: Opener) -> None:
+    def __init__(
+        self, name: ServerName, subscriptions: Subscriptions, router: Router, open_connection: OpenConnection
+    ) -> None:
         self.name: Final = name
         self._router: Final = router
         self._subscriptions: Final = subscriptions
         self._run_id = b""
 
-        async def dial(address: Address | None, lost: Lost) -> RedisConnection:
-            return await open_(address, subscriptions.pushed, lost)
+        async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
+            return await open_connection(address, subscriptions.on_push, on_lost)
 
-        self.keeper: Final = ReconnectingConnection(
-            name, "subscriptions", router.servers.address, dial, self._up, self._down
+        self.link: Final = ReconnectingConnection(
+            name, "subscriptions", router.topology.address, connect, self._on_up, self._on_down
         )
 
-    def _up(self, link: RedisConnection) -> None:
-        before, self._run_id = self._run_id, link.run_id
-        self._subscriptions.connected(self.name, link, is_another=before not in (b"", link.run_id))
+    def _on_up(self, connection: RedisConnection) -> None:
+        before, self._run_id = self._run_id, connection.run_id
+        was_replaced = before not in (b"", connection.run_id)
+        self._subscriptions.on_server_up(self.name, connection, was_replaced=was_replaced)
 
-    def _down(self, link: RedisConnection, why: str) -> None:
-        for done in link.abandoned:
-            done(ReplyError(f"{_LOST} {why}"))
-        self._router.look_soon()
+    def _on_down(self, connection: RedisConnection, reason: str) -> None:
+        for on_replies in connection.unanswered:
+            on_replies(ReplyError(f"{_LOST} {reason}"))
+        self._router.refresh_soon()
 
 
 class Subscriptions:
-    """The subscribed rooms of one node, ``feeds``, by their channels.
+    """The subscribed rooms of one node, and one connection per server for them.
 
-    ``hear`` gets each message of a room; ``stand`` where its stream stands (epoch and newest offset, or None), as the
-    first thing after it was subscribed, and whenever a connection was lost. A look keeps a room for ``life_ms``.
+    ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, its epoch and newest
+    offset or None, after it was subscribed and after each reconnect. Reading the state lets the room live for
+    ``room_ttl_ms``.
     """
 
     def __init__(
         self,
         router: Router,
         keys: Keys,
-        open_: Opener,
-        life_ms: int,
+        open_connection: OpenConnection,
+        room_ttl_ms: int,
         node: str,
-        hear: Callable[[Subscription, bytes], None],
-        stand: Callable[[Subscription, list[bytes] | None], None],
+        on_message: Callable[[Subscription, bytes], None],
+        on_state: Callable[[Subscription, list[bytes] | None], None],
     ) -> None:
-        self.feeds: Final[dict[bytes, Subscription]] = {}
+        self.by_channel: Final[dict[bytes, Subscription]] = {}
         self._router: Final = router
         self._keys: Final = keys
-        self._open: Final = open_
-        self._life_ms: Final = life_ms
-        self._hear: Final = hear
-        self._stand: Final = stand
+        self._open_connection: Final = open_connection
+        self._room_ttl_ms: Final = room_ttl_ms
+        self._on_message: Final = on_message
+        self._on_state: Final = on_state
         self._loop: Final = asyncio.get_running_loop()
-        self._sharded: Final = router.servers.is_cluster
-        self._subscribers: Final[dict[Name, _Subscriber]] = {}
-        #: Who waits for a room's subscription to be ready.
-        self._pending: Final[dict[bytes, asyncio.Future[None]]] = {}
-        #: What is subscribed (True) or unsubscribed at the end of this turn.
+        self._is_sharded: Final = router.topology.is_cluster
+        self._subscribers: Final[dict[ServerName, _Subscriber]] = {}
+        #: By channel: done when the subscription is ready.
+        self._waiters: Final[dict[bytes, asyncio.Future[None]]] = {}
+        #: The channels to subscribe (True) or unsubscribe at the end of this loop iteration.
         self._changes: dict[bytes, bool] = {}
-        #: A channel of our own, for proofs that the way through Redis and back is whole.
-        self._echo_channel: Final = f"{keys.prefix}:!echo:{node}".encode()
+        #: This node's own channel, to test the path through Redis and back.
+        self._echo_channel: Final = keys.echo_channel(node).encode()
         self._echo: asyncio.Future[None] | None = None
-        self._version = 0
-        router.on_look.append(self._arrange)
+        self._topology_version = 0
+        router.on_refresh.append(self._update_subscribers)
+
+    # Lifecycle.
 
     async def start(self, wait: float) -> None:
         """Connect; raise ``Unavailable`` if that takes longer than ``wait`` seconds."""
         deadline = self._loop.time() + wait
-        self._arrange()
-        while troubles := self.troubles():
+        self._update_subscribers()
+        while problems := self.problems():
             if self._loop.time() > deadline:
-                raise Unavailable(troubles[0])
+                raise Unavailable(problems[0])
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
-        """Unsubscribe from everything."""
+        """Close all connections, which ends all subscriptions."""
         for subscriber in list(self._subscribers.values()):
-            await subscriber.keeper.close()
+            await subscriber.link.close()
         self._subscribers.clear()
-        self.feeds.clear()
-        for channel in list(self._pending):
-            self._fulfil(channel, Unavailable("This node is closing its broker."))
+        self.by_channel.clear()
+        for channel in list(self._waiters):
+            self._finish(channel, Unavailable("This node is closing its broker."))
 
-    def troubles(self) -> list[str]:
-        """A sentence for each server whose subscriptions are down."""
+    def problems(self) -> list[str]:
+        """Return a sentence for each server whose subscriptions are down."""
         return [
-            f"Redis at {spell(one.name)} cannot be reached (subscriptions): {one.keeper.why}."
+            f"Redis at {format_name(one.name)} cannot be reached (subscriptions): {one.link.reason}."
             for one in self._subscribers.values()
-            if one.keeper.link is None
+            if one.link.connection is None
         ]
 
-    def feed(self, room: str) -> Subscription | None:
-        """The feed of ``room``, if it is subscribed."""
-        return self.feeds.get(self._keys.channel(room).encode())
+    # Rooms.
+
+    def get(self, room: str) -> Subscription | None:
+        """Return the subscription of ``room``, or None."""
+        return self.by_channel.get(self._keys.channel(room).encode())
+
+    def is_current(self, subscription: Subscription) -> bool:
+        """Return False if the room was unsubscribed, even if it has another subscription now."""
+        return self.get(subscription.room) is subscription
 
     async def add(self, rooms: Iterable[str]) -> None:
-        """Subscribe to ``rooms``, and wait until it is so; raise ``Unavailable``."""
-        waits = []
+        """Subscribe to ``rooms`` and wait until all subscriptions are ready; raise ``Unavailable``."""
+        waiters = []
         for room in rooms:
             channel = self._keys.channel(room).encode()
-            if channel not in self.feeds:
-                self._link(channel)  # or raise
-                self.feeds[channel] = Subscription(room)
-                self._pending[channel] = self._loop.create_future()
+            if channel not in self.by_channel:
+                self._connection_of(channel)  # raises if the server cannot be reached
+                self.by_channel[channel] = Subscription(room)
+                self._waiters[channel] = self._loop.create_future()
                 self._change(channel, True)
-            if (pending := self._pending.get(channel)) is not None:
-                waits.append(pending)
-        for pending in waits:
-            await asyncio.shield(pending)
+            if (waiter := self._waiters.get(channel)) is not None:
+                waiters.append(waiter)
+        for waiter in waiters:
+            await asyncio.shield(waiter)
 
     def remove(self, rooms: Iterable[str]) -> None:
-        """Unsubscribe from ``rooms``; nothing of them is heard from now on."""
+        """Unsubscribe from ``rooms``. Nothing of them is reported from now on."""
         for room in rooms:
             channel = self._keys.channel(room).encode()
-            if self.feeds.pop(channel, None) is not None:
-                self._fulfil(channel, Unavailable("Unsubscribed meanwhile."))
+            if self.by_channel.pop(channel, None) is not None:
+                self._finish(channel, Unavailable("Unsubscribed meanwhile."))
                 self._change(channel, False)
 
-    def _change(self, channel: bytes, wanted: bool) -> None:
+    def _change(self, channel: bytes, is_wanted: bool) -> None:
         if not self._changes:
-            self._loop.call_soon(self._carry_out)
-        # The last word counts: a leave and a join of one turn come to a subscription that is looked at anew.
+            self._loop.call_soon(self._apply_changes)
+        # The last change counts, in its position. After a leave and a join in one loop iteration, the subscription is
+        # new and its state must be read.
         self._changes.pop(channel, None)
-        self._changes[channel] = wanted
+        self._changes[channel] = is_wanted
 
-    def _carry_out(self) -> None:
+    def _apply_changes(self) -> None:
         changes, self._changes = self._changes, {}
-        old: dict[RedisConnection, list[bytes]] = {}
-        new: dict[RedisConnection, list[bytes]] = {}
-        for channel, wanted in changes.items():
+        removed: dict[RedisConnection, list[bytes]] = {}
+        added: dict[RedisConnection, list[bytes]] = {}
+        for channel, is_wanted in changes.items():
             try:
-                link = self._link(channel)
+                connection = self._connection_of(channel)
             except Unavailable as error:
-                if wanted:
+                if is_wanted:
                     self._drop(channel, error)
                 continue
-            (new if wanted else old).setdefault(link, []).append(channel)
-        command = "SUNSUBSCRIBE" if self._sharded else "UNSUBSCRIBE"
-        for link, channels in old.items():
-            link.tell(b"".join([pack((command, channel)) for channel in channels]))
-        for link, channels in new.items():
-            self._introduce_all(link, channels)
+            (added if is_wanted else removed).setdefault(connection, []).append(channel)
+        command = "SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE"
+        for connection, channels in removed.items():
+            connection.send_and_forget(b"".join([pack((command, channel)) for channel in channels]))
+        for connection, channels in added.items():
+            self._subscribe_all(connection, channels)
 
-    def _link(self, channel: bytes) -> RedisConnection:
-        """The connection that ``channel`` is on; raise ``Unavailable``."""
-        name = self._router.servers.name(channel)
+    def _connection_of(self, channel: bytes) -> RedisConnection:
+        """Return the connection to the server of ``channel``; raise ``Unavailable``."""
+        name = self._router.topology.name(channel)
         subscriber = self._subscribers.get(name)
-        if subscriber is None or subscriber.keeper.link is None:
-            why = "not connected yet" if subscriber is None else subscriber.keeper.why
-            raise Unavailable(f"Redis at {spell(name)} cannot be reached (subscriptions): {why}.")
-        return subscriber.keeper.link
+        if subscriber is None or subscriber.link.connection is None:
+            reason = "not connected yet" if subscriber is None else subscriber.link.reason
+            raise Unavailable(f"Redis at {format_name(name)} cannot be reached (subscriptions): {reason}.")
+        return subscriber.link.connection
 
-    def _introduce_all(self, link: RedisConnection, channels: list[bytes]) -> None:
-        for i in range(0, len(channels), _PORTION):
-            self._introduce(link, channels[i : i + _PORTION])
+    # SUBSCRIBE and its replies.
 
-    def _introduce(self, link: RedisConnection, channels: list[bytes]) -> None:
-        """Subscribe, and look where the rooms stand, on one connection: the looks come after the subscriptions."""
-        if self._sharded:
+    def _subscribe_all(self, connection: RedisConnection, channels: list[bytes]) -> None:
+        for i in range(0, len(channels), _BATCH_SIZE):
+            self._subscribe(connection, channels[i : i + _BATCH_SIZE])
+
+    def _subscribe(self, connection: RedisConnection, channels: list[bytes]) -> None:
+        """Subscribe to ``channels``, then read the states of their rooms, in one batch on one connection."""
+        if self._is_sharded:
             parts = [pack(("SSUBSCRIBE", channel)) for channel in channels]
         else:
             parts = [pack(("SUBSCRIBE", *channels))]
         for channel in channels:
-            feed = self.feeds.get(channel)
-            begun = feed is not None and bool(feed.epoch)
-            args = (b"0", self._life_ms, b"1" if begun else b"0")
-            parts.append(pack(("EVALSHA", LOOK.sha, 2, channel + b":m", channel + b":s", link.run_id, *args)))
+            subscription = self.by_channel.get(channel)
+            has_epoch = subscription is not None and bool(subscription.epoch)
+            args = (b"0", self._room_ttl_ms, b"1" if has_epoch else b"0")
+            keys = self._keys.of_channel(channel)
+            parts.append(pack(("EVALSHA", ROOM_STATE.sha, 2, *keys, connection.run_id, *args)))
 
-        def done(replies: Any) -> None:
-            self._introduced(link, channels, replies)
+        def on_replies(replies: Any) -> None:
+            self._on_replies(connection, channels, replies)
 
-        link.converse(b"".join(parts), secrets.token_bytes(8), done)
+        connection.send_batch(b"".join(parts), secrets.token_bytes(8), on_replies)
 
-    def _introduced(self, link: RedisConnection, channels: list[bytes], replies: Any) -> None:
-        answers = [replies] if isinstance(replies, ReplyError) else replies
-        if len(answers) != len(channels):  # subscriptions were refused, or all is lost
-            errors = [one for one in answers if isinstance(one, ReplyError)]
-            self._not_introduced(link, channels, errors[0] if errors else ReplyError("ERR a reply is missing"))
+    def _on_replies(self, connection: RedisConnection, channels: list[bytes], replies: Any) -> None:
+        states = [replies] if isinstance(replies, ReplyError) else replies
+        if len(states) != len(channels):  # subscriptions were refused, or the connection was lost
+            errors = [state for state in states if isinstance(state, ReplyError)]
+            self._subscribe_failed(connection, channels, errors[0] if errors else ReplyError("ERR a reply is missing"))
             return
-        refused: dict[str, tuple[ReplyError, list[bytes]]] = {}
-        for channel, state in zip(channels, answers, strict=True):
-            feed = self.feeds.get(channel)
+        failed: dict[str, tuple[ReplyError, list[bytes]]] = {}
+        for channel, state in zip(channels, states, strict=True):
+            subscription = self.by_channel.get(channel)
             if isinstance(state, ReplyError):
-                refused.setdefault(state.code, (state, []))[1].append(channel)
-            elif feed is not None:
-                self._stand(feed, state)
-                self._fulfil(channel, None)
-        for error, some in refused.values():
+                failed.setdefault(state.code, (state, []))[1].append(channel)
+            elif subscription is not None:
+                self._on_state(subscription, state)
+                self._finish(channel, None)
+        for error, some in failed.values():
             if error.code in _RETRIED:
-                self._not_introduced(link, some, error)
+                self._subscribe_failed(connection, some, error)
             else:
-                self._not_told(some, error)
+                self._state_failed(some, error)
 
-    def _not_told(self, channels: list[bytes], error: ReplyError) -> None:
-        """What is kept of these rooms is not as it should be. The others are well, and these are looked at again."""
-        log.warning("Redis does not tell where %d rooms stand (%s): %s", len(channels), channels[0].decode(), error)
+    def _state_failed(self, channels: list[bytes], error: ReplyError) -> None:
+        """The keys of these rooms are invalid. New subscriptions fail; others are checked again as quiet rooms."""
+        log.warning("The state of %d rooms (%s) cannot be read: %s", len(channels), channels[0].decode(), error)
         for channel in channels:
             self._drop(channel, Unavailable("Redis does not tell where the room stands; the log says why."))
 
-    def _not_introduced(self, link: RedisConnection, channels: list[bytes], error: ReplyError) -> None:
-        """The server is lost, or not the right one now. Who waits gets an error; other rooms are tried again."""
+    def _subscribe_failed(self, connection: RedisConnection, channels: list[bytes], error: ReplyError) -> None:
+        """The server refused the channels, or was lost. New subscriptions fail; others are tried again."""
         if error.code == "NOSCRIPT":
-            link.ask(pack(("SCRIPT", "LOAD", LOOK.text)), None)
-            self._loop.call_later(_AGAIN, self._again, channels)
+            connection.send(pack(("SCRIPT", "LOAD", ROOM_STATE.text)), None)
+            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
             return
         if error.code != _LOST:
             log.warning("Redis refused a subscription: %s", error)
-            self._router.look_soon()
-            self._loop.call_later(_AGAIN, self._again, channels)
+            self._router.refresh_soon()
+            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
         for channel in channels:
             self._drop(channel, Unavailable("Redis did not take the subscription now; try again."))
 
-    def _again(self, channels: list[bytes]) -> None:
+    def _subscribe_again(self, channels: list[bytes]) -> None:
         for channel in channels:
-            if channel in self.feeds:
+            if channel in self.by_channel:
                 self._change(channel, True)
 
     def _drop(self, channel: bytes, error: Unavailable) -> None:
-        """Give up a subscription that somebody waits for; one that was ready before is taken up again some time."""
-        if channel in self._pending:
-            self.feeds.pop(channel, None)
-            self._fulfil(channel, error)
-            self._change(channel, False)  # it may have been subscribed all the same
+        """End a subscription that is not ready yet. One that was ready before stays and is tried again later."""
+        if channel in self._waiters:
+            self.by_channel.pop(channel, None)
+            self._finish(channel, error)
+            self._change(channel, False)  # Redis may have subscribed the channel
 
-    def _fulfil(self, channel: bytes, error: Unavailable | None) -> None:
-        pending = self._pending.pop(channel, None)
-        if pending is None or pending.done():
+    def _finish(self, channel: bytes, error: Unavailable | None) -> None:
+        """Let ``add`` return, or raise ``error``."""
+        waiter = self._waiters.pop(channel, None)
+        if waiter is None or waiter.done():
             return
         if error is None:
-            pending.set_result(None)
+            waiter.set_result(None)
         else:
-            pending.set_exception(error)
-            pending.exception()  # who waits gets it all the same; if nobody does, that is no fault
+            waiter.set_exception(error)
+            waiter.exception()  # mark it as retrieved: perhaps no caller waits any more
 
-    # What the connections tell.
+    # Connections.
 
-    def _arrange(self) -> None:
-        """Have a connection for each server there is now, and subscribe to rooms whose server is another now."""
-        servers = self._router.servers
-        names = servers.names()
+    def _update_subscribers(self) -> None:
+        """Connect to each new server, and subscribe to rooms that moved to another server."""
+        topology = self._router.topology
+        names = topology.names()
         for name in names:
             if name not in self._subscribers:
-                self._subscribers[name] = _Subscriber(name, self, self._router, self._open)
+                self._subscribers[name] = _Subscriber(name, self, self._router, self._open_connection)
             else:
-                self._subscribers[name].keeper.mind(servers.address(name))
-        if servers.version != self._version:
-            # Slots have moved, perhaps between servers that were there before. To subscribe once more harms nothing.
-            self._version = servers.version
-            self._again(list(self.feeds))
-            with contextlib.suppress(Unavailable):  # else it is done when that server is connected
-                self._link(self._echo_channel).tell(pack(("SUBSCRIBE", self._echo_channel)))
+                self._subscribers[name].link.update_address(topology.address(name))
+        if topology.version != self._topology_version:
+            # Slots have moved, perhaps between servers that are connected already. Subscribing twice has no effect.
+            self._topology_version = topology.version
+            self._subscribe_again(list(self.by_channel))
+            with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
+                self._subscribe_echo(self._connection_of(self._echo_channel))
         for name in [name for name in self._subscribers if name not in names]:
-            asyncio.ensure_future(self._subscribers.pop(name).keeper.close())  # noqa: RUF006  # nothing waits for it
+            asyncio.ensure_future(self._subscribers.pop(name).link.close())  # noqa: RUF006  # nothing depends on it
 
-    def connected(self, name: Name, link: RedisConnection, *, is_another: bool) -> None:
-        """A server is there (again), or ``is_another``: subscribe to all its rooms, and look what they have missed."""
-        mine = [channel for channel in self.feeds if self._is_on(channel, name)]
-        if is_another:
-            # The first event of such a room may have been acknowledged, and lost on its way here with the server.
-            for feed in map(self.feeds.__getitem__, mine):
-                if not feed.epoch and feed.last != UNKNOWN:
-                    feed.epoch = _GONE
-        self._introduce_all(link, mine)
+    def on_server_up(self, name: ServerName, connection: RedisConnection, *, was_replaced: bool) -> None:
+        """A server is connected: subscribe to all its rooms and read their states.
+
+        ``was_replaced`` is True if another process than before runs at its address.
+        """
+        channels = [channel for channel in self.by_channel if self._is_on(channel, name)]
+        if was_replaced:
+            # The first event of a room without events may have been acknowledged and lost together with its
+            # announcement. With an epoch below all others, the new epoch of the room counts as a loss.
+            for subscription in map(self.by_channel.__getitem__, channels):
+                if not subscription.epoch and subscription.last_offset != UNKNOWN:
+                    subscription.epoch = _BEFORE_ALL
+        self._subscribe_all(connection, channels)
         if self._is_on(self._echo_channel, name):
-            link.tell(pack(("SUBSCRIBE", self._echo_channel)))
+            self._subscribe_echo(connection)
 
-    def _is_on(self, channel: bytes, name: Name) -> bool:
+    def _is_on(self, channel: bytes, name: ServerName) -> bool:
         try:
-            return self._router.servers.name(channel) == name
+            return self._router.topology.name(channel) == name
         except Unavailable:
             return False
 
-    def pushed(self, push: list[Any]) -> None:
-        """Take what a server sends unasked."""
+    def on_push(self, push: list[Any]) -> None:
+        """Process a message or confirmation that a server pushed."""
         kind = push[0]
         if kind == b"message" or kind == b"smessage":
-            feed = self.feeds.get(push[1])
-            if feed is not None:
-                self._hear(feed, push[2])
+            subscription = self.by_channel.get(push[1])
+            if subscription is not None:
+                self._on_message(subscription, push[2])
             elif push[1] == self._echo_channel and self._echo is not None and not self._echo.done():
                 self._echo.set_result(None)
-        elif kind == b"sunsubscribe" and push[1] in self.feeds:  # its slot went to another server
-            self._router.look_soon()
-            self._loop.call_later(_AGAIN, self._again, [push[1]])
+        elif kind == b"sunsubscribe" and push[1] in self.by_channel:  # the slot moved to another server
+            self._router.refresh_soon()
+            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, [push[1]])
+
+    # Echo.
+
+    def _subscribe_echo(self, connection: RedisConnection) -> None:
+        connection.send_and_forget(pack(("SUBSCRIBE", self._echo_channel)))
 
     async def echo(self) -> None:
-        """Publish something to this node, and wait until it is here."""
+        """Publish a message to this node and wait until it arrives."""
         if self._echo is None or self._echo.done():
             self._echo = self._loop.create_future()
         await self._router.call(self._echo_channel.decode(), "PUBLISH", self._echo_channel, b"")

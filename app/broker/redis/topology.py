@@ -1,4 +1,4 @@
-"""Which server holds a key: the one there is, the one that Sentinel names, or those of a Cluster."""
+"""Which server stores a key: the single server, the primary that Sentinel names, or one of a Cluster."""
 
 from __future__ import annotations
 
@@ -22,58 +22,58 @@ log = logging.getLogger("roomcast.redis")
 
 _T = TypeVar("_T")
 
-#: Where a server is: host and port, or the path of a Unix socket.
+#: The address of a server: host and port, or the path of a Unix socket.
 Address = tuple[str, int] | str
-#: What stands for a server, also when it moves: its address, or the name of Sentinel's service.
-Name = tuple[str, int] | str
+#: Identifies a server, even if its address changes: its address, or the name of Sentinel's service.
+ServerName = tuple[str, int] | str
 
 
 class Topology(ABC):
-    """The servers that the keys are on. ``name`` of a key's server; ``address`` of a name, asked at each connect."""
+    """The servers that store the keys. ``name`` identifies a key's server; ``address`` is read at each connect."""
 
     #: Counts up whenever keys moved from one server to another.
     version = 0
-    #: Whether keys are spread over several servers: no call may then touch keys of two hash tags.
+    #: True if the keys are spread over several servers. No call may then use keys of two hash tags.
     is_cluster = False
 
     @abstractmethod
-    def names(self) -> tuple[Name, ...]:
-        """Every server that holds keys now."""
+    def names(self) -> tuple[ServerName, ...]:
+        """Return all servers that store keys now."""
 
     @abstractmethod
-    def name(self, key: bytes) -> Name:
-        """The server of ``key``; raise ``Unavailable`` if no server holds its slot."""
+    def name(self, key: bytes) -> ServerName:
+        """Return the server of ``key``; raise ``Unavailable`` if no server has its slot."""
 
-    def address(self, name: Name) -> Address | None:
-        """Where the server ``name`` is; None if that is not known yet."""
+    def address(self, name: ServerName) -> Address | None:
+        """Return the address of the server ``name``, or None if it is not known yet."""
         return name
 
-    async def refresh(self) -> None:  # noqa: B027  # one server does not move
-        """Learn where things are now; raise ``Unavailable`` if nobody tells."""
+    async def refresh(self) -> None:  # noqa: B027  # a single server does not move
+        """Read the current servers; raise ``Unavailable`` if none of those asked answers."""
 
 
 def create_topology(target: Target, timeout: float) -> Topology:
-    """Return the ``Servers`` that ``target`` speaks of; questions to them time out after ``timeout`` seconds."""
+    """Return the topology of ``target``; its requests time out after ``timeout`` seconds."""
     if target.kind == "sentinel":
-        return _BySentinel(target, timeout)
+        return _SentinelTopology(target, timeout)
     if target.kind == "cluster":
-        return _Cluster(target, timeout)
-    return _Single(target.path or target.addresses[0])
+        return _ClusterTopology(target, timeout)
+    return _SingleServer(target.path or target.addresses[0])
 
 
-class _Single(Topology):
+class _SingleServer(Topology):
     def __init__(self, address: Address) -> None:
         self._address: Final = address
 
-    def names(self) -> tuple[Name, ...]:
+    def names(self) -> tuple[ServerName, ...]:
         return (self._address,)
 
-    def name(self, key: bytes) -> Name:
+    def name(self, key: bytes) -> ServerName:
         return self._address
 
 
-class _BySentinel(Topology):
-    """One server under the name of its service; which it is now, the sentinels say."""
+class _SentinelTopology(Topology):
+    """One server, identified by the name of its service. The sentinels return the address of the primary."""
 
     def __init__(self, target: Target, timeout: float) -> None:
         self._service: Final = target.service or ""
@@ -81,13 +81,13 @@ class _BySentinel(Topology):
         self._target: Final = target
         self._address: Address | None = None
 
-    def names(self) -> tuple[Name, ...]:
+    def names(self) -> tuple[ServerName, ...]:
         return (self._service,)
 
-    def name(self, key: bytes) -> Name:
+    def name(self, key: bytes) -> ServerName:
         return self._service
 
-    def address(self, name: Name) -> Address | None:
+    def address(self, name: ServerName) -> Address | None:
         return self._address
 
     async def refresh(self) -> None:
@@ -99,7 +99,7 @@ class _BySentinel(Topology):
         }
         sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         try:
-            host, port = await _to_its_end(self._discover(sentinel))
+            host, port = await _shielded(self._discover(sentinel))
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable(f"no sentinel names a primary of {self._service!r} ({error})") from error
         address = (str(host), int(port))
@@ -116,22 +116,22 @@ class _BySentinel(Topology):
             await asyncio.gather(*[one.aclose() for one in sentinel.sentinels], return_exceptions=True)
 
 
-class _Cluster(Topology):
-    """Sixteen thousand slots on several primaries; any of them knows the map."""
+class _ClusterTopology(Topology):
+    """16,384 slots on several primaries. Every server returns the map of slots."""
 
     is_cluster = True
 
     def __init__(self, target: Target, timeout: float) -> None:
         self._target: Final = target
         self._timeout: Final = timeout
-        self._slots: list[Name | None] = [None] * 16384
-        self._names: tuple[Name, ...] = ()
-        self._seen: dict[tuple[str, int], None] = dict.fromkeys(target.addresses)
+        self._slots: list[ServerName | None] = [None] * 16384
+        self._names: tuple[ServerName, ...] = ()
+        self._known: dict[tuple[str, int], None] = dict.fromkeys(target.addresses)
 
-    def names(self) -> tuple[Name, ...]:
+    def names(self) -> tuple[ServerName, ...]:
         return self._names
 
-    def name(self, key: bytes) -> Name:
+    def name(self, key: bytes) -> ServerName:
         slot = key_slot(key)
         name = self._slots[slot]
         if name is None:
@@ -139,20 +139,20 @@ class _Cluster(Topology):
         return name
 
     async def refresh(self) -> None:
-        """Ask the servers for the map, one after the other until one answers."""
+        """Request the map from one server after the other until one answers."""
         reasons = []
-        for host, port in [*self._seen]:
+        for host, port in [*self._known]:
             try:
-                slots = await _to_its_end(self._ask(host, port))
+                slots = await _shielded(self._request_slots(host, port))
             except (RedisError, OSError, TimeoutError) as error:
                 reasons.append(f"{host}:{port}: {error or type(error).__name__}")
-                self._seen[host, port] = self._seen.pop((host, port))  # the next time, others first
+                self._known[host, port] = self._known.pop((host, port))  # ask the others first the next time
                 continue
-            self._learn(slots, host)
+            self._update(slots, host)
             return
         raise Unavailable(f"no server of the Redis Cluster tells its slots ({'; '.join(reasons)})")
 
-    async def _ask(self, host: str, port: int) -> list[Any]:
+    async def _request_slots(self, host: str, port: int) -> list[Any]:
         target = self._target
         client: Any = redis.asyncio.Redis(
             host=host,
@@ -166,13 +166,13 @@ class _Cluster(Topology):
             slots: list[Any] = await client.execute_command("CLUSTER SLOTS")
             return slots
 
-    def _learn(self, slots: list[Any], asked: str) -> None:
-        """Take the map: of each range of slots the first, the last, and its servers, the primary first."""
-        found: list[Name | None] = [None] * 16384
+    def _update(self, slots: list[Any], asked: str) -> None:
+        """Store the map: for each range its first and last slot, and its servers, the primary first."""
+        found: list[ServerName | None] = [None] * 16384
         for first, last, *servers in slots:
             names = [((host or b"").decode() or asked, int(port)) for host, port, *_ in servers]
             for name in names:
-                self._seen.setdefault(name)
+                self._known.setdefault(name)
             found[first : last + 1] = [names[0]] * (last + 1 - first)
         if found != self._slots:
             self.version += 1
@@ -180,25 +180,25 @@ class _Cluster(Topology):
         self._names = tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await ``work``, which must not be cancelled; whoever awaits this can be, and then is when the work has ended.
+async def _shielded(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await ``work`` without cancelling it. If the caller is cancelled, wait for the work to end, then raise that.
 
-    redis-py sends through asyncio.wait_for, which may forget a cancellation before Python 3.12 (gh-86296 of CPython): a
-    node that was stopped at that moment went on for ever. And cancelled as it connects it leaves the connection open.
+    redis-py sends with asyncio.wait_for, which can lose a cancellation before Python 3.12 (gh-86296): a node that was
+    stopped at that moment never ended. Also, redis-py leaves a connection open if it is cancelled while it connects.
     """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        task.exception()  # of which nobody wants to know now
+        task.exception()  # mark it as retrieved
         raise
 
 
 def _options(target: Target, timeout: float) -> dict[str, Any]:
-    # Of one that hangs, redis-py would ask again three times, with pauses, before the next is asked.
-    once = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": once}
+    # By default redis-py asks a server that hangs three more times, with pauses, before we can ask the next one.
+    no_retries = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": no_retries}
     if target.tls:
         options |= {"ssl": True, "ssl_ca_certs": target.ca}
     return options

@@ -1,4 +1,4 @@
-"""REDIS_URL: where Redis is, and how to get in. Nothing here ever shows a password."""
+"""Parse REDIS_URL: the address of Redis and the credentials. No error or representation contains a password."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import SettingsError
 
 Kind = Literal["single", "sentinel", "cluster"]
 
-#: Each scheme: what is behind it, and whether it is spoken to over TLS.
+#: For each scheme: the kind of deployment, and True for TLS.
 SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
     "redis": ("single", False),
     "rediss": ("single", True),
@@ -23,10 +23,12 @@ SCHEMES: Final[dict[str, tuple[Kind, bool]]] = {
     "redis+cluster": ("cluster", False),
     "rediss+cluster": ("cluster", True),
 }
-SCHEMES.update({name.replace("redis", "valkey", 1): what for name, what in list(SCHEMES.items()) if "redis" in name})
+SCHEMES.update(
+    {name.replace("redis", "valkey", 1): meaning for name, meaning in list(SCHEMES.items()) if "redis" in name}
+)
 
 _PORTS: Final = {"single": 6379, "cluster": 6379, "sentinel": 26379}
-#: What a URL may have after its question mark.
+#: The allowed query parameters.
 _OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "sentinel_username", "sentinel_password"})
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -34,11 +36,11 @@ _SERVICE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL says. ``addresses`` are of the server, of the sentinels, or of some servers of the Cluster.
+    """A parsed URL.
 
-    ``path`` is a Unix socket's, then there are no addresses. ``service`` is the name under which Sentinel watches the
-    primary. ``ca`` is the path of the authority's certificates to trust instead of the system's. ``safe`` is the URL
-    without anything secret.
+    ``addresses`` are those of the server, of the sentinels, or of some servers of the Cluster. For a Unix socket they
+    are empty and ``path`` is set. ``service`` is the name under which Sentinel monitors the primary. ``ca`` is the path
+    of the certificate authority to trust instead of the system's. ``safe`` is the URL without secrets.
     """
 
     kind: Kind
@@ -55,7 +57,7 @@ class Target:
     ca: str | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the context to connect with, None without TLS; raise ``SettingsError`` if ``ca`` is no such file."""
+        """Return the TLS context, or None without TLS; raise ``SettingsError`` if ``ca`` contains no certificates."""
         if not self.tls:
             return None
         try:
@@ -69,7 +71,7 @@ class Target:
 
 
 def parse(url: str, *, ca: str | None = None) -> Target:
-    """Return what ``url`` says; ``ca`` is REDIS_CA. Raises ``SettingsError``: one sentence that names REDIS_URL."""
+    """Parse ``url``; ``ca`` is REDIS_CA. Raises ``SettingsError`` with one sentence that names REDIS_URL."""
     scheme, separator, rest = url.strip().partition("://")
     known = SCHEMES.get(scheme.lower())
     if not separator or known is None:
@@ -111,17 +113,17 @@ def _wrong(what: str) -> SettingsError:
 
 
 def _decoded(text: str) -> str:
-    """Undo percent-encoding, in which a plus is a plus: passwords in base64 have them."""
+    """Undo percent-encoding. A plus remains a plus, because passwords in base64 contain it."""
     try:
         decoded = unquote(text, errors="strict")
         decoded.encode()
     except UnicodeError:
-        raise _wrong("has something in it that is not UTF-8") from None  # the error holds what it was
+        raise _wrong("has something in it that is not UTF-8") from None  # the error contains the text
     return decoded
 
 
 def _options(query: str) -> dict[str, str]:
-    """What is after the question mark. What is wrong there is not named: it may be the rest of a password with ?."""
+    """Parse the query. Errors do not repeat it, because it may be the rest of a password that contains a ?."""
     if "@" in query:
         raise _wrong("has an @ after its question mark (percent-encode the password: ? is %3F, @ is %40)")
     options = {}
@@ -135,12 +137,12 @@ def _options(query: str) -> dict[str, str]:
 
 
 def _credentials(userinfo: str) -> tuple[str | None, str | None]:
-    """User name and password: ``user:password``, ``:password``, or ``password`` alone, percent-encoded."""
+    """Return user name and password of ``user:password``, ``:password`` or ``password``, percent-encoded."""
     user, colon, password = userinfo.partition(":")
     if not colon:
         user, password = "", user
     name, word = _decoded(user), _decoded(password)
-    # Without a user an empty password is one that was forgotten; a user may have been given none.
+    # An empty password without a user was probably left out by mistake; a user may have an empty password.
     return name or None, word if name or word else None
 
 
@@ -152,7 +154,7 @@ def _address(text: str, port: int) -> tuple[str, int]:
 
 
 def _path(kind: Kind, path: str, options: dict[str, str]) -> tuple[str | None, int]:
-    """The service's name, for Sentinel, and the database."""
+    """Return the name of the service, for Sentinel, and the database."""
     service = None
     if kind == "sentinel":
         name, _, path = path.partition("/")

@@ -17,8 +17,8 @@ from broker_contract import (
     OTHER,
     ROOM,
     BrokerContract,
-    Heard,
-    House,
+    Harness,
+    RecordingListener,
     not_ids,
     split,
 )
@@ -46,20 +46,20 @@ class HandClock:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    """A house with an embedded broker on a hand clock."""
+async def harness() -> AsyncIterator[Harness]:
+    """A harness with an embedded broker on a hand clock."""
     clock = HandClock()
-    house = House(MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock), clock.pass_time)
-    await house.broker.start(house.heard)
-    yield house
-    await house.broker.close()
+    harness = Harness(MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock), clock.pass_time)
+    await harness.broker.start(harness.listener)
+    yield harness
+    await harness.broker.close()
 
 
 @pytest.fixture
-def broker(house: House) -> MemoryBroker:
-    """The broker of the house, for what the contract does not have."""
-    assert isinstance(house.broker, MemoryBroker)
-    return house.broker
+def broker(harness: Harness) -> MemoryBroker:
+    """The broker of the harness, for what the contract does not have."""
+    assert isinstance(harness.broker, MemoryBroker)
+    return harness.broker
 
 
 class TestContract(BrokerContract):
@@ -78,11 +78,11 @@ def at_once(coroutine: Coroutine[Any, Any, str]) -> str:
     return str(stop.value.value)
 
 
-async def test_publish_never_suspends(house: House) -> None:
+async def test_publish_never_suspends(harness: Harness) -> None:
     """Publish gives way to no other task, and the listener has heard of the event when it returns."""
-    await house.broker.subscribe([ROOM])
-    event_id = at_once(house.broker.publish(ROOM, b"x"))
-    assert house.heard.events == [(ROOM, event_id, b"x")]
+    await harness.broker.subscribe([ROOM])
+    event_id = at_once(harness.broker.publish(ROOM, b"x"))
+    assert harness.listener.events == [(ROOM, event_id, b"x")]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -97,16 +97,16 @@ async def test_epochs_differ_between_brokers() -> None:
     epochs = set()
     for _ in range(20):
         broker = MemoryBroker()
-        await broker.start(Heard())
+        await broker.start(RecordingListener())
         epochs |= {split(await broker.publish(room, b"x"))[0] for room in (ROOM, OTHER)}
         await broker.close()
     assert len(epochs) == 40
 
 
-async def test_a_swept_room_begins_anew(house: House, broker: MemoryBroker) -> None:
+async def test_a_swept_room_begins_anew(harness: Harness, broker: MemoryBroker) -> None:
     """A room not written to for its ttl is forgotten by a sweep, and what comes after has a new epoch."""
-    ids = await house.fill(2)
-    await house.pass_time(HISTORY_TTL + 1)
+    ids = await harness.fill(2)
+    await harness.pass_time(HISTORY_TTL + 1)
     await broker.sweep()
     found = await broker.history(ROOM, ids[-1])
     assert (list(found.events), found.recovered, split(found.last_id)[1]) == ([], False, 0)
@@ -114,11 +114,11 @@ async def test_a_swept_room_begins_anew(house: House, broker: MemoryBroker) -> N
 
 
 @pytest.mark.parametrize("holder", ["member", "subscription", "young event", "young room"])
-async def test_a_room_in_use_survives_the_sweep(house: House, broker: MemoryBroker, holder: str) -> None:
+async def test_a_room_in_use_survives_the_sweep(harness: Harness, broker: MemoryBroker, holder: str) -> None:
     """A room that has members, is subscribed, was written to or was begun of late keeps epoch and offset."""
     if holder != "young room":
-        await house.fill(2)
-        await house.pass_time(HISTORY_TTL + 1)
+        await harness.fill(2)
+        await harness.pass_time(HISTORY_TTL + 1)
     if holder == "member":
         await broker.enter(ROOM, 1, "alice", 1)
     elif holder == "subscription":
@@ -131,12 +131,12 @@ async def test_a_room_in_use_survives_the_sweep(house: House, broker: MemoryBrok
     assert (list(found.events), found.recovered, found.last_id) == ([], True, last_id)
 
 
-async def test_a_room_let_go_is_forgotten(house: House, broker: MemoryBroker) -> None:
+async def test_a_room_let_go_is_forgotten(harness: Harness, broker: MemoryBroker) -> None:
     """A room is forgotten once its last member has left and its subscription ended, not before."""
     await broker.enter(ROOM, 1, "alice", 1)
     await broker.subscribe([ROOM])
-    (last_id,) = await house.fill(1)
-    await house.pass_time(HISTORY_TTL + 1)
+    (last_id,) = await harness.fill(1)
+    await harness.pass_time(HISTORY_TTL + 1)
     await broker.leave(ROOM, 1, 1)
     await broker.sweep()
     assert (await broker.history(ROOM, last_id)).recovered
@@ -145,33 +145,33 @@ async def test_a_room_let_go_is_forgotten(house: House, broker: MemoryBroker) ->
     assert not (await broker.history(ROOM, last_id)).recovered
 
 
-async def test_expired_without_a_sweep(house: House) -> None:
+async def test_expired_without_a_sweep(harness: Harness) -> None:
     """A room whose events all expired and that was not swept goes on where it was."""
-    ids = await house.fill(2)
-    await house.pass_time(HISTORY_TTL + 1)
-    assert (await house.broker.history(ROOM, ids[1])).recovered
-    assert not (await house.broker.history(ROOM, ids[0])).recovered
-    third = await house.broker.publish(ROOM, b"x")
+    ids = await harness.fill(2)
+    await harness.pass_time(HISTORY_TTL + 1)
+    assert (await harness.broker.history(ROOM, ids[1])).recovered
+    assert not (await harness.broker.history(ROOM, ids[0])).recovered
+    third = await harness.broker.publish(ROOM, b"x")
     assert split(third) == (split(ids[0])[0], 3)
-    assert (await house.broker.history(ROOM, ids[1])).events == [Event(third, b"x")]
+    assert (await harness.broker.history(ROOM, ids[1])).events == [Event(third, b"x")]
 
 
-async def test_at_the_very_end_of_the_ttl(house: House) -> None:
+async def test_at_the_very_end_of_the_ttl(harness: Harness) -> None:
     """An event as old as the ttl is kept; an older one is gone."""
-    await house.fill(1)
-    await house.pass_time(HISTORY_TTL)
-    assert len((await house.broker.history(ROOM)).events) == 1
-    await house.pass_time(0.001)
-    assert list((await house.broker.history(ROOM)).events) == []
+    await harness.fill(1)
+    await harness.pass_time(HISTORY_TTL)
+    assert len((await harness.broker.history(ROOM)).events) == 1
+    await harness.pass_time(0.001)
+    assert list((await harness.broker.history(ROOM)).events) == []
 
 
 async def test_a_history_of_nothing() -> None:
-    """With history_size 0 events have ids and are heard, but none is kept."""
-    broker, heard = MemoryBroker(history_size=0), Heard()
-    await broker.start(heard)
+    """With history_size 0 events have ids and are listener, but none is kept."""
+    broker, listener = MemoryBroker(history_size=0), RecordingListener()
+    await broker.start(listener)
     await broker.subscribe([ROOM])
     first, second = await broker.publish(ROOM, b"1"), await broker.publish(ROOM, b"2")
-    assert [event_id for _, event_id, _ in heard.events] == [first, second]
+    assert [event_id for _, event_id, _ in listener.events] == [first, second]
     assert list((await broker.history(ROOM)).events) == []
     assert not (await broker.history(ROOM, first)).recovered
     assert (await broker.history(ROOM, second)).recovered
@@ -181,7 +181,7 @@ async def test_a_history_of_nothing() -> None:
 async def test_dropped_payloads_are_let_go() -> None:
     """A payload is freed by the time an eighth more than history_size came after it."""
     broker, payload = MemoryBroker(history_size=16), bytes(1000)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     before = holders(payload)
     await broker.publish(ROOM, payload)
     assert holders(payload) > before
@@ -192,7 +192,7 @@ async def test_dropped_payloads_are_let_go() -> None:
     await broker.close()
 
 
-async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker) -> None:
+async def test_a_sweep_frees_what_has_expired(harness: Harness, broker: MemoryBroker) -> None:
     """Expired payloads, idempotency keys, claims and kept values are freed by a sweep, with nobody asking for them."""
     payload, value = bytes(1000), bytes(1001)
     key, claim = "".join(["the ", "key"]), "".join(["the ", "claim"])
@@ -203,7 +203,7 @@ async def test_a_sweep_frees_what_has_expired(house: House, broker: MemoryBroker
     await broker.claim(claim, 60)
     between = [holders(thing) for thing in (payload, value, key, claim)]
     assert all(map(operator.gt, between, before))
-    await house.pass_time(KEY_TTL + 1)
+    await harness.pass_time(KEY_TTL + 1)
     await broker.sweep()
     assert [holders(thing) for thing in (payload, value, key, claim)] == before
 
@@ -212,7 +212,7 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
     """Keys, claims with their answers, and values: beyond the bound the oldest go, and nothing is counted twice."""
     clock = HandClock()
     broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, max_expiring_bytes=100_000)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     for number in range(1000):
         clock.now += 0.01
         await broker.publish(ROOM, b"", f"key {number}")
@@ -236,9 +236,9 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
 
 async def test_histories_are_bounded_in_all() -> None:
     """Beyond the bound the rooms that were quiet longest lose theirs, which a client that resumes there is told."""
-    heard = Heard()
+    listener = RecordingListener()
     broker = MemoryBroker(100, HISTORY_TTL, max_history_bytes=100_000)
-    await broker.start(heard)
+    await broker.start(listener)
     await broker.subscribe(["channel:kept"])
     await broker.enter("channel:full", 7, "alice", 1)
     ids = {room: await broker.publish(room, bytes(900)) for room in ("channel:kept", "channel:full", "channel:gone")}
@@ -270,7 +270,7 @@ async def test_what_histories_take_is_counted_and_freed() -> None:
     """By size, by time, by a sweep: when nothing is kept any more, nothing is counted."""
     clock = HandClock()
     broker = MemoryBroker(10, 60, clock)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     for number in range(100):
         await broker.publish(f"channel:{number % 3}", bytes(number))
         clock.now += 1
@@ -290,7 +290,7 @@ async def test_what_histories_take_is_counted_and_freed() -> None:
 async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
     """What was just done is not done again at once, however long its answer."""
     broker = MemoryBroker(max_expiring_bytes=10)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     for key in ("a", "b"):
         assert await broker.claim(key, 60) is True
         await broker.settle(key, bytes(1000))
@@ -315,9 +315,9 @@ async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
 
 async def test_a_sweep_of_many_lets_others_run() -> None:
     """A sweep of thousands of rooms gives way to other tasks on its way, which may publish and be lost nothing."""
-    clock, heard = HandClock(), Heard()
+    clock, listener = HandClock(), RecordingListener()
     broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock)
-    await broker.start(heard)
+    await broker.start(listener)
     for i in range(5000):
         await broker.publish(f"task:{i}", b"old")
     await clock.pass_time(HISTORY_TTL + 1)
@@ -338,7 +338,7 @@ async def test_a_started_broker_sweeps_by_itself() -> None:
     """A room is forgotten in time with nobody calling sweep, and close ends the task that does it."""
     tasks = asyncio.all_tasks()
     broker = MemoryBroker(history_ttl=0.05)
-    await broker.start(Heard())
+    await broker.start(RecordingListener())
     event_id = await broker.publish(ROOM, b"x")
     async with asyncio.timeout(10):
         while split((await broker.history(ROOM)).last_id)[0] == split(event_id)[0]:
@@ -347,15 +347,15 @@ async def test_a_started_broker_sweeps_by_itself() -> None:
     assert asyncio.all_tasks() == tasks
 
 
-async def test_put_frees_what_was_put_before(house: House) -> None:
+async def test_put_frees_what_was_put_before(harness: Harness) -> None:
     """Without a sweep too, values that nobody takes are freed by those that are put later."""
     value = bytes(1000)
     before = holders(value)
     for i in range(10):
-        await house.broker.put(f"old {i}", value, 10)
-    await house.pass_time(11)
+        await harness.broker.put(f"old {i}", value, 10)
+    await harness.pass_time(11)
     for i in range(5):
-        await house.broker.put(f"new {i}", b"", 10)
+        await harness.broker.put(f"new {i}", b"", 10)
     assert holders(value) == before
 
 
@@ -379,14 +379,14 @@ class HistoryMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.clock = HandClock()
-        self.heard = Heard()
+        self.listener = RecordingListener()
         self.broker: Broker = MemoryBroker(self.SIZE, self.TTL, self.clock)
         self.model: dict[str, ModelRoom] = {}
         self.epochs: set[str] = set()
         self.ids: list[str] = ["task:1"]
         self.expected: list[tuple[str, str, bytes]] = []
         self.published = 0
-        self.runner.run(self.broker.start(self.heard))
+        self.runner.run(self.broker.start(self.listener))
         self.runner.run(self.broker.subscribe(["task:1"]))
 
     def teardown(self) -> None:
@@ -466,7 +466,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def heard_each_once_in_order(self) -> None:
-        assert self.heard.events == self.expected
+        assert self.listener.events == self.expected
 
 
 def beside(event_id: str) -> list[str]:

@@ -16,6 +16,7 @@ from serving import Serve, answer, call, connect, token_for
 import roomcast
 from roomcast import Context, Plugin, Service
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import SCHEMES, parse
 from roomcast.cli.doctor import RIGHTS
 from roomcast.errors import CLOSES, ERROR_CODES
@@ -86,7 +87,7 @@ async def test_every_call_of_the_http_api_is_listed(serve: Serve):
 
 async def test_every_metric_is_listed(serve: Serve, redis_server: RedisServer, redis_prefix: str):
     """The table of metrics has the name and type of each metric that a node on Redis returns."""
-    server = await serve(broker=RedisBroker(parse(redis_server.url), prefix=redis_prefix))
+    server = await serve(broker=RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)))
     async with answer(server, "GET", "/metrics", key=None) as response:
         served = dict(re.findall(r"^# TYPE (roomcast_\w+) (\w+)$", await response.text(), re.MULTILINE))
     listed = {code(row[0]): row[1] for row in rows("docs/operations.md", "## Metrics") if row[0].startswith("`")}
@@ -140,7 +141,7 @@ def key_patterns(prefix: str) -> dict[str, re.Pattern[bytes]]:
 
 async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisServer, redis_prefix: str):
     """Each key that a node writes, with and without a user's doing, is in the table of keys, and expires."""
-    server = await serve(broker=RedisBroker(parse(redis_server.url), prefix=redis_prefix))
+    server = await serve(broker=RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)))
     async with connect(server, 7) as alice:
         await alice.join("channel:1")
         await alice.send("send_message", "channel:1", {"content": "Hello"}, id="1", key="a key")

@@ -1,4 +1,5 @@
--- Begins what a key stands for. KEYS: the claim. ARGV: its ms. Returns 1 if it is the caller's to do, else what is kept.
+-- Claims a key. KEYS: the claim. ARGV: how long the claim lasts, in ms.
+-- Returns 1 if the caller has the claim now, otherwise the stored value: the answer, or '' while it is pending.
 
 local known = redis.call('GET', KEYS[1])
 if known then

@@ -1,14 +1,15 @@
--- Reads a room's history. KEYS: meta, stream.
--- ARGV: run_id, how often this was sent before; epoch and offset of the last event seen, or '' and '' for all; how many
---   at most; history size, its ms, the meta's ms.
--- Returns epoch, newest offset, 1 if the history reaches back, and the events: ids and payloads in turn, oldest first.
+-- Reads a room's history. Appended to room.lua. KEYS: meta, stream.
+-- ARGV: run_id, how often this call was sent before; epoch and offset of the last event that the caller has, or '' and
+--   '' for the newest events; maximum number of events; history size, TTL of its events in ms, TTL of the meta in ms.
+-- Returns the epoch; the newest offset; 1 if the history reaches back to the given event, otherwise 0; and the events,
+--   ids and payloads alternating, oldest first.
 
 local run, epoch_seen, since = ARGV[1], ARGV[3], ARGV[4]
-local limit, size, ttl, life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local limit, size, ttl, room_ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local now = clock()
 local epoch, offset = open_room(KEYS[1], KEYS[2], run, true)
-keep_room(KEYS[1], life)
-local top = tonumber(offset)
+extend_room(KEYS[1], room_ttl)
+local newest_offset = tonumber(offset)
 local found = {}
 
 local function payload_of(fields)
@@ -19,14 +20,14 @@ local function payload_of(fields)
   end
 end
 
-local function fresh(fields)
+local function is_fresh(fields)
   return tonumber(fields[2]) > now - ttl
 end
 
 if since == '' then
   local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', math.min(limit, size)) or {}
   for i = #newest, 1, -1 do
-    if fresh(newest[i][2]) then
+    if is_fresh(newest[i][2]) then
       found[#found + 1] = newest[i][1]
       found[#found + 1] = payload_of(newest[i][2])
     end
@@ -35,15 +36,15 @@ if since == '' then
 end
 
 local seen = tonumber(since)
-if epoch_seen ~= epoch or seen > top or seen < top - size then
+if epoch_seen ~= epoch or seen > newest_offset or seen < newest_offset - size then
   return {epoch, offset, 0, found}
 end
-if seen == top then
+if seen == newest_offset then
   return {epoch, offset, 1, found}
 end
 local first = text(seen + 1)
 local events = redis.call('XRANGE', KEYS[2], epoch .. '-' .. first, epoch .. '-' .. offset, 'COUNT', limit) or {}
-if #events == 0 or events[1][1] ~= epoch .. '-' .. first or not fresh(events[1][2]) then
+if #events == 0 or events[1][1] ~= epoch .. '-' .. first or not is_fresh(events[1][2]) then
   return {epoch, offset, 0, found}
 end
 for _, event in ipairs(events) do

@@ -1,6 +1,8 @@
--- What the scripts for a user's leases share. KEYS: the leases (a zset: member -> end of its lease in ms).
+-- Shared by the scripts for a user's leases. Appended to server_time.lua.
+-- KEYS: the leases (a zset: node and connection -> end of the lease in ms).
 
-local function expire()
+-- Lets the key expire together with the last lease.
+local function set_expiry()
   local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
   if last[2] then
     redis.call('PEXPIREAT', KEYS[1], last[2])

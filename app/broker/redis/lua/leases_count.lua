@@ -1,3 +1,3 @@
--- Returns how many leases there are.
+-- Returns the number of leases.
 
 return redis.call('ZCARD', KEYS[1])

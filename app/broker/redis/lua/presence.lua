@@ -1,64 +1,64 @@
--- What the scripts for a room's presence share.
+-- Shared by the scripts for a room's presence. Appended to server_time.lua.
 -- KEYS: nodes, the nodes with members in the room (a zset: node -> end of its lease in ms);
---   users (a hash: user -> {name, at, nodes: {node: connections}}, at is when they came, in microseconds);
---   gone, users whose going was announced without their node's knowing (a zset: user -> when, in ms).
--- ARGV: the node that asks; its lease in ms; '1' if nodes whose lease has ended may be taken for dead.
+--   users (a hash: user -> JSON {name, at, nodes: {node: connections}}, at is the time of arrival in microseconds);
+--   gone, users who were announced as gone without their node's knowledge (a zset: user -> time in ms).
+-- ARGV: the calling node; the length of its lease in ms; '1' if nodes with an expired lease may be removed.
 
 local nodes, users, gone = KEYS[1], KEYS[2], KEYS[3]
 local node, lease = ARGV[1], tonumber(ARGV[2])
 local HOUR = 3600000
 
--- The node's own lease: 0 it has none, 1 it has, 2 it has ended.
-local function standing()
-  local ends = redis.call('ZSCORE', nodes, node)
-  if not ends then
+-- Returns the state of the calling node's lease: 0 none, 1 valid, 2 expired.
+local function own_lease_state()
+  local lease_end = redis.call('ZSCORE', nodes, node)
+  if not lease_end then
     return 0
   end
-  return tonumber(ends) > now and 1 or 2
+  return tonumber(lease_end) > now and 1 or 2
 end
 
--- The keys outlive a lease, so that whoever comes back after a break can tell dead nodes from lost data.
-local function expire()
+-- The keys outlive a lease, so that a node that returns after a pause can tell dead nodes from lost data.
+local function set_expiry()
   redis.call('PEXPIRE', nodes, 4 * lease)
   redis.call('PEXPIRE', users, 4 * lease)
 end
 
-local function remember_gone(user)
+local function record_gone(user)
   redis.call('ZREMRANGEBYSCORE', gone, '-inf', now - HOUR)
   redis.call('ZADD', gone, now, user)
   redis.call('PEXPIRE', gone, HOUR)
 end
 
--- Takes dead nodes out of the room. Returns the users that were on no other, and their names, in turn. A node whose own
--- lease has ended cannot judge: perhaps it was the server that stood still, and the others are as alive as it is.
-local function reap(own)
-  local left = {}
-  if ARGV[3] ~= '1' or own == 2 then
-    return left
+-- Removes dead nodes from the room. Returns the users who were on no other node and their names, alternating.
+-- A node whose own lease has expired must not remove others: perhaps the server was suspended, and all nodes are alive.
+local function remove_dead_nodes(own_state)
+  local removed = {}
+  if ARGV[3] ~= '1' or own_state == 2 then
+    return removed
   end
   local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now)
   if #dead == 0 then
-    return left
+    return removed
   end
   local all = redis.call('HGETALL', users)
   for i = 1, #all, 2 do
     local one = cjson.decode(all[i + 1])
-    local touched = false
+    local was_on_dead_node = false
     for _, name in ipairs(dead) do
-      touched = touched or one.nodes[name] ~= nil
+      was_on_dead_node = was_on_dead_node or one.nodes[name] ~= nil
       one.nodes[name] = nil
     end
-    if touched and next(one.nodes) == nil then
+    if was_on_dead_node and next(one.nodes) == nil then
       redis.call('HDEL', users, all[i])
-      remember_gone(all[i])
-      left[#left + 1] = all[i]
-      left[#left + 1] = one.name
-    elseif touched then
+      record_gone(all[i])
+      removed[#removed + 1] = all[i]
+      removed[#removed + 1] = one.name
+    elseif was_on_dead_node then
       redis.call('HSET', users, all[i], cjson.encode(one))
     end
   end
   for _, name in ipairs(dead) do
     redis.call('ZREM', nodes, name)
   end
-  return left
+  return removed
 end

@@ -1,15 +1,16 @@
--- Publishes a batch: to each room its events in order, all or none, announced in one message a room.
--- KEYS: receipt; for each room: meta, stream, channel, and a key for each event that has one.
--- ARGV: run_id, how often this was sent before; the batch's number, the receipt's ms, history size, its ms, the meta's ms,
---   the idempotency keys' ms, PUBLISH or SPUBLISH, the number of rooms; for each room: the number of events; for each
---   event: '1' if it has a key, else '', and the payload.
--- Returns the ids, in order.
+-- Publishes a batch: the events of each room in order, all or none, announced in one message per room.
+-- Appended to room.lua.
+-- KEYS: receipt; for each room: meta, stream, channel, and one idempotency key for each event that has a key.
+-- ARGV: run_id, how often this call was sent before; number of the batch, TTL of the receipt in ms, size of the stream,
+--   TTL of the stream in ms, TTL of the meta in ms, TTL of the idempotency keys in ms, PUBLISH or SPUBLISH, number of
+--   rooms; for each room: the number of events; for each event: '1' if it has a key, otherwise '', and the payload.
+-- Returns the ids in order.
 
 local run, sent, number = ARGV[1], ARGV[2], ARGV[3]
-local size, ttl, life = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local size, ttl, room_ttl = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
 local announce, rooms = ARGV[9], tonumber(ARGV[10])
 
--- A receipt's key is used again for a later batch, which has another number.
+-- The key of a receipt is used again for later batches, which have other numbers.
 if sent ~= '0' then
   local done = redis.call('GET', KEYS[1])
   if done then
@@ -29,53 +30,53 @@ for _ = 1, rooms do
   key = key + 3
   local events = tonumber(ARGV[arg])
   arg = arg + 1
-  local epoch, offset, put_off = open_room(meta, stream, run, true)
-  local top = tonumber(offset)
-  local first = top + 1
+  local epoch, offset, extended_at = open_room(meta, stream, run, true)
+  local newest_offset = tonumber(offset)
+  local first = newest_offset + 1
   local payloads, lengths = {}, {}
   for _ = 1, events do
     local id
-    local keyed = ARGV[arg] == '1'
-    if keyed then
+    local has_key = ARGV[arg] == '1'
+    if has_key then
       id = redis.call('GET', KEYS[key])
     end
     if not id then
-      top = top + 1
+      newest_offset = newest_offset + 1
       local payload = ARGV[arg + 1]
-      id = epoch .. '-' .. text(top)
-      -- A stream that was evicted or deleted begins anew without an end, so that has to be given to it.
+      id = epoch .. '-' .. text(newest_offset)
+      -- A stream that was evicted or deleted is created again without an expiry, so set it below.
       if not redis.call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', size, id, 't', time, 'p', payload) then
         redis.call('XADD', stream, id, 't', time, 'p', payload)
-        put_off = 0
+        extended_at = 0
       end
       payloads[#payloads + 1] = payload
       lengths[#lengths + 1] = #payload
-      if keyed then
+      if has_key then
         redis.call('SET', KEYS[key], id, 'PX', ARGV[8])
       end
     end
-    if keyed then
+    if has_key then
       key = key + 1
     end
     arg = arg + 2
     ids[#ids + 1] = id
   end
   if #payloads > 0 then
-    -- The ends are put off now and then, and by as much further: two calls less for most batches.
-    if now - put_off > life / 4 then
-      redis.call('HSET', meta, 'o', text(top), 'x', time)
-      keep_room(meta, life)
-      redis.call('PEXPIRE', stream, text(ttl + life / 4))
+    -- Extend the expiries only after a quarter of the TTL, by a quarter more. That saves two calls for most batches.
+    if now - extended_at > room_ttl / 4 then
+      redis.call('HSET', meta, 'o', text(newest_offset), 'x', time)
+      extend_room(meta, room_ttl)
+      redis.call('PEXPIRE', stream, text(ttl + room_ttl / 4))
     else
-      redis.call('HSET', meta, 'o', text(top))
+      redis.call('HSET', meta, 'o', text(newest_offset))
     end
     local head = epoch .. ' ' .. text(first)
     if #payloads > 1 then
       head = head .. ' ' .. table.concat(lengths, ' ')
     end
     redis.call(announce, channel, head .. '\n' .. table.concat(payloads))
-  elseif put_off == 0 then
-    keep_room(meta, life)
+  elseif extended_at == 0 then
+    extend_room(meta, room_ttl)
   end
 end
 redis.call('SET', KEYS[1], number .. ' ' .. cjson.encode(ids), 'PX', ARGV[4])

@@ -1,5 +1,5 @@
--- Revokes a user's tokens from before a time, unless those from before a later one are. KEYS: the time that is kept.
--- ARGV: the time, its ms. Returns the time that holds.
+-- Revokes a user's tokens that were issued before a time. If a later time is stored already, it stays.
+-- KEYS: the stored time. ARGV: the time, how long to store it in ms. Returns the time that counts.
 
 local known = redis.call('GET', KEYS[1])
 local before = ARGV[1]

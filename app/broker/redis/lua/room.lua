@@ -1,6 +1,7 @@
--- The state of a room: a hash with its epoch e, the offset of its newest event o, the run_id r of the server that gave the
--- epoch, and the time x when its end was put off last. A server with another run_id was started or promoted since, and
--- may have lost events that were acknowledged; their ids would be given twice. So there a room begins a new epoch.
+-- Shared by the scripts for a room's events.
+-- The room's meta is a hash: its epoch e, the offset of its newest event o, the run_id r of the server that assigned the
+-- epoch, and the time x at which the expiry was extended last. A server with another run_id was restarted or promoted
+-- since then. It may have lost acknowledged events and would assign their ids again, so the room begins a new epoch.
 
 local function clock()
   local time = redis.call('TIME')
@@ -11,8 +12,8 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- An epoch is the time it began in microseconds, or more if that would not be more than every epoch the stream knows,
--- or if this script has begun one at the same time: no two rooms have the same.
+-- An epoch is the time at which it began, in microseconds. It is increased if needed so that it is larger than every
+-- epoch in the stream, and different from other epochs that this run of the script begins.
 local begun = 0
 local function new_epoch(old, stream)
   local time = redis.call('TIME')
@@ -29,13 +30,13 @@ local function new_epoch(old, stream)
   return text(epoch)
 end
 
--- Returns epoch and offset, both as text, and x as a number; nil if there is no such room and none is to be made.
-local function open_room(meta, stream, run, make)
+-- Returns epoch and offset as text, and x as a number. Returns nil if the room does not exist and create is false.
+local function open_room(meta, stream, run, create)
   local state = redis.call('HMGET', meta, 'e', 'o', 'r', 'x')
   if state[3] == run then
     return state[1], state[2], tonumber(state[4])
   end
-  if not state[1] and not make then
+  if not state[1] and not create then
     return nil
   end
   local epoch = new_epoch(state[1], stream)
@@ -43,8 +44,8 @@ local function open_room(meta, stream, run, make)
   return epoch, '0', 0
 end
 
--- Keeps a room that somebody looks at, as publishing does, which puts the end off now and then by a quarter more: with
--- less than that an event which comes before the next time would outlive its room.
-local function keep_room(meta, life)
-  redis.call('PEXPIRE', meta, text(life + life / 4))
+-- Extends the expiry of a room's meta. Publishing extends it only after a quarter of the TTL, so a quarter is added:
+-- otherwise an event that is published shortly before the next extension would outlive the meta.
+local function extend_room(meta, ttl)
+  redis.call('PEXPIRE', meta, text(ttl + ttl / 4))
 end

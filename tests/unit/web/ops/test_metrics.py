@@ -14,6 +14,7 @@ from wire import Peer
 
 from roomcast import errors
 from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse as parse_url
 from roomcast.errors import CLOSES, ERROR_CODES
 from roomcast.gateway.delivery import DELIVERY_BOUNDS
@@ -282,7 +283,7 @@ async def test_redis_is_told_of_where_it_is_used(serve: Serve, fresh_redis: Fres
     """Whether it is there, what waits for it, and what was lost; with the embedded broker there is nothing of it."""
     assert not [name for name, _ in await scrape(await serve()) if name.startswith("redis")]
     redis = await fresh_redis()
-    server = await serve(broker=RedisBroker(parse_url(redis.url), wait=60.0))
+    server = await serve(broker=RedisBroker(parse_url(redis.url), RedisOptions(wait=60.0)))
     async with connect(server) as alice:
         await alice.join("channel:1")
         await alice.recv_type("user_joined")  # until then its announcement is on its way to Redis

@@ -1,4 +1,4 @@
--- The server's time, in ms: the only clock that leases are measured by.
+-- The server's time in ms. Leases are measured by this clock only.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,5 +1,5 @@
--- Notes rooms as having members. KEYS: the rooms (a zset: room -> when that is forgotten, in ms).
--- ARGV: for how long, in ms, and the rooms.
+-- Registers rooms that have members. KEYS: the rooms (a zset: room -> end of the registration in ms).
+-- ARGV: how long the registration lasts, in ms; the rooms.
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 for i = 2, #ARGV do

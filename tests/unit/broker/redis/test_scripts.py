@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from roomcast.broker.redis.calls import BATCH, in_batches
+from roomcast.broker.redis.scripts import BATCH, in_batches
 
 
 async def test_batches_run_one_after_the_other() -> None:

@@ -1,0 +1,46 @@
+"""The options of the broker on Redis, and the values derived from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: A room without events is compared with its stream this often, in seconds.
+QUIET_CHECK_INTERVAL: Final = 20.0
+#: The minimum size of a stream, in events, because gaps are repaired from it. ``history`` may return fewer.
+MIN_STREAM_SIZE: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions:
+    """The options of a node's broker. All nodes on one Redis should have the same."""
+
+    #: All keys and channels begin with it.
+    prefix: str = "roomcast"
+    #: How long the leases and members of a node outlive it if it dies, in seconds.
+    lease: float = 30.0
+    #: How long a publish waits for a server that cannot be reached, in seconds.
+    wait: float = 5.0
+    #: The limit for events that wait for Redis, in bytes.
+    buffer: int = 16 * 2**20
+    #: The silence after which a server counts as hung, in seconds.
+    timeout: float = 3.0
+    #: How many events of a room ``history`` returns at most.
+    history_size: int = 500
+    #: How long an event is stored, in seconds.
+    history_ttl: float = 3600.0
+
+    @property
+    def stream_size(self) -> int:
+        """The number of events in a room's stream."""
+        return max(self.history_size, MIN_STREAM_SIZE)
+
+    @property
+    def history_ttl_ms(self) -> int:
+        """``history_ttl`` in milliseconds."""
+        return max(int(self.history_ttl * 1000), 1)
+
+    @property
+    def room_ttl_ms(self) -> int:
+        """How long a room's epoch and offset outlive its last event or check, in milliseconds."""
+        return max(self.history_ttl_ms, int(QUIET_CHECK_INTERVAL * 3000))
