@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -43,6 +44,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("redis")
         if any(item.path.is_relative_to(folder) for folder in SLOW_FOLDERS):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects of imports and collection from garbage collections: tests call ``gc.collect`` often.
+
+    With all modules collected, a collection takes 10 ms instead of 100.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
