@@ -1,6 +1,11 @@
 """roomcast: a real-time WebSocket gateway with rooms, presence, history and resume, and event types from plugins.
 
-A plugin uses only the names in this module. ``docs/plugins.md`` shows how to write one.
+This module is the API for plugins; import nothing else from roomcast except ``roomcast.testing``::
+
+    from roomcast import Context, Plugin, Refused
+
+``Plugin`` collects the declarations of a plugin. Handlers receive a ``Context``, lifespans and routes a ``Service``.
+``Refused`` refuses a request; ``RoomcastError`` is the base class of all errors. ``docs/plugins.md`` is the guide.
 """
 
 from importlib.metadata import version

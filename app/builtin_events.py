@@ -1,4 +1,8 @@
-"""The events and room type that belong to roomcast itself, declared as a plugin's are, so that nothing clashes."""
+"""The events, the room type and the command names of roomcast itself.
+
+They are declared like those of a plugin, so that the registry finds plugins that declare the same names. The handlers
+of the commands are in ``gateway``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from .plugin import Plugin
 
 builtin = Plugin("core", "What every roomcast speaks: joining and leaving, heartbeat, notifications, errors")
 
-#: The commands of the core and what each is answered with. Its handlers are the gateway's.
+#: The commands of roomcast itself, with the types of their replies.
 COMMANDS: Final = {
     "join_room": "joined_room",
     "leave_room": "left_room",
@@ -18,17 +22,17 @@ COMMANDS: Final = {
     "refresh_token": "token_refreshed",
 }
 
-#: Frames that only a server sends, to one client, outside of any room's history.
+#: The types of frames to one client, which are not events and not stored.
 FRAMES: Final = ("connected", "error", "reply", "resync", *COMMANDS.values())
 
 builtin.room(
-    "user", description="A user's own room: all connections of the user are in it, and nobody joins by asking."
+    "user", description="A user's personal room. All connections of the user are in it, and no client can join it."
 )
 
 
 @builtin.event("user_joined", published_by_core=True)
 class UserJoined(Schema):
-    """A user came into the room: the first of their connections."""
+    """A user joined the room, with the first of the user's connections."""
 
     username = fields.String(required=True)
     user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
@@ -36,7 +40,7 @@ class UserJoined(Schema):
 
 @builtin.event("user_left", published_by_core=True)
 class UserLeft(Schema):
-    """A user is gone from the room: the last of their connections."""
+    """A user left the room, with the last of the user's connections."""
 
     username = fields.String(required=True)
     user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})

@@ -1,4 +1,4 @@
-"""What plugins receive: ``Service`` everywhere, ``Context`` where a client is involved."""
+"""The API that plugins call: ``Service`` in lifespans and routes, ``Context`` in handlers of commands and in rules."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ class RequestingClient(Protocol):
 
 
 class Service:
-    """The gateway as plugins see it, in lifespans and routes: publish events and look at rooms."""
+    """Publishes events and reads rooms. Lifespans and routes receive one; it is valid until the gateway stops.
+
+    All methods may raise ``RoomcastError`` if the broker cannot be reached.
+    """
 
     __slots__ = ("_host",)
 
@@ -83,27 +86,50 @@ class Service:
         sender: str | None = None,
         key: str | None = None,
     ) -> Awaitable[str]:
-        """Publish ``data`` as ``event`` (its type or its Schema) in ``room``; the result is the event's id.
+        """Publish an event to the members of a room on all nodes, and store it in the room's history.
 
-        ``data`` holds JSON values, as clients receive them. It is validated here, and ``Refused`` names each wrong
-        field. A repeat of ``key`` in the same room within 5 minutes publishes nothing and returns the first id.
+        The data is validated when this method is called; the returned awaitable waits for the broker.
+
+        Args:
+            event: The schema with which the event was declared, or its type.
+            room: The room, such as ``environment:prod``. ``user:ID`` is the personal room of a user.
+            data: JSON values, as clients receive them.
+            sender: The name of the user who caused the event, if there is one.
+            key: An idempotency key. Repeating it in the same room within 5 minutes publishes nothing, and returns the
+                id of the first event.
+
+        Returns:
+            The id of the event, ``<epoch>-<offset>``.
+
+        Raises:
+            Refused: The data is invalid (``fields`` has the reasons), no plugin declares the event or the type of the
+                room, or the event may not be published in this room.
+            RoomcastError: The broker cannot be reached.
         """
         return self._host.publishing.publish(event, room, data, sender, key)
 
     async def members(self, room: str) -> Sequence[Member]:
-        """Return the users in ``room``, on all nodes."""
+        """Return the users in ``room`` on all nodes, in the order in which they joined.
+
+        Each has a ``user_id``, a ``username`` and a number of ``connections``.
+        """
         return await self._host.broker.members(room)
 
     async def history(self, room: str, since: str | None = None) -> list[dict[str, Any]]:
-        """Return the stored events of ``room`` after the id ``since``, or all stored events; oldest first."""
+        """Return the stored events of ``room``, oldest first: all, or those after the event with the id ``since``.
+
+        Each is a dict like the frame that clients receive: ``type``, ``room``, ``data``, ``timestamp``, ``id``, and
+        ``sender`` if it has one. ``HISTORY_SIZE`` and ``HISTORY_TTL`` limit how many events are stored, and how long.
+        """
         history = await self._host.broker.history(room, since)
         return [decode(event) for event in history.events]
 
 
 class Context(Service):
-    """One request of a client: a command, or a join that a room's rule decides about.
+    """One request of a client. Handlers of commands and rules of rooms receive one, which is valid for this request.
 
-    ``room`` is the room that the request names, or None. ``in_room`` is True if the client is a member of it.
+    ``room`` is the room of the request, or None if it has none. In a rule, it is the room that the client wants to
+    join.
     """
 
     __slots__ = ("_client", "_key", "_published", "room")
@@ -117,7 +143,7 @@ class Context(Service):
 
     @property
     def user_id(self) -> int | str:
-        """The user's id, from the token."""
+        """The user's id from the token: a number, or a string of at most 128 characters."""
         return self._client.identity.user_id
 
     @property
@@ -127,16 +153,20 @@ class Context(Service):
 
     @property
     def claims(self) -> Mapping[str, Any]:
-        """The token's further claims: without the id, the name, the rooms, the times and the parties."""
+        """The other claims of the token, as a new dict: without id, name, rooms, times, audience and issuer."""
         return self._client.identity.claims
 
     @property
     def in_room(self) -> bool:
-        """True if this client has joined the request's room."""
+        """True if this connection is in the room of the request. Other connections of the user do not count."""
         return self.room is not None and self._host.delivery.has(self.room, self._client)  # type: ignore[arg-type]
 
     def joined(self) -> str:
-        """Return the request's room; raise ``Refused`` if it names none, or one that this client has not joined."""
+        """Return the room of the request, in which this connection must be.
+
+        Raises:
+            Refused: ``bad_room`` if the request has no room, ``not_joined`` if this connection is not in it.
+        """
         room = self.room
         if room is None:
             raise messages.bad_room(None)
@@ -145,39 +175,65 @@ class Context(Service):
         return room
 
     def claims_allow(self, room: str) -> bool:
-        """Return True if the token's ``rooms`` claim covers ``room``, or with ``ROOM_ACCESS=open``."""
+        """Return True if the ``rooms`` claim of the token covers ``room``, or if ``ROOM_ACCESS`` is ``open``."""
         return self._host.room_access.claims_allow(self._client.identity, room)
 
     async def policy_allows(self, room: str) -> bool:
-        """Return True if the built-in rule, which ``ROOM_ACCESS`` selects, allows the user to join ``room``."""
+        """Return True if the built-in rule, which ``ROOM_ACCESS`` selects, allows the user to join ``room``.
+
+        If ``ROOM_ACCESS`` is a URL, this may send a request to it; if that fails, the result is False.
+        """
         return await self._host.room_access.allows(self._client.identity, room)
 
     def publish(  # type: ignore[override]  # the room and the sender are the request's
         self, event: str | type[Schema], data: Mapping[str, Any], *, room: str | None = None
     ) -> Awaitable[str]:
-        """Publish ``data`` as ``event`` in the request's room, or in ``room``, with this user as sender; return its id.
+        """Publish an event with this user as sender, in the room of the request or in ``room``.
 
-        If the request has a ``key``, a repeat of the request publishes nothing.
+        If the request has a ``key``, the event is published only once, even if the request is repeated after a failure.
+        This counts the events of the request, so a handler must publish the same events in the same order each time.
+
+        Args:
+            event: The schema with which the event was declared, or its type.
+            data: JSON values, as clients receive them.
+            room: Another room than that of the request.
+
+        Returns:
+            The id of the event, ``<epoch>-<offset>``.
+
+        Raises:
+            Refused: As ``Service.publish``, or ``bad_room`` if neither the request nor the call names a room.
+            RoomcastError: The broker cannot be reached.
         """
         host = self._host
-        where = room or self.room
-        if where is None:
+        target = room or self.room
+        if target is None:
             raise messages.bad_room(None)
         key = self._key
         if key is not None:
             self._published += 1
             key = f"{key}/{self._published}"
-        payload = host.publishing.payload(event, where, data, self._client.identity.username)
-        return host.broker.publish(where, payload, key)
+        payload = host.publishing.payload(event, target, data, self._client.identity.username)
+        return host.broker.publish(target, payload, key)
 
     async def notify(self, user_id: int | str, event: str | type[Schema], data: Mapping[str, Any]) -> str:
-        """Publish ``data`` as ``event`` to every connection of the user ``user_id``, without a sender."""
+        """Publish an event to all connections of the user ``user_id``, without a sender; return its id.
+
+        Raises:
+            Refused: As ``Service.publish``.
+            RoomcastError: The broker cannot be reached.
+        """
         return await self._host.publishing.publish(event, f"user:{user_id}", data, None, None)
 
     async def since(self, event_id: str, *, about: bool = False) -> list[dict[str, Any]]:
-        """Return the event ``event_id`` of the request's room and all later ones; empty if it is no longer stored.
+        """Return a stored event of the request's room and all later events, oldest first.
 
-        With ``about``, return only those later events that contain the id.
+        The result is empty if no event with the id ``event_id`` is stored. With ``about=True``, it has only those later
+        events that contain the id anywhere, such as the edits of a message. Events are dicts as in ``history``.
+
+        Raises:
+            Refused: As ``joined``.
+            RoomcastError: The broker cannot be reached.
         """
         room = self.joined()
         epoch, _, offset = event_id.rpartition("-")

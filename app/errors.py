@@ -1,14 +1,14 @@
-"""What can go wrong, as data: the error tree, the error codes of frames, and the close codes.
+"""All errors as data: the exceptions, the codes of ``error`` frames, and the close codes.
 
 ::
 
     RoomcastError
-    ├── SettingsError     a setting stops the start; the sentence names it
-    ├── PluginError       a plugin stops the start; the sentence names package, entry point and reason
-    ├── Refused           a request is answered with an ``error`` frame; the connection lives on
+    ├── SettingsError          a setting is missing or wrong: the server does not start
+    ├── PluginError            a plugin cannot be used: the server does not start
+    ├── Refused                a request is answered with an ``error`` frame; the connection stays open
     ├── AuthenticationFailed   a token or ticket is not accepted: close 4401
-    ├── Unavailable       the broker cannot be reached now; asking again later may work
-    └── ProtocolViolation the peer broke RFC 6455; the connection closes with the code it carries
+    ├── Unavailable            the broker cannot be reached now; a retry may succeed
+    └── ProtocolViolation      the peer violated RFC 6455: the connection is closed with the code of the error
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 
 
 class ErrorCode(NamedTuple):
-    """One stable word of ``data.code`` in an ``error`` frame.
+    """The meaning of one code in ``data.code`` of an ``error`` frame.
 
-    ``temporary`` says whether the same request may succeed later unchanged.
+    ``temporary`` is True if the same request may succeed later.
     """
 
     meaning: str
     temporary: bool = False
 
 
-#: Every code that roomcast itself puts in an ``error`` frame. Plugins may add words of their own.
+#: All codes of ``error`` frames that roomcast itself sends. Plugins may use other codes too.
 ERROR_CODES: Mapping[str, ErrorCode] = {
     "bad_json": ErrorCode("The frame is not one JSON object."),
     "bad_message": ErrorCode("The envelope lacks a field, has an unknown field, or has a field of the wrong type."),
@@ -53,7 +53,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
 
 
 class Close(NamedTuple):
-    """How a connection ends: the close ``code``, its ``reason`` text, and whether the client should ``reconnect``."""
+    """How a connection ends: the close ``code`` and its ``reason``. ``reconnect`` is True if clients should retry."""
 
     code: int
     reason: str
@@ -74,7 +74,7 @@ TOO_MANY_MESSAGES = Close(4429, "Too Many Messages", reconnect=True)
 INTERNAL_ERROR = Close(4500, "Internal Server Error", reconnect=True)
 DISCONNECTED = Close(4410, "Disconnected", reconnect=False)
 
-#: Every close the server sends, for the documentation and for clients that decide whether to come back.
+#: All closes that the server sends, for the documentation and for clients that decide if they reconnect.
 CLOSES: tuple[Close, ...] = (
     NORMAL,
     PROTOCOL_ERROR,
@@ -93,22 +93,24 @@ CLOSES: tuple[Close, ...] = (
 
 
 class RoomcastError(Exception):
-    """The root of every error that roomcast raises on purpose."""
+    """The base class of all errors that roomcast raises deliberately."""
 
 
 class SettingsError(RoomcastError):
-    """A setting is missing or wrong; the message is one sentence for the operator that names it."""
+    """A setting is missing or wrong. The message is one sentence for the operator and names the setting."""
 
 
 class PluginError(RoomcastError):
-    """A plugin cannot be used; the message names its package, its entry point and the reason."""
+    """A plugin cannot be used. The message has its package, its entry point and the reason."""
 
 
 class Refused(RoomcastError):
-    """A request that is answered with an ``error`` frame.
+    """A request is refused. Raise it in a handler or a rule; the client receives an ``error`` frame.
 
-    ``code`` is a stable word, one of ``ERROR_CODES`` or the plugin's own. ``message`` is a sentence that tells the
-    developer what to do. ``fields`` maps a field of ``data`` (dotted, where nested) to what is wrong with it.
+    Args:
+        code: A stable code for programs: one of ``ERROR_CODES``, or a word of the plugin's own, such as ``closed``.
+        message: A sentence for the developer of the client: what is wrong, and what to do.
+        fields: The problems of each invalid field of ``data``, a list of texts by the field's dotted path, or None.
     """
 
     def __init__(self, code: str, message: str, fields: Mapping[str, Any] | None = None) -> None:
@@ -119,15 +121,15 @@ class Refused(RoomcastError):
 
 
 class AuthenticationFailed(RoomcastError):
-    """A token or ticket was not accepted. The message says why, for the log; it never contains the token."""
+    """A token or ticket is not accepted. The message is the reason for the log, without the token."""
 
 
 class Unavailable(RoomcastError):
-    """The broker cannot be reached at the moment; the message says which part."""
+    """The broker cannot be reached at the moment. The message names the part that is down."""
 
 
 class ProtocolViolation(RoomcastError):
-    """The peer broke RFC 6455; ``close`` is how the connection must end."""
+    """The peer violated RFC 6455. The connection must be closed with ``close``; ``detail`` is for the log."""
 
     def __init__(self, close: Close, detail: str) -> None:
         super().__init__(f"{close.reason}: {detail}")

@@ -1,6 +1,24 @@
-"""What a plugin declares: event types, commands, room types, a lifespan and routes.
+"""The declarations of a plugin: event types, commands, room types, lifespans and routes.
 
-A plugin is data and functions; declaring has no effect until a gateway loads it through its entry point.
+Create one ``Plugin`` in a module, decorate schemas and functions with its methods, and name it in an entry point of the
+group ``roomcast.plugins``::
+
+    deploy = Plugin("deploy")
+
+    @deploy.event("deploy.finished")
+    class Finished(Schema):
+        \"\"\"A version is live.\"\"\"
+
+        version = fields.String(required=True)
+
+    @deploy.command("deploy.rollback", Finished)
+    async def roll_back(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+        \"\"\"Go back to an earlier version.\"\"\"
+        ctx.joined()
+        return {"event_id": await ctx.publish(Finished, data)}
+
+A declaration only stores its argument. ``registry`` loads the plugins of all installed packages, and the gateway calls
+their functions. ``docs/plugins.md`` is the guide.
 """
 
 from __future__ import annotations
@@ -22,9 +40,12 @@ if TYPE_CHECKING:
     from .context import Context, Service
 
 SchemaClass = type[Schema]
+#: Handles a command: receives the request's context and its validated data, returns the data of the reply.
 Handler = Callable[["Context", dict[str, Any]], Awaitable["dict[str, Any] | None"]]
+#: Decides about a join: receives the request's context and the id of the room without its type.
 Rule = Callable[["Context", str], Awaitable[bool]]
 Lifespan = Callable[["Service"], AbstractAsyncContextManager[None]]
+#: Handles an HTTP request.
 Route = Callable[["Service", "Request"], Awaitable["StreamResponse"]]
 
 _S = TypeVar("_S", bound=SchemaClass)
@@ -38,9 +59,10 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class EventType(NamedTuple):
-    """A declared event: its ``type``, what validates its data, what it means, and where it may be published.
+    """A declared event.
 
-    ``rooms`` are room types; empty is any. ``published_by_core`` marks what nobody but roomcast itself may publish.
+    ``rooms`` are the types of rooms in which it may be published; empty means any. If ``published_by_core`` is True,
+    only roomcast itself may publish it.
     """
 
     type: str
@@ -51,7 +73,7 @@ class EventType(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A declared command: its ``type``, what validates its data, its handler, the type of its reply; see ``Plugin``."""
+    """A declared command. ``reply`` is the type of the reply; ``Plugin.command`` explains ``pipelined``."""
 
     type: str
     validator: Validator
@@ -62,7 +84,7 @@ class Command(NamedTuple):
 
 
 class RoomType(NamedTuple):
-    """A declared room type. ``rule`` None is the built-in rule, which ``ROOM_ACCESS`` chooses."""
+    """A declared room type. If ``rule`` is None, the built-in rule decides, which ``ROOM_ACCESS`` selects."""
 
     type: str
     rule: Rule | None
@@ -80,9 +102,15 @@ class MountedRoute(NamedTuple):
 class Plugin:
     """The declarations of one plugin.
 
-    ``name`` is a word of lower-case letters, digits and underscores; it names the plugin in ``roomcast plugins``, in
-    error messages and in the paths of its routes. Without a ``description``, the first line of the docstring of the
-    module that its entry point names is taken. A declaration that cannot work raises ``PluginError`` at once.
+    Args:
+        name: Lower-case letters, digits and underscores, starting with a letter. It identifies the plugin in
+            ``roomcast plugins``, in error messages, and in the paths of its routes.
+        description: One line for ``roomcast plugins``. The default is the first line of the docstring of the module
+            that the entry point names.
+
+    Raises:
+        PluginError: Here and in all methods, at once, if a declaration cannot work: a malformed or repeated name, a
+            class that is not a marshmallow ``Schema``, or a function that is not ``async def``.
     """
 
     def __init__(self, name: str, description: str = "") -> None:
@@ -97,11 +125,20 @@ class Plugin:
         self.lifespans: list[Lifespan] = []
 
     def event(self, type: str, *, rooms: tuple[str, ...] = (), published_by_core: bool = False) -> Callable[[_S], _S]:
-        """Declare the decorated marshmallow ``Schema`` as the data of events of ``type``.
+        """Declare an event; decorates the marshmallow ``Schema`` of its data.
 
-        ``rooms`` limits the room types such an event may be published to; none given is any.
+        Publish it with ``ctx.publish(TheSchema, data)`` or ``service.publish(TheSchema, room, data)``; backends publish
+        it over HTTP by its type. All of them validate the data. The docstring of the schema is the description of the
+        event in ``/docs``.
+
+        Args:
+            type: Lower-case words of letters, digits and underscores, joined by dots: ``deploy.finished``. No other
+                plugin may declare the same event type.
+            rooms: The types of rooms in which the event may be published, such as ``("environment",)``. Empty means
+                any. With ``("user",)`` the event is only for users' personal rooms, like a notification.
+            published_by_core: For events of roomcast itself.
         """
-        self._claim("event", self.events, type, _TYPE)
+        self._check_type("event", self.events, type, _TYPE)
         if isinstance(rooms, str) or not all(map(_ROOM_TYPE.match, rooms)):
             raise PluginError(f"event {type!r} goes to room types like ('environment',), not to {rooms!r}")
 
@@ -115,16 +152,28 @@ class Plugin:
     def command(
         self, type: str, schema: SchemaClass, *, reply: str = "reply", pipelined: bool = False
     ) -> Callable[[_H], _H]:
-        """Declare the decorated ``async def handler(ctx, data)`` as what happens on a client's message of ``type``.
+        """Declare a command; decorates its handler, ``async def handler(ctx: Context, data: dict)``.
 
-        ``schema`` validates ``data`` before the handler sees it. The dict that the handler returns is the data of a
-        frame of type ``reply``, sent if the request had an ``id``; nothing returned is an empty one.
+        The handler receives the validated data. The dict that it returns is the data of the reply; None means ``{}``.
+        The reply is sent only if the request has an ``id``. If the request has a ``key`` and is repeated, the handler
+        does not run again, and the client gets the first reply. The docstring is the description in ``/docs``.
 
-        A client's commands are carried out one after the other. One that is ``pipelined`` lets the next begin as soon
-        as it waits: for handlers that publish once and wait for nothing before that. What they publish keeps its order,
-        and a client need not wait for the broker to answer each before the next is taken.
+        The handler decides who may use the command. Call ``ctx.joined()`` to require that the client is in the room of
+        the request, or raise ``Refused`` to send an ``error`` frame instead of a reply. An unexpected exception is
+        logged, and the client gets the error ``internal``. After ``HANDLER_TIMEOUT`` seconds the handler is cancelled,
+        and the client gets ``timeout``.
+
+        Args:
+            type: Lower-case words of letters, digits and underscores, joined by dots: ``deploy.rollback``. No other
+                plugin may declare the same command.
+            schema: The marshmallow ``Schema`` of the data. A request without data is validated as ``{}``. Invalid
+                data is refused with ``invalid_data`` and does not reach the handler.
+            reply: The type of the reply.
+            pipelined: By default, the client's next command starts when this one has finished. If True, it starts as
+                soon as this one waits. This is correct for handlers that publish once and wait for nothing before that:
+                their events keep the order of the commands, without a broker round trip between two commands.
         """
-        self._claim("command", self.commands, type, _TYPE)
+        self._check_type("command", self.commands, type, _TYPE)
 
         def declare(handler: _H) -> _H:
             if not _is_async(handler):
@@ -136,11 +185,21 @@ class Plugin:
         return declare
 
     def room(self, type: str, *, description: str = "") -> Callable[[_R], _R]:
-        """Declare a room type; the decorated ``async def rule(ctx, entity_id) -> bool`` says who may join.
+        """Declare a room type; may decorate its rule, ``async def rule(ctx: Context, entity_id: str) -> bool``.
 
-        Without a decorated function the built-in rule applies: ``plugin.room("environment")`` alone is a declaration.
+        The rule decides about each join. ``entity_id`` is the room without its type: ``prod`` for ``environment:prod``.
+        Only True allows the join; any other result refuses it with ``forbidden``. If the rule raises an exception or
+        takes more than ``HANDLER_TIMEOUT`` seconds, the client does not join either. When a client sends a new token,
+        the rule is called again for each of its rooms of this type.
+
+        ``plugin.room("environment")`` alone is a complete declaration. Then the setting ``ROOM_ACCESS`` decides.
+
+        Args:
+            type: A lower-case word of letters, digits and underscores: the part of a room's name before the colon.
+                No other plugin may declare the same room type.
+            description: For ``/docs``. The default is the docstring of the rule.
         """
-        self._claim("room type", self.rooms, type, _ROOM_TYPE)
+        self._check_type("room type", self.rooms, type, _ROOM_TYPE)
         self.rooms[type] = RoomType(type, None, description)
 
         def declare(rule: _R) -> _R:
@@ -152,17 +211,26 @@ class Plugin:
         return declare
 
     def lifespan(self, function: Callable[[Service], AsyncIterator[None]]) -> Callable[[Service], AsyncIterator[None]]:
-        """Run the decorated ``async def f(service): ...; yield; ...`` around the gateway's life."""
+        """Decorate ``async def lifespan(service: Service)`` with one ``yield``.
+
+        The code before ``yield`` runs before the server accepts connections; if it raises, the server does not start.
+        The code after ``yield`` runs at shutdown, when all connections are closed. With several workers, each process
+        runs the lifespan. A plugin may have several; they end in reverse order.
+        """
         if not inspect.isasyncgenfunction(function):
             raise PluginError(f"the lifespan of plugin {self.name!r} must be an `async def` function with one yield")
         self.lifespans.append(asynccontextmanager(function))
         return function
 
     def route(self, method: str, path: str) -> Callable[[_T], _T]:
-        """Serve the decorated ``async def handler(service, request)`` at ``/plugins/<name><path>``.
+        """Declare an HTTP route; decorates ``async def handler(service: Service, request: aiohttp.web.Request)``.
 
-        The route is open to anyone who reaches the server; a handler that needs a token checks for one itself. What it
-        raises is answered as by the HTTP API, in JSON: ``Refused`` with status 422, and what it did not mean with 500.
+        The route is ``/plugins/<plugin name><path>``. It is public: a handler that needs authentication checks it
+        itself. Exceptions become JSON as in the HTTP API: ``Refused`` has status 422, unexpected exceptions have 500.
+
+        Args:
+            method: GET, POST, PUT, PATCH or DELETE.
+            path: A path that begins with ``/``. It may contain aiohttp's variables, as in ``/live/{environment}``.
         """
         if method not in _METHODS or not path.startswith("/"):
             methods = ", ".join(_METHODS)
@@ -178,13 +246,13 @@ class Plugin:
 
         return declare
 
-    def _claim(self, kind: str, taken: dict[str, Any], type: str, form: re.Pattern[str]) -> None:
+    def _check_type(self, kind: str, declared: dict[str, Any], type: str, pattern: re.Pattern[str]) -> None:
         if not isinstance(type, str):
             raise PluginError(f'{kind} {type!r} of plugin {self.name!r} is no name; say @{self.name}.…("its_name")')
-        if not form.match(type):
-            words = "a lower-case word" if form is _ROOM_TYPE else "a lower-case word, or some joined by dots"
-            raise PluginError(f"{kind} {type!r} of plugin {self.name!r} must be {words}")
-        if type in taken:
+        if not pattern.match(type):
+            expected = "a lower-case word" if pattern is _ROOM_TYPE else "a lower-case word, or some joined by dots"
+            raise PluginError(f"{kind} {type!r} of plugin {self.name!r} must be {expected}")
+        if type in declared:
             raise PluginError(f"plugin {self.name!r} declares {kind} {type!r} twice")
 
     def _validator(self, owner: str, schema: Any) -> Validator:
@@ -202,6 +270,6 @@ def _is_async(function: object) -> bool:
 
 
 def _description(declared: Any) -> str:
-    """The docstring that is its own; marshmallow's is not."""
-    own = declared.__dict__.get("__doc__") if isinstance(declared, type) else declared.__doc__
-    return inspect.cleandoc(own) if own else ""
+    """Return the docstring of a function or a schema, but not the one that a schema inherits from marshmallow."""
+    docstring = declared.__dict__.get("__doc__") if isinstance(declared, type) else declared.__doc__
+    return inspect.cleandoc(docstring) if docstring else ""

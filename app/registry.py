@@ -1,4 +1,8 @@
-"""From entry points to who owns which type. What cannot be loaded, or claims what is taken, stops the start."""
+"""Load the plugins of installed packages, and look up their declarations by type.
+
+A plugin that cannot be loaded, or declares a name that another plugin has, raises ``PluginError``: the server does not
+start. The sentence names the packages and their entry points.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ GROUP: Final = "roomcast.plugins"
 
 
 class LoadedPlugin(NamedTuple):
-    """A plugin and where it came from: the distribution with its version, and the entry point."""
+    """A plugin and its origin: the distribution with its version, and the name of the entry point."""
 
     plugin: Plugin
     distribution: str
@@ -33,58 +37,64 @@ class LoadedPlugin(NamedTuple):
 
 
 class Registry:
-    """All that the loaded plugins declare, by type. Two owners of one type, or of one plugin name, are an error."""
+    """The declarations of roomcast itself and of all loaded plugins, by type.
+
+    Raises ``PluginError`` if two plugins have the same name, or declare the same command, event or room type, or if an
+    event is limited to a room type that no plugin declares.
+    """
 
     def __init__(self, loaded: Iterable[LoadedPlugin] = ()) -> None:
         self.plugins: dict[str, LoadedPlugin] = {}
         self.commands: dict[str, Command] = {}
         self.events: dict[str, EventType] = {}
         self.rooms: dict[str, RoomType] = {}
-        #: By their types and by their schemas: one look-up for what every message asks.
+        #: Events by type and by schema class, so that each publish needs one look-up.
         self._events: dict[str | type[Schema], EventType] = {}
+        #: The plugin that declares each type. Keys are the kind and the type.
         self._owners: dict[tuple[str, str], LoadedPlugin] = {}
-        origin = LoadedPlugin(builtin, "roomcast", "core")
+        core = LoadedPlugin(builtin, "roomcast", "core")
         for type in COMMANDS:
-            self._owners["command", type] = origin
+            self._owners["command", type] = core
         for type in FRAMES:
-            self._owners["event", type] = origin
-        for item in (origin, *loaded):
-            self._add(item)
-        for item in self:
-            self._check_destinations(item)
+            self._owners["event", type] = core
+        for one in (core, *loaded):
+            self._add(one)
+        for one in self:
+            self._check_room_types(one)
 
-    def _add(self, item: LoadedPlugin) -> None:
-        plugin = item.plugin
+    def _add(self, loaded: LoadedPlugin) -> None:
+        plugin = loaded.plugin
         if plugin.name in self.plugins:
-            raise PluginError(_conflict("the plugin name", plugin.name, self.plugins[plugin.name], item))
-        self.plugins[plugin.name] = item
+            raise PluginError(_conflict("the plugin name", plugin.name, self.plugins[plugin.name], loaded))
+        self.plugins[plugin.name] = loaded
         for kind, declared in (("command", plugin.commands), ("event", plugin.events), ("room type", plugin.rooms)):
             for type in declared:
-                owner = self._owners.setdefault((kind, type), item)
-                if owner is not item:
-                    raise PluginError(_conflict(kind, type, owner, item))
+                owner = self._owners.setdefault((kind, type), loaded)
+                if owner is not loaded:
+                    raise PluginError(_conflict(kind, type, owner, loaded))
         self.commands.update(plugin.commands)
         self.events.update(plugin.events)
         self.rooms.update(plugin.rooms)
         for event in plugin.events.values():
             self._events[event.type] = self._events[event.validator.schema.__class__] = event
 
-    def _check_destinations(self, item: LoadedPlugin) -> None:
-        """Find the event that could never be published, because no room is of a type that it goes to."""
-        for event in item.plugin.events.values():
+    def _check_room_types(self, loaded: LoadedPlugin) -> None:
+        """Raise ``PluginError`` if an event is limited to a room type that no plugin declares."""
+        for event in loaded.plugin.events.values():
             for type in event.rooms:
                 if type not in self.rooms:
                     raise PluginError(
-                        f"event {event.type!r} of plugin {item.plugin.name!r} ({item.source}) goes to rooms of type "
-                        f"{type!r}, and no plugin declares one. Correct its name, or install the plugin that has it."
+                        f"event {event.type!r} of plugin {loaded.plugin.name!r} ({loaded.source}) goes to rooms of "
+                        f"type {type!r}, and no plugin declares one. Correct its name, or install the plugin that has "
+                        "it."
                     )
 
     def owner(self, kind: str, type: str) -> str:
-        """The name of the plugin that declares ``type``; ``kind`` is ``command``, ``event`` or ``room type``."""
+        """Return the name of the plugin that declares ``type``; ``kind`` is ``command``, ``event`` or ``room type``."""
         return self._owners[kind, type].plugin.name
 
     def event(self, event: str | type[Schema]) -> EventType:
-        """Return the event type of that name or declared with that schema; raise ``Refused`` if there is none."""
+        """Return the declaration of an event, given its type or its schema; raise ``Refused`` if there is none."""
         found = self._events.get(event)
         if found is None:
             name = event if isinstance(event, str) else event.__name__
@@ -92,7 +102,7 @@ class Registry:
         return found
 
     def room(self, room: str) -> RoomType:
-        """Return the type of ``room``, whose form was checked; raise ``Refused`` if no plugin declares it."""
+        """Return the declaration of the type of ``room``, a valid room name; raise ``Refused`` if there is none."""
         found = self.rooms.get(room[: room.index(":")])
         if found is None:
             types = ", ".join(sorted(self.rooms))
@@ -112,14 +122,14 @@ def _conflict(kind: str, type: str, first: LoadedPlugin, second: LoadedPlugin) -
 
 
 def load(points: Iterable[EntryPoint] | None = None) -> Registry:
-    """Import every plugin that installed packages offer, or just ``points``; a ``PluginError`` names the culprit."""
+    """Return a registry of the plugins at ``points``, by default of all installed plugins; raise ``PluginError``."""
     return Registry(installed(points))
 
 
 def installed(points: Iterable[EntryPoint] | None = None) -> list[LoadedPlugin]:
-    """Import as ``load`` does, without a look at who claims what."""
-    found = entry_points(group=GROUP) if points is None else points
-    return [_import(point) for point in sorted(found, key=_built_in_first)]
+    """Import the plugins like ``load``, built-in ones first, without checking that their declarations are unique."""
+    selected = entry_points(group=GROUP) if points is None else points
+    return [_import(point) for point in sorted(selected, key=_built_in_first)]
 
 
 def _built_in_first(point: EntryPoint) -> tuple[bool, str]:

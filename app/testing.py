@@ -1,10 +1,10 @@
-"""Pytest fixtures for plugin authors: a real gateway with their plugin in it, and clients to speak to it.
+"""Pytest fixtures for plugin authors: a real gateway with their plugin, and clients that connect to it.
 
-Name the module in ``conftest.py`` (or in a test module), with pytest and pytest-asyncio installed::
+Install pytest and pytest-asyncio, and name this module in ``conftest.py`` or in a test module::
 
     pytest_plugins = ["roomcast.testing"]
 
-A test then connects users and lets them speak::
+A test connects users, sends commands and waits for events::
 
     async def test_everyone_sees_a_rollback(connect):
         alice = await connect("alice", rooms=["environment:*"])
@@ -13,13 +13,13 @@ A test then connects users and lets them speak::
         assert (await alice.next("deploy.finished"))["data"] == {"version": "1"}
         await alice.nothing("deploy.finished")
 
-With ``asyncio_mode = auto`` that is all; in strict mode the test is marked with ``@pytest.mark.asyncio``.
+This works with ``asyncio_mode = auto``. In strict mode, mark the test with ``@pytest.mark.asyncio``.
 
-Every installed plugin is loaded, from its entry point. Two fixtures are there to be overridden: ``roomcast_plugins``
-returns plugins that are not installed, ``roomcast_settings`` fields of ``Settings`` (``{"handler_timeout": 0.2}``). The
-server listens on a free port of 127.0.0.1 and ends with the test; so does every client.
+All installed plugins are loaded. Override the fixture ``roomcast_plugins`` to add plugins that are not installed, and
+``roomcast_settings`` to change settings: ``{"handler_timeout": 0.2}``. The server listens on a free port of 127.0.0.1.
+It stops when the test ends, and all clients are closed. ``docs/testing.md`` is the guide.
 
-What is asserted here has words of its own. PYTEST_DONT_REWRITE, so that a test may import this module at any time.
+PYTEST_DONT_REWRITE: the assertions here have their own messages, and tests may import this module at any time.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from .settings import Settings
 from .web.server import Address, Server
 from .web.upgrade.handshake import PATH
 
-#: How long an event may take to come, in seconds.
-PATIENCE: Final = 5.0
-#: How long an answer may take, in seconds: more than the 10 after which a server cuts a handler off by default.
-ANSWER_PATIENCE: Final = 15.0
+#: How long ``next`` waits for an event, in seconds.
+EVENT_TIMEOUT: Final = 5.0
+#: How long a command waits for its reply, in seconds. A server cancels a handler after 10 seconds by default.
+REPLY_TIMEOUT: Final = 15.0
 
 
 class Disconnected(RoomcastError):
-    """The connection is over; ``code`` and ``reason`` are those of its close, 1006 and nothing if there was none."""
+    """The connection ended. ``code`` and ``reason`` are those of the close, 1006 and ``""`` if there was none."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"the connection was closed: {code} {reason}".rstrip())
@@ -63,17 +63,19 @@ class Disconnected(RoomcastError):
 
 
 class Client:
-    """A connected user. ``welcome`` is the data of the ``connected`` that came first.
+    """A connected user.
 
-    What comes and is no answer is kept in order, in ``events``, until ``next`` takes it. Every method that has to wait
-    raises ``Disconnected`` if the connection ends before.
+    ``welcome`` is the data of the ``connected`` frame. ``events`` are the frames that were received and are not replies
+    to ``command``, ``join`` or ``leave``, oldest first; ``next`` removes them. Methods that wait raise ``Disconnected``
+    if the connection ends.
     """
 
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self.welcome: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
         self._socket = socket
-        self._answers: dict[object, asyncio.Future[dict[str, Any]]] = {}
+        #: The replies that ``command`` waits for, by request id.
+        self._replies: dict[object, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
         self._changed = asyncio.Event()
         self._end: tuple[int, str] | None = None
@@ -81,7 +83,7 @@ class Client:
 
     @classmethod
     async def open(cls, session: ClientSession, url: str, token: str) -> Self:
-        """Connect to the server at ``url`` (``http://host:port``) and wait for its welcome."""
+        """Connect to the server at ``url`` (``http://host:port``) with ``token``, and wait for ``connected``."""
         socket = await session.ws_connect(f"{url}{PATH}", headers={"Authorization": f"Bearer {token}"})
         client = cls(socket)
         try:
@@ -91,24 +93,32 @@ class Client:
             raise
         return client
 
-    # What a user does.
+    # Sending.
 
     async def join(self, room: str, since: str | None = None) -> dict[str, Any]:
-        """Join ``room``, resuming after the event ``since``; return the answer's data. Raises ``Refused``."""
-        return await self._ask("join_room", room, {} if since is None else {"since": since})
+        """Join ``room`` and return the data of ``joined_room``.
+
+        With the event id ``since``, the server sends all later events, and the data has ``recovered`` and ``last_id``.
+        Raises ``Refused`` with the code of the ``error`` frame if the join is refused.
+        """
+        return await self._request("join_room", room, {} if since is None else {"since": since})
 
     async def leave(self, room: str) -> dict[str, Any]:
-        """Leave ``room``; return the answer's data. Raises ``Refused``."""
-        return await self._ask("leave_room", room)
+        """Leave ``room`` and return the data of ``left_room``. Raises ``Refused``."""
+        return await self._request("leave_room", room)
 
     async def command(
         self, type: str, data: Mapping[str, Any] | None = None, *, room: str | None = None, key: str | None = None
     ) -> dict[str, Any]:
-        """Send a command and return the data of its reply; raise ``Refused`` with the code that it was refused with."""
-        return await self._ask(type, room, data, key)
+        """Send a command and return the data of its reply.
+
+        ``key`` is an idempotency key. Raises ``Refused`` with the code, message and fields of the ``error`` frame if
+        the command is refused or fails, ``AssertionError`` if there is no reply within ``REPLY_TIMEOUT``.
+        """
+        return await self._request(type, room, data, key)
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """Send ``message`` as it is, and wait for nothing; what comes of it is among the events."""
+        """Send ``message`` without changes and without waiting. A reply to it is appended to ``events``."""
         if self._end is not None:
             raise Disconnected(*self._end)
         try:
@@ -117,47 +127,50 @@ class Client:
             raise Disconnected(*await self.closed()) from None
 
     async def close(self) -> None:
-        """Close the connection, as a user who leaves the page."""
+        """Close the connection, as a browser does when the user leaves the page."""
         await self._socket.close()
         await self._reading
 
-    # What a user sees.
+    # Receiving.
 
     async def next(self, type: str | None = None, *, room: str | None = None) -> dict[str, Any]:
-        """Take the first event of ``type`` in ``room`` (None: of any) that was not taken yet, and wait for it.
+        """Remove and return the oldest event of ``type`` in ``room``; wait for it if there is none. None means any.
 
-        Raises ``AssertionError`` if none comes within ``PATIENCE``.
+        Raises ``AssertionError``, which lists ``events``, if there is none within ``EVENT_TIMEOUT``.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
-                while not (found := self._matching(type, room)):
+            async with asyncio.timeout(EVENT_TIMEOUT):
+                while not (matching := self._matching(type, room)):
                     await self._wait()
         except TimeoutError:
-            came = f"what came and was not taken: {_types(self.events)}"
-            raise AssertionError(f"no {_wanted(type, room)} came within {PATIENCE:g} s; {came}") from None
-        self.events.remove(found[0])
-        return found[0]
+            others = f"events that were received: {_types(self.events)}"
+            raise AssertionError(f"no {_describe(type, room)} came within {EVENT_TIMEOUT:g} s; {others}") from None
+        self.events.remove(matching[0])
+        return matching[0]
 
     async def nothing(self, type: str | None = None, *, room: str | None = None) -> None:
-        """Raise ``AssertionError`` if an event of ``type`` in ``room`` (None: of any) has come and was not taken.
+        """Raise ``AssertionError`` if ``events`` has an event of ``type`` in ``room``. None means any.
 
-        No time is waited: a ping goes there and back, and whatever the server sent before its answer is here then.
+        This sends a ping and waits for the pong, so that everything is received that the server sent before.
         """
-        await self._ask("ping")
-        if found := self._matching(type, room):
-            raise AssertionError(f"no {_wanted(type, room)} was to come, and there is {found}")
+        await self._request("ping")
+        if matching := self._matching(type, room):
+            raise AssertionError(f"no {_describe(type, room)} was expected, but there is {matching}")
 
     async def closed(self) -> tuple[int, str]:
-        """Wait until the connection is over; return the code and the reason of its close."""
+        """Wait until the connection ends, and return the code and the reason of the close.
+
+        Raises ``AssertionError`` if it is still open after ``EVENT_TIMEOUT``.
+        """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(EVENT_TIMEOUT):
                 while self._end is None:
                     await self._wait()
         except TimeoutError:
-            raise AssertionError(f"the connection was not closed within {PATIENCE:g} s") from None
+            raise AssertionError(f"the connection was not closed within {EVENT_TIMEOUT:g} s") from None
         return self._end
 
-    # How.
+    # Implementation.
 
     def _matching(self, type: str | None, room: str | None) -> list[dict[str, Any]]:
         return [
@@ -167,64 +180,64 @@ class Client:
         ]
 
     async def _wait(self) -> None:
-        """Wait until something comes, or raise ``Disconnected`` if nothing can."""
+        """Wait for the next event, or raise ``Disconnected`` if the connection has ended."""
         if self._end is not None:
             raise Disconnected(*self._end)
         self._changed.clear()
         await self._changed.wait()
 
-    async def _ask(
+    async def _request(
         self, type: str, room: str | None = None, data: Mapping[str, Any] | None = None, key: str | None = None
     ) -> dict[str, Any]:
         self._last_id += 1
         id = self._last_id
-        answer = self._answers[id] = asyncio.get_running_loop().create_future()
+        reply = self._replies[id] = asyncio.get_running_loop().create_future()
         message = {"type": type, "id": id, "room": room, "data": data, "key": key}
         try:
             await self.send({name: value for name, value in message.items() if value is not None})
-            async with asyncio.timeout(ANSWER_PATIENCE):
-                frame = await answer
+            async with asyncio.timeout(REPLY_TIMEOUT):
+                frame = await reply
         except TimeoutError:
-            raise AssertionError(f"no answer to {type} came within {ANSWER_PATIENCE:g} s") from None
+            raise AssertionError(f"no reply to {type} came within {REPLY_TIMEOUT:g} s") from None
         finally:
-            del self._answers[id]
+            del self._replies[id]
         result: dict[str, Any] = frame["data"]
         if frame["type"] == "error":
             raise Refused(result["code"], result["error"], result.get("fields"))
         return result
 
     async def _read(self) -> None:
-        """Give each frame to who waits for it, until the connection ends."""
+        """Receive frames until the connection ends. Replies go to their requests, all others to ``events``."""
         while (message := await self._socket.receive()).type is WSMsgType.TEXT:
             frame = message.json()
-            answer = self._answers.get(frame.get("id"))
-            if answer is None:
+            reply = self._replies.get(frame.get("id"))
+            if reply is None:
                 self.events.append(frame)
                 self._changed.set()
-            elif not answer.done():
-                answer.set_result(frame)
-        self._end = self._how_it_ended(message)
+            elif not reply.done():
+                reply.set_result(frame)
+        self._end = self._close_of(message)
         self._changed.set()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(Disconnected(*self._end))
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(Disconnected(*self._end))
 
-    def _how_it_ended(self, message: WSMessage) -> tuple[int, str]:
+    def _close_of(self, message: WSMessage) -> tuple[int, str]:
         if message.type is WSMsgType.CLOSE:
             return message.data or 1005, message.extra or ""
         return self._socket.close_code or 1006, ""
 
 
-#: The fixture ``connect``: as ``LiveGateway.connect``.
+#: The type of the fixture ``connect``, for annotations; see ``LiveGateway.connect``.
 Connect = Callable[..., Awaitable[Client]]
 
 
 class LiveGateway:
-    """A gateway under test, behind a server of its own.
+    """A running gateway and its server.
 
-    ``url`` is where it listens, ``settings`` what it was started with (``settings.api_key`` opens its HTTP API).
-    ``service`` is the gateway as lifespans and routes see it, to publish and to look at rooms. ``session`` is an
-    aiohttp client whose URLs begin at the server: ``session.get("/plugins/deploy/live")``.
+    ``url`` is the URL of the server. ``settings`` has the settings, such as the ``api_key`` for the HTTP API.
+    ``service`` publishes events and reads rooms, as in lifespans and routes. ``session`` is an aiohttp client whose
+    base URL is the server: ``session.get("/plugins/deploy/live")``.
     """
 
     def __init__(self, server: Server, session: ClientSession) -> None:
@@ -237,9 +250,13 @@ class LiveGateway:
     async def connect(
         self, username: str, *, rooms: Iterable[str] = (), user_id: int | str | None = None, **claims: Any
     ) -> Client:
-        """Connect a user whose token opens ``rooms``, such as ``environment:*``; without any, no room opens.
+        """Connect a user and return the client.
 
-        ``user_id`` is ``username`` if not given; ``claims`` go into the token as they are.
+        Args:
+            username: The name in the token.
+            rooms: The ``rooms`` claim of the token, such as ``["environment:*"]``. By default no room is allowed.
+            user_id: The id in the token, by default ``username``.
+            claims: Further claims of the token.
         """
         token = self.token(username, rooms=rooms, user_id=user_id, **claims)
         client = await Client.open(self.session, self.url, token)
@@ -249,32 +266,32 @@ class LiveGateway:
     def token(
         self, username: str, *, rooms: Iterable[str] = (), user_id: int | str | None = None, **claims: Any
     ) -> str:
-        """Return the token that ``connect`` would bring."""
+        """Return the token that ``connect`` uses with the same arguments."""
         assert self.settings.jwt_secret is not None
         id = username if user_id is None else user_id
         return make_token(self.settings.jwt_secret, user_id=id, username=username, rooms=rooms, **claims)
 
     async def close(self) -> None:
-        """Close every client that is still connected."""
+        """Close all clients."""
         for client in self._clients:
             await client.close()
 
 
 @asynccontextmanager
 async def running(plugins: Iterable[Plugin] = (), **settings: Any) -> AsyncIterator[LiveGateway]:
-    """Run a gateway on the embedded broker; ``plugins`` come beside the installed ones.
+    """Run a gateway with the embedded broker, all installed plugins and ``plugins``.
 
-    ``settings`` are fields of ``Settings``. The secret and the API key are made up, and nobody waits at the end.
-    Raises ``SettingsError`` and ``PluginError``, as a start does.
+    ``settings`` are fields of ``Settings``. By default, the secret and the API key are random, and connections are
+    closed at once at the end. Raises ``SettingsError`` and ``PluginError`` if the server cannot start.
     """
-    made_up: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "jwt_secret": secrets.token_urlsafe(48),
         "api_key": secrets.token_urlsafe(),
         "drain_seconds": 0,
     }
-    chosen = Settings(**(made_up | settings))
-    broker = MemoryBroker(chosen.history_size, chosen.history_ttl)
-    server = Server(Gateway(chosen, _registry(plugins), broker), Address(port=0))
+    checked = Settings(**(defaults | settings))
+    broker = MemoryBroker(checked.history_size, checked.history_ttl)
+    server = Server(Gateway(checked, _registry(plugins), broker), Address(port=0))
     await server.start()
     try:
         async with ClientSession(_url(server), connector=TCPConnector(limit=0)) as session:
@@ -288,18 +305,18 @@ async def running(plugins: Iterable[Plugin] = (), **settings: Any) -> AsyncItera
 
 
 def _registry(plugins: Iterable[Plugin]) -> Registry:
-    """Load what is installed, and ``plugins`` besides; one that is among the installed ones is there once."""
+    """Return a registry of the installed plugins and ``plugins``, which may be installed too."""
     installed = registry.installed()
-    there = {loaded.plugin for loaded in installed}
-    given = [LoadedPlugin(plugin, "given by a test", plugin.name) for plugin in plugins if plugin not in there]
-    return Registry([*installed, *given])
+    installed_plugins = {loaded.plugin for loaded in installed}
+    added = [plugin for plugin in plugins if plugin not in installed_plugins]
+    return Registry([*installed, *(LoadedPlugin(plugin, "given by a test", plugin.name) for plugin in added)])
 
 
 def _url(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def _wanted(type: str | None, room: str | None) -> str:
+def _describe(type: str | None, room: str | None) -> str:
     return f"{type or 'event'}{f' in {room}' if room else ''}"
 
 
@@ -309,13 +326,13 @@ def _types(events: Iterable[Mapping[str, Any]]) -> str:
 
 @pytest.fixture
 def roomcast_plugins() -> Iterable[Plugin]:
-    """Override this to bring plugins that no installed package offers."""
+    """Return plugins to load besides the installed ones. Override this fixture."""
     return ()
 
 
 @pytest.fixture
 def roomcast_settings() -> Mapping[str, Any]:
-    """Override this to set fields of ``Settings``."""
+    """Return fields of ``Settings`` with their values. Override this fixture."""
     return {}
 
 
@@ -323,12 +340,12 @@ def roomcast_settings() -> Mapping[str, Any]:
 async def gateway(
     roomcast_plugins: Iterable[Plugin], roomcast_settings: Mapping[str, Any]
 ) -> AsyncIterator[LiveGateway]:
-    """Run a gateway for one test."""
+    """Run a gateway for one test; see ``LiveGateway``."""
     async with running(roomcast_plugins, **roomcast_settings) as live:
         yield live
 
 
 @pytest.fixture
 def connect(gateway: LiveGateway) -> Connect:
-    """Connect users: ``alice = await connect("alice", rooms=["environment:*"])``."""
+    """Return the function that connects users: ``alice = await connect("alice", rooms=["environment:*"])``."""
     return gateway.connect

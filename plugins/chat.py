@@ -1,4 +1,4 @@
-"""Chat: messages in rooms, which their authors may edit and delete while the history keeps them."""
+"""Chat: messages in rooms. Their authors can edit and delete them as long as the history stores them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Deleted(Schema):
 
 
 class SendMessage(Schema):
-    """What to say."""
+    """A new message."""
 
     content = fields.String(required=True, validate=_CONTENT)
     metadata = fields.Dict()
 
 
 class EditMessage(Schema):
-    """Which message, by its id, and what it shall say."""
+    """The id of a message, and its new content."""
 
     message_id = fields.String(required=True)
     content = fields.String(required=True, validate=_CONTENT)
@@ -61,43 +61,48 @@ class EditMessage(Schema):
 
 
 class DeleteMessage(Schema):
-    """Which message, by its id."""
+    """The id of a message."""
 
     message_id = fields.String(required=True)
 
 
 @chat.command("send_message", SendMessage, reply="sent", pipelined=True)
 async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Say something to everyone in the room."""
+    """Send a message to everyone in the room."""
     ctx.joined()
-    said = {
+    message = {
         "content": data["content"],
         "username": ctx.username,
         "user_id": ctx.user_id,
         "metadata": data.get("metadata") or {},
     }
-    return {"event_id": await ctx.publish(Message, said)}
+    return {"event_id": await ctx.publish(Message, message)}
 
 
 @chat.command("edit_message", EditMessage, reply="sent")
 async def edit_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Change what one's own message says."""
-    metadata = await _own_message(ctx, data["message_id"])
-    changed = {"message_id": data["message_id"], "content": data["content"], "username": ctx.username}
-    changed |= {"user_id": ctx.user_id, "metadata": data.get("metadata", metadata)}
-    return {"event_id": await ctx.publish(Edited, changed)}
+    """Change the content of one's own message."""
+    metadata = await _current_metadata(ctx, data["message_id"])
+    edited = {
+        "message_id": data["message_id"],
+        "content": data["content"],
+        "username": ctx.username,
+        "user_id": ctx.user_id,
+        "metadata": data.get("metadata", metadata),
+    }
+    return {"event_id": await ctx.publish(Edited, edited)}
 
 
 @chat.command("delete_message", DeleteMessage, reply="sent")
 async def delete_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Take back one's own message."""
-    await _own_message(ctx, data["message_id"])
-    gone = {"message_id": data["message_id"], "username": ctx.username, "user_id": ctx.user_id}
-    return {"event_id": await ctx.publish(Deleted, gone)}
+    """Delete one's own message."""
+    await _current_metadata(ctx, data["message_id"])
+    deleted = {"message_id": data["message_id"], "username": ctx.username, "user_id": ctx.user_id}
+    return {"event_id": await ctx.publish(Deleted, deleted)}
 
 
-async def _own_message(ctx: Context, message_id: str) -> dict[str, Any]:
-    """Return the metadata, as it stands now, of a message that is the user's own and not deleted."""
+async def _current_metadata(ctx: Context, message_id: str) -> dict[str, Any]:
+    """Return the metadata of a message after all edits; raise ``Refused`` unless it exists and is the user's own."""
     events = await ctx.since(message_id, about=True)
     if not events or events[0]["type"] != "message":
         raise Refused("not_found", f"There is no message {message_id[:60]!r} in the history of {ctx.room}.")

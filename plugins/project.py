@@ -1,4 +1,4 @@
-"""Projects: what a backend says of them, to whoever is in the project's room."""
+"""Projects: events that a backend publishes in the project's room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: what a backend says of them, to whoever is in the room of the task or of its project."""
+"""Tasks: events that a backend publishes in the room of the task or of its project."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ async def test_next_waits_for_what_is_still_to_come(gateway, connect):
 
 async def test_next_says_what_came_instead(connect, monkeypatch):
     """When nothing fits in time, the failure lists what there was."""
-    monkeypatch.setattr(testing, "PATIENCE", 0.05)
+    monkeypatch.setattr(testing, "EVENT_TIMEOUT", 0.05)
     alice = await connect("alice", rooms=["*"])
     await alice.join(ROOM)
     with pytest.raises(AssertionError, match=r"no demo\.said in place:1 came within 0\.05 s; .*: user_joined$"):
