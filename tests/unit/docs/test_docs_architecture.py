@@ -86,8 +86,6 @@ NAMES = {
     for folder in ("app", "native", "plugins", "static", "tests")
     for path in (ROOT / folder).rglob("*")
 }
-#: Files that a change under way adds.
-PLANNED = {"gap_repair.py", "server_queue.py"}
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -100,7 +98,7 @@ def exists(name: str) -> bool:
 def test_every_file_that_a_page_names_exists(page: Path):
     """Each path in inline code exists in the repository."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    named = set(NAMED.findall(text)) - NOT_FILES - PLANNED
+    named = set(NAMED.findall(text)) - NOT_FILES
     assert [name for name in sorted(named) if not exists(name)] == []
 
 
