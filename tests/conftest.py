@@ -1,8 +1,7 @@
-"""What every test module may ask for: a running server, and the event loop that servers run on."""
+"""Fixtures for all tests: a running server, and the event loop that servers run on."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -12,7 +11,7 @@ import pytest
 import pytest_asyncio
 from paths import TESTS
 from redis_servers import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
-from serving import PATIENCE, Serve, running
+from serving import Serve, no_tasks_left, running
 from zoo_plugin import zoo_registry
 
 from roomcast.web.server import Server
@@ -24,10 +23,10 @@ except ImportError:
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio", "zoo_registry"]
 
-# Before its import, or its asserts would fail without saying what they compared.
+# Before its import; otherwise its asserts would fail without showing what they compared.
 pytest.register_assert_rewrite("broker_contract")
 
-#: A package of its own; test_foreign_plugin.py runs its tests, where it is installed.
+#: A separate package: test_foreign_plugin.py installs it and runs its tests.
 collect_ignore = ["foreign"]
 
 
@@ -56,7 +55,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-    """Run on uvloop, as servers do, what does not name its loops (see ``loops.py``)."""
+    """Run tests on uvloop, as servers do, unless they name their loops (see ``loops.py``)."""
     return {"loop": new_loop}
 
 
@@ -64,16 +63,11 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 async def serve() -> AsyncIterator[Serve]:
     """Start servers: ``await serve(**settings)``, also with ``dev=True`` or ``plugins=[...]``; see ``serving.running``.
 
-    They stop when the test ends, and must leave no task behind.
+    They stop when the test ends, and must not leave tasks behind.
     """
-    before = asyncio.all_tasks()
-    async with AsyncExitStack() as stack:
+    async with no_tasks_left(), AsyncExitStack() as stack:
 
         async def start(**options: Any) -> Server:
             return await stack.enter_async_context(running(**options))
 
         yield start
-    left = asyncio.all_tasks() - before - {asyncio.current_task()}
-    if left:  # a task that was cancelled needs another turn
-        _, left = await asyncio.wait(left, timeout=PATIENCE)
-    assert not left, f"the server left tasks behind: {left}"

@@ -219,8 +219,8 @@ async def test_a_room_without_access_is_4403(serve: Serve, room: str):
             await bob.settled()
         await user.send("join_room", room)
         assert await user.closed() == (4403, "Forbidden")
-        assert [frame["type"] for frame in user.heard] == ["connected", "error"]
-        error = user.heard[-1]
+        assert [frame["type"] for frame in user.frames] == ["connected", "error"]
+        error = user.frames[-1]
         assert set(error) == {"type", "room", "data", "timestamp"}
         assert error["data"]["code"] == "forbidden"
         words = {"user:12345": "You are in your own room", "user:2": "another user's own room"}

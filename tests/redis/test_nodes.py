@@ -98,7 +98,7 @@ async def test_comings_and_goings_are_told_once(nodes: Nodes) -> None:
             await two.socket.wait_closed()
         left = await watcher.recv_type("user_left")
         assert left["data"]["username"] == "alice"
-        comings = [f for f in [*watcher.heard, *await watcher.settled()] if f["type"] in ("user_joined", "user_left")]
+        comings = [f for f in [*watcher.frames, *await watcher.settled()] if f["type"] in ("user_joined", "user_left")]
         assert [(f["type"], f["data"]["username"]) for f in comings] == [
             ("user_joined", "watcher"),
             ("user_joined", "alice"),

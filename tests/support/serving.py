@@ -1,4 +1,4 @@
-"""For tests of the whole: a real server on a port of its own, users with tokens, and clients that speak to it.
+"""For tests of a whole server: a real server on a free port, users with tokens, and their clients.
 
 ::
 
@@ -9,6 +9,8 @@
             await alice.send("send_message", "channel:1", {"content": "Hello"})
             message = await alice.recv_type("message")
         status, body = await call(server, "GET", "/api/v1/rooms")
+
+Tests of HTTP alone use the fixture ``gateway_client`` in ``tests/unit/web/conftest.py`` instead.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
 import websockets
+from aiohttp.test_utils import TestClient
 from multidict import CIMultiDict
 from websockets.asyncio.client import ClientConnection
 
@@ -36,26 +39,39 @@ from roomcast.web.server import Address, Server
 SECRET = "correct horse battery staple, twice over"
 KEY = "s3cret-key-of-the-operator"
 PATH = "/api/v1/ws/connect"
-#: Nothing on loopback takes so long, in seconds, unless it never comes.
+#: How long tests wait for something on loopback before they fail, in seconds.
 PATIENCE = 10.0
 
+#: What the fixture ``serve`` returns.
 Serve = Callable[..., Awaitable[Server]]
+#: What the fixture ``gateway_client`` returns.
+GatewayClient = Callable[..., Awaitable[TestClient[Any, Any]]]
 
 
-@asynccontextmanager
-async def running(
-    *, dev: bool = False, plugins: Iterable[Plugin] = (), broker: Broker | None = None, **settings: Any
-) -> AsyncIterator[Server]:
-    """A server on a free port of 127.0.0.1, by default with ``SECRET``, ``KEY`` and the embedded broker.
+class Listening(Protocol):
+    """What listens on a port of 127.0.0.1: a ``Server``, or a client of pytest-aiohttp for its test server."""
 
-    ``settings`` are fields of ``Settings``; ``plugins`` come besides the built-in ones.
+    @property
+    def port(self) -> Any:
+        """The port."""
+
+
+def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None, **settings: Any) -> Gateway:
+    """Return a gateway that is not started, by default with ``SECRET``, ``KEY`` and the embedded broker.
+
+    ``settings`` are fields of ``Settings``. ``plugins`` are loaded besides the built-in ones.
     """
     chosen = Settings(**{"jwt_secret": SECRET, "api_key": KEY, "drain_seconds": 0.0, **settings})
     loaded = Registry(
         [*list(registry.load())[1:], *(LoadedPlugin(plugin, "test 0", plugin.name) for plugin in plugins)]
     )
-    own = MemoryBroker(chosen.history_size, chosen.history_ttl) if broker is None else broker
-    server = Server(Gateway(chosen, loaded, own), Address(port=0), dev=dev)
+    return Gateway(chosen, loaded, broker or MemoryBroker(chosen.history_size, chosen.history_ttl))
+
+
+@asynccontextmanager
+async def running(*, dev: bool = False, **options: Any) -> AsyncIterator[Server]:
+    """Run a server on a free port of 127.0.0.1. ``options`` are those of ``new_gateway``."""
+    server = Server(new_gateway(**options), Address(port=0), dev=dev)
     await server.start()
     try:
         yield server
@@ -63,31 +79,56 @@ async def running(
         await server.stop()
 
 
+@asynccontextmanager
+async def no_tasks_left() -> AsyncIterator[None]:
+    """Fail if the block leaves tasks behind."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:  # a cancelled task needs another loop iteration
+        _, left = await asyncio.wait(left, timeout=PATIENCE)
+    assert not left, f"the server left tasks behind: {left}"
+
+
 def token_for(
     user_id: int | str = 1, username: str | None = "alice", rooms: Iterable[str] = ("*",), **claims: Any
 ) -> str:
-    """A token as the application would sign it, by default for all rooms; ``claims`` are added as they are.
+    """Return a token as the application would sign it, by default for all rooms; ``claims`` are added unchanged.
 
-    ``expires_in=-1`` makes one that has ended.
+    ``expires_in=-1`` makes an expired token.
     """
     return make_token(SECRET, user_id=user_id, username=username, rooms=rooms, **claims)
 
 
-def url(server: Server, path: str, scheme: str = "http") -> str:
-    """The address of ``path`` on ``server``."""
+def bearer(credentials: str) -> dict[str, str]:
+    """Return the header that sends a token or a key."""
+    return {"Authorization": f"Bearer {credentials}"}
+
+
+#: The header of requests that may use the HTTP API.
+WITH_KEY = bearer(KEY)
+
+
+def task_created(title: str = "A", room: str = "task:1") -> dict[str, Any]:
+    """Return an event as a backend publishes it."""
+    return {"type": "task.created", "room": room, "data": {"task_id": 1, "title": title}}
+
+
+def url(server: Listening, path: str, scheme: str = "http") -> str:
+    """Return the URL of ``path`` on ``server``."""
     return f"{scheme}://127.0.0.1:{server.port}{path}"
 
 
 class User:
-    """A user's client: what ``connect`` gives. ``heard`` has every frame so far, ``welcome`` the first."""
+    """A client that ``connect`` returns. ``frames`` are all frames received so far, ``welcome`` is the first one."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
-        self.heard: list[dict[str, Any]] = []
+        self.frames: list[dict[str, Any]] = []
         self.welcome: dict[str, Any] = {}
 
     async def send(self, type: str, room: str | None = None, data: Any = None, **more: Any) -> None:
-        """Send a message; ``room`` and ``data`` are left out where they are None, ``more`` is put into the envelope."""
+        """Send a message without ``room`` or ``data`` if they are None; ``more`` are further fields of the envelope."""
         given = {"type": type, "room": room, "data": data}
         await self.socket.send(
             orjson.dumps({name: value for name, value in given.items() if value is not None} | more).decode()
@@ -97,11 +138,11 @@ class User:
         """Return the next frame; raise ``websockets.ConnectionClosed`` if there is none."""
         async with asyncio.timeout(PATIENCE):
             frame: dict[str, Any] = orjson.loads(await self.socket.recv())
-        self.heard.append(frame)
+        self.frames.append(frame)
         return frame
 
     async def recv_type(self, type: str, **fields: Any) -> dict[str, Any]:
-        """Return the next frame of ``type`` whose envelope has these ``fields``; others before it go to ``heard``."""
+        """Return the next frame of ``type`` whose envelope has these ``fields``. Others are only in ``frames``."""
         while True:
             frame = await self.recv()
             if frame["type"] == type and all(frame.get(name) == value for name, value in fields.items()):
@@ -113,19 +154,19 @@ class User:
         return await self.recv_type("joined_room", room=room)
 
     async def settled(self) -> list[dict[str, Any]]:
-        """Everything that was sent to this client until now: a ping goes there and back. The pongs are left out.
+        """Return all frames that were sent to this client until now, without the pongs that end the wait.
 
-        It goes twice, since replies overtake what rooms get in the same turn of the server's loop.
+        It pings twice, because replies overtake the events of rooms within one iteration of the server's loop.
         """
-        start = len(self.heard)
+        start = len(self.frames)
         marks = [f"settled-{start}-{n}" for n in range(2)]
         for mark in marks:
             await self.send("ping", id=mark)
             await self.recv_type("pong", id=mark)
-        return [frame for frame in self.heard[start:] if frame.get("id") not in marks]
+        return [frame for frame in self.frames[start:] if frame.get("id") not in marks]
 
     async def closed(self) -> tuple[int, str]:
-        """Wait until the server closes, and return the close code and reason; what comes before goes to ``heard``."""
+        """Wait until the server closes; return the close code and reason. Frames before that are only in ``frames``."""
         try:
             while True:
                 await self.recv()
@@ -136,7 +177,7 @@ class User:
 
 @asynccontextmanager
 async def connect(
-    server: Server,
+    server: Listening,
     user_id: int | str = 1,
     username: str | None = "alice",
     rooms: Iterable[str] = ("*",),
@@ -145,7 +186,7 @@ async def connect(
     path: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[User]:
-    """A client of ``server`` that has been welcomed. ``token`` or a whole ``path`` may be given in place of a user."""
+    """Connect a user to ``server``. ``token`` or a whole ``path`` may be given instead of the user."""
     where = path or f"{PATH}?token={token or token_for(user_id, username, rooms)}"
     async with websockets.connect(url(server, where, "ws"), additional_headers=headers, proxy=None) as socket:
         user = User(socket)
@@ -153,19 +194,19 @@ async def connect(
         yield user
 
 
-async def refused(server: Server, path: str) -> tuple[int, str]:
-    """Connect to a ``path`` that does not let in; return the close code and reason. No frame may come before them."""
+async def refused(server: Listening, path: str) -> tuple[int, str]:
+    """Connect to ``path``, which must refuse; return the close code and reason. No frame may precede the close."""
     async with websockets.connect(url(server, path, "ws"), proxy=None) as socket:
         user = User(socket)
         end = await user.closed()
-        assert not user.heard
+        assert not user.frames
         return end
 
 
 async def call(
-    server: Server, method: str, path: str, json: Any = None, *, key: str | None = KEY, **options: Any
+    server: Listening, method: str, path: str, json: Any = None, *, key: str | None = KEY, **options: Any
 ) -> tuple[int, Any]:
-    """Call the HTTP API with ``key``; return the status and the JSON of the body (None if there is no body)."""
+    """Send a request with the API ``key``; return the status and the JSON of the body (None if it is empty)."""
     async with answer(server, method, path, json, key=key, **options) as response:
         body = await response.read()
         return response.status, orjson.loads(body) if body else None
@@ -173,9 +214,9 @@ async def call(
 
 @asynccontextmanager
 async def answer(
-    server: Server, method: str, path: str, json: Any = None, *, key: str | None = KEY, **options: Any
+    server: Listening, method: str, path: str, json: Any = None, *, key: str | None = KEY, **options: Any
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """As ``call``, with the whole response. ``headers`` and ``data`` (bytes as they are) are aiohttp's."""
+    """Send a request as ``call`` does; return the response. ``headers`` and ``data`` are aiohttp's."""
     headers = CIMultiDict(options.pop("headers", {}))
     if key is not None:
         headers.setdefault("Authorization", f"Bearer {key}")

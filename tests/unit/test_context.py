@@ -213,7 +213,7 @@ async def test_all_that_a_keyed_command_publishes_is_published_once(serve: Serve
         assert await lab.do(alice, action, key="k") is None
         assert await lab.do(alice, action, key="k") is None
         await alice.settled()
-        values = [frame["data"]["value"] for frame in alice.heard if frame["type"] == "lab.measured"]
+        values = [frame["data"]["value"] for frame in alice.frames if frame["type"] == "lab.measured"]
         assert values == [1, 1, 3]
 
 
@@ -241,7 +241,7 @@ async def test_an_event_and_what_came_after_it(serve: Serve, lab: Lab):
         await alice.settled()
         ids = [await lab.do(alice, lambda ctx, n=n: ctx.publish(Measured, {"value": n})) for n in range(4)]
         await alice.settled()
-        heard = [frame for frame in alice.heard if frame["type"] == "lab.measured"]
+        heard = [frame for frame in alice.frames if frame["type"] == "lab.measured"]
         assert await lab.do(alice, lambda ctx: ctx.since(ids[1])) == heard[1:]
         assert await lab.do(alice, lambda ctx: ctx.since(ids[3])) == heard[3:]
         for unknown in ("x-1", "", ids[0].rpartition("-")[0] + "-0", ids[0].rpartition("-")[0] + "-99"):

@@ -182,7 +182,7 @@ async def test_a_revocation_during_a_refresh(serve: Serve) -> None:
         broker.meanwhile = (server.gateway.revocations.revoke_one(1, "2"),)
         await alice.send("refresh_token", data={"token": token_for(jti="2")})
         assert (await alice.recv_type("error"))["data"]["code"] == "bad_token"
-        assert alice.heard[-1]["type"] == "error"
+        assert alice.frames[-1]["type"] == "error"
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ async def test_a_repeated_key_gives_the_first_reply_again(serve: Serve):
             await alice.send("send_message", ROOM, {"content": "twice"}, id=4, key="l")
             assert (await alice.recv_type("sent", id=4))["data"] != first["data"]
         await bob.settled()
-        assert [frame["data"]["content"] for frame in bob.heard if frame["type"] == "message"] == ["once", "twice"]
+        assert [frame["data"]["content"] for frame in bob.frames if frame["type"] == "message"] == ["once", "twice"]
 
 
 async def test_a_key_that_comes_with_other_data_is_refused(serve: Serve, bench: Bench):
@@ -428,7 +428,7 @@ async def test_pings_count_against_the_rate(serve: Serve):
             for number in range(200):
                 await alice.socket.ping(f"more {number}")
         assert await alice.closed() == (4429, "Too Many Messages")
-        errors = [frame["data"]["code"] for frame in alice.heard if frame["type"] == "error"]
+        errors = [frame["data"]["code"] for frame in alice.frames if frame["type"] == "error"]
         assert errors == ["rate_limited"] * 50
 
 
@@ -456,11 +456,11 @@ async def test_who_sends_too_much_is_warned_and_then_closed(serve: Serve):
             except websockets.ConnectionClosed:
                 break
         assert await alice.closed() == (4429, "Too Many Messages")
-        answers = kinds(alice.heard[1:])
+        answers = kinds(alice.frames[1:])
         first = answers.index("error")
         assert first >= BURST_SECONDS * rate
         assert answers.count("error") == BURST_SECONDS * rate
-        error = alice.heard[1 + first]
+        error = alice.frames[1 + first]
         assert (error["data"]["code"], error["id"]) == ("rate_limited", first)
         assert "4429" in error["data"]["error"]
 
@@ -920,7 +920,7 @@ async def test_other_commands_wait_for_messages(serve: Serve) -> None:
         assert len(broker.held) == 1
         broker.let_go()
         await alice.recv_type("error")
-        answers = [(frame["type"], frame.get("id")) for frame in alice.heard]
+        answers = [(frame["type"], frame.get("id")) for frame in alice.frames]
         assert [answer for answer in answers if answer[1] in ("before", "leave", "after")] == [
             ("sent", "before"),
             ("left_room", "leave"),

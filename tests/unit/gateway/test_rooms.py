@@ -202,12 +202,12 @@ async def test_in_a_crowd_comings_and_messages_keep_their_order(serve: Serve):
             else:
                 await user.recv_type("joined_room")
         await gateway.publishing.publish("task.deleted", ROOM, {"task_id": "last"}, None, None)
-        while first.heard[-1]["data"].get("task_id") != "last":
+        while first.frames[-1]["data"].get("task_id") != "last":
             await first.recv()
-        offsets = [offset(frame["id"]) for frame in first.heard if "id" in frame]
+        offsets = [offset(frame["id"]) for frame in first.frames if "id" in frame]
         assert offsets == list(range(1, len(offsets) + 1))
         stored = await gateway.service.history(ROOM)
-        assert [frame for frame in first.heard if "id" in frame] == stored
+        assert [frame for frame in first.frames if "id" in frame] == stored
         for user in crowd:
             user.socket.transport.abort()  # they have not read enough to say goodbye
 
@@ -396,7 +396,7 @@ async def test_a_members_long_replay_runs_into_what_comes_live(serve: Serve):
     async with connect(server) as alice:
         alice_joined = await alice.join(ROOM, since="")
         ids = [await server.gateway.publishing.publish("task.updated", ROOM, data, None, None) for _ in range(100)]
-        while alice.heard[-1].get("id") != ids[-1]:
+        while alice.frames[-1].get("id") != ids[-1]:
             await alice.recv()
         await alice.send("join_room", ROOM, {"since": alice_joined["data"]["last_id"]})
         assert (await alice.recv())["type"] == "joined_room"
@@ -718,9 +718,9 @@ async def test_a_new_token_is_shown_to_the_rules_of_plugins(serve: Serve, mood: 
         await alice.send("refresh_token", data={"token": token_for(mood=mood)})
         await alice.recv_type("token_refreshed")
         await alice.settled()  # nobody waits for the rule
-        if not [frame for frame in alice.heard if frame["type"] == "left_room"]:
+        if not [frame for frame in alice.frames if frame["type"] == "left_room"]:
             await alice.recv_type("left_room")
-        left = [frame for frame in alice.heard if frame["type"] == "left_room"]
+        left = [frame for frame in alice.frames if frame["type"] == "left_room"]
         assert [(frame["room"], frame["data"]["message"]) for frame in left] == [
             ("moody:1", "You have no access to room moody:1 with the new token")
         ]

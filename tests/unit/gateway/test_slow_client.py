@@ -88,7 +88,7 @@ async def test_a_client_that_never_reads_is_closed_and_takes_nothing_from_the_ot
         await say(server, ids)
         for reader in readers:
             await reader.recv_type("task.updated", data={"task_id": ids, "changes": {"text": "x" * TEXT_SIZE}})
-            numbers = [frame["data"]["task_id"] for frame in reader.heard if frame["type"] == "task.updated"]
+            numbers = [frame["data"]["task_id"] for frame in reader.frames if frame["type"] == "task.updated"]
             assert numbers == list(range(ids + 1))
         assert slow.backlog <= most
         assert ROOM not in slow.rooms and slow not in server.gateway.delivery.rooms[ROOM].members

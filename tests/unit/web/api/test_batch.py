@@ -1,4 +1,4 @@
-"""Events that came over HTTP: everything that is wrong with each is named, with its field."""
+"""Validation of the events of a request: every problem is reported with its field."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 from marshmallow import Schema, fields
-from serving import Serve, call, connect
+from serving import WITH_KEY, GatewayClient, connect, task_created
 
 from roomcast import Plugin
 
 EVENTS = "/api/v1/events"
-GOOD: dict[str, Any] = {"type": "task.created", "room": "task:1", "data": {"task_id": 1, "title": "A"}}
+GOOD = task_created()
 
 nested = Plugin("nested")
 
@@ -28,13 +29,20 @@ class Nested(Schema):
     database = fields.String()
 
 
+async def publish(client: TestClient, events: Any) -> tuple[int, Any]:
+    """Publish ``events``; return the status and the body."""
+    # Not json=events, with which aiohttp would send no body for None.
+    response = await client.post(EVENTS, data=json.dumps(events), headers=WITH_KEY)
+    return response.status, await response.json()
+
+
 def without(name: str) -> dict[str, Any]:
-    """A good event that lacks a field."""
+    """Return a good event without one of its fields."""
     return {key: value for key, value in GOOD.items() if key != name}
 
 
 @pytest.mark.parametrize(
-    ("event", "field", "code", "said"),
+    ("event", "field", "code", "error"),
     [
         (5, "", "bad_message", "must be an object"),
         (None, "", "bad_message", "must be an object"),
@@ -78,26 +86,28 @@ def without(name: str) -> dict[str, Any]:
         ),
     ],
 )
-async def test_a_bad_event_is_refused_by_its_field(serve: Serve, event: Any, field: str, code: str, said: str):
-    """Alone with the error frame's code and words, in a list with its index; in both the history stays as it was."""
-    server = await serve(plugins=[nested])
+async def test_a_bad_event_is_refused_by_its_field(
+    gateway_client: GatewayClient, event: Any, field: str, code: str, error: str
+):
+    """A single event gets the code and sentence of an error frame, an event in a list its index. None is published."""
+    client = await gateway_client(plugins=[nested])
     if not isinstance(event, list):
-        status, body = await call(server, "POST", EVENTS, data=json.dumps(event))
+        status, body = await publish(client, event)
         assert (status, body["code"]) == (422, code)
-        assert said in body["error"]
-    status, body = await call(server, "POST", EVENTS, data=json.dumps([GOOD, event]))
+        assert error in body["error"]
+    status, body = await publish(client, [GOOD, event])
     assert (status, body["code"]) == (422, "invalid_events")
     assert body["error"].startswith("1 of 2 events cannot be published, so none was published. At index 1: ")
     (item,) = body["items"]
     assert (item["index"], item["field"], item["code"]) == (1, field, code)
-    assert said in item["error"]
-    _, kept = await call(server, "GET", "/api/v1/rooms/task:1/history")
-    assert kept["events"] == []
+    assert error in item["error"]
+    response = await client.get("/api/v1/rooms/task:1/history", headers=WITH_KEY)
+    assert (await response.json())["events"] == []
 
 
-async def test_every_bad_item_and_field_is_named_at_once(serve: Serve):
-    """One answer is enough to put everything right: envelope, type, room and data of each item."""
-    server = await serve()
+async def test_all_problems_are_reported_at_once(gateway_client: GatewayClient):
+    """The response contains the problems of envelope, type, room and data of every event."""
+    client = await gateway_client()
     events = [
         {"type": "task.created", "room": "nowhere", "data": {"titel": "A"}, "sendr": "alice"},
         GOOD,
@@ -105,7 +115,7 @@ async def test_every_bad_item_and_field_is_named_at_once(serve: Serve):
         {"type": "notification.new", "room": "task:1", "data": {"title": "", "priority": "huge"}},
         "x",
     ]
-    status, body = await call(server, "POST", EVENTS, events)
+    status, body = await publish(client, events)
     assert status == 422
     assert {(item["index"], item["field"]) for item in body["items"]} == {
         *((0, field) for field in ("sendr", "room", "data.task_id", "data.title", "data.titel")),
@@ -117,10 +127,10 @@ async def test_every_bad_item_and_field_is_named_at_once(serve: Serve):
     assert f"({len(body['items']) - 1} more problems in items.)" in body["error"]
 
 
-async def test_one_event_is_refused_in_the_shape_of_an_error_frame(serve: Serve):
-    """``fields`` has the data's fields, so that one form shows either; a field of the envelope is not among them."""
-    server = await serve()
-    status, body = await call(server, "POST", EVENTS, {**GOOD, "data": {}, "database": 1})
+async def test_the_refusal_of_one_event_has_the_shape_of_an_error_frame(gateway_client: GatewayClient):
+    """``fields`` contains the fields of the data, so that a form can show both; it has none of the envelope."""
+    client = await gateway_client()
+    status, body = await publish(client, {**GOOD, "data": {}, "database": 1})
     assert (status, body["code"]) == (422, "bad_message")
     assert body["error"] == "database is unknown; an event has type, room, data and sender. (2 more problems in items.)"
     missing = ["Missing data for required field."]
@@ -128,12 +138,12 @@ async def test_one_event_is_refused_in_the_shape_of_an_error_frame(serve: Serve)
     assert [item["field"] for item in body["items"]] == ["database", "data.task_id", "data.title"]
 
 
-async def test_the_answer_to_a_heap_of_nonsense_is_bounded(serve: Serve):
-    """Of one event 20 problems are named, in words of a bounded length."""
-    server = await serve()
+async def test_the_response_to_a_large_bad_event_is_small(gateway_client: GatewayClient):
+    """At most 20 problems of an event are reported, and the sentences have a limited length."""
+    client = await gateway_client()
     event = {**GOOD, **{f"{number}{'x' * 1000}": 1 for number in range(900)}}
-    async with connect(server) as alice:
-        status, body = await call(server, "POST", EVENTS, event)
+    async with connect(client) as alice:
+        status, body = await publish(client, event)
         assert (status, len(body["items"])) == (422, 20)
         assert max(len(item["error"]) for item in body["items"]) < 200
         assert await alice.settled() == []

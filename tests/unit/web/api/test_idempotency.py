@@ -1,4 +1,4 @@
-"""Idempotency keys of requests: what is asked for twice is done once, and what failed can be asked for again."""
+"""Requests with an ``Idempotency-Key``: repeats publish nothing, and failed requests can be repeated."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from serving import Serve, answer, call, connect
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
+from serving import WITH_KEY, GatewayClient, connect, task_created
 
 from roomcast.broker.base import Publication
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
-from roomcast.web.server import Server
 
 EVENTS = "/api/v1/events"
 
 
-def created(title: str = "A", room: str = "task:1") -> dict[str, Any]:
-    """An event as a backend sends it."""
-    return {"type": "task.created", "room": room, "data": {"task_id": 1, "title": title}}
+async def post(client: TestClient, events: Any, *keys: str) -> ClientResponse:
+    """Publish with idempotency keys; return the response."""
+    headers = [*WITH_KEY.items(), *(("Idempotency-Key", key) for key in keys)]
+    return await client.post(EVENTS, json=events, headers=headers)
 
 
-async def publish(server: Server, events: Any, key: str) -> tuple[int, Any]:
-    """Publish with an idempotency key."""
-    return await call(server, "POST", EVENTS, events, headers={"Idempotency-Key": key})
+async def publish(client: TestClient, events: Any, *keys: str) -> tuple[int, Any]:
+    """Publish with idempotency keys; return the status and the body."""
+    response = await post(client, events, *keys)
+    return response.status, await response.json()
 
 
-async def titles(server: Server) -> list[str]:
-    """What the history of the room has."""
-    _, kept = await call(server, "GET", "/api/v1/rooms/task:1/history")
-    return [event["data"]["title"] for event in kept["events"]]
+async def titles(client: TestClient) -> list[str]:
+    """Return the titles in the history of the room."""
+    response = await client.get("/api/v1/rooms/task:1/history", headers=WITH_KEY)
+    return [event["data"]["title"] for event in (await response.json())["events"]]
 
 
 class SlowBroker(MemoryBroker):
-    """Publishes when it is let to, as one far away."""
+    """Publishes when the test sets ``let``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class SlowBroker(MemoryBroker):
 
 
 class LosingBroker(MemoryBroker):
-    """Loses its connection once, before it publishes or after."""
+    """Loses its connection once, before or after it publishes."""
 
     def __init__(self, *, after: bool) -> None:
         super().__init__()
@@ -65,130 +68,131 @@ class LosingBroker(MemoryBroker):
         return ids
 
 
-@pytest.mark.parametrize("events", [created(), [created("A"), created("B")], []], ids=["one", "list", "empty"])
-async def test_a_repeat_publishes_nothing_and_gets_the_first_answer(serve: Serve, events: Any):
-    """The same body with the same key: the same answer, marked as replayed, and members hear of it once."""
-    server = await serve()
-    async with connect(server) as alice:
+@pytest.mark.parametrize(
+    "events", [task_created(), [task_created("A"), task_created("B")], []], ids=["one", "list", "empty"]
+)
+async def test_a_repeat_gets_the_first_response(gateway_client: GatewayClient, events: Any):
+    """The same body with the same key is published once. The second response is marked as replayed."""
+    client = await gateway_client()
+    async with connect(client) as alice:
         await alice.join("task:1")
         await alice.recv_type("user_joined")
-        first = await publish(server, events, "k-1")
+        first = await publish(client, events, "k-1")
         assert first[0] == 200
         once = await alice.settled()
-        async with answer(server, "POST", EVENTS, events, headers={"Idempotency-Key": "k-1"}) as response:
-            assert (response.status, await response.json()) == first
-            assert response.headers["Idempotency-Replayed"] == "true"
+        response = await post(client, events, "k-1")
+        assert (response.status, await response.json()) == first
+        assert response.headers["Idempotency-Replayed"] == "true"
         assert len(once) == (len(events) if isinstance(events, list) else 1)
         assert await alice.settled() == []
 
 
-async def test_another_key_or_none_is_another_request(serve: Serve):
-    """Only the key makes a repeat: equal bodies are otherwise published as often as they come."""
-    server = await serve()
-    answers = [await publish(server, created(), "k-1"), await publish(server, created(), "k-2")]
-    answers += [await call(server, "POST", EVENTS, created()), await call(server, "POST", EVENTS, created())]
+async def test_equal_bodies_without_the_same_key_are_all_published(gateway_client: GatewayClient):
+    """Only the key makes a request a repeat."""
+    client = await gateway_client()
+    answers = [await publish(client, task_created(), "k-1"), await publish(client, task_created(), "k-2")]
+    answers += [await publish(client, task_created()), await publish(client, task_created())]
     assert len({body["id"] for _, body in answers}) == 4
 
 
-async def test_a_key_used_with_another_body_is_refused(serve: Serve):
-    """422, nothing is published, and the first request can still be repeated (draft, section 2.7)."""
-    server = await serve()
-    first = await publish(server, created("A"), "k-1")
-    status, body = await publish(server, created("B"), "k-1")
+async def test_a_key_with_another_body_is_refused(gateway_client: GatewayClient):
+    """The second body is not published, and the first request can still be repeated (draft, section 2.7)."""
+    client = await gateway_client()
+    first = await publish(client, task_created("A"), "k-1")
+    status, body = await publish(client, task_created("B"), "k-1")
     assert (status, body["code"]) == (422, "key_reused")
     assert "new key" in body["error"]
-    assert await titles(server) == ["A"]
-    assert await publish(server, created("A"), "k-1") == first
+    assert await titles(client) == ["A"]
+    assert await publish(client, task_created("A"), "k-1") == first
 
 
-async def test_a_refused_request_does_not_use_up_its_key(serve: Serve):
-    """Put right, it is published with the same key."""
-    server = await serve()
-    assert (await publish(server, [created("A"), created("B", "nowhere")], "k-1"))[0] == 422
-    assert (await publish(server, [created("A"), created("B")], "k-1"))[0] == 200
-    assert await titles(server) == ["A", "B"]
+async def test_a_refused_request_does_not_use_up_its_key(gateway_client: GatewayClient):
+    """The corrected request is published with the same key."""
+    client = await gateway_client()
+    assert (await publish(client, [task_created("A"), task_created("B", "nowhere")], "k-1"))[0] == 422
+    assert (await publish(client, [task_created("A"), task_created("B")], "k-1"))[0] == 200
+    assert await titles(client) == ["A", "B"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129, "a\tb", "schlüssel"])
-async def test_a_key_that_cannot_be_one_is_refused(serve: Serve, key: str):
-    """400 for what is empty, too long or not printable; nothing is published."""
-    server = await serve()
-    status, body = await publish(server, created(), key)
+async def test_an_invalid_key_is_refused(gateway_client: GatewayClient, key: str):
+    """An empty key, a long one, and one with other than printable ASCII characters get 400."""
+    client = await gateway_client()
+    status, body = await publish(client, task_created(), key)
     assert (status, body["code"]) == (400, "bad_idempotency_key")
-    assert await titles(server) == []
+    assert await titles(client) == []
 
 
-async def test_two_keys_are_not_one(serve: Serve):
-    """Two headers, of which one could be meant, are refused."""
-    server = await serve()
-    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
-    status, body = await call(server, "POST", EVENTS, created(), headers=headers)
+async def test_two_keys_are_refused(gateway_client: GatewayClient):
+    """It is unclear which of two headers is meant."""
+    client = await gateway_client()
+    status, body = await publish(client, task_created(), "a", "b")
     assert (status, body["code"]) == (400, "bad_idempotency_key")
 
 
-async def test_the_longest_key_of_any_printable_characters_will_do(serve: Serve):
-    """128 characters, blanks and slashes among them."""
-    server = await serve()
+async def test_a_key_may_have_128_printable_characters(gateway_client: GatewayClient):
+    """Spaces and slashes are allowed."""
+    client = await gateway_client()
     key = ' !"/:*{}~'.strip().ljust(127, " ") + "."
-    assert (await publish(server, created(), key)) == (await publish(server, created(), key))
-    assert await titles(server) == ["A"]
+    assert (await publish(client, task_created(), key)) == (await publish(client, task_created(), key))
+    assert await titles(client) == ["A"]
 
 
-async def test_keys_that_look_alike_do_not_meet(serve: Serve):
-    """The keys of a list's items are not keys of other requests, and no user's keys are a backend's."""
-    server = await serve()
-    async with connect(server, user_id="http", username="mallory") as mallory:
+async def test_similar_keys_are_different(gateway_client: GatewayClient):
+    """A key never equals the key of an item in a list, or a key of a user's command."""
+    client = await gateway_client()
+    async with connect(client, user_id="http", username="mallory") as mallory:
         await mallory.join("channel:1")
         await mallory.send("send_message", "channel:1", {"content": "mine"}, key="k-1", id=1)
         await mallory.recv_type("sent", id=1)
         message = {"content": "theirs", "username": "bot", "user_id": 0}
         events = [{"type": "message", "room": "channel:1", "data": message}] * 2
         for key, count in (("k-1", 2), ("k-1/0", 2), ("k-1/1", 2)):
-            assert (await publish(server, events, key))[0] == 200
-            heard = await mallory.settled()
-            assert len([frame for frame in heard if frame["data"].get("content") == "theirs"]) == count
+            assert (await publish(client, events, key))[0] == 200
+            received = await mallory.settled()
+            assert len([frame for frame in received if frame["data"].get("content") == "theirs"]) == count
 
 
-async def test_a_repeat_while_the_first_is_under_way_waits_for_its_answer(serve: Serve):
-    """Both get one answer, and the events are published once."""
+async def test_a_repeat_waits_for_a_running_request(gateway_client: GatewayClient):
+    """All repeats get the same response, and the events are published once."""
     broker = SlowBroker()
-    server = await serve(broker=broker)
-    first = asyncio.create_task(publish(server, created(), "k-1"))
+    client = await gateway_client(broker=broker)
+    first = asyncio.create_task(publish(client, task_created(), "k-1"))
     await broker.asked.wait()
     broker.asked.clear()
-    repeats = [asyncio.create_task(publish(server, created(), "k-1")) for _ in range(3)]
-    for _ in range(3):  # the repeats have arrived by the time that others, sent after them, are answered
-        assert (await call(server, "GET", "/api/v1/rooms"))[0] == 200
+    repeats = [asyncio.create_task(publish(client, task_created(), "k-1")) for _ in range(3)]
+    for _ in range(3):  # the repeats have arrived when later requests are answered
+        assert (await client.get("/api/v1/rooms", headers=WITH_KEY)).status == 200
     assert not any(task.done() for task in (first, *repeats))
     assert not broker.asked.is_set()
     broker.let.set()
     answers = [await task for task in (first, *repeats)]
     assert answers == [answers[0]] * 4
     assert answers[0][0] == 200
-    assert await titles(server) == ["A"]
+    assert await titles(client) == ["A"]
 
 
-async def test_a_repeat_does_not_wait_for_ever(serve: Serve):
-    """After HANDLER_TIMEOUT it is told to come back: 409 with Retry-After; the first request goes on."""
+async def test_a_repeat_waits_for_at_most_handler_timeout(gateway_client: GatewayClient):
+    """Then it gets 409 with Retry-After, while the first request continues."""
     broker = SlowBroker()
-    server = await serve(broker=broker, handler_timeout=0.1)
-    first = asyncio.create_task(publish(server, created(), "k-1"))
+    client = await gateway_client(broker=broker, handler_timeout=0.1)
+    first = asyncio.create_task(publish(client, task_created(), "k-1"))
     await broker.asked.wait()
-    async with answer(server, "POST", EVENTS, created(), headers={"Idempotency-Key": "k-1"}) as response:
-        assert (response.status, response.headers["Retry-After"]) == (409, "1")
-        assert (await response.json())["code"] == "in_progress"
+    response = await post(client, task_created(), "k-1")
+    assert (response.status, response.headers["Retry-After"]) == (409, "1")
+    assert (await response.json())["code"] == "in_progress"
     broker.let.set()
     assert (await first)[0] == 200
-    assert await publish(server, created(), "k-1") == await first
-    assert await titles(server) == ["A"]
+    assert await publish(client, task_created(), "k-1") == await first
+    assert await titles(client) == ["A"]
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_what_failed_can_be_asked_again_with_its_key(serve: Serve, after: bool):
-    """Whether the broker was lost before the events were published or after, a repeat leaves them published once."""
-    server = await serve(broker=LosingBroker(after=after))
-    status, body = await publish(server, [created("A"), created("B")], "k-1")
+async def test_a_failed_request_can_be_repeated(gateway_client: GatewayClient, after: bool):
+    """The events are published once, whether the broker failed before or after it had published them."""
+    client = await gateway_client(broker=LosingBroker(after=after))
+    status, body = await publish(client, [task_created("A"), task_created("B")], "k-1")
     assert (status, body["code"]) == (503, "unavailable")
-    status, body = await publish(server, [created("A"), created("B")], "k-1")
+    status, body = await publish(client, [task_created("A"), task_created("B")], "k-1")
     assert (status, len(set(body["ids"]))) == (200, 2)
-    assert await titles(server) == ["A", "B"]
+    assert await titles(client) == ["A", "B"]

@@ -1,4 +1,4 @@
-"""Routes of plugins: mounted under the plugin's name, and unable to harm more than their caller."""
+"""Routes of plugins: their paths, and failures that affect only the request."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Done(Schema):
 
 @demo.route("GET", "/greet/{name}")
 async def greet(service: Service, request: web.Request) -> web.Response:
-    """Greet who is named in the path."""
+    """Greet the user in the path."""
     return web.Response(text=f"Hello {request.match_info['name']}")
 
 
 @demo.route("POST", "/done")
 async def done(service: Service, request: web.Request) -> web.Response:
-    """Publish the body, as a webhook would."""
+    """Publish the body, as a webhook does."""
     id = await service.publish(Done, "channel:1", await request.json(), sender="webhook")
     members = [member.username for member in await service.members("channel:1")]
     return web.json_response({"id": id, "members": members, "kept": len(await service.history("channel:1"))})
@@ -39,7 +39,7 @@ async def done(service: Service, request: web.Request) -> web.Response:
 
 @demo.route("GET", "/fails/{how}")
 async def fails(service: Service, request: web.Request) -> web.StreamResponse:
-    """Fail, in one of the ways that there are."""
+    """Fail in one of several ways."""
     how = request.match_info["how"]
     if how == "late":
         response = web.StreamResponse()
@@ -56,12 +56,12 @@ async def fails(service: Service, request: web.Request) -> web.StreamResponse:
 
 @pytest.fixture
 def roomcast_plugins() -> list[Plugin]:
-    """The plugin of this module."""
+    """Load the plugin of this module."""
     return [demo]
 
 
 async def test_a_route_is_under_its_plugins_name(gateway):
-    """Parts of the path are there as aiohttp gives them; other paths and methods are not."""
+    """The path may have parameters. Other paths get 404, other methods 405."""
     async with gateway.session.get("/plugins/demo/greet/alice") as response:
         assert (response.status, await response.text()) == (200, "Hello alice")
     for method, path, status in (
@@ -74,8 +74,8 @@ async def test_a_route_is_under_its_plugins_name(gateway):
             assert response.status == status
 
 
-async def test_a_route_publishes_and_looks_at_rooms(gateway, connect):
-    """The service that it gets is the gateway's."""
+async def test_a_route_uses_the_service(gateway, connect):
+    """It can publish, list members and read the history."""
     alice = await connect("alice", rooms=["channel:1"])
     await alice.join("channel:1")
     await alice.next("user_joined")
@@ -86,8 +86,8 @@ async def test_a_route_publishes_and_looks_at_rooms(gateway, connect):
     assert (event["data"], event["sender"]) == ({"what": "it"}, "webhook")
 
 
-async def test_data_that_does_not_fit_is_refused_by_field(gateway):
-    """What the service raises is an answer that says what was wrong."""
+async def test_invalid_data_is_refused_by_field(gateway):
+    """The exception of the service becomes a response that names the field."""
     async with gateway.session.post("/plugins/demo/done", json={"what": 1}) as response:
         assert response.status == 422
         body = await response.json()
@@ -102,16 +102,16 @@ async def test_data_that_does_not_fit_is_refused_by_field(gateway):
 @pytest.mark.parametrize(
     ("how", "status", "code"), [("refused", 422, "not_today"), ("unavailable", 503, "unavailable")]
 )
-async def test_what_is_meant_is_no_failure(gateway, caplog, how, status, code):
-    """A refusal and a broker that is away are answers in JSON, and nothing is logged."""
+async def test_expected_exceptions_are_not_logged(gateway, caplog, how, status, code):
+    """A refusal and an unavailable broker become responses in JSON."""
     async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
         assert response.status == status
         assert (await response.json())["code"] == code
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_aiohttps_own_exceptions_are_answers(gateway):
-    """A plugin may answer by raising one."""
+async def test_aiohttps_exceptions_are_responses(gateway):
+    """A plugin may raise one to answer."""
     async with gateway.session.get("/plugins/demo/fails/gone") as response:
         assert (response.status, await response.text()) == (410, "moved to nowhere")
 
@@ -119,8 +119,8 @@ async def test_aiohttps_own_exceptions_are_answers(gateway):
 @pytest.mark.parametrize(
     ("how", "logged"), [("badly", "a secret reason, badly"), ("none", "the handler returned a NoneType")]
 )
-async def test_a_failure_is_the_callers_500_and_the_logs_traceback(gateway, connect, caplog, how, logged):
-    """The caller is not told why; users and other callers notice nothing."""
+async def test_an_exception_is_500_and_logged(gateway, connect, caplog, how, logged):
+    """The response does not contain the reason. Users and other requests are not affected."""
     alice = await connect("alice")
     async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
         assert response.status == 500
@@ -135,8 +135,8 @@ async def test_a_failure_is_the_callers_500_and_the_logs_traceback(gateway, conn
         assert response.status == 200
 
 
-async def test_half_an_answer_is_not_passed_off_as_a_whole(gateway, caplog):
-    """A route that fails in the middle of its answer breaks the connection, and is logged."""
+async def test_an_exception_in_a_response_closes_the_connection(gateway, caplog):
+    """The client can tell that the response is incomplete, and the exception is logged."""
     async with gateway.session.get("/plugins/demo/fails/late") as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
@@ -145,8 +145,8 @@ async def test_half_an_answer_is_not_passed_off_as_a_whole(gateway, caplog):
     assert str(record.exc_info[1].__cause__) == "a secret reason, late"
 
 
-async def test_a_route_that_cannot_be_served_stops_the_start():
-    """The sentence names plugin, package and path."""
+async def test_an_invalid_route_stops_the_start():
+    """The error names the plugin, its package and the path."""
     broken = Plugin("broken")
     broken.route("GET", "/{unclosed")(greet)
     with pytest.raises(PluginError, match=r"plugin 'broken' .* route GET /plugins/broken/\{unclosed cannot be served"):

@@ -1,12 +1,12 @@
-"""How many tickets a user may have at a time, by a clock that stands still unless it is set."""
+"""The limit of unused tickets of a user, with a clock that the test sets."""
 
 from __future__ import annotations
 
 from roomcast.web.api.ticket_limit import MAX_UNUSED, TicketLimit
 
 
-def test_a_user_has_so_many_at_a_time():
-    """The next is refused until one was used or has ended; another user's are their own."""
+def test_a_user_has_a_limited_number_of_unused_tickets():
+    """The next one is refused until a ticket is used or expires. Other users are not affected."""
     now = 0.0
     tickets = TicketLimit(lambda: now)
     for number in range(MAX_UNUSED):
@@ -18,12 +18,12 @@ def test_a_user_has_so_many_at_a_time():
     assert tickets.add(7, "more", 30)
     assert not tickets.add(7, "still more", 30)
     now = 30.0
-    assert tickets.add(7, "after the first has ended", 30)
-    assert not tickets.add(7, "and no other", 30)
+    assert tickets.add(7, "after the first one expired", 30)
+    assert not tickets.add(7, "one too many", 30)
 
 
-def test_nothing_is_left_of_what_was_used_or_has_ended():
-    """Users who come once are not kept."""
+def test_used_and_expired_tickets_are_forgotten():
+    """Users without tickets take no memory."""
     now = 0.0
     tickets = TicketLimit(lambda: now)
     for user in range(1000):
