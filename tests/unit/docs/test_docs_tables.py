@@ -169,6 +169,15 @@ def test_every_scheme_of_redis_url_is_listed():
         assert f"`{scheme.replace('valkey', 'redis')}://" in PAGES["docs/redis.md"].replace("unix:///", "unix://")
 
 
+def test_every_form_of_redis_url_is_accepted():
+    """Each form in the table can be parsed, with the password where it has one."""
+    forms = [code(row[0]) for row in rows("docs/redis.md", "## REDIS_URL") if "`" in row[0]]
+    for form in forms:
+        target = parse(form.replace("…", "host"))
+        assert (target.password == "password") is ("password" in form)
+    assert len(forms) == 5
+
+
 def test_the_rights_of_the_redis_user_are_those_that_the_doctor_names():
     """The page and ``roomcast doctor`` tell the same rights."""
     assert snippet("rights of the Redis user").strip() == RIGHTS.format(prefix="roomcast")
