@@ -6,7 +6,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import KEY, masked
+from wire import masked
 
 from roomcast.errors import MESSAGE_TOO_BIG, Close, ProtocolViolation
 from roomcast.fastpath import text_frames
@@ -247,64 +247,6 @@ def test_a_malformed_close_is_a_violation():
     assert (short.value.close.code, garbled.value.close.code) == (1002, 1007)
 
 
-# The short way.
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535])
-def test_texts_reads_a_lone_text(size):
-    """A whole text frame of less than 64 KiB is read the short way, whatever its key."""
-    payload = ("é" * size).encode()[:size] if size % 2 == 0 else b"x" * size
-    for key in (KEY, bytes(4), b"\xff\x00\xff\x00"):
-        assert text_frames.decode_text_frames(masked(TEXT, payload, key=key), LIMIT) == [payload]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        HELLO[:1],
-        HELLO[:-1],
-        HELLO + b"\x81",
-        HELLO + masked(PING, b""),
-        HELLO + masked(TEXT, b"\xc3\x28"),
-        masked(TEXT, b"x" * 300)[:-1],
-        masked(TEXT, b"x" * 300) + b"x",
-        masked(TEXT, b"x" * 65536),
-        masked(BINARY, b"hello"),
-        masked(CONTINUATION, b"hello"),
-        masked(PING, b"hello"),
-        masked(CLOSE, b""),
-        masked(TEXT, b"hello", fin=False),
-        masked(TEXT, b"hello", rsv=4),
-        frames.text(b"hello"),
-        frames.text(b"x" * 126),
-        frames.text(b"x" * 65535),
-    ],
-)
-def test_texts_leaves_everything_else_to_the_reader(data):
-    """What is not whole, masked, valid text frames alone gets None."""
-    assert text_frames.decode_text_frames(data, LIMIT) is None
-
-
-def test_texts_leaves_what_is_too_long_to_the_reader():
-    """The limit holds on the short way too."""
-    assert text_frames.decode_text_frames(masked(TEXT, b"x" * 11), 10) is None
-    assert text_frames.decode_text_frames(masked(TEXT, b"x" * 10), 10) == [b"x" * 10]
-    assert text_frames.decode_text_frames(masked(TEXT, b"x" * 300), 299) is None
-
-
-def test_texts_reads_several():
-    """Frames that came together are read together, in order."""
-    data = HELLO + masked(TEXT, b"x" * 200) + masked(TEXT, "ü".encode())
-    assert text_frames.decode_text_frames(data, LIMIT) == [b"hello", b"x" * 200, "ü".encode()]
-
-
-@pytest.mark.parametrize("size", [60, 100, 200, 65500, 65536])
-def test_an_event_gets_its_id(size):
-    """An event's frame is the text frame of its JSON with the id as the last member, at every length of header."""
-    payload = b'{"type":"message","data":"%b"}' % (b"x" * size)
-    assert text_frames.encode_event_frame(payload, "abc-7") == frames.text(payload[:-1] + b',"id":"abc-7"}')
-
-
 # Idle.
 
 
@@ -443,18 +385,3 @@ def test_damaged_frames_are_a_violation_at_worst(seed, size, damages):
                 frames.close_code(payload)
     except ProtocolViolation as violation:
         assert violation.close.code in (1002, 1007, 1009)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.one_of(
-        st.binary(max_size=50),
-        PAYLOADS.map(lambda one: masked(*one)),
-        st.text().map(lambda t: masked(TEXT, t.encode())),
-    )
-)
-def test_the_short_way_is_the_long_way(data):
-    """When ``texts`` has an answer the Reader has the same."""
-    short = text_frames.decode_text_frames(data, LIMIT)
-    if short is not None:
-        assert read(data) == [(TEXT, payload) for payload in short]
