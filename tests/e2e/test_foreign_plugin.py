@@ -1,4 +1,4 @@
-"""A package of somebody else's, installed beside roomcast: it loads, works, and harms nobody when it fails."""
+"""Tests of a plugin in another package: it loads and works, and its failures affect nobody else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = "environment:prod"
 
 
 def run(*command: str, cwd: Path, **variables: str) -> None:
-    """Run a module of this Python; its output is the failure's message."""
+    """Run a module of this Python; the test fails with its output if the module fails."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=cwd,
@@ -38,7 +38,7 @@ def run(*command: str, cwd: Path, **variables: str) -> None:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package's folder, for what builds and tests leave behind."""
+    """Return a copy of the package's folder, for files that builds and tests create."""
     return shutil.copytree(
         FOREIGN, tmp_path_factory.mktemp("source") / "foreign", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -46,7 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder in which pip has installed the package; on ``PYTHONPATH`` it is part of the environment."""
+    """Return a folder in which pip installed the package; PYTHONPATH adds it to an environment."""
     target = tmp_path_factory.mktemp("site")
     options = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
     run("pip", "install", *options, "--target", str(target), str(source), cwd=source)
@@ -55,14 +55,14 @@ def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def server(site: str) -> Iterator[Running]:
-    """A server in an environment with the package, which cuts handlers off soon."""
+    """Run a server with the package and a short handler timeout."""
     with Running(PYTHONPATH=site, HANDLER_TIMEOUT="0.2", LOG_FORMAT="json") as running:
         yield running
 
 
 @pytest_asyncio.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP client."""
+    """Return an HTTP client."""
     async with aiohttp.ClientSession() as session:
         yield session
 
@@ -76,39 +76,39 @@ class Team:
         self.users: list[Client] = []
 
     async def member(self, name: str, *rooms: str) -> Client:
-        """Connect a user whose token opens ``rooms``."""
+        """Connect a user whose token allows ``rooms``."""
         token = make_token(SECRET, user_id=name, username=name, rooms=rooms)
         self.users.append(await Client.open(self.session, self.server.url, token))
         return self.users[-1]
 
-    async def joined(self, name: str) -> Client:
+    async def connect_member(self, name: str) -> Client:
         """Connect a user of the team, who joins the room."""
         user = await self.member(name, "environment:*")
         await user.join(ROOM)
         return user
 
     async def leave(self) -> None:
-        """Close all connections, for which a server that stops would wait."""
+        """Close all connections, because a stopping server waits for them."""
         for user in self.users:
             await user.close()
 
 
 @pytest_asyncio.fixture
 async def team(server: Running, session: aiohttp.ClientSession) -> AsyncIterator[Team]:
-    """Users of ``server``, who leave with the test."""
+    """Return the users of ``server``; close their connections at the end."""
     team = Team(server, session)
     yield team
     await team.leave()
 
 
 def errors(server: Running) -> list[dict[str, str]]:
-    """Stop the server, and return its log's lines of level error."""
+    """Stop the server, and return the log lines of level error."""
     server.stop()
     return [line for line in map(json.loads, server.err) if line["level"] == "error"]
 
 
-def test_it_is_listed(site):
-    """``roomcast plugins`` shows the package, its version, and what it owns."""
+def test_the_plugin_is_listed(site) -> None:
+    """``roomcast plugins`` shows the package, its version, and its declarations."""
     listed = json.loads(roomcast("plugins", "--json", PYTHONPATH=site).stdout)
     assert next(plugin for plugin in listed if plugin["plugin"] == "deploy") == {
         "plugin": "deploy",
@@ -123,14 +123,14 @@ def test_it_is_listed(site):
     assert {"core", "chat", "task", "project"} < {plugin["plugin"] for plugin in listed}
 
 
-def test_without_it_nobody_knows_of_it(site):
-    """The folder alone adds the plugin: the environment that runs the tests has it not."""
+def test_the_plugin_is_not_listed_without_the_package(site) -> None:
+    """The environment of the tests does not have the package."""
     listed = json.loads(roomcast("plugins", "--json").stdout)
     assert "deploy" not in {plugin["plugin"] for plugin in listed}
 
 
-async def test_its_rule_decides_who_joins(team):
-    """The team can join; others are refused and closed with 4403, as docs/protocol.md says."""
+async def test_its_rule_decides_about_joins(team) -> None:
+    """The team can join; others are refused and closed with 4403."""
     alice = await team.member("alice", ROOM)
     assert await alice.join(ROOM) == {"message": f"Joined room {ROOM}"}
     mallory = await team.member("mallory", "environment:test", "channel:*")
@@ -140,9 +140,9 @@ async def test_its_rule_decides_who_joins(team):
     assert await mallory.closed() == (4403, "Forbidden")
 
 
-async def test_its_command_publishes_to_the_whole_room(team):
-    """Everyone in the room gets the event once, nobody else does, and the caller gets the reply."""
-    alice, bob = await team.joined("alice"), await team.joined("bob")
+async def test_its_command_publishes_to_the_whole_room(team) -> None:
+    """All members get the event once, others do not, and the caller gets the reply."""
+    alice, bob = await team.connect_member("alice"), await team.connect_member("bob")
     carol = await team.member("carol", "environment:*")
     await carol.join("environment:test")
     assert await alice.command("deploy.rollback", {"version": "1.1"}, room=ROOM) == {"version": "1.1"}
@@ -154,18 +154,18 @@ async def test_its_command_publishes_to_the_whole_room(team):
         await user.nothing("deploy.finished")
 
 
-async def test_its_schema_guards_its_handler(team):
-    """Data that does not fit is refused by the field's name, and nothing is published."""
-    alice = await team.joined("alice")
+async def test_its_schema_validates_data(team) -> None:
+    """Invalid data is refused with the name of the field, and nothing is published."""
+    alice = await team.connect_member("alice")
     with pytest.raises(Refused) as refused:
         await alice.command("deploy.rollback", {"version": 2}, room=ROOM)
     assert (refused.value.code, refused.value.fields) == ("invalid_data", {"version": ["Not a valid string."]})
     await alice.nothing("deploy.finished")
 
 
-async def test_a_handler_that_raises_fails_its_caller_alone(team, server):
-    """The caller is told no more than that; its connection and all others live, and the log has the traceback."""
-    alice, bob = await team.joined("alice"), await team.joined("bob")
+async def test_a_failing_handler_affects_only_its_caller(team, server) -> None:
+    """The caller gets ``internal``, all connections stay open, and the log has the traceback."""
+    alice, bob = await team.connect_member("alice"), await team.connect_member("bob")
     await alice.next("user_joined")
     await alice.next("user_joined")
     with pytest.raises(Refused) as refused:
@@ -178,15 +178,15 @@ async def test_a_handler_that_raises_fails_its_caller_alone(team, server):
     assert await alice.command("deploy.verify", room=ROOM) == {"version": "1.1"}
     assert (await bob.next("deploy.finished"))["data"] == {"version": "1.1"}
     await team.leave()
-    (logged,) = errors(server)
-    assert logged["message"] == "deploy.verify of user alice failed"
-    assert "roomcast_deploy" in logged["exception"]
-    assert "KeyError: 'prod'" in logged["exception"]
+    (line,) = errors(server)
+    assert line["message"] == "deploy.verify of user alice failed"
+    assert "roomcast_deploy" in line["exception"]
+    assert "KeyError: 'prod'" in line["exception"]
 
 
-async def test_a_handler_that_hangs_is_cut_off(team, server):
-    """Its caller gets ``timeout``; meanwhile others are served, and then the caller's next command."""
-    alice, bob = await team.joined("alice"), await team.joined("bob")
+async def test_a_handler_that_hangs_is_cancelled(team, server) -> None:
+    """The caller gets ``timeout``; other clients are served meanwhile, and then the caller's next command."""
+    alice, bob = await team.connect_member("alice"), await team.connect_member("bob")
     await alice.send({"type": "deploy.wait", "room": ROOM, "id": "hangs"})
     await alice.send({"type": "deploy.rollback", "room": ROOM, "id": "next", "data": {"version": "1.1"}})
     assert await bob.command("deploy.rollback", {"version": "1.0"}, room=ROOM) == {"version": "1.0"}
@@ -198,18 +198,18 @@ async def test_a_handler_that_hangs_is_cut_off(team, server):
     assert [(await bob.next("deploy.finished"))["data"]["version"] for _ in range(2)] == ["1.0", "1.1"]
 
 
-async def test_its_lifespan_and_its_route_are_there(team, server, session):
-    """What it began with is to be read over HTTP, and then what its command has done."""
+async def test_its_lifespan_and_route(team, server, session) -> None:
+    """The route returns the state of the lifespan and of the commands."""
     async with session.get(f"{server.url}/plugins/deploy/live/build") as response:
         assert await response.json() == {"environment": "build", "version": "1.0"}
-    alice = await team.joined("alice")
+    alice = await team.connect_member("alice")
     await alice.command("deploy.rollback", {"version": "1.1"}, room=ROOM)
     async with session.get(f"{server.url}/plugins/deploy/live/prod") as response:
         assert await response.json() == {"environment": "prod", "version": "1.1"}
 
 
-async def test_a_route_that_raises_fails_its_caller_alone(server, session):
-    """The caller gets a 500 as JSON, without the reason; the log has that."""
+async def test_a_failing_route_affects_only_its_caller(server, session) -> None:
+    """The caller gets 500 as JSON without the reason; the log has the traceback."""
     async with session.get(f"{server.url}/plugins/deploy/live/nowhere") as response:
         assert response.status == 500
         body = await response.json()
@@ -217,18 +217,18 @@ async def test_a_route_that_raises_fails_its_caller_alone(server, session):
     assert body["code"] == "internal"
     async with session.get(f"{server.url}/plugins/deploy/live/build") as response:
         assert response.status == 200
-    (logged,) = errors(server)
-    assert "KeyError: 'nowhere'" in logged["exception"]
-    assert "/plugins/deploy/live/{environment}" in logged["message"]
+    (line,) = errors(server)
+    assert "KeyError: 'nowhere'" in line["exception"]
+    assert "/plugins/deploy/live/{environment}" in line["message"]
 
 
-def test_its_own_tests_pass(source, site):
-    """Its author has tested it with ``roomcast.testing``."""
+def test_its_own_tests_pass(source, site) -> None:
+    """The tests of the package, which use ``roomcast.testing``, pass."""
     run("pytest", "-q", "-p", "no:cacheprovider", cwd=source, PYTHONPATH=site)
 
 
-def test_it_is_strictly_typed(site, tmp_path):
-    """What a plugin is written against has types that hold under mypy --strict."""
+def test_it_is_type_checked(site, tmp_path) -> None:
+    """The package passes mypy --strict."""
     options = ("--strict", "--cache-dir", str(tmp_path / "cache"))
     package = link_package(tmp_path / "package")
     run("mypy", *options, "-p", "roomcast_deploy", cwd=tmp_path, PYTHONPATH=site, MYPYPATH=str(package))

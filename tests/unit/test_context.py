@@ -1,4 +1,4 @@
-"""What plugins are given: the context of a request, and the service around the gateway's life."""
+"""Tests of ``context``: the API that plugins call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Action = Callable[[Context], Awaitable[Any]]
 
 
 class Lab:
-    """A plugin with one command, ``try``, which does with its context what the test says."""
+    """A plugin whose command ``try`` and rule run a function of the test."""
 
     def __init__(self) -> None:
         self.plugin = Plugin("lab")
@@ -43,11 +43,11 @@ class Lab:
         self.plugin.lifespan(self._lifespan())
 
     async def _rule(self, ctx: Context, entity: str) -> Any:
-        """Say what the test says."""
+        """Run the rule of the test."""
         return await self.rule(ctx)
 
     async def _try(self, ctx: Context, data: dict[str, Any]) -> None:
-        """Do what the test says."""
+        """Run the action of the test."""
         assert self._action is not None
         self.result = await self._action(ctx)
 
@@ -59,7 +59,7 @@ class Lab:
         return lifespan
 
     async def do(self, user: User, action: Action, room: str | None = ROOM, **more: Any) -> Any:
-        """Let ``user`` send the command, carry ``action`` out in it, and return its result or the error's data."""
+        """Send the command as ``user`` and run ``action`` in it; return its result, or the data of the error."""
         self._action, self.result = action, None
         await user.send("try", room, id="try", **more)
         while True:
@@ -69,18 +69,18 @@ class Lab:
 
 
 async def allow(ctx: Context) -> bool:
-    """Let in everyone."""
+    """Allow everyone."""
     return True
 
 
 @pytest.fixture
 async def lab() -> Lab:
-    """The plugin; made on the loop that it will run on."""
+    """Return the plugin, created on the event loop of the test."""
     return Lab()
 
 
 def returns(function: Callable[[Context], Any]) -> Action:
-    """A handler that returns what ``function`` makes of its context."""
+    """Return an action that returns the result of ``function``."""
 
     async def action(ctx: Context) -> Any:
         return function(ctx)
@@ -88,32 +88,32 @@ def returns(function: Callable[[Context], Any]) -> Action:
     return action
 
 
-async def test_who_asks(serve: Serve, lab: Lab):
-    """The id, the name and the further claims of the token are the context's."""
+async def test_the_user_of_a_context(serve: Serve, lab: Lab) -> None:
+    """The context has the id, the name and the other claims of the token, and the room."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server, token=token_for(7, "alice", ["lab:*"], team="red", level=3)) as alice:
-        asked = returns(lambda ctx: (ctx.user_id, ctx.username, ctx.claims, ctx.room))
-        assert await lab.do(alice, asked) == (7, "alice", {"team": "red", "level": 3}, ROOM)
-        assert (await lab.do(alice, asked, room=None))[3] is None
+        user_of = returns(lambda ctx: (ctx.user_id, ctx.username, ctx.claims, ctx.room))
+        assert await lab.do(alice, user_of) == (7, "alice", {"team": "red", "level": 3}, ROOM)
+        assert (await lab.do(alice, user_of, room=None))[3] is None
 
 
-async def test_a_new_token_is_the_contexts_at_once(serve: Serve, lab: Lab):
-    """After refresh_token handlers see the new claims and rooms."""
+async def test_the_context_after_a_token_refresh(serve: Serve, lab: Lab) -> None:
+    """After refresh_token, handlers get the new claims and rooms."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server, token=token_for(7, team="red")) as alice:
         await alice.send("refresh_token", data={"token": token_for(7, rooms=["lab:2"], team="blue")})
-        asked = returns(lambda ctx: (ctx.claims, ctx.claims_allow("lab:2"), ctx.claims_allow("lab:1")))
-        assert await lab.do(alice, asked) == ({"team": "blue"}, True, False)
+        user_of = returns(lambda ctx: (ctx.claims, ctx.claims_allow("lab:2"), ctx.claims_allow("lab:1")))
+        assert await lab.do(alice, user_of) == ({"team": "blue"}, True, False)
 
 
-async def test_whether_one_is_in_the_room(serve: Serve, lab: Lab):
-    """in_room and joined tell whether this very connection has joined the request's room."""
+async def test_in_room_and_joined(serve: Serve, lab: Lab) -> None:
+    """in_room and joined depend on this connection, not on others of the user."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server) as alice, connect(server) as tab:
         await tab.join(ROOM)
-        inside, joined = returns(lambda ctx: ctx.in_room), returns(lambda ctx: ctx.joined())
-        assert await lab.do(alice, inside) is False
-        assert await lab.do(alice, inside, room=None) is False
+        in_room, joined = returns(lambda ctx: ctx.in_room), returns(lambda ctx: ctx.joined())
+        assert await lab.do(alice, in_room) is False
+        assert await lab.do(alice, in_room, room=None) is False
         error = await lab.do(alice, joined)
         assert (error["code"], error["error"]) == (
             "not_joined",
@@ -121,15 +121,15 @@ async def test_whether_one_is_in_the_room(serve: Serve, lab: Lab):
         )
         assert (await lab.do(alice, joined, room=None))["code"] == "bad_room"
         await alice.join(ROOM)
-        assert await lab.do(alice, inside) is True
+        assert await lab.do(alice, in_room) is True
         assert await lab.do(alice, joined) == ROOM
         await alice.send("leave_room", ROOM)
-        assert await lab.do(alice, inside) is False
+        assert await lab.do(alice, in_room) is False
 
 
 @pytest.mark.parametrize(("access", "allowed"), [("claims", [True, False]), ("open", [True, True])])
-async def test_what_the_token_covers(serve: Serve, lab: Lab, access: str, allowed: list[bool]):
-    """claims_allow asks the token, and policy_allows what ROOM_ACCESS says; no token covers a user's own room."""
+async def test_claims_allow_and_policy_allows(serve: Serve, lab: Lab, access: str, allowed: list[bool]) -> None:
+    """claims_allow uses the token, policy_allows ROOM_ACCESS; personal rooms are never allowed."""
     server = await serve(plugins=[lab.plugin], room_access=access)
     async with connect(server, rooms=["lab:1"]) as alice:
         for room, expected in zip(("lab:1", "lab:2"), allowed, strict=True):
@@ -138,8 +138,8 @@ async def test_what_the_token_covers(serve: Serve, lab: Lab, access: str, allowe
         assert await lab.do(alice, lambda ctx: ctx.policy_allows("user:1")) is False
 
 
-async def test_a_rule_has_the_context_of_the_join(serve: Serve, lab: Lab):
-    """A room's rule is asked with the user and the room that is to be joined, in which the user is not yet."""
+async def test_a_rule_has_the_context_of_the_join(serve: Serve, lab: Lab) -> None:
+    """A rule gets the user and the room to join, in which the user is not yet."""
     seen: list[Any] = []
 
     async def rule(ctx: Context) -> bool:
@@ -155,8 +155,8 @@ async def test_a_rule_has_the_context_of_the_join(serve: Serve, lab: Lab):
     assert seen == [(1, ROOM, False), (2, ROOM, False)]
 
 
-async def test_publishing_goes_to_the_requests_room_as_from_the_user(serve: Serve, lab: Lab):
-    """An event named by its type or its schema is published in the room of the request, or in another that is given."""
+async def test_publish(serve: Serve, lab: Lab) -> None:
+    """An event, by type or schema, goes to the room of the request or another room, with the user as sender."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server) as alice:
         await alice.join(ROOM)
@@ -182,10 +182,10 @@ async def test_publishing_goes_to_the_requests_room_as_from_the_user(serve: Serv
         (Measured, {"value": 1}, "lab:*", "bad_room"),
     ],
 )
-async def test_what_cannot_be_published_is_refused(
+async def test_publish_refuses_invalid_events(
     serve: Serve, lab: Lab, event: Any, data: Any, room: str | None, code: str
-):
-    """Data that does not fit, an event that nobody declares or only roomcast may send, and no room for it."""
+) -> None:
+    """Invalid data, undeclared or built-in events, and unknown or unsuitable rooms are refused."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server) as alice:
         await alice.join(ROOM)
@@ -194,8 +194,8 @@ async def test_what_cannot_be_published_is_refused(
         assert await alice.settled() == []
 
 
-async def test_all_that_a_keyed_command_publishes_is_published_once(serve: Serve, lab: Lab):
-    """If a command fails after it published, the same key publishes the rest, and nothing twice."""
+async def test_a_command_with_a_key_publishes_each_event_once(serve: Serve, lab: Lab) -> None:
+    """If a command fails after a publish, a repeat with the same key publishes only the rest."""
     server = await serve(plugins=[lab.plugin])
     failing = True
 
@@ -217,8 +217,8 @@ async def test_all_that_a_keyed_command_publishes_is_published_once(serve: Serve
         assert values == [1, 1, 3]
 
 
-async def test_a_notification_is_for_one_user(serve: Serve, lab: Lab):
-    """notify reaches every connection of the user, without room and sender; any event may be one that is declared."""
+async def test_notify(serve: Serve, lab: Lab) -> None:
+    """notify sends an event to each connection of the user, without room and sender."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server) as alice, connect(server, "b-2", "bob") as bob, connect(server, "b-2", "bob") as tab:
         notice = {"title": "Done", "message": "It weighs 3 kg."}
@@ -232,8 +232,8 @@ async def test_a_notification_is_for_one_user(serve: Serve, lab: Lab):
         assert await alice.settled() == []
 
 
-async def test_an_event_and_what_came_after_it(serve: Serve, lab: Lab):
-    """since returns the event asked for and all later ones as clients got them; nothing of what is not kept."""
+async def test_since(serve: Serve, lab: Lab) -> None:
+    """since returns the event and all later events, or nothing if the event is not stored."""
     server = await serve(plugins=[lab.plugin])
     async with connect(server) as alice:
         assert (await lab.do(alice, lambda ctx: ctx.since("x-1")))["code"] == "not_joined"
@@ -257,8 +257,8 @@ async def test_an_event_and_what_came_after_it(serve: Serve, lab: Lab):
         assert [await lab.do(alice, lambda ctx, one=one: ctx.since(one)) for one in odd] == [[]] * len(odd)
 
 
-async def test_what_is_about_an_event(serve: Serve):
-    """about leaves out what does not have the event's id, and others have their turn while long events are searched."""
+async def test_since_with_about(serve: Serve) -> None:
+    """about omits events without the id, and other coroutines run while long events are searched."""
     server, room = await serve(ws_message_rate=0), "channel:1"
     filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
     async with connect(server) as alice:
@@ -270,12 +270,12 @@ async def test_what_is_about_an_event(serve: Serve):
             last = await service.publish("message.edited", room, edit)
         await service.publish("message", room, {"content": first, **filling})
         await alice.join(room)
-        turns = 0
+        iterations = 0
 
         async def count() -> None:
-            nonlocal turns
+            nonlocal iterations
             while True:
-                turns += 1
+                iterations += 1
                 await asyncio.sleep(0)
 
         counting = asyncio.create_task(count())
@@ -284,11 +284,11 @@ async def test_what_is_about_an_event(serve: Serve):
         counting.cancel()
         assert [event["type"] for event in found] == ["message", *["message.edited"] * 60, "message"]
         assert (found[0]["id"], found[-2]["id"]) == (first, last)
-        assert turns >= 20
+        assert iterations >= 20
 
 
-async def test_the_service_of_a_lifespan(serve: Serve, lab: Lab):
-    """What runs beside requests can publish, with or without a sender and once for a key, and look at rooms."""
+async def test_the_service_of_a_lifespan(serve: Serve, lab: Lab) -> None:
+    """A lifespan can publish, with or without a sender, once per key, and read rooms."""
     server = await serve(plugins=[lab.plugin])
     (service,) = lab.services
     async with connect(server) as alice, connect(server) as tab:

@@ -1,4 +1,4 @@
-"""What a plugin declares is kept as it was said; what could not work is refused where it is written."""
+"""Tests of ``plugin``: declarations are stored, and those that cannot work are refused at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roomcast.errors import PluginError
 class Finished(Schema):
     """A version is live.
 
-    For good.
+    Permanently.
     """
 
     version = fields.String(required=True)
@@ -27,17 +27,17 @@ class Undescribed(Schema):
 
 
 async def handler(ctx: Context, data: dict) -> None:
-    """Do it."""
+    """Roll back."""
 
 
 @pytest.fixture
 def deploy() -> Plugin:
-    """A plugin that has declared nothing yet."""
+    """Return a plugin without declarations."""
     return Plugin("deploy", "Deployments")
 
 
-def test_a_declaration_changes_nothing_of_what_it_decorates(deploy):
-    """Schemas, handlers, rules, lifespans and routes stay what they were, to be used elsewhere too."""
+def test_decorators_return_their_argument(deploy) -> None:
+    """Schemas, handlers, rules, lifespans and routes can be used without the plugin too."""
 
     async def rule(ctx: Context, id: str) -> bool:
         return True
@@ -55,30 +55,30 @@ def test_a_declaration_changes_nothing_of_what_it_decorates(deploy):
     assert deploy.route("GET", "/live")(route) is route
 
 
-def test_an_event_is_described_by_its_schemas_docstring(deploy):
-    """Its own, without indentation, and not marshmallow's."""
+def test_the_description_of_an_event(deploy) -> None:
+    """It is the docstring of the schema, without indentation, but not marshmallow's docstring."""
     deploy.event("deploy.finished", rooms=("environment",))(Finished)
     deploy.event("deploy.begun")(Undescribed)
     finished, begun = deploy.events["deploy.finished"], deploy.events["deploy.begun"]
-    assert finished.description == "A version is live.\n\nFor good."
+    assert finished.description == "A version is live.\n\nPermanently."
     assert (finished.type, finished.rooms, finished.published_by_core) == ("deploy.finished", ("environment",), False)
     assert begun.description == ""
 
 
-def test_a_command_keeps_its_handler_schema_and_reply(deploy):
-    """The type of the reply is ``reply``, unless it says another."""
+def test_a_command(deploy) -> None:
+    """A command has its handler, schema and reply; the default type of the reply is ``reply``."""
     deploy.command("deploy.rollback", Finished)(handler)
     deploy.command("deploy.begin", Finished, reply="deploy.begun")(handler)
     rollback = deploy.commands["deploy.rollback"]
-    assert (rollback.handler, rollback.description, rollback.reply) == (handler, "Do it.", "reply")
+    assert (rollback.handler, rollback.description, rollback.reply) == (handler, "Roll back.", "reply")
     assert deploy.commands["deploy.begin"].reply == "deploy.begun"
     assert rollback.validator.load({"version": "1"}) == {"version": "1"}
     with pytest.raises(Refused):
         rollback.validator.load({})
 
 
-def test_a_room_type_without_a_rule_has_the_built_in_one(deploy):
-    """The call alone is a declaration; decorating adds the rule and, without another, its description."""
+def test_a_room_type_with_and_without_a_rule(deploy) -> None:
+    """The call alone is a declaration; decorating adds the rule and the default description."""
     deploy.room("environment", description="Where it runs")
     assert deploy.rooms["environment"] == ("environment", None, "Where it runs")
 
@@ -90,8 +90,8 @@ def test_a_room_type_without_a_rule_has_the_built_in_one(deploy):
     assert deploy.rooms["cluster"] == ("cluster", rule, "Only its admins.")
 
 
-def test_an_async_function_may_be_partly_applied(deploy):
-    """What gives a coroutine when called is a handler."""
+def test_a_handler_may_be_a_partial_function(deploy) -> None:
+    """A partial of an async function is a handler."""
 
     async def general(greeting: str, ctx: Context, data: dict) -> dict:
         return {"greeting": greeting}
@@ -101,8 +101,8 @@ def test_an_async_function_may_be_partly_applied(deploy):
 
 
 @pytest.mark.parametrize("name", ["", "Deploy", "de ploy", "de-ploy", "1deploy", "de.ploy", "de/ploy", "déploy", "x\n"])
-def test_a_plugins_name_is_one_word(name):
-    """It stands in paths and messages."""
+def test_the_name_of_a_plugin_is_a_word(name) -> None:
+    """Other names are refused, because the name is part of paths and messages."""
     with pytest.raises(PluginError, match="a plugin's name is a word like 'deploy'"):
         Plugin(name)
 
@@ -110,22 +110,22 @@ def test_a_plugins_name_is_one_word(name):
 @pytest.mark.parametrize(
     "type", ["", "Deploy.done", "deploy done", "deploy.", ".done", "deploy..done", "deploy:x", "d\n"]
 )
-def test_a_type_is_words_joined_by_dots(deploy, type):
-    """It is refused with the plugin's name, for events and commands alike."""
+def test_a_type_is_words_joined_by_dots(deploy, type) -> None:
+    """Other types of events and commands are refused with the plugin's name."""
     for declare in (lambda: deploy.event(type)(Finished), lambda: deploy.command(type, Finished)(handler)):
         with pytest.raises(PluginError, match="of plugin 'deploy' must be a lower-case word, or some joined by dots"):
             declare()
 
 
 @pytest.mark.parametrize("type", ["", "Environment", "environment.x", "a:b", "a-b", "1a"])
-def test_a_room_type_is_one_word(deploy, type):
-    """It stands before the colon of a room."""
+def test_a_room_type_is_a_word(deploy, type) -> None:
+    """Other room types are refused, because the type precedes the colon in a room's name."""
     with pytest.raises(PluginError, match=r"of plugin 'deploy' must be a lower-case word$"):
         deploy.room(type)
 
 
-def test_a_decorator_without_its_type_is_refused(deploy):
-    """``@deploy.event`` in place of ``@deploy.event("…")`` would declare nothing, without a word."""
+def test_a_decorator_without_a_type_is_refused(deploy) -> None:
+    """``@deploy.event`` without parentheses is refused, because it would declare nothing."""
     with pytest.raises(PluginError, match=r"is no name; say @deploy\.…\(\"its_name\"\)"):
         deploy.event(Finished)
     with pytest.raises(PluginError, match="is no name"):
@@ -134,8 +134,8 @@ def test_a_decorator_without_its_type_is_refused(deploy):
         deploy.room(handler)
 
 
-def test_nothing_is_declared_twice(deploy):
-    """A second declaration of one type is refused; an event, a command and a room type may share a name."""
+def test_a_second_declaration_is_refused(deploy) -> None:
+    """A type can be declared once; an event, a command and a room type may have the same name."""
     deploy.event("deploy")(Finished)
     deploy.command("deploy", Finished)(handler)
     deploy.room("deploy")
@@ -148,8 +148,8 @@ def test_nothing_is_declared_twice(deploy):
 
 
 @pytest.mark.parametrize("schema", [dict, Finished(), fields.String, None, {"version": fields.String()}, "Finished"])
-def test_a_schema_is_a_class_of_marshmallow(deploy, schema):
-    """What is none is refused with the declaration's name, and nothing is declared."""
+def test_a_schema_must_be_a_marshmallow_class(deploy, schema) -> None:
+    """Other objects are refused with the name of the declaration, and nothing is declared."""
     with pytest.raises(PluginError, match=r"event deploy\.finished of plugin 'deploy': .* is not a marshmallow Schema"):
         deploy.event("deploy.finished")(schema)
     with pytest.raises(PluginError, match=r"command deploy\.rollback of plugin 'deploy': .* is not a marshmallow"):
@@ -158,8 +158,8 @@ def test_a_schema_is_a_class_of_marshmallow(deploy, schema):
     assert not deploy.commands
 
 
-def test_a_schema_that_cannot_be_made_is_refused(deploy):
-    """The reason is marshmallow's, the place ours."""
+def test_a_schema_that_cannot_be_instantiated_is_refused(deploy) -> None:
+    """The error has marshmallow's reason and the name of the declaration."""
 
     class Demanding(Schema):
         def __init__(self, version: str) -> None:
@@ -169,8 +169,8 @@ def test_a_schema_that_cannot_be_made_is_refused(deploy):
         deploy.event("deploy.finished")(Demanding)
 
 
-def test_what_must_wait_is_an_async_function(deploy):
-    """A plain function would hold up everyone; it is refused, and nothing is declared."""
+def test_functions_must_be_async(deploy) -> None:
+    """A plain function would block the event loop; it is refused, and nothing is declared."""
 
     def plain(*args: object) -> None:
         pass
@@ -188,8 +188,8 @@ def test_what_must_wait_is_an_async_function(deploy):
 
 
 @pytest.mark.parametrize("rooms", ["environment", ("environment:prod",), ("Environment",), ("*",)])
-def test_an_event_goes_to_room_types(deploy, rooms):
-    """A string would be taken for its letters, and a room or a pattern is no type."""
+def test_rooms_of_an_event_are_room_types(deploy, rooms) -> None:
+    """A string, a room and a pattern are refused."""
     with pytest.raises(PluginError, match=r"event 'deploy\.finished' goes to room types like \('environment',\)"):
         deploy.event("deploy.finished", rooms=rooms)
 
@@ -197,14 +197,14 @@ def test_an_event_goes_to_room_types(deploy, rooms):
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "live"), ("GET", ""), ("get", "/live"), ("HEAD", "/"), ("*", "/")]
 )
-def test_a_route_has_a_method_and_an_absolute_path(deploy, method, path):
-    """The message says what is allowed."""
+def test_a_route_has_a_method_and_an_absolute_path(deploy, method, path) -> None:
+    """The error lists the methods and requires a path that starts with a slash."""
     with pytest.raises(PluginError, match="must be one of GET, POST, PUT, PATCH, DELETE, the path begin with /"):
         deploy.route(method, path)
 
 
-def test_a_route_is_declared_once(deploy):
-    """The second would never be reached; another method or path is another route."""
+def test_a_second_route_is_refused(deploy) -> None:
+    """A second route with the same method and path is refused."""
 
     async def route(service: Service, request: web.Request) -> web.Response:
         return web.Response()
@@ -215,6 +215,6 @@ def test_a_route_is_declared_once(deploy):
         deploy.route("GET", "/live")
 
 
-def test_it_shows_its_name(deploy):
-    """In tracebacks and debuggers."""
+def test_repr(deploy) -> None:
+    """repr has the name, for tracebacks and debuggers."""
     assert repr(deploy) == "Plugin('deploy')"

@@ -1,4 +1,4 @@
-"""Plugins are found where packages are installed; what cannot be loaded, or claims what is taken, stops the start."""
+"""Tests of ``registry``: installed plugins are loaded, and those that cannot be used stop the start."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def handler(ctx, data):
 
 
 def install(folder: Path, name: str, source: str, *, point: str | None = None, value: str | None = None) -> None:
-    """Lay out the package ``name`` 1.0 as an installer does: a module, and a dist-info folder with an entry point."""
+    """Create the files of an installed package ``name`` 1.0: a module, and a dist-info folder with an entry point."""
     module = name.replace("-", "_")
     (folder / f"{module}.py").write_text(HEAD + textwrap.dedent(source))
     info = folder / f"{module}-1.0.dist-info"
@@ -43,7 +43,7 @@ def install(folder: Path, name: str, source: str, *, point: str | None = None, v
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
-    """Install throw-away packages for one test; returns the entry point as Python finds it."""
+    """Return a function that installs a package for one test, and returns its entry point."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
@@ -57,17 +57,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
 
 
 def reason() -> str:
-    """Load what is installed, and return why that is refused."""
+    """Load the installed plugins, and return the error that stops the start."""
     with pytest.raises(PluginError) as stopped:
         load()
     return str(stopped.value)
 
 
-# What loads.
+# Loading.
 
 
-def test_what_is_installed_is_loaded(package):
-    """A package's plugin stands after the built-in ones, with where it came from; what it declares is found."""
+def test_an_installed_plugin_is_loaded(package) -> None:
+    """The plugin follows the built-in ones, with its origin; its declarations are found."""
     package(
         "acme-deploy",
         """
@@ -90,28 +90,28 @@ def test_what_is_installed_is_loaded(package):
     assert registry.event("deploy.finished") is registry.event(sys.modules["acme_deploy"].Data)
 
 
-def test_built_in_plugins_come_first(package):
-    """Whatever an entry point is called, a conflict is laid to the newcomer."""
+def test_built_in_plugins_are_loaded_first(package) -> None:
+    """The name of the entry point does not matter, so a conflict is always reported for the other plugin."""
     package("a-first", 'plugin = Plugin("first")', point="a")
     assert list(load().plugins)[-1] == "first"
 
 
-def test_entry_points_of_other_groups_are_left_alone(package, tmp_path):
-    """A package that offers other things to other programs is not even imported."""
+def test_entry_points_of_other_groups_are_ignored(package, tmp_path) -> None:
+    """A package with entry points for other programs is not imported."""
     package("tidy", "raise SystemExit")
     (tmp_path / "tidy-1.0.dist-info" / "entry_points.txt").write_text("[console_scripts]\ntidy = tidy:main\n")
     assert "tidy" not in load().plugins
 
 
-def test_given_entry_points_are_all_that_is_loaded(package):
-    """Then nothing else is looked for."""
+def test_only_given_entry_points_are_loaded(package) -> None:
+    """With given entry points, no other plugins are loaded."""
     point = package("alone", 'plugin = Plugin("alone")')
     assert list(load([point]).plugins) == ["core", "alone"]
     assert list(load([]).plugins) == ["core"]
 
 
-def test_events_are_found_by_type_or_schema():
-    """What nobody declared is refused, with a hint where to look."""
+def test_events_are_found_by_type_or_schema() -> None:
+    """An event that no plugin declares is refused with a hint."""
     registry = Registry()
     assert registry.event("notification.new").type == "notification.new"
 
@@ -124,8 +124,8 @@ def test_events_are_found_by_type_or_schema():
         assert refused.value.code == "unknown_type"
 
 
-def test_an_unknown_room_type_is_refused_with_those_that_there_are():
-    """The sentence lists them."""
+def test_an_unknown_room_type_is_refused() -> None:
+    """The sentence lists the room types."""
     with pytest.raises(Refused, match="there are: channel, user") as refused:
         Registry([LoadedPlugin(_channels(), "test", "channels")]).room("environment:prod")
     assert refused.value.code == "unknown_room_type"
@@ -137,54 +137,54 @@ def _channels() -> Plugin:
     return plugin
 
 
-# Two that claim one thing.
+# Conflicts.
 
-CLAIMS = {
+DECLARATIONS = {
     "command 'ship'": 'plugin.command("ship", Data)(handler)',
     "event 'shipped'": 'plugin.event("shipped")(Data)',
     "room type 'ship'": 'plugin.room("ship")',
 }
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_two_packages_that_claim_one_type_stop_the_start(package, claim):
-    """The sentence names both packages, both entry points and both plugins, and says what to do."""
-    package("one", f"plugin = Plugin('uno')\n{CLAIMS[claim]}", point="p1")
-    package("two", f"plugin = Plugin('due')\n{CLAIMS[claim]}", point="p2")
+@pytest.mark.parametrize("declaration", DECLARATIONS)
+def test_a_type_that_two_packages_declare_stops_the_start(package, declaration) -> None:
+    """The sentence names both packages, entry points and plugins, and what to do."""
+    package("one", f"plugin = Plugin('uno')\n{DECLARATIONS[declaration]}", point="p1")
+    package("two", f"plugin = Plugin('dos')\n{DECLARATIONS[declaration]}", point="p2")
     assert reason() == (
-        f"{claim} is declared twice: by plugin 'uno' (package 'one 1.0', entry point 'p1') and by plugin 'due' "
+        f"{declaration} is declared twice: by plugin 'uno' (package 'one 1.0', entry point 'p1') and by plugin 'dos' "
         "(package 'two 1.0', entry point 'p2'). Rename one, or uninstall its package."
     )
 
 
-def test_two_packages_that_claim_one_plugin_name_stop_the_start(package):
-    """The name is in paths and messages, and must say one thing."""
+def test_a_plugin_name_that_two_packages_have_stops_the_start(package) -> None:
+    """Names of plugins are part of paths and messages, so they must be unique."""
     package("one", "plugin = Plugin('ship')")
     package("two", "plugin = Plugin('ship')")
-    said = reason()
-    assert said.startswith("the plugin name 'ship' is declared twice: ")
-    assert "package 'one 1.0', entry point 'one'" in said
-    assert "package 'two 1.0', entry point 'two'" in said
+    sentence = reason()
+    assert sentence.startswith("the plugin name 'ship' is declared twice: ")
+    assert "package 'one 1.0', entry point 'one'" in sentence
+    assert "package 'two 1.0', entry point 'two'" in sentence
 
 
 @pytest.mark.parametrize(
-    ("claim", "taken", "owner"),
+    ("declaration", "taken", "owner"),
     [
         ('plugin.event("message")(Data)', "event 'message'", "chat"),
         ('plugin.command("send_message", Data)(handler)', "command 'send_message'", "chat"),
         ('plugin.room("project")', "room type 'project'", "project"),
     ],
 )
-def test_what_a_built_in_plugin_has_is_taken(package, claim, taken, owner):
-    """It is loaded, and refused, as any other."""
-    package("greedy", f"plugin = Plugin('greedy')\n{claim}")
-    said = reason()
-    assert said.startswith(f"{taken} is declared twice: by plugin {owner!r} (package 'roomcast ")
-    assert f"entry point {owner!r}) and by plugin 'greedy' (package 'greedy 1.0', entry point 'greedy')" in said
+def test_types_of_built_in_plugins_cannot_be_declared_again(package, declaration, taken, owner) -> None:
+    """Built-in plugins are loaded, and conflict, like any other."""
+    package("greedy", f"plugin = Plugin('greedy')\n{declaration}")
+    sentence = reason()
+    assert sentence.startswith(f"{taken} is declared twice: by plugin {owner!r} (package 'roomcast ")
+    assert f"entry point {owner!r}) and by plugin 'greedy' (package 'greedy 1.0', entry point 'greedy')" in sentence
 
 
 @pytest.mark.parametrize(
-    "claim",
+    "declaration",
     [
         *(f'plugin.command("{type}", Data)(handler)' for type in ("ping", "join_room", "leave_room", "refresh_token")),
         *(f'plugin.event("{type}")(Data)' for type in ("connected", "error", "pong", "joined_room", "left_room")),
@@ -192,21 +192,21 @@ def test_what_a_built_in_plugin_has_is_taken(package, claim, taken, owner):
         'plugin.room("user")',
     ],
 )
-def test_what_roomcast_itself_says_is_taken(package, claim):
-    """No plugin can speak in the gateway's name, or listen in its place."""
-    package("greedy", f"plugin = Plugin('greedy')\n{claim}")
-    said = reason()
-    assert "by plugin 'core' (roomcast itself) and by plugin 'greedy' (package 'greedy 1.0'" in said
-    assert said.endswith("Give it another name.")
+def test_types_of_roomcast_itself_cannot_be_declared(package, declaration) -> None:
+    """No plugin can send frames or handle commands in the name of roomcast."""
+    package("greedy", f"plugin = Plugin('greedy')\n{declaration}")
+    sentence = reason()
+    assert "by plugin 'core' (roomcast itself) and by plugin 'greedy' (package 'greedy 1.0'" in sentence
+    assert sentence.endswith("Give it another name.")
 
 
-def test_the_name_core_is_taken(package):
-    """There is one core."""
+def test_the_plugin_name_core_is_reserved(package) -> None:
+    """No other plugin can be called core."""
     package("greedy", "plugin = Plugin('core')")
     assert reason().startswith("the plugin name 'core' is declared twice: by plugin 'core' (roomcast itself)")
 
 
-# What cannot be loaded.
+# Plugins that cannot be loaded.
 
 BROKEN = {
     "1 / 0": "could not be imported: ZeroDivisionError: division by zero.",
@@ -234,23 +234,23 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("source", BROKEN)
-def test_a_package_that_cannot_be_loaded_stops_the_start(package, source):
-    """The sentence names the package, the entry point with what it points to, and the reason."""
+def test_a_package_that_cannot_be_loaded_stops_the_start(package, source) -> None:
+    """The sentence names the package, the entry point with its value, and the reason."""
     package("broken", source, point="point")
-    said = reason()
-    assert said.startswith("plugin from package 'broken 1.0', entry point 'point' (broken:plugin)")
-    assert BROKEN[source] in said
-    assert ".." not in said
+    sentence = reason()
+    assert sentence.startswith("plugin from package 'broken 1.0', entry point 'point' (broken:plugin)")
+    assert BROKEN[source] in sentence
+    assert ".." not in sentence
 
 
-def test_an_entry_point_to_nowhere_stops_the_start(package):
-    """A module that the package has forgotten."""
-    package("broken", "", value="broken_elsewhere:plugin")
-    assert "(broken_elsewhere:plugin) could not be imported: ModuleNotFoundError" in reason()
+def test_an_entry_point_to_a_missing_module_stops_the_start(package) -> None:
+    """An entry point to a module that the package does not have stops the start."""
+    package("broken", "", value="broken_missing:plugin")
+    assert "(broken_missing:plugin) could not be imported: ModuleNotFoundError" in reason()
 
 
-def test_an_event_for_rooms_that_nobody_has_stops_the_start(package):
-    """It could never be published; a room type of another package will do."""
+def test_an_event_for_an_undeclared_room_type_stops_the_start(package) -> None:
+    """The event could never be published; a room type of another package is accepted."""
     package("one", "plugin = Plugin('one')\nplugin.event('done', rooms=('place', 'user'))(Data)")
     assert reason() == (
         "event 'done' of plugin 'one' (package 'one 1.0', entry point 'one') goes to rooms of type 'place', and no "
@@ -260,16 +260,16 @@ def test_an_event_for_rooms_that_nobody_has_stops_the_start(package):
     assert load().events["done"].rooms == ("place", "user")
 
 
-# As the operator sees it.
+# The command line.
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("plugins",)], ids=["serve", "plugins"])
-def test_the_start_stops_with_one_sentence(tmp_path, command):
-    """No traceback, no half a server: the sentence, and status 2."""
+def test_the_start_stops_with_one_sentence(tmp_path, command) -> None:
+    """The command prints the sentence without a traceback, and exits with status 2."""
     install(tmp_path, "broken", "1 / 0")
-    said = refusal(*command, PYTHONPATH=str(tmp_path), JWT_SECRET="x" * 32)
-    assert said == (
+    sentence = refusal(*command, PYTHONPATH=str(tmp_path), JWT_SECRET="x" * 32)
+    assert sentence == (
         "plugin from package 'broken 1.0', entry point 'broken' (broken:plugin) could not be imported: "
         "ZeroDivisionError: division by zero."
     )
@@ -284,10 +284,10 @@ def test_the_start_stops_with_one_sentence(tmp_path, command):
         ("", "", ""),
     ],
 )
-def test_a_plugin_without_a_description_gets_its_modules(
+def test_the_default_description_of_a_plugin(
     package: Package, tmp_path: Path, docstring: str, given: str, shown: str
-):
-    """The first line of the docstring; a description of its own goes before."""
+) -> None:
+    """It is the first line of the module's docstring."""
     point = package("roomcast-docs", "")
     (tmp_path / "roomcast_docs.py").write_text(
         f"{docstring}\nfrom roomcast import Plugin\nplugin = Plugin('docs', {given!r})\n"

@@ -1,4 +1,4 @@
-"""The fixtures for plugin authors, used as authors use them."""
+"""Tests of ``roomcast.testing``, which use the fixtures as plugin authors do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOM = "place:1"
 
 demo = Plugin("demo")
 demo.room("place")
-lives: list[str] = []
+recorded: list[str] = []
 
 
 class Said(Schema):
@@ -42,53 +42,53 @@ demo.event("demo.said")(Said)
 
 @demo.command("demo.say", Said)
 async def say(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Say it."""
+    """Publish the text."""
     return {"event_id": await ctx.publish(Said, data)}
 
 
 @demo.command("demo.hang", Nothing)
 async def hang(ctx: Context, data: dict[str, Any]) -> None:
-    """Never end."""
+    """Never return."""
     await asyncio.Event().wait()
 
 
 @demo.command("demo.claims", Nothing)
 async def claims(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Show who asks."""
+    """Return the user and the claims of the token."""
     return {"user_id": ctx.user_id, "username": ctx.username, "claims": dict(ctx.claims)}
 
 
 @demo.lifespan
 async def live(service: Service) -> AsyncIterator[None]:
-    """Note when it begins and ends."""
-    lives.append("begun")
+    """Record the start and the end."""
+    recorded.append("started")
     yield
-    lives.append("ended")
+    recorded.append("ended")
 
 
 @demo.route("GET", "/hello")
 async def hello(service: Service, request: web.Request) -> web.Response:
-    """Greet."""
+    """Greet the user in the query."""
     return web.json_response({"hello": request.query.get("who")})
 
 
 @pytest.fixture
 def roomcast_plugins() -> list[Plugin]:
-    """The plugin of this module, which no package offers."""
+    """Return the plugin of this module, which is not installed."""
     return [demo]
 
 
 @pytest.fixture
 def roomcast_settings() -> dict[str, Any]:
-    """Handlers are cut off soon, and little is kept."""
+    """Return settings with a short timeout and history."""
     return {"handler_timeout": 0.1, "history_size": 2}
 
 
 # The gateway.
 
 
-async def test_a_plugin_needs_no_package(gateway, connect):
-    """The one that the test brings works beside the installed ones, route and lifespan included."""
+async def test_a_plugin_that_is_not_installed(gateway, connect) -> None:
+    """The plugin of the test is loaded besides the installed ones, with its route and lifespan."""
     alice = await connect("alice", rooms=["place:*", "channel:*"])
     await alice.join(ROOM)
     await alice.join("channel:1")
@@ -100,16 +100,16 @@ async def test_a_plugin_needs_no_package(gateway, connect):
         assert await response.json() == {"hello": "alice"}
 
 
-async def test_lifespans_are_run():
-    """The plugin's begins before anyone connects, and ends with the gateway."""
-    lives.clear()
+async def test_lifespans_run() -> None:
+    """The lifespan starts before any connection, and ends with the gateway."""
+    recorded.clear()
     async with running([demo]):
-        assert lives == ["begun"]
-    assert lives == ["begun", "ended"]
+        assert recorded == ["started"]
+    assert recorded == ["started", "ended"]
 
 
-async def test_settings_are_taken(gateway, connect):
-    """Those of the fixture hold; a secret and an API key are there without."""
+async def test_settings_of_the_fixture(gateway, connect) -> None:
+    """The settings of the fixture are used, with a random secret and API key."""
     assert (gateway.settings.handler_timeout, gateway.settings.history_size) == (0.1, 2)
     assert gateway.settings.jwt_secret
     assert gateway.settings.api_key
@@ -119,15 +119,15 @@ async def test_settings_are_taken(gateway, connect):
     assert refused.value.code == "timeout"
 
 
-async def test_an_installed_plugin_may_be_given_too():
-    """It is there once."""
+async def test_an_installed_plugin_may_be_given() -> None:
+    """An installed plugin that is given as well is loaded once."""
     async with running([chat]) as gateway:
         alice = await gateway.connect("alice", rooms=["channel:1"])
         await alice.join("channel:1")
 
 
-async def test_a_start_that_fails_fails_the_test():
-    """What would stop a server stops the fixture, with the same error."""
+async def test_a_failed_start_raises_its_error() -> None:
+    """The error that stops a server is raised by the fixture."""
     with pytest.raises(PluginError, match="the plugin name 'chat' is declared twice"):
         async with running([Plugin("chat")]):
             raise AssertionError("it started")
@@ -136,8 +136,8 @@ async def test_a_start_that_fails_fails_the_test():
             raise AssertionError("it started")
 
 
-async def test_each_test_has_a_gateway_of_its_own(gateway):
-    """Two of them share nothing, not even the secret."""
+async def test_each_test_has_its_own_gateway(gateway) -> None:
+    """Two gateways share nothing, not even the secret."""
     async with running() as other:
         assert other.url != gateway.url
         assert other.settings.jwt_secret != gateway.settings.jwt_secret
@@ -148,31 +148,31 @@ async def test_each_test_has_a_gateway_of_its_own(gateway):
 # Users.
 
 
-async def test_users_are_who_their_tokens_say(connect):
-    """The id is the name if not given; claims go into the token."""
+async def test_users_and_claims(connect) -> None:
+    """The id defaults to the name; claims become claims of the token."""
     alice = await connect("alice")
     assert alice.welcome == {"message": "Connected successfully", "user_id": "alice", "username": "alice"}
     bob = await connect("bob", user_id=7, team="red")
     assert await bob.command("demo.claims") == {"user_id": 7, "username": "bob", "claims": {"team": "red"}}
 
 
-async def test_no_room_opens_unless_said(connect):
-    """A test that forgets the rooms fails, rather than pass for a rule."""
+async def test_no_room_is_allowed_by_default(connect) -> None:
+    """A test that forgets ``rooms`` fails, so that it does not pass for a rule."""
     alice = await connect("alice")
     with pytest.raises(Refused) as refused:
         await alice.join(ROOM)
     assert refused.value.code == "forbidden"
 
 
-async def test_who_is_not_let_in_is_told_why(gateway):
-    """A refused connection raises the close that it got."""
+async def test_a_refused_connection_raises_its_close(gateway) -> None:
+    """A refused connection raises Disconnected with the code and the reason."""
     with pytest.raises(Disconnected, match="4401 Authentication Failed") as refused:
         await gateway.connect("alice", expires_in=-1)
     assert (refused.value.code, refused.value.reason) == (4401, "Authentication Failed")
 
 
-async def test_joining_answers_and_resumes(connect):
-    """Without ``since`` it is the plain answer; with it, what was missed comes."""
+async def test_join_and_resume(connect) -> None:
+    """join returns the data of the reply; with ``since``, the missed events follow."""
     alice = await connect("alice", rooms=["*"])
     assert await alice.join(ROOM) == {"message": f"Joined room {ROOM}"}
     joined = await alice.next("user_joined")
@@ -184,8 +184,8 @@ async def test_joining_answers_and_resumes(connect):
     assert await bob.leave(ROOM) == {"message": f"Left room {ROOM}"}
 
 
-async def test_a_refusal_carries_code_message_and_fields(connect):
-    """As the client got them."""
+async def test_a_refusal_has_code_message_and_fields(connect) -> None:
+    """Refused has the code, the message and the fields of the error frame."""
     alice = await connect("alice", rooms=["*"])
     await alice.join(ROOM)
     with pytest.raises(Refused, match=r"data\.text: Not a valid string\.") as refused:
@@ -193,8 +193,8 @@ async def test_a_refusal_carries_code_message_and_fields(connect):
     assert (refused.value.code, refused.value.fields) == ("invalid_data", {"text": ["Not a valid string."]})
 
 
-async def test_answers_find_their_questions(connect):
-    """Commands asked at once, also of one user, are each given their own."""
+async def test_concurrent_commands_get_their_own_replies(connect) -> None:
+    """Commands that run at the same time, of one or several users, get their own replies."""
     alice, bob = await connect("alice", rooms=["*"]), await connect("bob", rooms=["*"])
     for user in (alice, bob):
         await user.join(ROOM)
@@ -211,8 +211,8 @@ async def test_answers_find_their_questions(connect):
     }
 
 
-async def test_a_key_is_passed_on(connect):
-    """The same key says a thing once."""
+async def test_key(connect) -> None:
+    """A command that is repeated with the same key is carried out once."""
     alice = await connect("alice", rooms=["*"])
     await alice.join(ROOM)
     first, second = [await alice.command("demo.say", {"text": "x"}, room=ROOM, key="k") for _ in range(2)]
@@ -224,8 +224,8 @@ async def test_a_key_is_passed_on(connect):
 # Events.
 
 
-async def test_next_takes_events_in_order_by_type_and_room(connect):
-    """Each is taken once; those passed over stay for later."""
+async def test_next_takes_events_in_order(connect) -> None:
+    """Each event is returned once, by type and room; others remain."""
     alice = await connect("alice", rooms=["*"])
     for room in (ROOM, "place:2"):
         await alice.join(room)
@@ -238,8 +238,8 @@ async def test_next_takes_events_in_order_by_type_and_room(connect):
     assert alice.events == []
 
 
-async def test_next_waits_for_what_is_still_to_come(gateway, connect):
-    """Several may wait at once, and each gets an event."""
+async def test_next_waits_for_future_events(gateway, connect) -> None:
+    """Several calls may wait at the same time, and each gets an event."""
     alice = await connect("alice", rooms=["*"])
     await alice.join(ROOM)
     waiting = [asyncio.ensure_future(alice.next("demo.said")) for _ in range(3)]
@@ -249,8 +249,8 @@ async def test_next_waits_for_what_is_still_to_come(gateway, connect):
     assert sorted([event["data"]["text"] for event in await asyncio.gather(*waiting)]) == ["one", "three", "two"]
 
 
-async def test_next_says_what_came_instead(connect, monkeypatch):
-    """When nothing fits in time, the failure lists what there was."""
+async def test_next_lists_other_events_when_it_fails(connect, monkeypatch) -> None:
+    """The failure lists the events that were received instead."""
     monkeypatch.setattr(testing, "EVENT_TIMEOUT", 0.05)
     alice = await connect("alice", rooms=["*"])
     await alice.join(ROOM)
@@ -258,8 +258,8 @@ async def test_next_says_what_came_instead(connect, monkeypatch):
         await alice.next("demo.said", room=ROOM)
 
 
-async def test_nothing_fails_on_what_came(connect):
-    """It sees all that was published before, and shows it; other types and rooms do not trouble it."""
+async def test_nothing_fails_if_there_is_an_event(connect) -> None:
+    """It finds everything that was published before, and ignores other types and rooms."""
     alice, bob = await connect("alice", rooms=["*"]), await connect("bob", rooms=["*"])
     for user in (alice, bob):
         await user.join(ROOM)
@@ -272,8 +272,8 @@ async def test_nothing_fails_on_what_came(connect):
             await bob.nothing(type)
 
 
-async def test_a_message_may_be_sent_as_it_is(connect):
-    """Its answer is then an event like any other, with the id that it was given."""
+async def test_send_a_message_without_changes(connect) -> None:
+    """The reply to a sent message is an event with the id that was given."""
     alice = await connect("alice")
     await alice.send({"type": "no.such", "id": "mine"})
     error = await alice.next("error")
@@ -283,8 +283,8 @@ async def test_a_message_may_be_sent_as_it_is(connect):
 # The end.
 
 
-async def test_whoever_waits_learns_that_the_connection_ended(connect):
-    """Commands, events and sending raise the close, then and later; ``closed`` returns it."""
+async def test_waiting_methods_raise_disconnected(connect) -> None:
+    """Commands, events and sending raise Disconnected, then and later; ``closed`` returns the close."""
     alice = await connect("alice", rooms=["*"])
     waiting = asyncio.ensure_future(alice.next("demo.said"))
     await alice.send({"type": "join_room", "room": "user:1"})
@@ -297,8 +297,8 @@ async def test_whoever_waits_learns_that_the_connection_ended(connect):
     assert (await alice.next("error"))["data"]["code"] == "forbidden"
 
 
-async def test_a_command_under_way_is_not_waited_for_in_vain(connect):
-    """Whose connection ends gets no answer, and is told so at once."""
+async def test_a_running_command_raises_disconnected(connect) -> None:
+    """A command whose connection ends raises Disconnected at once."""
     alice = await connect("alice")
     waiting = asyncio.ensure_future(alice.command("demo.hang"))
     await alice.send({"type": "ping", "id": "sent after it"})
@@ -307,8 +307,8 @@ async def test_a_command_under_way_is_not_waited_for_in_vain(connect):
         await waiting
 
 
-async def test_who_closes_is_gone(connect):
-    """The others see them leave; closing again is no error."""
+async def test_close(connect) -> None:
+    """Other members get user_left; closing again is allowed."""
     alice, bob = await connect("alice", rooms=["*"]), await connect("bob", rooms=["*"])
     for user in (alice, bob):
         await user.join(ROOM)
@@ -317,8 +317,8 @@ async def test_who_closes_is_gone(connect):
     assert (await alice.next("user_left"))["data"] == {"username": "bob", "user_id": "bob"}
 
 
-async def test_a_gateway_that_stops_says_so():
-    """Its users get 1012 if they have not left, and nobody waits for anything."""
+async def test_a_stopping_gateway_closes_its_clients() -> None:
+    """Clients that are still connected get Disconnected."""
     async with running() as gateway:
         alice = await gateway.connect("alice")
         gateway._clients.clear()
@@ -326,9 +326,9 @@ async def test_a_gateway_that_stops_says_so():
         await alice.next()
 
 
-# In an author's project.
+# In the project of a plugin author.
 
-AUTHORS_TEST = """
+TEST_OF_AN_AUTHOR = """
     import pytest
     from marshmallow import Schema, fields
     from roomcast import Plugin
@@ -362,9 +362,9 @@ AUTHORS_TEST = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "mark"), [("auto", ""), ("strict", "@pytest.mark.asyncio")])
-def test_it_works_in_both_modes_of_pytest_asyncio(pytester, mode, mark):
-    """With every warning an error, and the fixtures found by the module's name alone."""
-    pytester.makepyfile(textwrap.dedent(AUTHORS_TEST).replace("MARK", mark))
+def test_both_modes_of_pytest_asyncio(pytester, mode, mark) -> None:
+    """The fixtures work with the module's name alone, and without warnings."""
+    pytester.makepyfile(textwrap.dedent(TEST_OF_AN_AUTHOR).replace("MARK", mark))
     done = pytester.runpytest_subprocess(
         *("-W", "error", "-p", "no:cacheprovider", "-o", f"asyncio_mode={mode}"),
         *("-o", "asyncio_default_fixture_loop_scope=function"),
@@ -373,7 +373,7 @@ def test_it_works_in_both_modes_of_pytest_asyncio(pytester, mode, mark):
 
 
 @pytest.mark.slow
-def test_a_server_needs_no_pytest():
-    """Only who asks for the fixtures imports it."""
+def test_a_server_does_not_import_pytest() -> None:
+    """Only roomcast.testing imports pytest."""
     program = "import sys, roomcast.cli; sys.exit(any(name.startswith(('pytest', '_pytest')) for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

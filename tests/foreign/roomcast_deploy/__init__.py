@@ -1,4 +1,4 @@
-"""Deployments: what was shipped, and where."""
+"""Deployments: which version is live in which environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roomcast import Context, Plugin, Refused, Service
 
 deploy = Plugin("deploy", "Deployments and rollbacks")
 
-#: Environment to the version that is live there, while the gateway runs.
+#: The live version of each environment.
 _live: dict[str, str] = {}
 
 
@@ -26,12 +26,12 @@ class Finished(Schema):
 
 @deploy.room("environment")
 async def on_the_team(ctx: Context, environment: str) -> bool:
-    """Only members of an environment's team enter its room."""
+    """Allow only members of an environment's team to join its room."""
     return ctx.claims_allow(f"environment:{environment}")
 
 
 class Rollback(Schema):
-    """Which version to go back to."""
+    """The version to go back to."""
 
     version = fields.String(required=True)
 
@@ -42,7 +42,7 @@ class Nothing(Schema):
 
 @deploy.command("deploy.rollback", Rollback)
 async def roll_back(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Ask for the version before; everyone in the room sees who did."""
+    """Go back to an earlier version and tell everyone in the room."""
     if not ctx.in_room or ctx.room is None:
         raise Refused("not_joined", "Join the environment's room first.")
     await ctx.publish(Finished, {"version": data["version"]})
@@ -52,20 +52,20 @@ async def roll_back(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 
 @deploy.command("deploy.verify", Nothing)
 async def verify(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
-    """Say which version is live; fails where none was ever deployed."""
+    """Return the live version; fail if there is none."""
     environment = ctx.joined().partition(":")[2]
     return {"version": _live[environment]}
 
 
 @deploy.command("deploy.wait", Nothing)
 async def wait(ctx: Context, data: dict[str, Any]) -> None:
-    """Wait for a deployment that nobody has begun."""
+    """Wait forever."""
     await asyncio.Event().wait()
 
 
 @deploy.lifespan
 async def remember(service: Service) -> AsyncIterator[None]:
-    """Begin with the version that was shipped with the gateway, and forget all when it stops."""
+    """Start with one version, and remove all at the end."""
     _live["build"] = "1.0"
     yield
     _live.clear()
@@ -73,6 +73,6 @@ async def remember(service: Service) -> AsyncIterator[None]:
 
 @deploy.route("GET", "/live/{environment}")
 async def live(service: Service, request: web.Request) -> web.StreamResponse:
-    """Which version is live, for a status page."""
+    """Return the live version for a status page."""
     environment = request.match_info["environment"]
     return web.json_response({"environment": environment, "version": _live[environment]})

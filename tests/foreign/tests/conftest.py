@@ -1,3 +1,3 @@
-"""The fixtures come with roomcast."""
+"""Loads the fixtures of roomcast."""
 
 pytest_plugins = ["roomcast.testing"]

@@ -1,4 +1,4 @@
-"""Deployments, on a real gateway."""
+"""Tests of the plugin on a real gateway."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from roomcast import Refused
 ROOM = "environment:prod"
 
 
-async def test_the_room_sees_a_rollback(connect):
-    """Everyone in the room hears of it, its sender included, and once."""
+async def test_a_rollback(connect) -> None:
+    """Everyone in the room, the sender included, gets the event once."""
     alice = await connect("alice", rooms=["environment:*"])
     bob = await connect("bob", rooms=[ROOM])
     await alice.join(ROOM)
@@ -20,8 +20,8 @@ async def test_the_room_sees_a_rollback(connect):
         await user.nothing("deploy.finished")
 
 
-async def test_others_stay_out(connect):
-    """Who is not on the team gets no access."""
+async def test_others_cannot_join(connect) -> None:
+    """Users outside the team are refused."""
     mallory = await connect("mallory", rooms=["environment:test"])
     with pytest.raises(Refused) as refused:
         await mallory.join(ROOM)
@@ -29,8 +29,8 @@ async def test_others_stay_out(connect):
     assert await mallory.closed() == (4403, "Forbidden")
 
 
-async def test_who_has_not_joined_rolls_nothing_back(connect):
-    """To be allowed into the room is not to be in it."""
+async def test_a_rollback_requires_membership(connect) -> None:
+    """Access to the room is not enough for a rollback."""
     alice = await connect("alice", rooms=["environment:*"])
     bob = await connect("bob", rooms=["environment:*"])
     await bob.join(ROOM)
@@ -40,8 +40,8 @@ async def test_who_has_not_joined_rolls_nothing_back(connect):
     await bob.nothing("deploy.finished")
 
 
-async def test_a_build_server_publishes(connect, gateway):
-    """What a backend publishes arrives too; nowhere but in an environment."""
+async def test_a_backend_publishes(connect, gateway) -> None:
+    """An event of a backend is delivered; it is refused in other types of rooms."""
     alice = await connect("alice", rooms=["environment:*"])
     await alice.join(ROOM)
     id = await gateway.service.publish("deploy.finished", ROOM, {"version": "2.0"}, sender="ci")
@@ -50,8 +50,8 @@ async def test_a_build_server_publishes(connect, gateway):
         await gateway.service.publish("deploy.finished", "channel:1", {"version": "2.0"})
 
 
-async def test_the_status_page_shows_what_is_live(connect, gateway):
-    """The route knows the version that the room was told of."""
+async def test_the_route_shows_the_live_version(connect, gateway) -> None:
+    """The route returns the version of the last rollback."""
     alice = await connect("alice", rooms=["environment:*"])
     await alice.join(ROOM)
     await alice.command("deploy.rollback", {"version": "1.1"}, room=ROOM)

@@ -1,4 +1,4 @@
-"""Chat: messages reach the room as in docs/protocol.md; only their author may edit or delete them."""
+"""Tests of ``plugins.chat``: messages as documented, and edits and deletions by their authors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def alice(connect: Connect) -> Client:
 
 @pytest.fixture
 async def bob(connect: Connect, alice: Client) -> Client:
-    """Somebody else in the room, who has seen everyone come."""
+    """Connect another user, who joins the room and has received all joins."""
     user = await connect("bob", user_id=2, rooms=["*"])
     await user.join(ROOM)
     await user.next("user_joined")
@@ -70,22 +70,22 @@ async def say(user: Client, content: str = "Hello", room: str = ROOM, **data: ob
 
 
 async def change(user: Client, id: str, content: str = "Changed", room: str = ROOM, **data: object) -> str:
-    """Edit a message; return the event's id."""
+    """Edit a message; return the id of the event."""
     reply = await user.command("edit_message", {"message_id": id, "content": content, **data}, room=room)
     return reply["event_id"]
 
 
 async def delete(user: Client, id: str, room: str = ROOM) -> str:
-    """Delete a message; return the event's id."""
+    """Delete a message; return the id of the event."""
     reply = await user.command("delete_message", {"message_id": id}, room=room)
     return reply["event_id"]
 
 
-# Saying something.
+# Sending.
 
 
-async def test_the_documents_message_gives_the_documents_event(alice, bob):
-    """Everyone in the room, the sender included, gets the example with a time of its own and an id; nothing else."""
+async def test_the_example_of_send_message(alice, bob) -> None:
+    """Everyone in the room gets the documented event, with a timestamp and an id, and nothing else."""
     await alice.send(json.loads(SEND_MESSAGE))
     expected = json.loads(MESSAGE)
     for user in (alice, bob):
@@ -97,16 +97,16 @@ async def test_the_documents_message_gives_the_documents_event(alice, bob):
         await user.nothing("error")
 
 
-async def test_a_backend_may_publish_the_documents_event(alice, gateway):
-    """The example comes out as it went in, with a time and an id."""
+async def test_a_backend_may_publish_a_message(alice, gateway) -> None:
+    """The documented event is delivered unchanged, with a timestamp and an id."""
     example = json.loads(MESSAGE)
     id = await gateway.service.publish("message", ROOM, example["data"], sender=example["sender"])
     event = await alice.next("message")
     assert event == example | {"timestamp": event["timestamp"], "id": id}
 
 
-async def test_a_request_with_an_id_is_answered_sent(alice, bob):
-    """The answer carries the request's id and the event's; others get none."""
+async def test_the_reply_to_a_request_with_an_id(alice, bob) -> None:
+    """The reply has the ids of the request and of the event; others get no reply."""
     await alice.send({**json.loads(SEND_MESSAGE), "id": "mine"})
     sent = await alice.next("sent")
     event = await alice.next("message")
@@ -115,8 +115,8 @@ async def test_a_request_with_an_id_is_answered_sent(alice, bob):
     await bob.nothing("sent")
 
 
-async def test_metadata_is_the_senders_own(alice):
-    """Whatever object it is arrives as it is; none is an empty one."""
+async def test_metadata_is_not_changed(alice) -> None:
+    """Any object is delivered unchanged; the default is an empty object."""
     metadata = {"reply_to": None, "tags": ["ä", {"deep": [1, 2.5, True]}], "type": "message", "": 0}
     await say(alice, metadata=metadata)
     await say(alice)
@@ -124,8 +124,8 @@ async def test_metadata_is_the_senders_own(alice):
     assert (await alice.next("message"))["data"]["metadata"] == {}
 
 
-async def test_the_sender_cannot_be_chosen(alice):
-    """Name and id come from the token; data that brings others is refused."""
+async def test_the_sender_cannot_be_set(alice) -> None:
+    """Name and id are those of the token; data with other values is refused."""
     with pytest.raises(Refused) as refused:
         await say(alice, username="bob", user_id=2)
     assert refused.value.code == "invalid_data"
@@ -134,8 +134,8 @@ async def test_the_sender_cannot_be_chosen(alice):
 
 
 @pytest.mark.parametrize("content", ["x", "x" * 10_000, "😀" * 10_000, " ", "<b>&amp;\u2028"])
-async def test_content_of_1_to_10000_characters_arrives(alice, content):
-    """Characters count, not bytes, and none is changed."""
+async def test_content_of_1_to_10000_characters(alice, content) -> None:
+    """The limit counts characters, not bytes, and the content is not changed."""
     await say(alice, content)
     assert (await alice.next("message"))["data"]["content"] == content
 
@@ -155,8 +155,8 @@ async def test_content_of_1_to_10000_characters_arrives(alice, content):
         ({"content": "x", "more": 1}, "more"),
     ],
 )
-async def test_what_is_no_message_is_refused_by_field(alice, data, field):
-    """The field is named, nothing is said, and the connection lives."""
+async def test_an_invalid_message_is_refused(alice, data, field) -> None:
+    """The error names the field, nothing is published, and the connection stays open."""
     with pytest.raises(Refused) as refused:
         await alice.command("send_message", data, room=ROOM)
     assert refused.value.code == "invalid_data"
@@ -166,8 +166,8 @@ async def test_what_is_no_message_is_refused_by_field(alice, data, field):
 
 
 @pytest.mark.parametrize("room", ["project:123", "task:789"])
-async def test_every_room_is_for_talking(connect, room):
-    """Projects and tasks have messages as channels do."""
+async def test_messages_in_other_rooms(connect, room) -> None:
+    """Rooms of projects and tasks have messages too."""
     bob = await connect("bob", rooms=["*"])
     await bob.join(room)
     id = await say(bob, room=room)
@@ -175,7 +175,7 @@ async def test_every_room_is_for_talking(connect, room):
     assert (event["room"], event["id"]) == (room, id)
 
 
-# Who may.
+# Permissions, edits and deletions.
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ async def test_every_room_is_for_talking(connect, room):
         ("delete_message", {"message_id": "1-1"}),
     ],
 )
-async def test_only_who_is_in_the_room_speaks_there(alice, connect, type, data):
-    """To be allowed in is not enough, nor to have been there, nor the user's own room; and a room must be named."""
+async def test_only_members_may_send(alice, connect, type, data) -> None:
+    """Access to the room and an earlier membership are not enough, and the request must name a room."""
     carol = await connect("carol", user_id=3, rooms=["*"])
     await carol.join("channel:1")
     await carol.leave("channel:1")
@@ -201,8 +201,8 @@ async def test_only_who_is_in_the_room_speaks_there(alice, connect, type, data):
     await alice.nothing("message")
 
 
-async def test_an_edit_reaches_everyone(alice, bob):
-    """It names the message, and says what that is now; the message's own metadata stays."""
+async def test_an_edit(alice, bob) -> None:
+    """Everyone gets the id and the new content; the metadata stays."""
     id = await say(alice, "Helo", metadata={"reply_to": 789})
     event_id = await change(alice, id, "Hello")
     for user in (alice, bob):
@@ -225,8 +225,8 @@ async def test_an_edit_reaches_everyone(alice, bob):
         await user.nothing("message.edited")
 
 
-async def test_a_deletion_reaches_everyone(alice, bob):
-    """It names the message and who took it back."""
+async def test_a_deletion(alice, bob) -> None:
+    """Everyone gets the id and the user."""
     id = await say(alice)
     event_id = await delete(alice, id)
     for user in (alice, bob):
@@ -242,8 +242,8 @@ async def test_a_deletion_reaches_everyone(alice, bob):
         await user.nothing("message.deleted")
 
 
-async def test_nobody_else_changes_a_message(alice, bob):
-    """Others in the room are refused, whatever their rooms, and nothing is published."""
+async def test_only_the_author_may_change_a_message(alice, bob) -> None:
+    """Other members are refused, and nothing is published."""
     id = await say(alice)
     for attempt in (change(bob, id), delete(bob, id)):
         with pytest.raises(Refused) as refused:
@@ -255,8 +255,8 @@ async def test_nobody_else_changes_a_message(alice, bob):
     await change(alice, id)
 
 
-async def test_a_name_like_the_authors_is_not_the_author(alice, connect):
-    """Users are told apart by their ids."""
+async def test_a_user_with_the_same_name_is_not_the_author(alice, connect) -> None:
+    """Users are identified by their ids."""
     id = await say(alice)
     double = await connect("alice", user_id=3, rooms=["*"])
     await double.join(ROOM)
@@ -265,8 +265,8 @@ async def test_a_name_like_the_authors_is_not_the_author(alice, connect):
     assert refused.value.code == "not_author"
 
 
-async def test_the_author_may_use_another_connection(alice, connect):
-    """A message written in one tab is edited and deleted in the other."""
+async def test_the_author_may_use_another_connection(alice, connect) -> None:
+    """A message from one tab can be edited and deleted in another."""
     id = await say(alice)
     tab = await connect("alice", user_id=12345, rooms=["channel:*"])
     await tab.join(ROOM)
@@ -275,8 +275,8 @@ async def test_the_author_may_use_another_connection(alice, connect):
     assert (await alice.next("message.deleted"))["data"]["message_id"] == id
 
 
-async def test_a_message_is_edited_again_by_its_first_id(alice):
-    """Each edit begins with what the one before left; metadata given anew replaces it."""
+async def test_repeated_edits(alice) -> None:
+    """Each edit uses the message's id; the metadata stays until an edit replaces it."""
     id = await say(alice, "one", metadata={"n": 1})
     await change(alice, id, "two", metadata={"n": 2})
     await change(alice, id, "three")
@@ -290,8 +290,8 @@ async def test_a_message_is_edited_again_by_its_first_id(alice):
     ]
 
 
-async def test_what_was_deleted_is_gone(alice):
-    """It is neither edited nor deleted again; another message is untouched by that."""
+async def test_a_deleted_message_cannot_be_changed(alice) -> None:
+    """It can be neither edited nor deleted again; other messages are not affected."""
     other, id = await say(alice), await say(alice)
     await change(alice, id)
     await delete(alice, id)
@@ -306,8 +306,8 @@ async def test_what_was_deleted_is_gone(alice):
     await change(alice, other)
 
 
-async def test_only_messages_are_edited(alice, bob):
-    """The id of another event in the room, even of one's own, is not a message's."""
+async def test_only_messages_can_be_edited(alice, bob) -> None:
+    """The id of another event, even of the user's own, is refused."""
     id = await say(alice)
     joined = await alice.next("user_joined")
     for other in (await change(alice, id), joined["id"]):
@@ -317,8 +317,8 @@ async def test_only_messages_are_edited(alice, bob):
             assert refused.value.code == "not_found"
 
 
-async def test_an_unknown_id_is_not_found(alice):
-    """Neither an id yet to come, nor one of another shape, nor what is no id at all."""
+async def test_an_unknown_id_is_not_found(alice) -> None:
+    """Future ids, malformed ids and other texts are refused."""
     id = await say(alice)
     epoch, _, offset = id.rpartition("-")
     await alice.next("message")
@@ -340,8 +340,8 @@ async def test_an_unknown_id_is_not_found(alice):
     await alice.nothing("message.deleted")
 
 
-async def test_the_id_of_another_room_is_not_found(alice):
-    """A message is changed in its own room, even if the other has one in the same place."""
+async def test_the_id_of_another_room_is_not_found(alice) -> None:
+    """A message can be changed only in its room, even if the other room has an event with the same offset."""
     await alice.join("channel:1")
     id = await say(alice, room="channel:1")
     await say(alice)
@@ -353,16 +353,16 @@ async def test_the_id_of_another_room_is_not_found(alice):
 
 
 @pytest.mark.parametrize("id", [None, 789, ["1-1"], {}])
-async def test_an_id_is_a_string(alice, id):
-    """Anything else is refused by the field's name."""
+async def test_an_id_must_be_a_string(alice, id) -> None:
+    """Other types are refused with the name of the field."""
     for type, data in (("edit_message", {"message_id": id, "content": "x"}), ("delete_message", {"message_id": id})):
         with pytest.raises(Refused) as refused:
             await alice.command(type, data, room=ROOM)
         assert (refused.value.code, list(refused.value.fields)) == ("invalid_data", ["message_id"])
 
 
-async def test_an_edit_is_held_to_the_same_length(alice):
-    """What could not be said cannot be made of what was."""
+async def test_an_edit_has_the_same_limits(alice) -> None:
+    """The content of an edit has the limits of a message."""
     id = await say(alice)
     for content in ("", "x" * 10_001):
         with pytest.raises(Refused) as refused:
@@ -371,8 +371,8 @@ async def test_an_edit_is_held_to_the_same_length(alice):
     await alice.nothing("message.edited")
 
 
-async def test_a_message_that_left_the_history_stays_as_it_is():
-    """With three events kept, the fourth after it takes its author's say away."""
+async def test_a_message_that_is_no_longer_stored_cannot_be_changed() -> None:
+    """With a history of three events, the fourth event removes the message."""
     async with running(history_size=3) as gateway:
         alice = await in_room(gateway)
         id = await say(alice, "one")
@@ -387,17 +387,17 @@ async def test_a_message_that_left_the_history_stays_as_it_is():
 
 
 async def in_room(gateway: LiveGateway) -> Client:
-    """A user in the room of ``gateway``."""
+    """Connect a user, who joins the room."""
     user = await gateway.connect("alice", rooms=["*"])
     await user.join(ROOM)
     return user
 
 
-# Asking again.
+# Idempotency keys.
 
 
-async def test_a_repeated_key_says_it_once(alice, bob, connect):
-    """The same reply is given once more, to another connection of the user too; nothing is published again."""
+async def test_a_repeated_key_sends_once(alice, bob, connect) -> None:
+    """A repeat gets the same reply, also on another connection of the user, and publishes nothing."""
     data = {"content": "Once"}
     first = await alice.command("send_message", data, room=ROOM, key="k1")
     assert await alice.command("send_message", data, room=ROOM, key="k1") == first
@@ -408,8 +408,8 @@ async def test_a_repeated_key_says_it_once(alice, bob, connect):
     await bob.nothing("message")
 
 
-async def test_another_key_or_user_says_it_again(alice, bob):
-    """A key is its user's own."""
+async def test_another_key_or_user_sends_again(alice, bob) -> None:
+    """A key belongs to one user."""
     ids = {
         (await user.command("send_message", {"content": "Hi"}, room=ROOM, key=key))["event_id"]
         for user, key in ((alice, "k1"), (alice, "k2"), (bob, "k1"))
@@ -417,8 +417,8 @@ async def test_another_key_or_user_says_it_again(alice, bob):
     assert len(ids) == 3
 
 
-async def test_a_refused_command_leaves_its_key_free(alice):
-    """What was not done can be done by the same key, once the reason is gone."""
+async def test_the_key_of_a_refused_command_can_be_used_again(alice) -> None:
+    """A refused command can be repeated with the same key."""
     for attempt in range(2):
         with pytest.raises(Refused):
             await alice.command("delete_message", {"message_id": "1-1"}, room=ROOM, key=f"k{attempt // 2}")
@@ -427,8 +427,8 @@ async def test_a_refused_command_leaves_its_key_free(alice):
     await alice.next("message.deleted")
 
 
-async def test_a_repeated_deletion_gets_its_first_reply(alice, bob):
-    """By key, to delete again is no error."""
+async def test_a_repeated_deletion(alice, bob) -> None:
+    """With the same key, a second deletion gets the first reply."""
     id = await say(alice)
     first = await alice.command("delete_message", {"message_id": id}, room=ROOM, key="k1")
     assert await alice.command("delete_message", {"message_id": id}, room=ROOM, key="k1") == first

@@ -1,4 +1,4 @@
-"""Tasks: backends publish their events, with the fields in docs/protocol.md, in the room they belong to."""
+"""Tests of ``plugins.task``: events that backends publish, as documented."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STATUS_CHANGED = """
 }
 """
 
-#: What the least of each event is, and the rest that it may have.
+#: The required data of each event, and its optional data.
 EVENTS = {
     "task.created": (
         {"task_id": 1, "title": "T"},
@@ -57,8 +57,8 @@ EVENTS = {
 
 
 @pytest.mark.parametrize("text", [CREATED, STATUS_CHANGED], ids=["created", "status_changed"])
-async def test_the_documents_events_come_out_as_they_went_in(gateway, connect, text):
-    """The example reaches the room with a time of its own and an id, and is otherwise unchanged."""
+async def test_the_documented_events(gateway, connect, text) -> None:
+    """The examples are delivered unchanged, with a timestamp and an id."""
     example = json.loads(text)
     bob = await connect("bob", rooms=["project:123"])
     await bob.join("project:123")
@@ -69,12 +69,12 @@ async def test_the_documents_events_come_out_as_they_went_in(gateway, connect, t
 
 @pytest.mark.parametrize("room", ["task:789", "project:123", "channel:456"])
 @pytest.mark.parametrize("type", EVENTS)
-async def test_every_event_of_a_task_reaches_its_room(gateway, connect, type, room):
-    """The least that it must have is enough, all that it may have arrives, and nothing is added."""
-    least, rest = EVENTS[type]
+async def test_events_reach_the_room(gateway, connect, type, room) -> None:
+    """Events with the required and with all fields are delivered unchanged."""
+    required, optional = EVENTS[type]
     bob = await connect("bob", rooms=["*"])
     await bob.join(room)
-    for data in (least, least | rest):
+    for data in (required, required | optional):
         await gateway.service.publish(type, room, data)
         event = await bob.next(type)
         assert event["data"] == data
@@ -82,22 +82,24 @@ async def test_every_event_of_a_task_reaches_its_room(gateway, connect, type, ro
 
 
 @pytest.mark.parametrize("type", EVENTS)
-async def test_a_task_is_named_by_an_integer_or_a_string(gateway, type):
-    """Databases have either; what is neither is refused by the field's name."""
-    least = EVENTS[type][0]
+async def test_an_id_is_an_integer_or_a_string(gateway, type) -> None:
+    """Other types are refused with the name of the field, and nothing is published."""
+    required = EVENTS[type][0]
     for id in (0, -1, 2**53, "789", "TASK-789"):
-        await gateway.service.publish(type, "task:1", least | {"task_id": id})
+        await gateway.service.publish(type, "task:1", required | {"task_id": id})
     for id in (None, True, 1.5, [1], {"id": 1}):
         with pytest.raises(Refused) as refused:
-            await gateway.service.publish(type, "task:1", least | {"task_id": id})
+            await gateway.service.publish(type, "task:1", required | {"task_id": id})
         assert (refused.value.code, list(refused.value.fields)) == ("invalid_data", ["task_id"])
-    kept = await gateway.service.history("task:1")
-    assert [event["data"]["task_id"] for event in kept] == [0, -1, 2**53, "789", "TASK-789"]
+    stored = await gateway.service.history("task:1")
+    assert [event["data"]["task_id"] for event in stored] == [0, -1, 2**53, "789", "TASK-789"]
 
 
-@pytest.mark.parametrize(("type", "field"), [(type, field) for type, (least, _) in EVENTS.items() for field in least])
-async def test_no_field_of_the_least_may_be_missing(gateway, type, field):
-    """It is named, and nothing is published."""
+@pytest.mark.parametrize(
+    ("type", "field"), [(type, field) for type, (required, _) in EVENTS.items() for field in required]
+)
+async def test_required_fields(gateway, type, field) -> None:
+    """A missing required field is named, and nothing is published."""
     data = {name: value for name, value in EVENTS[type][0].items() if name != field}
     with pytest.raises(Refused) as refused:
         await gateway.service.publish(type, "task:1", data)
@@ -106,34 +108,34 @@ async def test_no_field_of_the_least_may_be_missing(gateway, type, field):
 
 
 @pytest.mark.parametrize("type", EVENTS)
-async def test_a_field_of_another_name_is_refused(gateway, type):
-    """A slip of the pen does not go unnoticed."""
+async def test_a_misspelled_field_is_refused(gateway, type) -> None:
+    """The unknown field is named."""
     with pytest.raises(Refused) as refused:
         await gateway.service.publish(type, "task:1", EVENTS[type][0] | {"asignee": "bob"})
     assert refused.value.fields == {"asignee": ["Unknown field."]}
 
 
-async def test_nobody_is_a_tasks_assignee_too(gateway, connect):
-    """A task that was taken from somebody is assigned to null."""
+async def test_a_task_without_an_assignee(gateway, connect) -> None:
+    """The assignee may be null."""
     bob = await connect("bob", rooms=["*"])
     await bob.join("task:789")
     await gateway.service.publish("task.assigned", "task:789", {"task_id": 789, "assignee": None})
     assert (await bob.next("task.assigned"))["data"] == {"task_id": 789, "assignee": None}
 
 
-async def test_clients_publish_no_tasks(connect):
-    """Events of tasks are no commands."""
+async def test_clients_cannot_publish_events(connect) -> None:
+    """The events are not commands."""
     bob = await connect("bob", rooms=["*"])
     await bob.join("task:789")
-    for type, (least, _) in EVENTS.items():
+    for type, (required, _) in EVENTS.items():
         with pytest.raises(Refused) as refused:
-            await bob.command(type, least, room="task:789")
+            await bob.command(type, required, room="task:789")
         assert refused.value.code == "unknown_type"
         await bob.nothing(type)
 
 
-async def test_a_tasks_room_opens_by_the_token(connect):
-    """The built-in rule guards it."""
+async def test_the_token_decides_about_joins(connect) -> None:
+    """The built-in rule applies to the rooms."""
     bob = await connect("bob", rooms=["task:1"])
     await bob.join("task:1")
     with pytest.raises(Refused) as refused:
@@ -141,8 +143,8 @@ async def test_a_tasks_room_opens_by_the_token(connect):
     assert refused.value.code == "forbidden"
 
 
-def test_the_json_schema_says_what_an_id_is():
-    """Forms and generated clients are told of both kinds."""
+def test_the_json_schema_of_an_id() -> None:
+    """Forms and generated clients get both types."""
     schema = task.events["task.created"].validator.json_schema()
     assert schema["properties"]["task_id"]["type"] == ["integer", "string"]
     assert sorted(schema["required"]) == ["task_id", "title"]
