@@ -1,7 +1,8 @@
-"""What a soak has seen, and what must hold of it: nothing lost unsaid, nothing twice, one order, no foreign room.
+"""Records what a soak run publishes and delivers, and checks the guarantees.
 
-Offsets of a room are consecutive, so each member's own view shows at once what is missing, doubled or out of order. The
-ledger holds the views against each other and against what publishers were promised.
+The offsets of a room are consecutive, so one member's events alone show what is missing, repeated or out of order. The
+ledger also compares the members with each other and with the replies to publishers. It checks four guarantees: no event
+is lost without notice, none is delivered twice, all members see one order, and no member gets events of another room.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-#: Happenings remembered, for telling what led to a violation; and how many of them are told with one.
-REMEMBERED = 20_000
-TOLD = 14
-#: Epochs of a room that are kept.
-KEPT = 4
+#: Notes kept in memory, and how many of them are printed with a violation.
+NOTES_KEPT = 20_000
+NOTES_PRINTED = 14
+#: Epochs kept for each room.
+EPOCHS_KEPT = 4
 NEMESIS = "nemesis"
 
 
-class Place(NamedTuple):
-    """An event's id, ``<epoch>-<offset>``, which orders as the events of a room do."""
+class EventId(NamedTuple):
+    """An event id, ``<epoch>-<offset>``. Ids of one room sort in the order of its events."""
 
     epoch: int
     offset: int
 
     @classmethod
-    def of(cls, id: str) -> Place:
+    def parse(cls, id: str) -> EventId:
+        """Parse the text form."""
         epoch, _, offset = id.rpartition("-")
         return cls(int(epoch), int(offset))
 
@@ -35,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Epoch:
-    """What is known of one epoch of a room: what each offset carries, which were acknowledged, which no member saw."""
+    """One epoch of a room: the text at each offset, the acknowledged offsets, and those that no member received."""
 
     def __init__(self) -> None:
         self.texts: dict[int, str] = {}
@@ -46,11 +48,11 @@ class Epoch:
 
     @property
     def lost(self) -> int:
-        """How many acknowledged events no member has seen."""
+        """Return the number of acknowledged events that no member received."""
         return len(self.acknowledged & self.unseen)
 
     def prune(self, keep: int) -> None:
-        """Forget what is so old that nobody can be told of it any more: a soak may run for days."""
+        """Drop events that are too old to be delivered again. A soak may run for days."""
         if len(self.texts) < 4 * keep:
             return
         self.floor = max(self.texts) - 2 * keep
@@ -62,147 +64,155 @@ class Epoch:
 
 
 class Ledger:
-    """All that happened: ``counts``, and ``violations`` as sentences. ``history_size`` is the nodes' HISTORY_SIZE."""
+    """Collects ``counts`` by name, and ``violations`` as sentences.
+
+    ``history_size`` is the nodes' HISTORY_SIZE. In each method, ``actor`` is the name of the client, node or fault
+    injector that the entry is about.
+    """
 
     def __init__(self, history_size: int) -> None:
         self.history_size = history_size
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
-        self._begun = time.monotonic()
-        self._journal: deque[tuple[float, str, str]] = deque(maxlen=REMEMBERED)
+        self._started = time.monotonic()
+        self._notes: deque[tuple[float, str, str]] = deque(maxlen=NOTES_KEPT)
         self._rooms: dict[str, dict[int, Epoch]] = {}
-        #: How many epochs all rooms have had, and what was lost in those that are no longer kept.
+        #: The number of epochs of all rooms so far, and the events lost in epochs that were dropped since.
         self.epochs = 0
-        self._gone = 0
+        self._lost_before = 0
 
-    def note(self, who: str, what: str) -> None:
-        """Remember something that may have led to a violation later."""
-        self._journal.append((time.monotonic() - self._begun, who, what))
+    def note(self, actor: str, what: str) -> None:
+        """Record something that may explain a later violation."""
+        self._notes.append((time.monotonic() - self._started, actor, what))
 
-    def violate(self, kind: str, who: str, what: str) -> None:
-        """Something does not hold: count it by ``kind``, and keep what led to it."""
+    def violate(self, kind: str, actor: str, what: str) -> None:
+        """Record a violation, counted by ``kind``, with the notes that preceded it."""
         self.counts[kind] += 1
-        self.note(who, f"VIOLATION: {what}")
-        led = [entry for entry in self._journal if entry[1] in (who, NEMESIS)][-TOLD:]
-        lines = [f"    {at:8.3f} s  {by}: {text}" for at, by, text in led]
-        self.violations.append("\n".join([f"{who}: {what}", *lines]))
+        self.note(actor, f"VIOLATION: {what}")
+        related = [entry for entry in self._notes if entry[1] in (actor, NEMESIS)][-NOTES_PRINTED:]
+        lines = [f"    {at:8.3f} s  {by}: {text}" for at, by, text in related]
+        self.violations.append("\n".join([f"{actor}: {what}", *lines]))
 
-    def acknowledged(self, room: str, id: str, text: str, who: str) -> None:
-        """A publisher was told that ``text`` has the ``id`` in ``room``."""
+    def acknowledged(self, room: str, id: str, text: str, actor: str) -> None:
+        """Record a reply to a publisher: ``text`` has the ``id`` in ``room``."""
         self.counts["acknowledged"] += 1
-        place = Place.of(id)
-        epoch = self._record(room, place, text, who)
-        epoch.acknowledged.add(place.offset)
+        event_id = EventId.parse(id)
+        epoch = self._record(room, event_id, text, actor)
+        epoch.acknowledged.add(event_id.offset)
 
-    def seen(self, room: str, place: Place, text: str, who: str) -> None:
-        """A member was told of ``text`` at ``place`` in ``room``."""
-        epoch = self._record(room, place, text, who)
-        epoch.unseen.discard(place.offset)
+    def received(self, room: str, event_id: EventId, text: str, actor: str) -> None:
+        """Record that a member received ``text`` as ``event_id`` of ``room``."""
+        epoch = self._record(room, event_id, text, actor)
+        epoch.unseen.discard(event_id.offset)
 
-    def _record(self, room: str, place: Place, text: str, who: str) -> Epoch:
+    def _record(self, room: str, event_id: EventId, text: str, actor: str) -> Epoch:
         epochs = self._rooms.setdefault(room, {})
-        epoch = epochs.get(place.epoch)
+        epoch = epochs.get(event_id.epoch)
         if epoch is None:
-            epoch = epochs[place.epoch] = Epoch()
+            epoch = epochs[event_id.epoch] = Epoch()
             self.epochs += 1
-            if len(epochs) > KEPT:
-                self._gone += epochs.pop(min(epochs)).lost
-        if place.offset < epoch.floor:
+            if len(epochs) > EPOCHS_KEPT:
+                self._lost_before += epochs.pop(min(epochs)).lost
+        if event_id.offset < epoch.floor:
             return epoch
-        known = epoch.texts.get(place.offset)
+        known = epoch.texts.get(event_id.offset)
         if known is None:
-            self._first(epoch, room, place, text, who)
+            self._record_new(epoch, room, event_id, text, actor)
         elif known != text:
-            self.violate("two events of one id", who, f"{room} {place} is {text!r} here, and {known!r} elsewhere")
+            self.violate("two events of one id", actor, f"{room} {event_id} is {text!r}, but was {known!r} before")
         return epoch
 
-    def _first(self, epoch: Epoch, room: str, place: Place, text: str, who: str) -> None:
-        epoch.texts[place.offset] = text
-        epoch.unseen.add(place.offset)
-        if text.startswith(f"{room} "):  # what publishers said, not who came and went
-            before = epoch.offsets.setdefault(text, place.offset)
-            if before != place.offset:
-                self.violate("published twice", who, f"{text!r} is in {room} as {place.epoch}-{before} and as {place}")
+    def _record_new(self, epoch: Epoch, room: str, event_id: EventId, text: str, actor: str) -> None:
+        epoch.texts[event_id.offset] = text
+        epoch.unseen.add(event_id.offset)
+        if text.startswith(f"{room} "):  # published by a client, not user_joined or user_left
+            before = epoch.offsets.setdefault(text, event_id.offset)
+            if before != event_id.offset:
+                both = f"{event_id.epoch}-{before} and as {event_id}"
+                self.violate("published twice", actor, f"{text!r} is in {room} as {both}")
         epoch.prune(self.history_size)
 
-    def check_history(self, room: str, where: str, events: list[dict[str, Any]], last_id: str) -> None:
-        """Hold what ``where`` says of a quiet room's history against what was acknowledged and delivered."""
-        last = Place.of(last_id)
+    def check_history(self, room: str, node: str, events: list[dict[str, Any]], last_id: str) -> None:
+        """Compare a quiet room's history, as ``node`` returned it, with what was acknowledged and delivered."""
+        last = EventId.parse(last_id)
         epochs = self._rooms.get(room, {})
         if epochs and max(epochs) > last.epoch:
-            self.violate("missing", where, f"{room} stands at {last}, but has been in epoch {max(epochs)}")
+            self.violate("missing", node, f"the last id of {room} is {last}, but it has been in epoch {max(epochs)}")
             return
-        places = [Place.of(event["id"]) for event in events]
-        first = last.offset - len(places) + 1
-        if places != [Place(last.epoch, offset) for offset in range(first, last.offset + 1)]:
-            self.violate("out of order", where, f"the history of {room} is not consecutive up to {last}: {places}")
-        for place, event in zip(places, events, strict=True):
-            self._record(room, place, text_of(event), where)
-        kept = {place.offset for place in places}
+        ids = [EventId.parse(event["id"]) for event in events]
+        first = last.offset - len(ids) + 1
+        if ids != [EventId(last.epoch, offset) for offset in range(first, last.offset + 1)]:
+            self.violate("out of order", node, f"the history of {room} is not consecutive up to {last}: {ids}")
+        for event_id, event in zip(ids, events, strict=True):
+            self._record(room, event_id, text_of(event), node)
+        kept = {event_id.offset for event_id in ids}
         epoch = epochs.get(last.epoch, Epoch())
         horizon = last.offset - self.history_size
         missing = sorted(offset for offset in epoch.acknowledged if offset > horizon and offset not in kept)
         if missing:
-            self.violate("missing", where, f"acknowledged in {room}, epoch {last.epoch}, and not in history: {missing}")
+            self.violate("missing", node, f"acknowledged in {room}, epoch {last.epoch}, but not in history: {missing}")
 
     def lost(self) -> int:
-        """How many acknowledged events went with an epoch before any member was told of them."""
+        """Return the number of acknowledged events whose epoch ended before any member received them."""
         old = (epochs[number] for epochs in self._rooms.values() for number in epochs if number != max(epochs))
-        return self._gone + sum(epoch.lost for epoch in old)
+        return self._lost_before + sum(epoch.lost for epoch in old)
 
 
 def text_of(event: dict[str, Any]) -> str:
-    """What tells an event from all others: the text its publisher made up, or who came or went."""
+    """Return a text that identifies an event: the publisher's own text, or the type with the user's name."""
     data = event["data"]
     if event["type"] == "message":
         return str(data["content"])
     return str(data["message"]) if event["type"] == "notification.new" else f"{event['type']} {data['username']}"
 
 
-class View:
-    """What one member has seen of one room, over all its connections: up to where, and whether it is in it now."""
+class RoomView:
+    """One member's view of one room over all its connections. Reports violations to the ledger.
 
-    def __init__(self, ledger: Ledger, who: str, room: str) -> None:
+    ``last`` is the newest event id that the member received, ``is_member`` is True while it is in the room.
+    """
+
+    def __init__(self, ledger: Ledger, actor: str, room: str) -> None:
         self._ledger = ledger
-        self._who = who
+        self._actor = actor
         self.room = room
-        self.place: Place | None = None
-        self.inside = False
-        #: What it asked to resume from last.
-        self._asked: Place | None = None
+        self.last: EventId | None = None
+        self.is_member = False
+        #: The id that the latest join resumes from.
+        self._since: EventId | None = None
 
-    def ask(self) -> str | None:
-        """The member asks to be let in: return the id to resume from."""
-        self._asked = self.place
-        return None if self.place is None else str(self.place)
+    def resume_from(self) -> str | None:
+        """Return the id for ``since`` of a join that is about to be sent."""
+        self._since = self.last
+        return None if self.last is None else str(self.last)
 
-    def joined(self, recovered: bool, last_id: str) -> None:
-        """The room let the member in, with or without what it has missed."""
-        last = Place.of(last_id)
-        self.inside = True
-        self._note(f"joined {self.room} since {self._asked}: recovered {recovered}, last {last}")
-        if self._asked is None:
-            self.place = last
+    def on_joined(self, recovered: bool, last_id: str) -> None:
+        """Check a ``joined_room`` or ``connected`` frame."""
+        last = EventId.parse(last_id)
+        self.is_member = True
+        self._note(f"joined {self.room} since {self._since}: recovered {recovered}, last {last}")
+        if self._since is None:
+            self.last = last
             return
         self._ledger.counts["resumes"] += 1
         if not recovered:
-            self._ledger.counts["told: not recovered"] += 1
+            self._ledger.counts["not recovered"] += 1
             self._restart("recovered: false", last)
             return
         self._ledger.counts["recovered"] += 1
-        if self._asked.epoch != last.epoch or self._asked > last:
-            self._violate("missing", f"{self.room} recovered since {self._asked}, though it stands at {last}")
+        if self._since.epoch != last.epoch or self._since > last:
+            self._violate("missing", f"{self.room} recovered since {self._since}, though its last id is {last}")
 
-    def resync(self, last_id: str) -> None:
-        """The member was told that events were lost."""
-        self._ledger.counts["told: resync"] += 1
-        self._note(f"told to resync {self.room} from {self.place} to {last_id}")
-        if not self.inside:
-            self._violate("foreign room", f"a resync of {self.room}, where it is not")
-        self._restart("resync", Place.of(last_id))
+    def on_resync(self, last_id: str) -> None:
+        """Check a ``resync`` frame, which reports that events were lost."""
+        self._ledger.counts["resync"] += 1
+        self._note(f"resync of {self.room} from {self.last} to {last_id}")
+        if not self.is_member:
+            self._violate("foreign room", f"a resync of {self.room}, which it is not in")
+        self._restart("resync", EventId.parse(last_id))
 
-    def _restart(self, how: str, last: Place) -> None:
-        before = self.place
+    def _restart(self, how: str, last: EventId) -> None:
+        before = self.last
         if before is not None and before.epoch > last.epoch:
             self._violate("out of order", f"{how} took {self.room} back from {before} to {last}")
         elif before is not None and before.epoch == last.epoch:
@@ -210,40 +220,40 @@ class View:
             if missed < 0:
                 self._violate("out of order", f"{how} took {self.room} back from {before} to {last}")
             elif missed <= self._ledger.history_size:
-                self._violate("told in vain", f"{how} in {self.room} at {before}, though {last} is within history")
-        self.place = last
+                self._violate("needless resync", f"{how} in {self.room} at {before}, though {last} is within history")
+        self.last = last
 
-    def event(self, id: str, text: str) -> None:
-        """The member was told of an event: it must be the very next one."""
-        place = Place.of(id)
+    def on_event(self, id: str, text: str) -> None:
+        """Check an event: its id must follow directly on the previous one."""
+        event_id = EventId.parse(id)
         self._ledger.counts["delivered"] += 1
-        if not self.inside or self.place is None:
-            self._violate("foreign room", f"{place} {text!r} of {self.room}, where it is not")
+        if not self.is_member or self.last is None:
+            self._violate("foreign room", f"{event_id} {text!r} of {self.room}, which it is not in")
             return
-        if place.epoch != self.place.epoch:
-            self._violate("missing", f"{self.room} went from {self.place} to {place} {text!r} without a resync")
-        elif place.offset <= self.place.offset:
-            self._violate("doubles", f"{place} {text!r} of {self.room} came when {self.place} had been told")
-        elif place.offset > self.place.offset + 1:
-            self._violate("missing", f"{self.room} went from {self.place} to {place} {text!r}")
+        if event_id.epoch != self.last.epoch:
+            self._violate("missing", f"{self.room} went from {self.last} to {event_id} {text!r} without a resync")
+        elif event_id.offset <= self.last.offset:
+            self._violate("doubles", f"{event_id} {text!r} of {self.room} came after {self.last}")
+        elif event_id.offset > self.last.offset + 1:
+            self._violate("missing", f"{self.room} went from {self.last} to {event_id} {text!r}")
         if not text.startswith((f"{self.room} ", "user_joined ", "user_left ")):
-            self._violate("foreign room", f"{place} {text!r} came in {self.room}")
-        self.place = max(self.place, place)
-        self._ledger.seen(self.room, place, text, self._who)
+            self._violate("foreign room", f"{event_id} {text!r} came in {self.room}")
+        self.last = max(self.last, event_id)
+        self._ledger.received(self.room, event_id, text, self._actor)
 
-    def left(self, why: str) -> None:
-        """The member is out of the room, or its connection has ended."""
-        if self.inside:
-            self._note(f"out of {self.room} at {self.place}: {why}")
-        self.inside = False
+    def on_left(self, why: str) -> None:
+        """Record that the member left the room, or that its connection ended."""
+        if self.is_member:
+            self._note(f"out of {self.room} at {self.last}: {why}")
+        self.is_member = False
 
     def _note(self, what: str) -> None:
-        self._ledger.note(self._who, what)
+        self._ledger.note(self._actor, what)
 
     def _violate(self, kind: str, what: str) -> None:
-        self._ledger.violate(kind, self._who, what)
+        self._ledger.violate(kind, self._actor, what)
 
 
 def table(rows: Iterable[tuple[str, object]]) -> str:
-    """Two columns."""
+    """Format two columns."""
     return "\n".join(f"  {name:<44}{value!s:>12}" for name, value in rows)

@@ -1,4 +1,4 @@
-"""What befalls the nodes of a soak and their Redis: they are killed, stopped, cut off, and come back."""
+"""The faults of a soak: nodes and Redis are killed, stopped or disconnected, and recover."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from contextlib import suppress
 import aiohttp
 from redis.exceptions import RedisError
 from redis_servers import RedisServer
-from soak_clients import World
 from soak_ledger import NEMESIS
-from soak_nodes import Node, lost
+from soak_nodes import CALL_ERRORS, Node
+from soak_world import World
 
-#: How long the nodes take, after Redis has come back, to say again what they hold, in seconds. Nobody is let in
-#: meanwhile; but a node that stands still then says nothing, and one that starts does not know that Redis stood still.
-SETTLING = 2.0
-#: How long the limit of connections may be exceeded after such a node is there, in seconds.
-PARDON = 5.0
+#: How long the nodes take to register their leases again after Redis has returned, in seconds. Nodes refuse connections
+#: meanwhile. Two nodes do not know of this: one that is stopped, and one that starts after Redis was only stopped.
+GRACE = 2.0
+#: How long the connection limit may be exceeded after such a node runs, in seconds.
+TOLERANCE = 5.0
 
 
 class Nemesis:
-    """Deals out faults: each kind once, in an order by chance, then all again.
+    """Causes faults in random order: each kind once, then all again.
 
-    ``lease`` is the nodes' REDIS_LEASE: no node is stopped for so long that it loses what it holds. The first node is
-    never killed, so that its memory tells of the whole run.
+    ``lease`` is the nodes' REDIS_LEASE. No node is stopped for so long that its leases expire. The first node is never
+    killed, so that its memory covers the whole run.
     """
 
     def __init__(self, world: World, redis: RedisServer, lease: float) -> None:
@@ -34,11 +34,12 @@ class Nemesis:
         self._redis = redis
         self._lease = lease
         self._random = world.random(NEMESIS)
-        self._redis_harmed = False
-        self._standing = 0
-        #: When Redis came back, and when it went on after it stood still, in the loop's time.
-        self._redis_back = self._redis_went_on = -math.inf
-        self._healing: set[asyncio.Task[None]] = set()
+        self._redis_is_faulty = False
+        #: The number of nodes that are stopped by SIGSTOP.
+        self._stopped_nodes = 0
+        #: When Redis returned from any fault, and when it last resumed after a stop, in the loop's time.
+        self._redis_returned = self._redis_resumed = -math.inf
+        self._recoveries: set[asyncio.Task[None]] = set()
         self._faults: dict[str, Callable[[], Awaitable[bool]]] = {
             "nodes killed": self._kill_node,
             "nodes restarted": self._restart_node,
@@ -46,13 +47,13 @@ class Nemesis:
             "Redis killed, all data lost": self._kill_redis,
             "Redis stopped for a while": self._stop_redis,
             "pub/sub clients of Redis killed": self._kill_subscribers,
-            "other clients of Redis killed": self._kill_commanders,
-            "users disconnected": self._disconnect,
-            "users put out of a room": self._kick,
+            "other clients of Redis killed": self._kill_other_clients,
+            "users disconnected": self._disconnect_user,
+            "users kicked from a room": self._kick_user,
         }
 
     async def run(self, pace: float) -> None:
-        """Do harm every ``pace`` seconds or so, until cancelled."""
+        """Cause a fault every ``pace`` seconds on average, until cancelled."""
         deck: list[str] = []
         while True:
             await asyncio.sleep(self._random.uniform(0.5, 1.5) * pace)
@@ -61,11 +62,11 @@ class Nemesis:
             if await self._faults[kind]():
                 self._world.ledger.counts[f"fault: {kind}"] += 1
             else:
-                deck.insert(0, kind)  # later
+                deck.insert(0, kind)  # not possible now
 
-    async def heal(self) -> None:
-        """Wait until what was harmed is back."""
-        await asyncio.gather(*self._healing)
+    async def recover(self) -> None:
+        """Wait until the effects of all faults are over."""
+        await asyncio.gather(*self._recoveries)
 
     @staticmethod
     def _now() -> float:
@@ -74,154 +75,157 @@ class Nemesis:
     def _note(self, what: str) -> None:
         self._world.ledger.note(NEMESIS, what)
 
-    def _later(self, seconds: float, cure: Callable[[], Awaitable[None]]) -> None:
+    def _after(self, seconds: float, recovery: Callable[[], Awaitable[None]]) -> None:
         async def wait() -> None:
             await asyncio.sleep(seconds)
-            await cure()
+            await recovery()
 
         task = asyncio.create_task(wait())
-        self._healing.add(task)
-        task.add_done_callback(self._healing.discard)
+        self._recoveries.add(task)
+        task.add_done_callback(self._recoveries.discard)
 
-    # Nodes.
+    def _tolerate_until(self, end: float) -> None:
+        self._world.tolerance_ends = end
 
-    def _victim(self, *, spare_first: bool) -> Node | None:
-        """A node that is well, unless all others are harmed."""
-        nodes = self._world.nodes[1:] if spare_first else self._world.nodes
-        well = [node for node in nodes if not node.harmed]
-        if not well or sum(not node.harmed for node in self._world.nodes) < 2:
+    # Nodes
+
+    def _choose_node(self, *, skip_first: bool) -> Node | None:
+        """Choose a node for a fault, and mark it. Returns None if fewer than two nodes are without a fault."""
+        nodes = self._world.nodes[1:] if skip_first else self._world.nodes
+        candidates = [node for node in nodes if not node.is_faulty]
+        if not candidates or sum(not node.is_faulty for node in self._world.nodes) < 2:
             return None
-        node = self._random.choice(well)
-        node.harmed = True
+        node = self._random.choice(candidates)
+        node.is_faulty = True
         return node
 
     async def _kill_node(self) -> bool:
-        node = self._victim(spare_first=True)
+        node = self._choose_node(skip_first=True)
         if node is None:
             return False
         self._note(f"kill -9 {node.name}")
-        node.ends += 1
+        node.shutdowns += 1
         node.kill()
-        self._revive(node, self._random.uniform(0.3, 1.5 * self._lease))
+        self._start_after(node, self._random.uniform(0.3, 1.5 * self._lease))
         return True
 
     async def _restart_node(self) -> bool:
-        node = self._victim(spare_first=True)
+        node = self._choose_node(skip_first=True)
         if node is None:
             return False
-        self._note(f"restart {node.name} in order")
-        node.ends += 1
+        self._note(f"restart {node.name}")
+        node.shutdowns += 1
         if status := await node.stop():
             self._world.ledger.violate("wrong answers", node.name, f"it ended with {status} on SIGTERM")
-        self._revive(node, 0.0)
+        self._start_after(node, 0.0)
         return True
 
-    def _revive(self, node: Node, seconds: float) -> None:
+    def _start_after(self, node: Node, seconds: float) -> None:
         async def start() -> None:
             await node.start()
-            if self._now() < self._redis_went_on + SETTLING:
-                self._world.pardon = max(self._world.pardon, self._now() + PARDON)
-            node.harmed = False
+            if self._now() < self._redis_resumed + GRACE:
+                self._tolerate_until(max(self._world.tolerance_ends, self._now() + TOLERANCE))
+            node.is_faulty = False
             self._note(f"{node.name} listens again")
 
-        self._later(seconds, start)
+        self._after(seconds, start)
 
     async def _stop_node(self) -> bool:
-        node = self._victim(spare_first=False)
+        node = self._choose_node(skip_first=False)
         if node is None:
             return False
         seconds = self._random.uniform(0.2, 0.5) * self._lease
         self._note(f"stop {node.name} for {seconds:.2f} s")
         node.signal(signal.SIGSTOP)
-        self._standing += 1
-        if self._now() < self._redis_back + SETTLING:
-            self._world.pardon = math.inf
+        self._stopped_nodes += 1
+        if self._now() < self._redis_returned + GRACE:
+            self._tolerate_until(math.inf)
 
-        async def go_on() -> None:
+        async def resume() -> None:
             node.signal(signal.SIGCONT)
-            self._standing -= 1
-            if self._world.pardon == math.inf and not self._standing:
-                self._world.pardon = self._now() + PARDON
-            node.harmed = False
-            self._note(f"{node.name} goes on")
+            self._stopped_nodes -= 1
+            if self._world.tolerance_ends == math.inf and not self._stopped_nodes:
+                self._tolerate_until(self._now() + TOLERANCE)
+            node.is_faulty = False
+            self._note(f"{node.name} resumes")
 
-        self._later(seconds, go_on)
+        self._after(seconds, resume)
         return True
 
-    # Redis.
+    # Redis
 
     async def _kill_redis(self) -> bool:
-        if self._redis_harmed:
+        if self._redis_is_faulty:
             return False
-        self._redis_harmed = True
+        self._redis_is_faulty = True
         seconds = self._random.uniform(0, 3)
         self._note(f"kill -9 Redis, for {seconds:.2f} s")
         self._redis.kill()
 
         async def start() -> None:
             await self._redis.start()
-            self._redis_is_back("Redis is back without its data")
+            self._on_redis_returned("Redis is back without its data")
 
-        self._later(seconds, start)
+        self._after(seconds, start)
         return True
 
     async def _stop_redis(self) -> bool:
-        if self._redis_harmed:
+        if self._redis_is_faulty:
             return False
-        self._redis_harmed = True
+        self._redis_is_faulty = True
         seconds = self._random.uniform(0.3, 6)
         self._note(f"stop Redis for {seconds:.2f} s")
         self._redis.pause()
 
-        async def go_on() -> None:
+        async def resume() -> None:
             self._redis.resume()
-            self._redis_went_on = self._now()
-            self._redis_is_back("Redis goes on")
+            self._redis_resumed = self._now()
+            self._on_redis_returned("Redis resumes")
 
-        self._later(seconds, go_on)
+        self._after(seconds, resume)
         return True
 
-    def _redis_is_back(self, how: str) -> None:
-        self._redis_harmed = False
-        self._redis_back = self._now()
-        if self._standing:
-            self._world.pardon = math.inf
+    def _on_redis_returned(self, how: str) -> None:
+        self._redis_is_faulty = False
+        self._redis_returned = self._now()
+        if self._stopped_nodes:
+            self._tolerate_until(math.inf)
         self._note(how)
 
     async def _kill_subscribers(self) -> bool:
         return await self._kill_clients("pubsub")
 
-    async def _kill_commanders(self) -> bool:
+    async def _kill_other_clients(self) -> bool:
         return await self._kill_clients("normal")
 
     async def _kill_clients(self, type: str) -> bool:
-        if self._redis_harmed:
+        if self._redis_is_faulty:
             return False
         self._note(f"kill the {type} clients of Redis")
         with suppress(RedisError, OSError):
             return bool(await self._redis("CLIENT", "KILL", "TYPE", type))
         return False
 
-    # An operator.
+    # The operator
 
-    async def _disconnect(self) -> bool:
+    async def _disconnect_user(self) -> bool:
         user = self._random.choice(sorted(self._world.open))
         self._world.disconnected[user] = self._world.disconnected.get(user, 0) + 1
-        return await self._order(f"/api/v1/users/{user}/connections")
+        return await self._delete(f"/api/v1/users/{user}/connections")
 
-    async def _kick(self) -> bool:
+    async def _kick_user(self) -> bool:
         tabs = sorted((tab for tabs in self._world.open.values() for tab in tabs), key=lambda tab: tab.name)
         if not tabs:
             return False
         tab = self._random.choice(tabs)
-        return await self._order(f"/api/v1/rooms/{self._random.choice(list(tab.views))}/members/{tab.user}")
+        return await self._delete(f"/api/v1/rooms/{self._random.choice(list(tab.views))}/members/{tab.user}")
 
-    async def _order(self, path: str) -> bool:
+    async def _delete(self, path: str) -> bool:
         node = self._random.choice(self._world.nodes)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as session:
             try:
                 status, _ = await node.call(session, "DELETE", path)
-            except lost:
+            except CALL_ERRORS:
                 return False
         self._note(f"{node.name} answered {status} to DELETE {path}")
         return status == 200

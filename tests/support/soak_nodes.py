@@ -1,4 +1,4 @@
-"""The nodes of a soak: ``roomcast serve`` in processes of their own, which may be killed, stopped and started again."""
+"""The nodes of a soak: processes of ``roomcast serve`` that can be killed, stopped and started again."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ import aiohttp
 from redis_servers import free_port
 from shell import API_KEY, environment
 
-#: Nothing takes so long, in seconds, unless it never comes.
+#: How long a node may take to start or to end, in seconds.
 PATIENCE = 30.0
-#: How often the memory of a node is read, in seconds.
+#: The time between two readings of a node's memory, in seconds.
 SAMPLE = 2.0
+#: What ``Node.call`` raises for a node that was killed, is stopped or does not run.
+CALL_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Node:
-    """One node at a port of its own. ``variables`` are its settings; its log is a file that all its lives write to."""
+    """One node at a fixed port. ``variables`` are its settings. All its processes append to one log file."""
 
     def __init__(self, name: str, directory: Path, variables: dict[str, str]) -> None:
         self.name = name
         self.port = free_port()
-        #: Counts what may end its connections: kills and orders to stop.
-        self.ends = 0
-        #: Is stopped by SIGSTOP, or down.
-        self.harmed = False
-        #: Proportional set sizes in KiB of the life that goes on.
+        #: The number of kills and restarts so far. Each ends all connections of the node.
+        self.shutdowns = 0
+        #: True while a fault is at work: the process is stopped by SIGSTOP, or does not run.
+        self.is_faulty = False
+        #: Proportional set sizes of the current process, in KiB.
         self.memory: list[int] = []
         self._log = directory / f"{name}.log"
         self._variables = variables
@@ -39,27 +41,29 @@ class Node:
 
     @property
     def url(self) -> str:
+        """Return the URL of the HTTP API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def ws(self) -> str:
+        """Return the URL of the WebSocket endpoint."""
         return f"ws://127.0.0.1:{self.port}/api/v1/ws/connect"
 
     @property
     def log(self) -> str:
-        """What it wrote, in all its lives."""
+        """Return what all processes of the node wrote."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     async def start(self) -> None:
-        """Start, and again while Redis is away, until it listens."""
+        """Start, and retry while Redis is away, until the node listens."""
         async with asyncio.timeout(PATIENCE):
             while not await self._try():
                 pass
 
     async def _try(self) -> bool:
-        """Start; False if the process has ended."""
-        seen = len(self.log)
-        # It dies with this process, however that ends, where Linux can.
+        """Start a process. Return False if it ends before it listens."""
+        start = len(self.log)
+        # On Linux the node is killed when this process ends, even if that is killed.
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         command = [*guard, sys.executable, "-m", "roomcast", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
@@ -68,25 +72,25 @@ class Node:
             self._process = subprocess.Popen(
                 command, env=environment(**self._variables), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        while "listens on" not in self.log[seen:]:
+        while "listens on" not in self.log[start:]:
             if self._process.poll() is not None:
                 return False
             await asyncio.sleep(0.05)
         return True
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process, if there is one."""
+        """Send a signal to the process if it runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once, also if it is stopped."""
+        """Kill the process, even if it is stopped."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE)
 
     async def stop(self) -> int:
-        """End it in order, and return its status."""
+        """End the process with SIGTERM and return its exit status."""
         process = self._process
         if process is None:
             return 0
@@ -96,8 +100,8 @@ class Node:
                 await asyncio.sleep(0.02)
         return process.returncode
 
-    def sample(self) -> None:
-        """Read how much memory it has: its own, and its part of what it shares."""
+    def sample_memory(self) -> None:
+        """Append the current proportional set size to ``memory``."""
         if self._process is None or self._process.poll() is not None:
             return
         rollup = Path(f"/proc/{self._process.pid}/smaps_rollup")
@@ -105,20 +109,16 @@ class Node:
             self.memory.append(int(found[1]))
 
     async def call(self, session: aiohttp.ClientSession, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        """Call its HTTP API; return the status and the JSON of the answer. Raises what ``lost`` lists."""
+        """Call the HTTP API; return the status and the JSON body. Raises ``CALL_ERRORS``."""
         headers = {"Authorization": f"Bearer {API_KEY}", **options.pop("headers", {})}
         async with session.request(method, f"{self.url}{path}", headers=headers, **options) as response:
             return response.status, await response.json()
 
     def tracebacks(self) -> list[str]:
-        """The ends of all tracebacks in its log, each with the line it came under."""
+        """Return each traceback in the log, with the line before it."""
         lines = self.log.splitlines()
         return [
             "\n".join(lines[max(number - 1, 0) : number + 40])
             for number, line in enumerate(lines)
             if "Traceback (most recent call last)" in line
         ]
-
-
-#: What a call to a node that was killed, stopped or is not there raises.
-lost = (aiohttp.ClientError, OSError, TimeoutError)
