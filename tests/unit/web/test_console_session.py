@@ -1,4 +1,4 @@
-"""The console's session: a cookie that only the key can make, and that is worth nothing to another page."""
+"""The console's session: a cookie that only an owner of the key can create."""
 
 import time
 
@@ -13,7 +13,7 @@ KEY = "s3cret-key-of-the-operator"
 
 
 def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_proxy: bool = False) -> web.Response:
-    """The answer to a login."""
+    """Return the response to a login."""
     request = make_mocked_request("POST", "/console/login", headers=headers, sslcontext=object() if secure else None)
     response = web.Response()
     console_session.log_in(request, response, KEY, trust_proxy=trust_proxy)
@@ -21,28 +21,28 @@ def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_pr
 
 
 def request_with(cookie: str) -> web.Request:
-    """A request with the console's cookie."""
+    """Return a request with ``cookie`` as the console's cookie."""
     return make_mocked_request("GET", "/console", headers={"Cookie": f"{console_session.COOKIE}={cookie}"})
 
 
 def cookie_of(response: web.Response) -> str:
-    """The cookie that an answer sets."""
+    """Return the cookie that ``response`` sets."""
     return response.cookies[console_session.COOKIE].value
 
 
-def test_a_cookie_of_the_same_key_is_believed():
-    """Whoever logged in is known by the cookie, and by nothing else."""
+def test_a_cookie_of_the_same_key_is_accepted():
+    """A request without a cookie is not logged in."""
     assert console_session.is_logged_in(request_with(cookie_of(log_in())), KEY)
     assert not console_session.is_logged_in(make_mocked_request("GET", "/console"), KEY)
 
 
 def test_another_key_ends_the_session():
-    """With a new API_KEY the old cookies are worth nothing."""
+    """A new API_KEY invalidates all cookies."""
     assert not console_session.is_logged_in(request_with(cookie_of(log_in())), KEY + "2")
 
 
-def test_a_session_ends(monkeypatch):
-    """After LIFETIME one has to log in again."""
+def test_a_session_expires(monkeypatch):
+    """After LIFETIME the user has to log in again."""
     cookie = cookie_of(log_in())
     now = time.time()
     monkeypatch.setattr(console_session.time, "time", lambda: now + console_session.LIFETIME - 5)
@@ -53,7 +53,7 @@ def test_a_session_ends(monkeypatch):
 
 @pytest.mark.parametrize("change", ["longer", "empty", "no signature", "other digits", "no number", "not ASCII"])
 def test_a_forged_cookie_is_refused(change):
-    """No change of a cookie makes it last longer, and no nonsense breaks the server."""
+    """Changed cookies and arbitrary texts are refused without an exception."""
     expires, _, signature = cookie_of(log_in()).partition(".")
     forged = {
         "longer": f"{int(expires) + 1000}.{signature}",
@@ -66,8 +66,8 @@ def test_a_forged_cookie_is_refused(change):
     assert not console_session.is_logged_in(request_with(forged), KEY)
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites():
-    """It is HttpOnly and SameSite=Strict, ends by itself, and does not contain the key."""
+def test_scripts_and_other_sites_cannot_use_the_cookie():
+    """It is HttpOnly and SameSite=Strict, expires, and does not contain the key."""
     cookie = log_in().cookies[console_session.COOKIE]
     assert cookie["httponly"]
     assert cookie["samesite"] == "Strict"
@@ -86,14 +86,14 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites():
         (False, CIMultiDict([("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")]), True, False),
     ],
 )
-def test_the_cookie_stays_on_https(secure, headers, trust_proxy, expected):
-    """Over HTTPS, also where a trusted proxy says so, the cookie is Secure."""
+def test_the_cookie_is_secure_over_https(secure, headers, trust_proxy, expected):
+    """HTTPS is recognized on the connection, and by X-Forwarded-Proto if the proxy is trusted."""
     cookie = log_in(secure, headers, trust_proxy).cookies[console_session.COOKIE]
     assert bool(cookie["secure"]) is expected
 
 
 @pytest.mark.parametrize("given", ["", KEY[:-1], KEY + "x", KEY.upper(), "\udcff", "ключ"])
-def test_only_the_key_is_the_key(given):
-    """Whatever is not the key, letter by letter, is refused."""
+def test_only_the_exact_key_is_accepted(given):
+    """Similar keys and other texts are refused."""
     assert console_session.is_key(KEY, KEY)
     assert not console_session.is_key(given, KEY)

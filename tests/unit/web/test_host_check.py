@@ -1,10 +1,10 @@
-"""In ``roomcast dev`` no page of another site gets in under a name of its own that points at this machine."""
+"""``roomcast dev`` refuses requests for host names that an attacker could point at this machine."""
 
 from __future__ import annotations
 
 import aiohttp
 import pytest
-from serving import PATH, Serve, answer, token_for, url
+from serving import PATH, WITH_KEY, GatewayClient, token_for
 
 from roomcast.web.host_check import is_own_host
 
@@ -22,13 +22,13 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("host", "own"), [(host, True) for host in OWN] + [(host, False) for host in FOREIGN])
-def test_own_names_are_localhost_and_addresses(host: str, own: bool):
-    """A name that somebody else can own is never one of them, whatever it begins or ends with."""
+def test_localhost_and_addresses_are_own_hosts(host: str, own: bool):
+    """A name that somebody else can own is refused, even if it begins or ends like one of them."""
     assert is_own_host(host, "127.0.0.1") is own
 
 
-def test_the_host_that_was_listened_on_is_own():
-    """Whoever names it with --host means it."""
+def test_the_host_of_the_option_is_an_own_host():
+    """The operator has named it with --host."""
     assert is_own_host("Devbox.example:8000", "devbox.example")
     assert not is_own_host("other.example:8000", "devbox.example")
 
@@ -36,38 +36,37 @@ def test_the_host_that_was_listened_on_is_own():
 @pytest.mark.parametrize(
     "path", ["/", "/console", "/health/live", "/nowhere", "/api/v1/rooms", "/api/v1/nowhere", PATH]
 )
-async def test_dev_refuses_foreign_hosts(serve: Serve, path: str):
-    """Every path does, with a sentence on what to do; under /api in JSON."""
-    server = await serve(dev=True)
-    async with answer(server, "GET", path, headers={"Host": f"evil.example:{server.port}"}) as response:
-        assert response.status == 421
-        sentence = (await response.json())["error"] if path.startswith("/api/") else await response.text()
-        assert "name this host with --host" in sentence
+async def test_dev_refuses_foreign_hosts(gateway_client: GatewayClient, path: str):
+    """Every path does, with a sentence that says what to do; under /api in JSON."""
+    client = await gateway_client(dev=True)
+    response = await client.get(path, headers=WITH_KEY | {"Host": f"evil.example:{client.port}"})
+    assert response.status == 421
+    sentence = (await response.json())["error"] if path.startswith("/api/") else await response.text()
+    assert "name this host with --host" in sentence
 
 
-async def test_dev_answers_to_its_own_host(serve: Serve):
-    """By name, by address, and to a program that gives none."""
-    server = await serve(dev=True)
-    for host in (f"localhost:{server.port}", f"127.0.0.1:{server.port}"):
-        async with answer(server, "GET", "/health/live", headers={"Host": host}) as response:
-            assert response.status == 200
-
-
-async def test_no_foreign_page_gets_a_socket_or_a_token_in_dev(serve: Serve):
-    """What a page of evil.example would ask, were its name to point here: its Host and its Origin agree."""
-    server = await serve(dev=True)
-    host = f"evil.example:{server.port}"
-    ours = {"Host": host, "Origin": f"http://{host}", "X-Roomcast-Console": "1"}
-    made_up = {"username": "eve", "user_id": 1, "rooms": ["*"]}
-    async with answer(server, "POST", "/console/token", made_up, key=None, headers=ours) as response:
-        assert response.status == 421
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(aiohttp.WSServerHandshakeError, match="421"):
-            await http.ws_connect(url(server, f"{PATH}?token={token_for()}"), headers=ours)
-
-
-async def test_serve_asks_for_no_host(serve: Serve):
-    """In production the name is the proxy's business, and the console and the API have their keys."""
-    server = await serve()
-    async with answer(server, "GET", "/health/live", headers={"Host": "chat.example.com"}) as response:
+async def test_dev_serves_its_own_hosts(gateway_client: GatewayClient):
+    """Requests by name and by address are answered."""
+    client = await gateway_client(dev=True)
+    for host in (f"localhost:{client.port}", f"127.0.0.1:{client.port}"):
+        response = await client.get("/health/live", headers={"Host": host})
         assert response.status == 200
+
+
+async def test_dev_gives_foreign_pages_no_socket_and_no_token(gateway_client: GatewayClient):
+    """The requests are those of a page whose host name points at this machine: Host and Origin agree."""
+    client = await gateway_client(dev=True)
+    host = f"evil.example:{client.port}"
+    headers = {"Host": host, "Origin": f"http://{host}", "X-Roomcast-Console": "1"}
+    user = {"username": "eve", "user_id": 1, "rooms": ["*"]}
+    response = await client.post("/console/token", json=user, headers=headers)
+    assert response.status == 421
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="421"):
+        await client.ws_connect(f"{PATH}?token={token_for()}", headers=headers)
+
+
+async def test_serve_accepts_any_host(gateway_client: GatewayClient):
+    """In production the proxy chooses the host, and the console and the API require their key."""
+    client = await gateway_client()
+    response = await client.get("/health/live", headers={"Host": "chat.example.com"})
+    assert response.status == 200

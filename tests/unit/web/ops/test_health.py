@@ -1,104 +1,108 @@
-"""Health: what a restarter and a load balancer are told, in good times, while stopping, and without the broker."""
+"""Health checks: a healthy node, a draining node, and a broker that is down or hangs."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-import aiohttp
 import pytest
+from aiohttp.test_utils import TestClient
 from redis_servers import FreshRedis
-from serving import KEY, PATIENCE, Serve, answer, call, connect, url
+from serving import KEY, PATIENCE, GatewayClient, connect
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.urls import parse
+from roomcast.web.app_keys import GATEWAY
 from roomcast.web.ops import health
 
 READY = {"broker": "ok", "connections": "ok", "plugins": "ok"}
 
 
 class HangingBroker(MemoryBroker):
-    """Takes a ping and never answers, as a stopped process does."""
+    """Never answers a ping, like a process that is stopped."""
 
     async def ping(self) -> None:
         await asyncio.Event().wait()
 
 
+async def get(client: TestClient, path: str) -> tuple[int, Any]:
+    """Return the status and the body of a GET without a key."""
+    response = await client.get(path)
+    return response.status, await response.json()
+
+
 @pytest.mark.parametrize("settings", [{}, {"api_key": None}])
-async def test_a_healthy_server_says_so_to_anyone(serve: Serve, settings: dict):
-    """200 without a key, whether or not there is one; and no cache keeps it."""
-    server = await serve(**settings)
+async def test_a_healthy_node_is_live_and_ready(gateway_client: GatewayClient, settings: dict):
+    """No key is needed, even if API_KEY is set. The responses are not cached."""
+    client = await gateway_client(**settings)
     for method in ("GET", "HEAD"):
         for path in ("/health/live", "/health/ready"):
-            async with answer(server, method, path, key=None) as response:
-                assert response.status == 200
-                assert response.headers["Cache-Control"] == "no-store"
-    assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
-    assert await call(server, "GET", "/health/ready", key=None) == (200, {"ready": True, "parts": READY})
+            response = await client.request(method, path)
+            assert response.status == 200
+            assert response.headers["Cache-Control"] == "no-store"
+    assert await get(client, "/health/live") == (200, {"live": True})
+    assert await get(client, "/health/ready") == (200, {"ready": True, "parts": READY})
 
 
-async def test_without_the_broker_it_lives_but_is_not_ready(serve: Serve):
-    """503 names the part; a restart would not help, so it stays alive."""
-    server = await serve()
-    await server.gateway.broker.close()
-    status, body = await call(server, "GET", "/health/ready", key=None)
+async def test_a_node_without_its_broker_is_live_but_not_ready(gateway_client: GatewayClient):
+    """The 503 names the broker. The node stays live, because a restart would not help."""
+    client = await gateway_client()
+    await client.app[GATEWAY].broker.close()
+    status, body = await get(client, "/health/ready")
     assert (status, body["ready"]) == (503, False)
     assert "embedded broker is not running" in body["parts"].pop("broker")
     assert body["parts"] == {"connections": "ok", "plugins": "ok"}
-    assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
+    assert await get(client, "/health/live") == (200, {"live": True})
 
 
-async def test_a_broker_that_hangs_is_not_waited_for(serve: Serve, monkeypatch: pytest.MonkeyPatch):
-    """503 after a deadline of its own: a hung broker raises nothing by itself."""
+async def test_a_broker_that_hangs_is_503(gateway_client: GatewayClient, monkeypatch: pytest.MonkeyPatch):
+    """The check has a timeout, because a broker that hangs raises nothing."""
     monkeypatch.setattr(health, "PING_TIMEOUT", 0.05)
-    server = await serve(broker=HangingBroker())
-    status, body = await call(server, "GET", "/health/ready", key=None)
+    client = await gateway_client(broker=HangingBroker())
+    status, body = await get(client, "/health/ready")
     assert (status, body["parts"]["broker"]) == (503, "The broker gave no answer in 0.05 s.")
-    assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
+    assert await get(client, "/health/live") == (200, {"live": True})
 
 
-async def test_the_redis_that_is_down_is_named(serve: Serve, fresh_redis: FreshRedis):
-    """Ready is who can hear through Redis what it says there; 503 has the address, and no password."""
+async def test_a_redis_that_is_down_is_503(gateway_client: GatewayClient, fresh_redis: FreshRedis):
+    """The response contains the address of the server, but not its password. The node is ready after a restart."""
     redis = await fresh_redis(password="pa55")
-    server = await serve(broker=RedisBroker(parse(redis.url)))
-    assert await call(server, "GET", "/health/ready", key=None) == (200, {"ready": True, "parts": READY})
+    client = await gateway_client(broker=RedisBroker(parse(redis.url)))
+    assert await get(client, "/health/ready") == (200, {"ready": True, "parts": READY})
     redis.kill()
-    status, body = await call(server, "GET", "/health/ready", key=None)
+    status, body = await get(client, "/health/ready")
     assert (status, body["ready"]) == (503, False)
     assert f"Redis at {redis.address}" in body["parts"]["broker"]
     assert "pa55" not in body["parts"]["broker"]
-    assert await call(server, "GET", "/health/live", key=None) == (200, {"live": True})
+    assert await get(client, "/health/live") == (200, {"live": True})
     await redis.start()
     async with asyncio.timeout(PATIENCE):
-        while (await call(server, "GET", "/health/ready", key=None))[0] != 200:
+        while (await get(client, "/health/ready"))[0] != 200:
             await asyncio.sleep(0.02)
 
 
-async def test_while_it_drains_it_is_alive_and_not_ready(serve: Serve):
-    """Whoever still has a connection to ask by is told not to send clients here."""
-    server = await serve(drain_seconds=2)
-    async with aiohttp.ClientSession() as http, connect(server) as alice, connect(server, 2, "bob") as bob:
-        async with http.get(url(server, "/health/ready")) as response:
-            assert response.status == 200
-        stopping = asyncio.create_task(server.gateway.drain())
+async def test_a_draining_node_is_live_but_not_ready(gateway_client: GatewayClient):
+    """Load balancers with an open connection learn that the node accepts no clients."""
+    client = await gateway_client(drain_seconds=2)
+    async with connect(client) as alice, connect(client, 2, "bob") as bob:
+        assert (await get(client, "/health/ready"))[0] == 200
+        stopping = asyncio.create_task(client.app[GATEWAY].drain())
         assert await alice.closed() == (1012, "Service Restart")
-        async with http.get(url(server, "/health/ready")) as response:
-            assert response.status == 503
-            body = await response.json()
-            assert body == {"ready": False, "parts": {**READY, "connections": "draining: the server is about to stop"}}
-        async with http.get(url(server, "/health/live")) as response:
-            assert response.status == 200
+        status, body = await get(client, "/health/ready")
+        assert status == 503
+        assert body == {"ready": False, "parts": {**READY, "connections": "draining: the server is about to stop"}}
+        assert (await get(client, "/health/live"))[0] == 200
         assert not stopping.done()
         assert await bob.closed() == (1012, "Service Restart")
         await stopping
 
 
-async def test_the_parts_tell_no_secrets(serve: Serve):
-    """Neither answer has a key, a user's name or a room."""
-    server = await serve()
-    async with connect(server) as alice:
+async def test_health_checks_reveal_no_secrets(gateway_client: GatewayClient):
+    """The responses contain no key, no user and no room."""
+    client = await gateway_client()
+    async with connect(client) as alice:
         await alice.join("channel:1")
         for path in ("/health/live", "/health/ready"):
-            async with answer(server, "GET", path, key=None) as response:
-                text = await response.text()
-                assert not [word for word in (KEY, "alice", "channel") if word in text]
+            text = await (await client.get(path)).text()
+            assert not [word for word in (KEY, "alice", "channel") if word in text]

@@ -1,4 +1,4 @@
-"""The documents as a server gives them, and the page that shows them, in a real Chromium."""
+"""``/asyncapi.json``, ``/openapi.json`` and ``/docs``: their content, and that the API conforms to it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import json
 import re
 from typing import Any
 
-import pytest
 from aiohttp import web
-from browser import PATIENCE, chromium
 from jsonschema import Draft202012Validator
-from playwright.async_api import expect
-from serving import Serve, answer, call, connect, url
+from serving import WITH_KEY, GatewayClient, connect, url
 
 from roomcast.web import routes
 
 
-async def test_the_documents_are_of_this_server(serve: Serve) -> None:
-    """AsyncAPI and OpenAPI are there without a key, name the host that was asked, and may be read by other pages."""
-    server = await serve()
-    for path, named in (("/asyncapi.json", f"127.0.0.1:{server.port}"), ("/openapi.json", url(server, ""))):
-        async with answer(server, "GET", path, key=None) as response:
-            assert response.status == 200
-            assert response.headers["Access-Control-Allow-Origin"] == "*"
-            assert f'"{named}"' in json.dumps(await response.json())
+async def test_the_documents_name_this_server(gateway_client: GatewayClient) -> None:
+    """AsyncAPI and OpenAPI need no key, contain the host of the request, and may be read by pages of other sites."""
+    client = await gateway_client()
+    for path, host in (("/asyncapi.json", f"127.0.0.1:{client.port}"), ("/openapi.json", url(client, ""))):
+        response = await client.get(path)
+        assert response.status == 200
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert f'"{host}"' in json.dumps(await response.json())
 
 
 OF_ROOM = "/api/v1/rooms/{room}"
 OF_USER = "/api/v1/users/{user_id}"
 EVENT = {"type": "task.created", "room": "project:1", "data": {"task_id": 1, "title": "Ship"}, "sender": "alice"}
-#: Calls of the API: method, path as the document has it, what stands in its braces, body, status.
-ANSWERS: list[tuple[str, str, dict[str, Any], Any, int]] = [
+#: Requests to the API: method, path as in the document, values of its parameters, body, expected status.
+REQUESTS: list[tuple[str, str, dict[str, Any], Any, int]] = [
     ("post", "/api/v1/events", {}, EVENT, 200),
     ("post", "/api/v1/events", {}, [EVENT, EVENT], 200),
     ("post", "/api/v1/events", {}, 7, 422),
@@ -51,37 +48,38 @@ ANSWERS: list[tuple[str, str, dict[str, Any], Any, int]] = [
 ]
 
 
-async def test_the_api_answers_as_documented(serve: Serve) -> None:
-    """Each call has its answer in /openapi.json, with its status and schema, also when it is refused."""
-    server = await serve()
-    _, document = await call(server, "GET", "/openapi.json", key=None)
-    async with connect(server) as alice:
+async def test_the_api_conforms_to_its_document(gateway_client: GatewayClient) -> None:
+    """The status and the schema of each response are in /openapi.json, errors included."""
+    client = await gateway_client()
+    document = await (await client.get("/openapi.json")).json()
+    async with connect(client) as alice:
         await alice.join("project:1")
-        for method, path, values, body, expected in ANSWERS:
-            status, given = await call(server, method.upper(), path.format(**values), body)
-            assert status == expected, (method, path, given)
-            described = document["paths"][path][method]["responses"][str(status)]
+        for method, path, values, body, expected in REQUESTS:
+            response = await client.request(method.upper(), path.format(**values), json=body, headers=WITH_KEY)
+            given = await response.json()
+            assert response.status == expected, (method, path, given)
+            described = document["paths"][path][method]["responses"][str(expected)]
             schema = described["content"]["application/json"]["schema"]
             Draft202012Validator({**schema, "components": document["components"]}).validate(given)
-    tried = {(method, path) for method, path, *_ in ANSWERS}
+    tried = {(method, path) for method, path, *_ in REQUESTS}
     assert tried == {(m, p) for p, kinds in document["paths"].items() if p.startswith("/api/") for m in kinds}
 
 
-def test_every_call_of_the_api_is_tried() -> None:
-    """There is no route of the API but its answers are held against the document."""
+def test_every_endpoint_is_tested() -> None:
+    """``REQUESTS`` contains all routes of the API."""
     app = web.Application()
     routes.add_api_routes(app.router)
     paths = {(route.method.lower(), route.resource.canonical) for route in app.router.routes() if route.resource}
-    tried = {(method, path) for method, path, *_ in ANSWERS}
+    tried = {(method, path) for method, path, *_ in REQUESTS}
     assert {(method, path) for method, path in paths if method not in ("*", "head")} <= tried
 
 
-async def test_the_page_is_safe(serve: Serve) -> None:
-    """The page runs no script, loads nothing, and says so in a policy; without a console it has no links to it."""
-    server = await serve()
-    async with answer(server, "GET", "/docs", key=None) as response:
-        text = await response.text()
-        policy = response.headers["Content-Security-Policy"]
+async def test_the_page_is_static(gateway_client: GatewayClient) -> None:
+    """Its policy allows no script and no other files. Without a console it has no links to it."""
+    client = await gateway_client()
+    response = await client.get("/docs")
+    text = await response.text()
+    policy = response.headers["Content-Security-Policy"]
     assert "script" not in policy
     assert policy.startswith("default-src 'none'; style-src 'nonce-")
     assert "<script" not in text
@@ -90,38 +88,13 @@ async def test_the_page_is_safe(serve: Serve) -> None:
         assert name in text
 
 
-async def test_what_the_page_shows_is_accepted(serve: Serve) -> None:
-    """The page's example of an event, posted as it stands, is published."""
-    server = await serve()
-    async with answer(server, "GET", "/docs", key=None) as response:
-        text = (await response.text()).replace("&#34;", '"')
+async def test_an_example_of_the_page_is_accepted(gateway_client: GatewayClient) -> None:
+    """The page's example of an event can be published unchanged."""
+    client = await gateway_client()
+    text = (await (await client.get("/docs")).text()).replace("&#34;", '"')
     found = re.search(r'id="event-task\.created".*?<pre>(.*?)</pre>', text, re.DOTALL)
     assert found is not None
     event = json.loads(found[1])
     posted = {name: event[name] for name in ("type", "room", "data", "sender")}
-    status, _ = await call(server, "POST", "/api/v1/events", posted)
-    assert status < 300
-
-
-@pytest.mark.browser
-async def test_an_example_opens_in_the_console(serve: Serve) -> None:
-    """A link of the page opens the console with the form chosen and filled, ready to be published; nothing is wide."""
-    server = await serve(dev=True)
-    async with chromium() as browser:
-        page = await browser.new_page(viewport={"width": 390, "height": 800})
-        page.set_default_timeout(PATIENCE)
-        await page.goto(url(server, "/docs"))
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
-        await page.set_viewport_size({"width": 1300, "height": 900})
-        await page.click("#event-task\\.created h3 a")
-        await expect(page.locator("#event")).to_have_value("task.created")
-        await expect(page.locator("#event-room")).to_have_value("channel:456")
-        await expect(page.locator('#event-fields [data-path="task_id"] input')).to_have_value("789")
-        async with connect(server) as alice:
-            await alice.join("channel:456")
-            await page.get_by_role("button", name="Publish").click()
-            assert (await alice.recv_type("task.created"))["data"]["task_id"] == 789
-        await page.goto(url(server, "/docs"))
-        await page.click("#command-send_message h3 a")
-        await expect(page.locator("#command")).to_have_value("send_message")
-        await expect(page.locator('#command-fields [data-path="content"] :is(input, textarea)')).to_have_value("Hello")
+    response = await client.post("/api/v1/events", json=posted, headers=WITH_KEY)
+    assert response.status < 300

@@ -1,12 +1,12 @@
-"""How often somebody may try, by a clock that stands still unless it is set."""
+"""The limit of login attempts, with a clock that the test sets."""
 
 from __future__ import annotations
 
 from roomcast.web.pages.login import LoginAttempts
 
 
-def test_so_many_in_a_window_and_then_a_wait():
-    """The wait is until the oldest of them is over; others may try meanwhile."""
+def test_an_address_has_a_limited_number_of_attempts_in_a_window():
+    """It has to wait until the oldest attempt leaves the window. Other addresses are not affected."""
     now = 100.0
     attempts = LoginAttempts(3, 60, clock=lambda: now)
     for at in (100.0, 110.0, 120.0):
@@ -23,14 +23,14 @@ def test_so_many_in_a_window_and_then_a_wait():
     assert attempts.wait("a") == 10
 
 
-def test_names_are_forgotten():
-    """Those whose attempts are over, and the oldest when there are too many."""
+def test_old_addresses_are_forgotten():
+    """Addresses are forgotten after their window, and the oldest ones if there are too many."""
     now = 0.0
     attempts = LoginAttempts(1, 60, max_addresses=3, clock=lambda: now)
-    for name in "abcd":
-        attempts.add(name)
-    assert [name for name in "abcd" if attempts.wait(name)] == ["b", "c", "d"]
+    for address in "abcd":
+        attempts.add(address)
+    assert [address for address in "abcd" if attempts.wait(address)] == ["b", "c", "d"]
     now = 60.0
-    for name in "efg":
-        attempts.add(name)
+    for address in "efg":
+        attempts.add(address)
     assert len(attempts._attempts) == 3

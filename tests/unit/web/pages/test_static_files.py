@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from serving import answer
+from serving import url
 
 PACKAGE = json.loads((ROOT / "package.json").read_text())
 FILES = {
@@ -30,61 +30,59 @@ def installed(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "content_type"), FILES.items())
-async def test_the_client_is_served_to_pages_of_any_origin(serve, name, content_type):
+async def test_the_client_is_served_to_pages_of_any_origin(gateway_client, name, content_type):
     """The files of the package are served with a content type and CORS headers, and without a login."""
-    server = await serve()
+    client = await gateway_client()
     headers = {"Origin": "https://elsewhere.example", "Accept-Encoding": "identity"}
-    async with answer(server, "GET", f"/static/{name}", key=None, headers=headers) as response:
-        assert (response.status, response.content_type, response.charset) == (200, content_type, "utf-8")
-        assert await response.read() == installed(name)
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
-        assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-        assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert "Content-Encoding" not in response.headers
+    response = await client.get(f"/static/{name}", headers=headers)
+    assert (response.status, response.content_type, response.charset) == (200, content_type, "utf-8")
+    assert await response.read() == installed(name)
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert response.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Content-Encoding" not in response.headers
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-async def test_an_unchanged_file_is_not_sent_again(serve, encoding):
+async def test_an_unchanged_file_is_not_sent_again(gateway_client, encoding):
     """A matching ETag is answered with 304, and each content encoding has an ETag of its own."""
-    server = await serve()
+    client = await gateway_client()
     headers = {"Accept-Encoding": encoding}
-    async with answer(server, "GET", "/static/roomcast.js", key=None, headers=headers) as response:
-        tag = response.headers["ETag"]
-        assert response.headers["Cache-Control"] == "public, no-cache"
+    response = await client.get("/static/roomcast.js", headers=headers)
+    tag = response.headers["ETag"]
+    assert response.headers["Cache-Control"] == "public, no-cache"
     for known, status in ((tag, 304), (f'"other", W/{tag}', 304), ("*", 304), ('"other"', 200)):
         headers["If-None-Match"] = known
-        async with answer(server, "GET", "/static/roomcast.js", key=None, headers=headers) as response:
-            assert (response.status, response.headers["ETag"]) == (status, tag)
-            assert response.headers["Access-Control-Allow-Origin"] == "*"
-            assert (await response.read() == b"") == (status == 304)
+        response = await client.get("/static/roomcast.js", headers=headers)
+        assert (response.status, response.headers["ETag"]) == (status, tag)
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert (await response.read() == b"") == (status == 304)
     headers = {"If-None-Match": tag, "Accept-Encoding": "identity" if encoding == "gzip" else "gzip"}
-    async with answer(server, "GET", "/static/roomcast.js", key=None, headers=headers) as response:
-        assert response.status == 200
+    response = await client.get("/static/roomcast.js", headers=headers)
+    assert response.status == 200
 
 
 @pytest.mark.parametrize(
     ("accepted", "zipped"),
     [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("gzip; q=0.000, br", False), ("br", False)],
 )
-async def test_gzip_is_used_if_the_client_accepts_it(serve, accepted, zipped):
+async def test_gzip_is_used_if_the_client_accepts_it(gateway_client, accepted, zipped):
     """The body is compressed only for clients that name gzip with a weight above 0."""
-    server = await serve()
+    client = await gateway_client()
     headers = {"Accept-Encoding": accepted}
-    async with answer(
-        server, "GET", "/static/roomcast.js", key=None, headers=headers, auto_decompress=False
-    ) as response:
-        body = await response.read()
-        assert (response.headers.get("Content-Encoding") == "gzip") == zipped
-        assert response.headers["Vary"] == "Accept-Encoding"
+    response = await client.get("/static/roomcast.js", headers=headers, auto_decompress=False)
+    body = await response.read()
+    assert (response.headers.get("Content-Encoding") == "gzip") == zipped
+    assert response.headers["Vary"] == "Accept-Encoding"
     assert (gzip.decompress(body) if zipped else body) == installed("roomcast.js")
 
 
-async def test_other_files_of_the_package_are_not_served(serve):
+async def test_other_files_of_the_package_are_not_served(gateway_client):
     """Only the files in the table have a route."""
-    server = await serve()
+    client = await gateway_client()
     for name in ("__init__.py", "..%2Fstatic%2Froomcast.js", "src/index.js", ""):
-        async with answer(server, "GET", f"/static/{name}", key=None) as response:
-            assert response.status == 404
+        response = await client.session.get(url(client, f"/static/{name}"))
+        assert response.status == 404
 
 
 def test_the_client_is_small():
