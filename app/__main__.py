@@ -1,4 +1,4 @@
-"""``python -m roomcast`` is ``roomcast``."""
+"""Run the command line with ``python -m roomcast``."""
 
 from .cli import main
 

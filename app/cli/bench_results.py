@@ -1,44 +1,47 @@
-"""What ``roomcast bench`` measured: latencies, the numbers of a run, and how they are shown."""
+"""What ``roomcast bench`` measures: latencies, the numbers of a run, and how they are printed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Final, NamedTuple
 
-#: Latencies are counted in classes of less than 1 % width: this many bits of their microseconds are kept.
+#: A latency is counted in a class of less than 1 % width: this many bits after the first of its microseconds are kept.
 _BITS: Final = 7
+#: If the client uses more than this part of a core, it is likely the bottleneck.
+BUSY: Final = 0.9
 
 
 class Latencies:
-    """Counts of latencies, in constant space."""
+    """A histogram of latencies, in constant space."""
 
     def __init__(self) -> None:
         self._counts: Final[Counter[int]] = Counter()
-        self._most = 0
+        self._longest = 0
 
     def add(self, nanoseconds: int) -> None:
-        """Count one."""
+        """Count a latency."""
         value = nanoseconds // 1000
         shift = max(value.bit_length() - _BITS - 1, 0)
         self._counts[(shift << _BITS) + (value >> shift)] += 1
-        if value > self._most:
-            self._most = value
+        if value > self._longest:
+            self._longest = value
 
     def milliseconds(self, share: float) -> float:
-        """Return the latency that ``share`` (0 to 1) of all do not exceed; 0 if there are none, 1 gives the longest."""
+        """Return the latency that ``share`` (0 to 1) of all do not exceed. 1 gives the longest; 0 if there are none."""
         left = share * self._counts.total()
         for index in sorted(self._counts):
             left -= self._counts[index]
             if left <= 0 and share < 1:
                 shift = max((index >> _BITS) - 1, 0)
-                return min(((index - (shift << _BITS)) + 1 << shift) - 1, self._most) / 1000
-        return self._most / 1000
+                return min(((index - (shift << _BITS)) + 1 << shift) - 1, self._longest) / 1000
+        return self._longest / 1000
 
 
 class Result(NamedTuple):
-    """What came of a plan; the fields' names are those of ``--json``. Latencies are in milliseconds.
+    """The result of a run. The names of the fields are those of ``--json``. Latencies are in milliseconds.
 
-    ``refused`` counts the connections that were never welcomed, ``closes`` those that ended later, by code and reason.
+    ``refused`` counts the connections that did not get a ``connected``, ``closes`` those that ended later, each by
+    code and reason. ``client_cpu`` is the part of a core that the bench itself used.
     """
 
     connections: int
@@ -62,8 +65,28 @@ class Result(NamedTuple):
     notes: list[str]
 
 
+def explain(result: Result, wanted: float | None) -> list[str]:
+    """Return sentences that explain the numbers. ``wanted`` is the number of messages to send, if that was fixed."""
+    notes = []
+    if result.client_cpu > BUSY:
+        notes.append(
+            f"This client used {result.client_cpu:.0%} of a core. It is likely the bottleneck, and the server can do "
+            "more. Run several benches at the same time, on other machines, and add up their results."
+        )
+    if wanted is not None and result.published < 0.95 * wanted and not result.errors:
+        notes.append(f"Only {result.published:,} of {wanted:,.0f} messages were sent: the client fell behind.")
+    if "rate_limited" in result.errors:
+        notes.append(
+            "Publishers exceeded the server's limit of messages per second (rate_limited). Set WS_MESSAGE_RATE=0 on "
+            "the server, or use more --publishers."
+        )
+    if result.lost and result.closes:
+        notes.append("Connections ended during the run. Messages in flight to them count as lost.")
+    return notes
+
+
 def table(result: Result) -> str:
-    """Return ``result`` for eyes."""
+    """Return ``result`` as text."""
     rows = [
         ("connections", f"{result.opened:,} of {result.connections:,} opened, {result.handshakes_per_second:,.0f}/s"),
         ("refused", _counts(result.refused)),

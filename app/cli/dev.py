@@ -1,4 +1,4 @@
-"""``roomcast dev``: settings that let everyone in, and lines to copy that show that it works."""
+"""``roomcast dev``: a server with permissive settings, and lines to copy into a browser or a shell."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import subprocess
 from collections.abc import Mapping
 from typing import Final
 
+import click
 import orjson
 
+from .. import logs
 from ..settings import Settings
-from ..web.server import Server
+from ..web.server import Address, Server
 from ..web.upgrade.handshake import PATH
+from ..workers import process
 from ..workers.listen_errors import is_port_free
 from ..workers.process import VERSION, broker_name, url_of
-from . import tokens, websocket_client
+from . import tokens
+from .options import host_option, port_option
+from .target import DEFAULT_HTTP_URL
 
-#: How long the token of the printed lines holds, in seconds.
+#: The lifetime of the printed token, in seconds.
 TOKEN_LIFETIME: Final = 12 * 3600
-#: How many ports after the one asked for are tried.
-MORE_PORTS: Final = 20
+#: The number of ports that are tried, beginning with the one asked for.
+MAX_PORTS: Final = 20
 
 ROOM: Final = "project:1"
 EVENT: Final = {
@@ -32,92 +37,111 @@ EVENT: Final = {
 }
 
 
-def settings(environ: Mapping[str, str]) -> Settings:
-    """Return settings for one run on a developer's machine: what ``environ`` says, and what it leaves open made easy.
+@click.command()
+@host_option()
+@port_option()
+def dev(host: str, port: int) -> None:
+    """Run a server for development.
 
-    Pages of any origin may connect, since the dev server of a front end is another origin than ours, and a page of
-    somebody else's has no token.
+    No settings are needed: a JWT secret and an API key are generated, all rooms are open, pages of all origins may
+    connect, and the console is on. Settings in the environment take precedence. If the port is in use, the next free
+    one is taken. Not for production.
+    """
+    settings = dev_settings(os.environ)
+    logs.configure(settings)
+
+    def on_ready(server: Server) -> None:
+        click.echo(start_text(server, wanted_port=port))
+
+    process.run(settings, Address(host, find_free_port(host, port)), on_ready, dev=True)
+
+
+def dev_settings(environ: Mapping[str, str]) -> Settings:
+    """Return settings for one run on a developer's machine: those in ``environ``, with permissive defaults.
+
+    Pages of all origins may connect, because the development server of a front end has another origin. A foreign page
+    has no token.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
-    easy = {
+    defaults = {
         "ROOM_ACCESS": "open",
         "ALLOWED_ORIGINS": "*",
         "DRAIN_SECONDS": "0",
         "API_KEY": secrets.token_urlsafe(24),
     }
     if "JWT_PUBLIC_KEY" not in given:
-        easy["JWT_SECRET"] = secrets.token_hex(32)
-    return Settings.from_env(easy | given)
+        defaults["JWT_SECRET"] = secrets.token_hex(32)
+    return Settings.from_env(defaults | given)
 
 
-def free_port(host: str, wanted: int) -> int:
-    """Return ``wanted``, or the next port that is free; if none is near, ``wanted``, so that listening says why not."""
+def find_free_port(host: str, wanted: int) -> int:
+    """Return ``wanted`` or the next free port. If none of them is free, return ``wanted``: listening reports why."""
     if wanted == 0:
         return 0
-    ports = range(wanted, min(wanted + MORE_PORTS, 65536))
+    ports = range(wanted, min(wanted + MAX_PORTS, 65536))
     return next((port for port in ports if is_port_free(host, port)), wanted)
 
 
-def greeting(server: Server, *, wanted: int) -> str:
-    """Return what is printed when ``server`` listens; ``wanted`` is the port that was asked for."""
-    gateway, base = server.gateway, url_of(server.address, server.port)
-    taken = wanted not in (0, server.port)
-    rooms = "every room open to everyone" if gateway.settings.room_access == "open" else "rooms by ROOM_ACCESS"
-    origins = "pages of all origins let in" if "*" in gateway.settings.allowed_origins else "origins by ALLOWED_ORIGINS"
+def start_text(server: Server, *, wanted_port: int) -> str:
+    """Return the text to print when ``server`` listens."""
+    gateway, url = server.gateway, url_of(server.address, server.port)
+    settings = gateway.settings
+    is_other_port = wanted_port not in (0, server.port)
+    rooms = "open to all users" if settings.room_access == "open" else "by ROOM_ACCESS"
+    origins = "all" if "*" in settings.allowed_origins else "by ALLOWED_ORIGINS"
     lines = [
-        f"roomcast {VERSION}, for development: broker {broker_name(gateway.settings)}, {rooms}, {origins}",
-        *([f"Port {wanted} is taken, so this is on port {server.port}; --port chooses another."] if taken else []),
+        f"roomcast {VERSION} for development (broker: {broker_name(settings)}; rooms: {rooms}; origins: {origins})",
+        *([f"Port {wanted_port} is in use; this server has port {server.port}."] if is_other_port else []),
         "",
-        *_lines(base, gateway.settings),
+        *_instructions(url, settings),
         "",
         f"Plugins: {', '.join(gateway.registry.plugins)}. Press Ctrl-C to stop.",
     ]
     return "\n".join(lines)
 
 
-def _lines(base: str, settings: Settings) -> list[str]:
+def _instructions(url: str, settings: Settings) -> list[str]:
     join = orjson.dumps({"type": "join_room", "room": ROOM}).decode()
-    publish = ["curl", f"{base}/api/v1/events", "-H", f"Authorization: Bearer {settings.api_key}"]
-    publish += ["-d", orjson.dumps(EVENT).decode()]
-    shell, token, fragment = "Or connect from a shell", "TOKEN", ""
+    curl = ["curl", f"{url}/api/v1/events", "-H", f"Authorization: Bearer {settings.api_key}"]
+    curl += ["-d", orjson.dumps(EVENT).decode()]
     if settings.jwt_secret is not None:
         token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
-        fragment = f"#token={token}"
+        fragment, hint = f"#token={token}", ""
     else:
-        shell += ", with a TOKEN that JWT_PUBLIC_KEY verifies"
+        token, fragment, hint = "TOKEN", "", " with a TOKEN that JWT_PUBLIC_KEY verifies"
     return [
-        "Open the console, where everything can be tried out:",
-        f"  {base}/console{fragment}",
+        "Open the console in a browser:",
+        f"  {url}/console{fragment}",
         "",
-        f"{shell}, and enter a room by typing the second line:",
-        "  " + shell_line(["wscat", "-c", f"ws{base.removeprefix('http')}{PATH}?token={token}"]),
+        f"Or connect from a shell{hint}, then enter the second line to join a room:",
+        "  " + shell_line(["wscat", "-c", f"ws{url.removeprefix('http')}{PATH}?token={token}"]),
         "  " + join,
         "",
-        f"Then publish to {ROOM}, as a backend does:",
-        "  " + shell_line(publish),
+        f"Then publish an event in {ROOM}, as a backend does:",
+        "  " + shell_line(curl),
         "",
-        "And for roomcast listen, publish, token and the like in another shell:",
-        "  " + exporting(_variables(base, settings, token)),
+        "To use roomcast listen, publish or token in another shell, set these variables there:",
+        "  " + export_line(_variables(url, settings, token)),
     ]
 
 
-def _variables(base: str, settings: Settings, token: str) -> dict[str, str]:
-    """Return what the other commands have to find in their environment. A secret that was given is not shown."""
+def _variables(url: str, settings: Settings, token: str) -> dict[str, str]:
+    """Return the environment of the other commands. A JWT_SECRET from the environment is not repeated."""
     variables = {"ROOMCAST_TOKEN": token, "API_KEY": settings.api_key or ""}
     if settings.jwt_secret is not None and not os.environ.get("JWT_SECRET", "").strip():
         variables["JWT_SECRET"] = settings.jwt_secret
-    if base != f"http://{websocket_client.AUTHORITY}":
-        variables["ROOMCAST_URL"] = base
+    if url != DEFAULT_HTTP_URL:
+        variables["ROOMCAST_URL"] = url
     return variables
 
 
-def exporting(variables: Mapping[str, str]) -> str:
-    """Return the line by which this machine's shell sets ``variables`` for what is started in it."""
+def export_line(variables: Mapping[str, str]) -> str:
+    """Return the line that sets environment variables in the shell of this system."""
     if os.name == "nt":
         return " & ".join(f'set "{name}={value}"' for name, value in variables.items())
     return shlex.join(["export", *(f"{name}={value}" for name, value in variables.items())])
 
 
 def shell_line(words: list[str]) -> str:
-    """Return ``words`` as a line that this machine's shell splits into them again."""
+    """Return ``words`` as a command line for the shell of this system."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -1,28 +1,34 @@
-"""``roomcast listen``: the events of rooms, a line each, over lost connections and restarts of the server."""
+"""``roomcast listen``: print the events of rooms, across lost connections and restarts of the server."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import os
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import click
 import orjson
 
-from ..errors import RoomcastError
+from ..backoff import Backoff
+from ..errors import RoomcastError, SettingsError
 from ..logs import escape
-from .websocket_client import End, Ended, Stream, Target, Unreachable
+from . import tokens
+from .options import run, url_option
+from .target import DEFAULT_WS_URL, Target, Unreachable, parse_target
+from .websocket_client import End, Ended, Stream
 
-#: Waits before the next attempt to connect: up to this many seconds at first, twice as many each time, and at most so
-#: many. The wait is drawn between half of it and all, so that listeners do not return in step.
-FIRST_WAIT: Final = 1.0
-LONGEST_WAIT: Final = 30.0
-#: After so many seconds without a sign of life the server is asked for one; after as many more it counts as gone.
-SILENCE: Final = 45.0
+#: The pauses between attempts to connect, in seconds. Half of a pause is random, so that listeners do not all reconnect
+#: at the same moment.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+#: After this many seconds without a message the client sends a ping. After as many more the connection counts as lost.
+MAX_SILENCE: Final = 45.0
 
 _ACCESS: Final = "its rooms claim, or the rule of the room's type, must allow it; see `roomcast token --room`"
 
-#: Ends after which another attempt would end the same way, each with what to do.
+#: Close codes after which another attempt would end in the same way, with what to do.
 FINAL_ENDS: Final = {
     4401: "The server does not accept the token (4401): it is wrong, expired, or signed with another secret; its log "
     "says which. Get a new one with `roomcast token`.",
@@ -33,11 +39,59 @@ FINAL_ENDS: Final = {
 }
 
 
-class Listener:
-    """Joins ``rooms`` and prints their events, and those of the user's own room, which nobody needs to join.
+@click.command()
+@click.argument("rooms", metavar="[ROOM]...", nargs=-1)
+@url_option(DEFAULT_WS_URL)
+@click.option("--token", envvar="ROOMCAST_TOKEN", show_envvar=True, help="Token of the user.")
+@click.option("--since", metavar="ID", help="Print the events after the one with this id. Only with a single room.")
+@click.option("--raw", is_flag=True, help="Print the JSON of each event unchanged.")
+def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | None, raw: bool) -> None:
+    """Print the events of rooms as they happen.
 
-    ``token`` gives the token for each attempt to connect. ``since`` is the id to resume the one room from. ``out`` is
-    given the lines of events, ``note`` the sentences about the connection.
+    Each event is a line: time, room, type, sender, data. Events sent to the user of the token are printed too, with -
+    for the room; without ROOM, only those.
+
+    Without a token, one is made with JWT_SECRET if that is set. If the connection is lost, the command reconnects and
+    prints the missed events, as far as the server's history reaches back. Messages about the connection go to standard
+    error.
+    """
+    for room in rooms:
+        if room.startswith("user:"):
+            raise click.UsageError(
+                f"{room} cannot be joined: it is the personal room of a user, whose connections receive its events "
+                "without joining. Leave it out, and use a token of that user: "
+                f'roomcast listen --token "$(roomcast token --user-id {room.removeprefix("user:")})".'
+            )
+    if since is not None and len(rooms) != 1:
+        raise click.UsageError("--since works only with a single room, because an id belongs to one room.")
+    listener = Listener(
+        parse_target(url),
+        rooms,
+        _token_source(token),
+        since=since,
+        raw=raw,
+        out=click.echo,
+        note=lambda text: click.echo(text, err=True),
+    )
+    run(listener.run())
+
+
+def _token_source(token: str | None) -> Callable[[], str]:
+    """Return a function that returns ``token``, or a new token for each call if there is none."""
+    if token is not None and token.strip():
+        return lambda: token.strip()
+    if not os.environ.get("JWT_SECRET", "").strip():
+        raise SettingsError("A token is needed: give --token, or set ROOMCAST_TOKEN, or JWT_SECRET to make one with.")
+    settings = tokens.signing_settings(os.environ)
+    user = f"listen-{secrets.token_hex(4)}"
+    return lambda: tokens.mint(settings, user, username="listen")
+
+
+class Listener:
+    """Joins ``rooms`` and prints their events and those of the user's personal room.
+
+    ``token`` returns the token for each connection. ``since`` is the id after which the single room resumes. ``out``
+    receives the lines of events, ``note`` the sentences about the connection.
     """
 
     def __init__(
@@ -56,133 +110,140 @@ class Listener:
         self._raw = raw
         self._out = out
         self._note = note
-        #: Where each room stands: the id of the last event seen, or None before the first answer.
-        self._seen: dict[str, str | None] = dict.fromkeys(rooms, since)
-        #: Where the user's own room stands; empty before the first welcome.
-        self._own = ""
+        #: For each room the id of the last event, or None before the room was joined the first time.
+        self._last_ids: dict[str, str | None] = dict.fromkeys(rooms, since)
+        #: The id of the last event of the personal room; empty before the first ``connected``.
+        self._last_user_id = ""
+        #: The rooms that this connection has joined.
         self._joined: set[str] = set()
-        self._wait = FIRST_WAIT
+        self._backoff: Final = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
 
     async def run(self) -> None:
-        """Listen for good. Raises ``RoomcastError`` when that is over, or if there is no server at the start."""
-        stream = await self._open(first=True)
+        """Listen, and reconnect after each lost connection.
+
+        Raises ``RoomcastError`` if the first connection fails or another attempt would be useless.
+        """
+        stream = await self._open(is_first=True)
         while True:
             try:
                 await self._follow(stream)
             except Ended as ended:
-                self._give_up(ended.end)
+                self._raise_if_final(ended.end)
                 self._note(f"Disconnected ({ended.end}).")
-            stream = await self._open(first=False)
+            stream = await self._open(is_first=False)
 
-    async def _open(self, *, first: bool) -> Stream:
-        """Connect, over and over; the first time only once, since there the address may be wrong."""
+    async def _open(self, *, is_first: bool) -> Stream:
+        """Connect. The first time, try once, because the address may be wrong. Later, retry until it succeeds."""
         while True:
-            if not first:
-                pause = self._wait * random.uniform(0.5, 1)  # noqa: S311
-                self._wait = min(self._wait * 2, LONGEST_WAIT)
+            if not is_first:
+                pause = self._backoff.next_pause()
                 self._note(f"Connecting again in {pause:.1f} s.")
                 await asyncio.sleep(pause)
             try:
-                return await Stream.open(self._resuming(), self._token())
+                return await Stream.open(self._resuming_target(), self._token())
             except Unreachable as error:
-                if first:
+                if is_first:
                     raise
                 self._note(str(error))
             except Ended as ended:
-                self._give_up(ended.end)
-                if first:
+                self._raise_if_final(ended.end)
+                if is_first:
                     raise RoomcastError(f"{self._target.authority} did not open a WebSocket: {ended.end}.") from ended
                 self._note(str(ended))
 
-    def _resuming(self) -> Target:
-        """Return the target that asks for what was missed of the user's own room."""
+    def _resuming_target(self) -> Target:
+        """Return the target with ``since`` for the personal room."""
         path = self._target.path
-        return self._target._replace(path=f"{path}{'&' if '?' in path else '?'}since={self._own}")
+        return self._target._replace(path=f"{path}{'&' if '?' in path else '?'}since={self._last_user_id}")
 
-    def _give_up(self, end: End) -> None:
+    def _raise_if_final(self, end: End) -> None:
+        """Raise ``RoomcastError`` if another attempt would end in the same way."""
         if sentence := FINAL_ENDS.get(end.code):
             raise RoomcastError(sentence)
         if 400 <= end.code < 500 or end.code in (1002, 1003, 1007, 1009):
             raise RoomcastError(f"{self._target.authority} refused the connection ({end}).")
 
     async def _follow(self, stream: Stream) -> None:
-        """Join the rooms, then take what comes until the connection ends, which raises ``Ended``."""
+        """Join the rooms and handle all frames. Raises ``Ended`` when the connection ends."""
         self._joined = set()
-        for room, seen in self._seen.items():
-            join = {"type": "join_room", "room": room, "data": {"since": seen}}
+        for room, last_id in self._last_ids.items():
+            join = {"type": "join_room", "room": room, "data": {"since": last_id}}
             stream.send(orjson.dumps(join))
         try:
             while True:
-                self._take(await self._receive(stream))
+                self._handle(await self._receive(stream))
         finally:
             stream.close()
 
     async def _receive(self, stream: Stream) -> bytes:
         try:
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(MAX_SILENCE):
                 return await stream.receive()
         except TimeoutError:
             stream.send(b'{"type":"ping"}')
         try:
-            async with asyncio.timeout(SILENCE):
+            async with asyncio.timeout(MAX_SILENCE):
                 return await stream.receive()
         except TimeoutError:
-            raise Ended(End(1006, "no sign of life from the server")) from None
+            raise Ended(End(1006, "the server does not answer a ping")) from None
 
-    def _take(self, frame: bytes) -> None:
+    def _handle(self, frame: bytes) -> None:
         message = orjson.loads(frame)
         type, room, data = message.get("type"), message.get("room"), message.get("data") or {}
         if type == "connected":
-            self._greet(data)
+            self._on_connected(data)
         elif type == "joined_room":
-            self._enter(room, data)
+            self._on_joined(room, data)
         elif type == "resync":
             self._note(f"{room or 'To the user'}: events were lost on the server.")
-            self._stand(room, data.get("last_id"))
+            self._set_last_id(room, data.get("last_id"))
         elif type == "error":
             hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else ""
             raise RoomcastError(f"{room or 'The server'}: {str(data.get('error')).rstrip('.')}{hint or '.'}")
         elif type == "left_room":
             raise RoomcastError(f"{data.get('message')}, by an operator.")
         elif type != "pong":
-            self._stand(room, message.get("id"))
-            self._out(frame.decode() if self._raw else line(message))
+            self._set_last_id(room, message.get("id"))
+            self._out(frame.decode() if self._raw else event_line(message))
 
-    def _stand(self, room: str | None, id: str | None) -> None:
-        """Note the last event of a room, or without one of the user's own."""
+    def _set_last_id(self, room: str | None, id: str | None) -> None:
+        """Store the id of the last event of ``room``, or of the personal room if that is None."""
         if id is not None and room is None:
-            self._own = id
-        elif id is not None and room in self._seen:
-            self._seen[room] = id
+            self._last_user_id = id
+        elif id is not None and room in self._last_ids:
+            self._last_ids[room] = id
 
-    def _greet(self, data: dict[str, Any]) -> None:
-        if self._own and not data.get("recovered"):
-            self._note("What was sent to the user may have been missed: the server's history does not go back.")
+    def _on_connected(self, data: dict[str, Any]) -> None:
+        if self._last_user_id and not data.get("recovered"):
+            self._note(
+                "Events sent to the user may have been missed: the server's history does not reach back far enough."
+            )
         if not data.get("recovered"):
-            self._stand(None, data.get("last_id"))
-        if not self._seen:
-            self._note(f"Listening to what is sent to user {data.get('user_id')}.")
-            self._wait = FIRST_WAIT
+            self._set_last_id(None, data.get("last_id"))
+        if not self._last_ids:
+            self._note(f"Listening to events sent to user {data.get('user_id')}.")
+            self._backoff.reset()
 
-    def _enter(self, room: str, data: dict[str, Any]) -> None:
-        asked = self._seen.get(room)
-        if asked is None:
+    def _on_joined(self, room: str, data: dict[str, Any]) -> None:
+        last_id = self._last_ids.get(room)
+        if last_id is None:
             self._note(f"Listening in {room}.")
         elif data.get("recovered"):
             self._note(f"Listening in {room} again; nothing was missed.")
         else:
             self._note(
-                f"Listening in {room} again; events may have been missed: the server's history does not go back."
+                f"Listening in {room} again; events may have been missed: the server's history does not reach back far "
+                "enough."
             )
-        if asked is None or not data.get("recovered"):
-            self._seen[room] = data.get("last_id")
+        if last_id is None or not data.get("recovered"):
+            self._last_ids[room] = data.get("last_id")
         self._joined.add(room)
-        if len(self._joined) == len(self._seen):
-            self._wait = FIRST_WAIT
+        if len(self._joined) == len(self._last_ids):
+            self._backoff.reset()
 
 
-def line(message: dict[str, Any]) -> str:
-    """Return an event as a line for eyes: time, room, type, sender, data. ``-`` stands for no room or sender."""
+def event_line(message: dict[str, Any]) -> str:
+    """Return an event as a line of text: time, room, type, sender, data. ``-`` stands for no room or no sender."""
     words = [message.get("timestamp"), message.get("room"), message.get("type"), message.get("sender")]
     data = orjson.dumps(message.get("data")).decode()
     return escape(" ".join([*(str(word or "-") for word in words), data]))

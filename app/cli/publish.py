@@ -1,74 +1,125 @@
-"""``roomcast publish``: events from a shell, by way of ``POST /api/v1/events``."""
+"""``roomcast publish``: publish events from a shell, with ``POST /api/v1/events``."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
 import aiohttp
+import click
 import orjson
 
-from ..errors import RoomcastError
+from ..errors import RoomcastError, SettingsError
 from ..logs import escape
-from . import websocket_client
+from .options import url_option
+from .target import DEFAULT_HTTP_URL, Unreachable, connection_error, parse_target
 
 PATH: Final = "/api/v1/events"
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
 
 
-def read(text: str, type: str | None, room: str | None, sender: str | None) -> Any:
-    """Return what ``text`` says to publish: events if there is no ``type``, else data of that type in ``room``.
+@click.command()
+@click.argument("type", metavar="TYPE")
+@click.argument("room", required=False)
+@click.argument("data", required=False, metavar="[JSON]")
+@click.option("--sender", help="Name of the event's sender.")
+@url_option(DEFAULT_HTTP_URL)
+@click.option("--api-key", envvar="API_KEY", show_envvar=True, help="API_KEY of the server.")
+@click.option("--idempotency-key", help="Publish only once, even if the command is repeated within 5 minutes.")
+def publish(
+    type: str,
+    room: str | None,
+    data: str | None,
+    sender: str | None,
+    url: str,
+    api_key: str | None,
+    idempotency_key: str | None,
+) -> None:
+    """Publish events, as a backend does.
 
-    A list is several. Raises ``RoomcastError`` if ``text`` is no JSON.
+    Publishes an event of TYPE with the data JSON in ROOM, and prints its id.
+
+    If JSON is -, the data is read from standard input. A list there is the data of several events. If TYPE is - and
+    there is no other argument, standard input has one complete event or a list of them: {"type", "room", "data",
+    "sender"}. Of several events, either all are published or none.
+
+    \b
+    roomcast publish task.deleted project:1 '{"task_id": 7}'
+    roomcast publish - < events.json
+    """
+    if not api_key:
+        raise SettingsError("The API key of the server is needed: set API_KEY, or give --api-key.")
+    is_complete = type == "-" and room is None
+    if not is_complete and (room is None or data is None):
+        raise click.UsageError("Give TYPE, ROOM and JSON, or only - to read events from standard input.")
+    if is_complete and sender is not None:
+        raise click.UsageError("--sender works only with TYPE, ROOM and JSON; complete events name their sender.")
+    text = sys.stdin.read() if is_complete or data == "-" else data or ""
+    events = parse_events(text, None if is_complete else type, room, sender)
+    for id in asyncio.run(post_events(url, api_key, events, idempotency_key)):
+        click.echo(id)
+
+
+def parse_events(text: str, type: str | None, room: str | None, sender: str | None) -> Any:
+    """Return the event or the list of events to publish.
+
+    Without ``type``, ``text`` has complete events. Otherwise it has the data of an event of ``type`` in ``room``, or a
+    list of such data. Raises ``RoomcastError`` if ``text`` is not JSON.
     """
     try:
-        given = orjson.loads(text)
+        parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise RoomcastError(f"The data is not JSON: {error}.") from None
     if type is None:
-        return given
+        return parsed
+    optional = {} if sender is None else {"sender": sender}
 
     def event(data: Any) -> dict[str, Any]:
-        named = {} if sender is None else {"sender": sender}
-        return {"type": type, "room": room, "data": data, **named}
+        return {"type": type, "room": room, "data": data, **optional}
 
-    return [event(data) for data in given] if isinstance(given, list) else event(given)
+    return [event(data) for data in parsed] if isinstance(parsed, list) else event(parsed)
 
 
-async def publish(url: str, api_key: str, events: Any, idempotency_key: str | None) -> list[str]:
-    """Publish one event or a list at the server of ``url``; return the ids. Raises ``RoomcastError``."""
+async def post_events(url: str, api_key: str, events: Any, idempotency_key: str | None) -> list[str]:
+    """Publish one event or a list at the server of ``url``. Return the ids. Raises ``RoomcastError``."""
     headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
     if idempotency_key is not None:
         headers["Idempotency-Key"] = idempotency_key
-    at = websocket_client.target(url)
+    target = parse_target(url)
     try:
         async with (
             aiohttp.ClientSession(timeout=TIMEOUT) as session,
-            session.post(at.http + PATH, data=orjson.dumps(events), headers=headers) as response,
+            session.post(target.http + PATH, data=orjson.dumps(events), headers=headers) as response,
         ):
             body = await response.read()
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-        raise websocket_client.Unreachable(f"{at.http} cannot be reached: {websocket_client.why(error)}.") from error
+        raise Unreachable(f"{target.http} cannot be reached: {connection_error(error)}.") from error
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         answer = None
     if not response.ok or not isinstance(answer, dict):
-        raise RoomcastError(_refusal(response.status, answer, body, at.http))
+        raise RoomcastError(_describe_error(response.status, answer, body, target.http))
     ids = answer.get("ids", [answer.get("id")])
-    return [str(one) for one in ids]
+    return [str(id) for id in ids]
 
 
-def _refusal(status: int, answer: Any, body: bytes, base: str) -> str:
-    """Return the server's sentence, and a line for each problem of several; or what an answer without one may mean."""
+def _describe_error(status: int, answer: Any, body: bytes, url: str) -> str:
+    """Return the server's error sentence and a line for each wrong event, or a guess if the answer has no sentence.
+
+    Escapes everything, so that an answer cannot control the terminal.
+    """
     if not isinstance(answer, Mapping) or "error" not in answer:
-        said = body.decode("utf-8", "replace").strip().split("\n")[0][:200]
-        return f"{base} answered with HTTP status {status} ({escape(said)}); is it a roomcast server?"
+        excerpt = body.decode("utf-8", "replace").strip().split("\n")[0][:200]
+        return f"{url} answered with HTTP status {status} ({escape(excerpt)}); is it a roomcast server?"
     items = answer.get("items")
     problems = [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
     lines = [str(answer["error"])]
-    if len(problems) > 1:  # one is in the sentence already
+    if len(problems) > 1:  # the sentence describes a single one
         lines += [
-            f"  index {one.get('index')}, {one.get('field') or 'as a whole'}: {one.get('error')}" for one in problems
+            f"  index {item.get('index')}, {item.get('field') or 'as a whole'}: {item.get('error')}"
+            for item in problems
         ]
-    return "\n".join(map(escape, lines))  # nothing that a server says steers the terminal
+    return "\n".join(map(escape, lines))

@@ -1,21 +1,65 @@
-"""Tokens for trying things out: made with the server's own secret, for the command line and ``roomcast dev``."""
+"""``roomcast token``, and the tokens that other commands make with the server's own secret."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+
+import click
 
 from ..auth.identity import Authenticator, make_token
+from ..auth.user_id import normalize_user_id
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
 from ..settings import Settings
 
+#: Claims that ``token`` sets by options of their own.
+_OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
+
+
+@click.command()
+@click.option("--user-id", required=True, help="Id of the user. A decimal id becomes a number.")
+@click.option("--username", help="Name that other users see.  [default: the id]")
+@click.option(
+    "--room", "rooms", multiple=True, help="Room that the user may join: channel:1, channel:* or *; may be repeated."
+)
+@click.option("--expires-in", type=click.FloatRange(1), default=3600, show_default=True, help="Lifetime in seconds.")
+@click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another claim; VALUE is JSON or text; may be repeated.",
+)
+def token(
+    user_id: str, username: str | None, rooms: tuple[str, ...], expires_in: float, claims: tuple[str, ...]
+) -> None:
+    """Print a token for a user, signed with JWT_SECRET."""
+    settings = signing_settings(os.environ)
+    extra = dict(map(_parse_claim, claims))
+    user = normalize_user_id(user_id)
+    click.echo(mint(settings, user, username=username, rooms=rooms, expires_in=expires_in, claims=extra))
+
+
+def _parse_claim(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--claim")
+    if name in _OPTION_CLAIMS:
+        raise click.BadParameter(f"{name} has an option of its own; see --help.", param_hint="--claim")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
 
 def signing_settings(environ: Mapping[str, str]) -> Settings:
-    """Return settings of the ``JWT_*`` variables alone, with which tokens can be made; raise ``SettingsError``."""
+    """Return settings from the ``JWT_*`` variables alone. Raises ``SettingsError`` if JWT_SECRET is not set."""
     given = {name: value for name, value in environ.items() if name.startswith("JWT_") and value.strip()}
     if "JWT_SECRET" not in given:
-        raise SettingsError("JWT_SECRET must be set, to the secret that the server verifies tokens with.")
+        raise SettingsError("JWT_SECRET must be set to the secret with which the server verifies tokens.")
     return Settings.from_env(given)
 
 
@@ -28,15 +72,16 @@ def mint(
     expires_in: float = 3600,
     claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return a token that a server with ``settings`` accepts for ``user``; raise ``RoomcastError`` if none would be.
+    """Return a token for ``user`` that a server with ``settings`` accepts.
 
-    ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become its ``aud`` and ``iss``, and now its ``iat``, without which it would
-    count as older than any revocation; ``claims`` win over them.
+    ``expires_in`` is in seconds. ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become the claims ``aud`` and ``iss``, and the
+    current time becomes ``iat``: without it the token would count as older than any revocation. ``claims`` take
+    precedence. Raises ``RoomcastError`` if the server would refuse the token.
     """
     assert settings.jwt_secret is not None
     own = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "iat": int(time.time())}
     extra = {name: value for name, value in own.items() if value is not None} | dict(claims or {})
-    token = make_token(
+    signed = make_token(
         settings.jwt_secret,
         user_id=user,
         username=username,
@@ -46,7 +91,7 @@ def mint(
         **extra,
     )
     try:
-        Authenticator(settings).verify(token)
+        Authenticator(settings).verify(signed)
     except AuthenticationFailed as failed:
         raise RoomcastError(f"A server would refuse this token. {failed}") from None
-    return token
+    return signed

@@ -164,7 +164,7 @@ def log_start(url: str, settings: Settings, plugins: Registry, workers: int = 1)
 
 def log_stop(number: int) -> None:
     """Log that the signal ``number`` stops the server."""
-    log.info("%s: closing connections, then stopping; a second one stops at once", signal.Signals(number).name)
+    log.info("%s: closing connections, then stopping; a second signal stops at once", signal.Signals(number).name)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

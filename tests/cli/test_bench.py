@@ -1,4 +1,4 @@
-"""The bench: what it counts is what happened, against live servers."""
+"""``roomcast bench``: its numbers are correct, against running servers."""
 
 import json
 
@@ -10,21 +10,21 @@ SMALL = ("--connections", "20", "--rooms", "4", "--duration", "0.5", "--json")
 
 @pytest.fixture(scope="module")
 def server():
-    """A server without a limit of messages."""
+    """A server without a rate limit."""
     with Running(WS_MESSAGE_RATE="0") as running:
         yield running
 
 
-def measured(server: Running, *args: str, **variables: str) -> dict:
-    """What a bench reports as JSON."""
+def measure(server: Running, *args: str, **variables: str) -> dict:
+    """Run a bench; return its result."""
     done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET, **variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_at_a_rate_everything_arrives(server):
-    """Each message goes to all members of its room, and none is lost."""
-    result = measured(server, *SMALL, "--rate", "100")
+def test_with_a_rate_all_messages_arrive(server):
+    """Each message is delivered to all members of its room, and none is lost."""
+    result = measure(server, *SMALL, "--rate", "100")
     assert (result["connections"], result["opened"]) == (20, 20)
     assert result["published"] == 50
     assert result["expected"] == result["delivered"] == 50 * 5
@@ -34,16 +34,16 @@ def test_at_a_rate_everything_arrives(server):
     assert result["client_cpu"] > 0
 
 
-def test_with_a_window_everything_arrives(server):
-    """Each publisher sends the next message when its own has come back."""
-    result = measured(server, *SMALL, "--window", "2", "--publishers", "3")
+def test_with_a_window_all_messages_arrive(server):
+    """Each publisher sends the next message when it has received its own."""
+    result = measure(server, *SMALL, "--window", "2", "--publishers", "3")
     assert result["published"] > 6
     assert result["expected"] == result["delivered"] == result["published"] * 5
     assert result["lost"] == 0
 
 
-def test_a_table_is_printed_for_eyes(server):
-    """Progress goes to standard error, the table to standard output, without escapes when that is no terminal."""
+def test_the_default_output_is_a_table(server):
+    """Progress goes to standard error, the table to standard output. Without a terminal, neither has escapes."""
     args = ("--connections", "4", "--rooms", "1", "--duration", "1.2", "--rate", "20")
     done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET)
     assert done.returncode == 0, done.stderr
@@ -56,18 +56,18 @@ def test_a_table_is_printed_for_eyes(server):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_what_the_server_refuses_is_not_lost():
-    """Publishers over the server's rate are counted by the error's code, and the way out is said."""
+def test_refused_messages_are_not_lost_messages():
+    """Messages over the rate limit are counted by their error code, and a note says what to do."""
     with Running(WS_MESSAGE_RATE="1") as strict:
-        result = measured(strict, "--connections", "4", "--rooms", "1", "--duration", "0.5", "--rate", "20", "--json")
+        result = measure(strict, "--connections", "4", "--rooms", "1", "--duration", "0.5", "--rate", "20", "--json")
         assert set(result["errors"]) == {"rate_limited"}
         assert result["published"] + result["errors"]["rate_limited"] == 10
         assert result["expected"] == result["delivered"] == 4 * result["published"]
         assert any("WS_MESSAGE_RATE=0" in note for note in result["notes"])
 
 
-def test_one_token_for_all_meets_the_limit_of_a_user(server):
-    """It is said before, and the connections over the limit do not count as opened but by their close."""
+def test_one_token_for_all_connections_exceeds_the_limit_of_a_user(server):
+    """A warning comes first. The connections over the limit count as refused, by their close code."""
     token = roomcast("token", "--user-id", "1", "--room", "*", JWT_SECRET=SECRET).stdout.strip()
     args = ("--connections", "7", "--rooms", "1", "--duration", "0.2", "--json")
     done = roomcast("bench", "--url", server.ws, *args, "--token", token)
@@ -82,8 +82,8 @@ def test_one_token_for_all_meets_the_limit_of_a_user(server):
     assert "refused      2 x 4429 Too Many Connections" in table
 
 
-def test_nothing_to_measure_is_said_in_a_sentence(server):
-    """No server, no token, a token that the server does not take, and more connections than files."""
+def test_a_bench_that_cannot_run_is_one_sentence(server):
+    """The reasons: no token, no server, a token that the server refuses, more connections than open files."""
     assert "JWT_SECRET" in refusal("bench", "--connections", "1")
     assert "cannot be reached" in refusal("bench", "--url", "ws://127.0.0.1:1", status=1, JWT_SECRET=SECRET)
     few = ("bench", "--url", server.ws, "--connections", "2")

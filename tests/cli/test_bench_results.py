@@ -1,4 +1,4 @@
-"""Measures: percentiles in constant space."""
+"""The latencies of a bench: percentiles in constant space."""
 
 import random
 
@@ -9,33 +9,33 @@ from hypothesis import strategies as st
 from roomcast.cli.bench_results import Latencies
 
 
-def filled(microseconds) -> Latencies:
-    """Latencies of so many microseconds."""
+def latencies_of(microseconds) -> Latencies:
+    """Return a histogram of latencies in microseconds."""
     latencies = Latencies()
     for value in microseconds:
         latencies.add(value * 1000)
     return latencies
 
 
-def test_nothing_is_zero():
-    """Without a delivery there is no latency."""
+def test_without_a_delivery_the_latency_is_zero():
+    """Every percentile of an empty histogram is 0."""
     assert Latencies().milliseconds(0.5) == Latencies().milliseconds(1) == 0
 
 
 @given(st.lists(st.integers(0, 10**8), min_size=1, max_size=50), st.sampled_from([0.5, 0.9, 0.99]))
 @settings(max_examples=200)
-def test_a_percentile_is_within_a_hundredth(values, share):
-    """It is that of the sorted values, and at most one per cent above; the longest is exact."""
-    latencies = filled(values)
-    place = -(-len(values) * round(share * 100) // 100) - 1
-    exact = sorted(values)[place] / 1000
+def test_a_percentile_is_accurate_to_one_per_cent(values, share):
+    """It is at most 1 % above that of the sorted values. The longest latency is exact."""
+    latencies = latencies_of(values)
+    index = -(-len(values) * round(share * 100) // 100) - 1
+    exact = sorted(values)[index] / 1000
     assert exact <= latencies.milliseconds(share) <= exact * 1.01
     assert latencies.milliseconds(1) == max(values) / 1000
 
 
 @pytest.mark.parametrize("count", [100, 10_000])
 def test_space_does_not_grow_with_the_count(count):
-    """A long run costs no more than the range of what it saw."""
+    """The number of classes depends on the range of the latencies only."""
     draw = random.Random(1)
-    latencies = filled(draw.randrange(10**6) for _ in range(count))
+    latencies = latencies_of(draw.randrange(10**6) for _ in range(count))
     assert len(latencies._counts) <= 128 * 14

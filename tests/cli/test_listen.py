@@ -1,25 +1,26 @@
-"""Listening: nothing is missed while a connection is down, or it is said."""
+"""``roomcast listen``: it prints all events across lost connections, or reports that some may be missing."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
 
+from shell import SECRET, TASK, Process, Running, listening, publish, refusal, roomcast
+
 from roomcast import registry
 from roomcast.auth.identity import make_token
 from roomcast.broker.memory import MemoryBroker
-from roomcast.cli.listen import Listener, line
-from roomcast.cli.websocket_client import target
+from roomcast.cli.listen import Listener, event_line
+from roomcast.cli.target import parse_target
 from roomcast.errors import SERVICE_RESTART
 from roomcast.gateway.gateway import Gateway
 from roomcast.settings import Settings
 from roomcast.web.server import Address, Server
 
-SECRET = "a secret of the tests, long enough for anything"
 PATIENCE = 20.0
 
 
 @asynccontextmanager
 async def running():
-    """A gateway that listens; its server knows the port."""
+    """Run a server in this process, on a free port."""
     gateway = Gateway(Settings(jwt_secret=SECRET, drain_seconds=0), registry.load(), MemoryBroker(100, 60))
     server = Server(gateway, Address(port=0))
     await server.start()
@@ -29,37 +30,37 @@ async def running():
         await server.stop()
 
 
-class Told:
-    """Lines, of which one can be waited for."""
+class Lines:
+    """Collects lines of output; a test can wait for one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, text: str) -> None:
         self.lines.append(text)
-        task = asyncio.get_running_loop().create_task(self._tell())
+        task = asyncio.get_running_loop().create_task(self._notify())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self) -> None:
-        async with self._news:
-            self._news.notify_all()
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def wait_for(self, words: str) -> None:
-        """Wait until a line has ``words``."""
-        async with asyncio.timeout(PATIENCE), self._news:
-            await self._news.wait_for(lambda: any(words in text for text in self.lines))
+        """Wait until a line contains ``words``."""
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: any(words in text for text in self.lines))
 
 
 @asynccontextmanager
-async def listening(server: Server, *rooms: str, **options):
-    """A listener at work; yields what it prints and what it notes."""
-    out, note = Told(), Told()
+async def listener_of(server: Server, *rooms: str, **options):
+    """Run a listener that has joined ``rooms``; yield its lines of events and its notes."""
+    out, note = Lines(), Lines()
     token = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
-    at = target(f"ws://127.0.0.1:{server.port}")
-    listener = Listener(at, rooms, lambda: token, out=out, note=note, **options)
+    target = parse_target(f"ws://127.0.0.1:{server.port}")
+    listener = Listener(target, rooms, lambda: token, out=out, note=note, **options)
     task = asyncio.create_task(listener.run())
     try:
         for room in rooms:
@@ -71,9 +72,9 @@ async def listening(server: Server, *rooms: str, **options):
             await task
 
 
-async def test_what_happened_during_a_lost_connection_follows():
-    """The listener comes back by itself, prints what it missed, once and in order, and says that this was all."""
-    async with running() as server, listening(server, "task:1") as (out, note):
+async def test_events_during_a_lost_connection_follow():
+    """The listener reconnects, prints the missed events once and in order, and reports that this was all."""
+    async with running() as server, listener_of(server, "task:1") as (out, note):
         gateway = server.gateway
         for connection in list(gateway.keepalive.connections):
             connection.abort(SERVICE_RESTART)
@@ -82,20 +83,20 @@ async def test_what_happened_during_a_lost_connection_follows():
         await note.wait_for("task:1 again; nothing was missed")
         await gateway.publishing.publish("task.deleted", "task:1", {"task_id": 3}, None, None)
         await out.wait_for('"task_id":3')
-    told = [text for text in out.lines if "task.deleted" in text]
-    assert [f'"task_id":{number}' in text for number, text in enumerate(told)] == [True] * 4
+    printed = [text for text in out.lines if "task.deleted" in text]
+    assert [f'"task_id":{number}' in text for number, text in enumerate(printed)] == [True] * 4
     assert any("Disconnected (1006" in text for text in note.lines)
 
 
-async def test_a_gap_in_the_history_is_told():
-    """If more happened than the history keeps, that is said."""
-    async with running() as server, listening(server, "task:1", since="nonsense-1") as (_, note):
+async def test_a_gap_in_the_history_is_reported():
+    """If the history does not contain the last event, the listener reports that events may be missing."""
+    async with running() as server, listener_of(server, "task:1", since="nonsense-1") as (_, note):
         await note.wait_for("task:1 again; events may have been missed")
 
 
-async def test_what_was_sent_to_the_user_during_a_lost_connection_follows():
-    """Also before the first of it came, and also where no room was asked for."""
-    async with running() as server, listening(server) as (out, note):
+async def test_events_to_the_user_during_a_lost_connection_follow():
+    """This holds before the first such event, and without a room."""
+    async with running() as server, listener_of(server) as (out, note):
         gateway = server.gateway
 
         async def lose_and_send(number: int) -> None:
@@ -106,28 +107,28 @@ async def test_what_was_sent_to_the_user_during_a_lost_connection_follows():
             )
             await out.wait_for(f"number {number}")
 
-        await note.wait_for("Listening to what is sent to user 1")
+        await note.wait_for("Listening to events sent to user 1")
         for number in range(2):
             await lose_and_send(number)
     assert [f"number {number}" in text for number, text in enumerate(out.lines)] == [True] * 2
     assert not any("missed" in text for text in note.lines)
 
 
-async def test_a_users_lost_events_are_told():
-    """If more was sent than the history keeps, that is said; what comes next is resumed from."""
-    async with running() as server, listening(server, "task:1") as (_, note):
+async def test_lost_events_to_the_user_are_reported():
+    """The listener reports the loss, and resumes from the events that follow."""
+    async with running() as server, listener_of(server, "task:1") as (_, note):
         gateway = server.gateway
         gateway.listener.on_resync("user:1", "gone-7")
         await note.wait_for("To the user: events were lost")
         for connection in list(gateway.keepalive.connections):
             connection.abort(SERVICE_RESTART)
-        await note.wait_for("What was sent to the user may have been missed")
+        await note.wait_for("Events sent to the user may have been missed")
         await note.wait_for("Listening in task:1 again; nothing was missed")
 
 
 async def test_several_rooms_share_a_connection():
-    """Each event is of its own room."""
-    async with running() as server, listening(server, "task:1", "project:2") as (out, _):
+    """Each line names the room of its event."""
+    async with running() as server, listener_of(server, "task:1", "project:2") as (out, _):
         assert len(server.gateway.keepalive.connections) == 1
         await server.gateway.publishing.publish("task.deleted", "task:1", {"task_id": 1}, None, None)
         await server.gateway.publishing.publish("project.archived", "project:2", {"project_id": 2}, "bob", None)
@@ -135,10 +136,10 @@ async def test_several_rooms_share_a_connection():
         await out.wait_for("task:1 task.deleted - ")
 
 
-async def test_the_listeners_leaving_is_in_order():
-    """The server sees it go with a close frame."""
+async def test_a_cancelled_listener_closes_its_connection():
+    """The server receives a close frame."""
     async with running() as server:
-        async with listening(server, "task:1"):
+        async with listener_of(server, "task:1"):
             (connection,) = server.gateway.keepalive.connections
         async with asyncio.timeout(PATIENCE):
             while connection.end is None:
@@ -147,7 +148,68 @@ async def test_the_listeners_leaving_is_in_order():
 
 
 def test_a_line_cannot_steer_the_terminal():
-    """What users write is shown, not obeyed, and stays on one line."""
-    text = line({"type": "message", "sender": "\x1b[31mred\nline", "data": {"content": "\u202eevil\x9b"}})
+    """Control characters are escaped, and an event stays on one line."""
+    text = event_line({"type": "message", "sender": "\x1b[31mred\nline", "data": {"content": "\u202eevil\x9b"}})
     assert text.isprintable()
     assert "\n" not in text
+
+
+# The command.
+
+
+def test_since_prints_later_events_first(server):
+    """With --since, the events after that one are printed."""
+    first = publish(server, "task.deleted", "project:2", '{"task_id": 1}').stdout.strip()
+    publish(server, "task.deleted", "project:2", '{"task_id": 2}')
+    with listening(server, "project:2", "--since", first) as listener:
+        listener.wait_for("task.deleted", listener.out)
+        printed = [line for line in listener.out if "task.deleted" in line]
+    assert len(printed) == 1
+    assert '"task_id":2' in printed[0]
+
+
+def test_a_wrong_token_ends_the_command(server):
+    """The sentence has 4401 and what to do, and does not repeat the token."""
+    sentence = refusal("listen", "task:1", "--url", server.ws, "--token", "a.wrong.token", status=1)
+    assert "4401" in sentence
+    assert "a.wrong.token" not in sentence
+
+
+def test_a_forbidden_room_ends_the_command(server):
+    """The sentence has the room and 4403."""
+    token = roomcast("token", "--user-id", "1", "--room", "channel:1", JWT_SECRET=SECRET).stdout.strip()
+    done = roomcast("listen", "channel:2", "--url", server.ws, ROOMCAST_TOKEN=token)
+    assert done.returncode == 1
+    assert "channel:2" in done.stderr
+    assert "4403" in done.stderr
+
+
+def test_a_personal_room_needs_a_token_of_its_user(server):
+    """A personal room cannot be joined. The sentence names the command that prints its events, which works."""
+    done = roomcast("listen", "task:1", "user:7", "--url", server.ws, JWT_SECRET=SECRET)
+    assert done.returncode == 2
+    assert 'roomcast listen --token "$(roomcast token --user-id 7)"' in done.stderr
+    token = roomcast("token", "--user-id", "7", JWT_SECRET=SECRET).stdout.strip()
+    with Process("listen", "--token", token, "--url", server.ws) as listener:
+        listener.wait_for("Listening to events sent to user 7", listener.err)
+        assert publish(server, "notification.new", "user:7", '{"title": "Hello", "message": "You"}').returncode == 0
+        listener.wait_for(r"^\S+ - notification\.new - ", listener.out)
+
+
+def test_listening_needs_a_token():
+    """The sentence names all ways to give one."""
+    sentence = refusal("listen", "task:1")
+    assert all(word in sentence for word in ("--token", "ROOMCAST_TOKEN", "JWT_SECRET"))
+
+
+def test_a_listener_survives_a_restart_of_the_server():
+    """It reconnects. The history of the embedded broker is gone, so it reports that events may be missing."""
+    with Running() as first:
+        port = first.url.rpartition(":")[2]
+        listener = listening(first, "project:1")
+        assert first.stop() == 0
+    with listener, Running("serve", "--port", port) as second:
+        listener.wait_for("Disconnected .1012 Service Restart", listener.err)
+        listener.wait_for("project:1 again; events may have been missed", listener.err)
+        assert publish(second, "task.created", "project:1", TASK).returncode == 0
+        listener.wait_for("task.created", listener.out)

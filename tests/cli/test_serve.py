@@ -15,8 +15,6 @@ from websockets.sync.client import connect
 
 from roomcast.auth.identity import make_token
 
-pytestmark = pytest.mark.slow
-
 TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
 URL = f"/api/v1/ws/connect?token={TOKEN}"
 

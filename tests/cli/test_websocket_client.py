@@ -1,4 +1,4 @@
-"""The client's side of RFC 6455, against a peer that sends what it is told."""
+"""The WebSocket client, against a peer that sends given bytes."""
 
 import asyncio
 import base64
@@ -9,62 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roomcast.cli.websocket_client import (
-    PATH,
-    End,
-    Ended,
-    Stream,
-    Target,
-    Unreachable,
-    WebSocketClient,
-    masked,
-    target,
-)
-from roomcast.errors import RoomcastError
+from roomcast.cli.target import PATH, Target, Unreachable
+from roomcast.cli.websocket_client import End, Ended, Stream, WebSocketClient, encode_masked
 from roomcast.protocol import frames
 from roomcast.protocol.frames import BINARY, CLOSE, PONG, TEXT, FrameReader
-from roomcast.web.upgrade import handshake
 
 
 @given(st.sampled_from([TEXT, BINARY]), st.integers(0, 200) | st.sampled_from([125, 126, 65535, 65536, 70000]))
 @settings(max_examples=100)
-def test_a_server_reads_what_was_masked(opcode, size):
-    """Of every length, and never as it was written."""
+def test_a_server_reads_masked_frames(opcode, size):
+    """Frames of all lengths are read, and their bytes on the wire differ from the payload."""
     payload = bytes(index % 95 + 32 for index in range(size))
-    frame = masked(opcode, payload)
+    frame = encode_masked(opcode, payload)
     assert list(FrameReader(100_000).feed(frame)) == [(opcode, payload)]
     assert size < 16 or payload not in frame
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("ws://127.0.0.1:8000", Target("127.0.0.1", 8000, PATH, False)),
-        ("http://127.0.0.1:8000/", Target("127.0.0.1", 8000, PATH, False)),
-        ("wss://chat.example.com", Target("chat.example.com", 443, PATH, True)),
-        ("https://[::1]:8443/ws?token=a", Target("::1", 8443, "/ws?token=a", True)),
-        ("ws://h:1?token=a", Target("h", 1, f"{PATH}?token=a", False)),
-    ],
-)
-def test_a_url_is_read(url, expected):
-    """Web URLs serve as well as WebSocket ones, and the path may be left out."""
-    assert target(url) == expected
-
-
-def test_the_path_is_the_servers():
-    """The client knows where the server listens without importing it."""
-    assert handshake.PATH == PATH
-
-
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://h", "ws://", "ws://h:99999", "ws://[::1"])
-def test_what_is_no_url_is_refused(url):
-    """The sentence shows a good one."""
-    with pytest.raises(RoomcastError, match=r"like ws://127\.0\.0\.1:8000"):
-        target(url)
-
-
 class Peer:
-    """A server for one connection: it answers the handshake with ``answer`` and then sends ``data`` in pieces."""
+    """A server for one connection: it answers the handshake with ``answer``, then sends ``data`` in pieces."""
 
     def __init__(self, data: bytes = b"", answer: bytes | None = None, piece: int = 1 << 20) -> None:
         self.data, self.answer, self.piece = data, answer, piece
@@ -102,41 +64,41 @@ class Peer:
             self.over.set()
 
 
-async def everything(peer: Peer, token: str | None = None) -> list[bytes | End]:
-    """All messages that come, and the end."""
+async def receive_all(peer: Peer, token: str | None = None) -> list[bytes | End]:
+    """Connect; return all messages and the end."""
     stream = await Stream.open(peer.target, token)
-    got: list[bytes | End] = []
+    received: list[bytes | End] = []
     async with asyncio.timeout(10):
         try:
             while True:
-                got.append(await stream.receive())
+                received.append(await stream.receive())
         except Ended as ended:
-            return [*got, ended.end]
+            return [*received, ended.end]
 
 
-GOODBYE = frames.close(4401, "Authentication Failed")
+CLOSE_FRAME = frames.close(4401, "Authentication Failed")
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
 async def test_frames_are_read_in_any_pieces(piece):
-    """Short and long messages, one split by a proxy, and the close with its reason."""
+    """The peer sends short and long messages, one that a proxy has split, and a close frame."""
     texts = [b"", b"short", b"x" * 300, b"y" * 70_000 if piece > 1 else b"y" * 300]
     split = bytes((TEXT, 3)) + b"abc" + bytes((0x80, 3)) + b"def"
-    async with Peer(b"".join(map(frames.text, texts)) + split + GOODBYE, piece=piece) as peer:
-        assert await everything(peer) == [*texts, b"abcdef", End(4401, "Authentication Failed")]
+    async with Peer(b"".join(map(frames.text, texts)) + split + CLOSE_FRAME, piece=piece) as peer:
+        assert await receive_all(peer) == [*texts, b"abcdef", End(4401, "Authentication Failed")]
 
 
-async def test_a_ping_is_answered_and_a_close_too():
-    """With the same payload, masked, as the RFC wants."""
-    async with Peer(frames.ping(b"are you there") + GOODBYE) as peer:
-        await everything(peer)
+async def test_pings_and_close_frames_are_answered():
+    """The answers repeat the payload of the ping and the code of the close frame, masked."""
+    async with Peer(frames.ping(b"are you there") + CLOSE_FRAME) as peer:
+        await receive_all(peer)
     assert list(FrameReader(1000).feed(peer.received)) == [(PONG, b"are you there"), (CLOSE, struct.pack("!H", 4401))]
 
 
 async def test_the_token_is_in_a_header_and_not_in_the_url():
-    """Proxies log URLs."""
-    async with Peer(GOODBYE) as peer:
-        await everything(peer, "the.token.itself")
+    """Proxies log URLs, but not this header."""
+    async with Peer(CLOSE_FRAME) as peer:
+        await receive_all(peer, "the.token.itself")
     line, _, head = peer.request.partition(b"\r\n")
     assert b"Authorization: Bearer the.token.itself\r\n" in head
     assert b"token" not in line
@@ -153,7 +115,7 @@ async def test_the_token_is_in_a_header_and_not_in_the_url():
     ],
 )
 async def test_other_ends_have_codes_too(data, code):
-    """What no roomcast sends ends the connection."""
+    """A frame that roomcast never sends, or a lost connection, ends with a code."""
     async with Peer(data) as peer:
         stream = await Stream.open(peer.target, None)
         if not data:
@@ -176,8 +138,8 @@ async def test_other_ends_have_codes_too(data, code):
         (b"x" * 70_000, End(1002, "The answer is not HTTP")),
     ],
 )
-async def test_an_answer_that_opens_nothing_is_told(answer, end):
-    """The status and the first line of the body, or that it is no server of ours."""
+async def test_a_refused_upgrade_is_explained(answer, end):
+    """The end has the status and the first line of the body, or says that this is not a WebSocket server."""
     async with Peer(answer=answer) as peer:
         with pytest.raises(Ended) as ended:
             await Stream.open(peer.target, None)
@@ -185,8 +147,8 @@ async def test_an_answer_that_opens_nothing_is_told(answer, end):
 
 
 async def test_after_the_end_sending_does_nothing():
-    """Nobody has to ask first."""
-    async with Peer(GOODBYE) as peer:
+    """Callers need not check whether the connection has ended."""
+    async with Peer(CLOSE_FRAME) as peer:
         stream = await Stream.open(peer.target, None)
         with pytest.raises(Ended):
             await stream.receive()
@@ -196,7 +158,7 @@ async def test_after_the_end_sending_does_nothing():
             await stream.receive()
 
 
-async def test_nobody_there_is_unreachable():
+async def test_a_closed_port_is_unreachable():
     """The sentence has the address and the reason."""
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1 cannot be reached: connection refused"):
         await WebSocketClient(Target("127.0.0.1", 1, PATH, False), None).connect()

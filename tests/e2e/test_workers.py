@@ -25,8 +25,6 @@ from roomcast.settings import Settings
 from roomcast.workers.listening_sockets import HAS_BALANCING
 from roomcast.workers.supervisor import check
 
-pytestmark = [pytest.mark.slow, pytest.mark.redis]
-
 ROOM = "channel:1"
 #: roomcast with a shorter heartbeat of the supervisor, and a request that blocks the event loop.
 IMPATIENT = (

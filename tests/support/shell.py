@@ -1,4 +1,4 @@
-"""For tests of the command line: roomcast in a process of its own, whose lines can be waited for."""
+"""For tests of the command line: run roomcast in a process of its own, and wait for its output."""
 
 import json
 import os
@@ -17,27 +17,31 @@ from roomcast.settings import describe
 
 SECRET = "a secret of the tests, long enough for anything"
 API_KEY = "an-api-key-of-the-tests"
-#: Nothing takes so long, in seconds, unless it never comes.
+#: The timeout of every wait, in seconds. Whatever takes longer does not happen at all.
 PATIENCE = 30.0
+#: The data of a valid event of type task.created.
+TASK = '{"task_id": 7, "title": "From a shell"}'
 
 ROOMCAST = (sys.executable, "-m", "roomcast")
 _OWN = {variable.name for variable in describe()} | {"ROOMCAST_TOKEN", "ROOMCAST_URL"}
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment of this process without roomcast's settings, and with ``variables``."""
+    """Return the environment of this process without roomcast's settings, and with ``variables``."""
     return {name: value for name, value in os.environ.items() if name not in _OWN} | variables
 
 
 def roomcast(*args: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command until it ends."""
     return subprocess.run(
         [*ROOMCAST, *args], env=environment(**variables), input=stdin, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
 def run_curl(line: str, **variables: str) -> dict[str, Any]:
-    """Run a line that calls curl with a shell, or without curl, send the request that it describes; return the JSON.
+    """Run a line that calls curl in a shell, or send the request that it describes if there is no curl.
+
+    Return the JSON of the response.
 
     ``variables`` are added to the environment of the shell.
     """
@@ -55,7 +59,7 @@ def run_curl(line: str, **variables: str) -> dict[str, Any]:
 
 
 def refusal(*args: str, status: int = 2, **variables: str) -> str:
-    """The one sentence with which a command refuses to go on; there must be no traceback and no other output."""
+    """Run a command that must fail with ``status``, and return its one sentence. It must print nothing else."""
     done = roomcast(*args, **variables)
     assert done.returncode == status, done.stderr
     assert done.stdout == ""
@@ -66,12 +70,12 @@ def refusal(*args: str, status: int = 2, **variables: str) -> str:
 
 
 class Process:
-    """A command that goes on. ``out`` and ``err`` are the lines it has written so far."""
+    """A command that is running. ``out`` and ``err`` are the lines that it has written so far."""
 
     def __init__(self, *args: str, command: tuple[str, ...] = ROOMCAST, **variables: str) -> None:
         self.out: list[str] = []
         self.err: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self.process = subprocess.Popen(
             [*command, *args],
             env=environment(**variables),
@@ -88,38 +92,38 @@ class Process:
     def _read(self, stream, lines: list[str]) -> None:
         with stream:
             for line in stream:
-                with self._news:
+                with self._changed:
                     lines.append(line.rstrip("\n"))
-                    self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def wait_for(self, pattern: str, lines: list[str], *, times: int = 1) -> re.Match[str]:
-        """Wait until so many of ``lines`` match, and return the last match."""
+        """Wait until ``times`` of ``lines`` match ``pattern``. Return the last of these matches."""
 
         def found() -> list[re.Match[str]] | None:
             matches = [match for line in lines if (match := re.search(pattern, line))]
             assert len(matches) >= times or any(reader.is_alive() for reader in self._readers), self.err
             return matches if len(matches) >= times else None
 
-        with self._news:
-            matches = self._news.wait_for(found, PATIENCE)
-        assert matches, f"{pattern!r} was not written; but: {self.out} {self.err}"
+        with self._changed:
+            matches = self._changed.wait_for(found, PATIENCE)
+        assert matches, f"no line matches {pattern!r}: {self.out} {self.err}"
         return matches[times - 1]
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def ended(self) -> int:
-        """Wait for the end, and return the status."""
+        """Wait until the process ends. Return its status."""
         status = self.process.wait(PATIENCE)
         for reader in self._readers:
             reader.join(PATIENCE)
         return status
 
     def stop(self) -> int:
-        """End it, however it is, and return the status."""
+        """Terminate the process, or kill it if it does not end. Return its status."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -136,16 +140,28 @@ class Process:
 
 
 class Running(Process):
-    """A server, which listens when this returns. ``url`` is its http:// URL."""
+    """A server that listens when the constructor returns. ``url`` is its http:// URL, ``ws`` its ws:// URL."""
 
     def __init__(self, *args: str, **variables: str) -> None:
-        given = args or ("serve", "--port", "0")
-        if given[0] == "serve":
+        command = args or ("serve", "--port", "0")
+        if command[0] == "serve":
             variables = {"JWT_SECRET": SECRET, "API_KEY": API_KEY, "DRAIN_SECONDS": "0", **variables}
-        super().__init__(*given, **variables)
+        super().__init__(*command, **variables)
         try:
             self.url = self.wait_for(r"listens on (\S+)", self.err)[1]
         except BaseException:
             self.stop()
             raise
         self.ws = self.url.replace("http", "ws", 1)
+
+
+def listening(server: Running, *args: str) -> Process:
+    """Return a ``roomcast listen`` that has joined the rooms in ``args``."""
+    process = Process("listen", *args, "--url", server.ws, JWT_SECRET=SECRET)
+    process.wait_for(r"^Listening in", process.err, times=sum(":" in arg for arg in args if not arg.startswith("-")))
+    return process
+
+
+def publish(server: Running, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``roomcast publish`` with the server's API key."""
+    return roomcast("publish", *args, "--url", server.url, stdin=stdin, API_KEY=API_KEY)

@@ -49,8 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
-        *("auth", "broker.redis", "errors", "fastpath", "logs", "protocol", "registry", "settings", "specs", "web"),
-        "workers",
+        *("aiohttp_internals", "auth", "backoff", "broker.redis", "errors", "fastpath", "logs", "protocol"),
+        *("registry", "settings", "specs", "web", "workers"),
     },
     "__main__": {"cli"},
     # For the tests of plugin authors: a server with the plugins under test.

@@ -91,7 +91,6 @@ def test_a_port_in_use_is_refused():
 # Redis.
 
 
-@pytest.mark.redis
 def test_the_start_line_names_redis_without_the_password(redis_server, redis_prefix):
     """The line has the address of Redis, and clients are served."""
     url = f"{redis_server.url}/0?sentinel_password=pa55"
@@ -101,13 +100,6 @@ def test_the_start_line_names_redis_without_the_password(redis_server, redis_pre
             assert is_welcomed(client)
         assert server.stop() == 0
     assert "pa55" not in "\n".join(server.err)
-
-
-@pytest.mark.redis
-def test_dev_runs_on_redis_too(redis_server, redis_prefix):
-    """The first line that dev prints names Redis as the broker."""
-    with Running("dev", "--port", "0", REDIS_URL=redis_server.url, REDIS_PREFIX=redis_prefix) as server:
-        server.wait_for(f"for development: broker {redis_server.url}, every room open", server.out)
 
 
 def test_an_unreachable_redis_stops_the_start():

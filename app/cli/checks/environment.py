@@ -1,0 +1,135 @@
+"""Check the settings, the plugins and the machine on which a server is to run."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ... import fastpath, registry
+from ...errors import PluginError, SettingsError
+from ...settings import Settings, describe
+from ...workers.listen_errors import is_port_free
+from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
+from .finding import FAIL, OK, WARN, Finding
+
+#: A key or secret with fewer different characters was typed by hand and can be guessed.
+MIN_CHARACTERS: Final = 10
+MIN_KEY_LENGTH: Final = 20
+#: A clock that shows an earlier time was never set: 2026-01-01, in Unix seconds.
+EARLIEST: Final = 1767225600
+
+_NAMES: Final = [variable.name for variable in describe()]
+
+
+def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Report each setting that is wrong. If the settings can be used, report the ones that are risky."""
+    trial, problems = dict(environ), 0
+    while True:
+        try:
+            settings = Settings.from_env(trial)
+            break
+        except SettingsError as error:
+            problems += 1
+            yield Finding(FAIL, str(error))
+            named = re.match("|".join(sorted(_NAMES, key=len, reverse=True)), str(error))
+            if named is None:
+                return
+            # Replace it by its default, to find the next problem.
+            trial[named[0]] = ""
+            if named[0] == "WS_MAX_BUFFER":
+                trial["WS_MAX_MESSAGE_SIZE"] = ""
+            if named[0].startswith("JWT_"):
+                trial |= {"JWT_PUBLIC_KEY": "", "JWT_ALGORITHMS": "", "JWT_SECRET": secrets.token_hex(32)}
+    if not problems:
+        yield Finding(OK, "The settings are valid.")
+    yield from _check_tokens(settings, environ)
+    yield from _check_api_key(settings)
+    yield from _check_openness(settings)
+
+
+def _check_tokens(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    secret = settings.jwt_secret
+    algorithms = ", ".join(settings.jwt_algorithms)
+    if secret is None:
+        yield Finding(OK, f"Tokens are verified with a public key ({algorithms}).")
+    elif secret != environ.get("JWT_SECRET"):
+        return  # the given one is wrong, and was reported
+    elif len(set(secret)) < MIN_CHARACTERS:
+        yield Finding(WARN, "JWT_SECRET is easy to guess; generate one with `openssl rand -base64 48`.")
+    else:
+        yield Finding(OK, f"JWT_SECRET is {len(secret.encode())} bytes long ({algorithms}).")
+    if not settings.jwt_require_exp:
+        yield Finding(WARN, "JWT_REQUIRE_EXP is false: a leaked token without an expiry stays valid permanently.")
+
+
+def _check_api_key(settings: Settings) -> Iterator[Finding]:
+    key = settings.api_key
+    if key is None:
+        yield Finding(WARN, "API_KEY is not set: the HTTP API is off, and backends cannot publish.")
+    elif len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_CHARACTERS:
+        yield Finding(WARN, "API_KEY is easy to guess; generate one with `openssl rand -base64 30`.")
+    else:
+        yield Finding(OK, "API_KEY is set: backends can publish.")
+
+
+def _check_openness(settings: Settings) -> Iterator[Finding]:
+    if settings.room_access == "open":
+        yield Finding(WARN, "ROOM_ACCESS is open: every user may join every room.")
+    if "*" in settings.allowed_origins:
+        yield Finding(WARN, "ALLOWED_ORIGINS contains *: pages of every site may connect.")
+    if settings.redis_url is None:
+        yield Finding(OK, "REDIS_URL is not set: the embedded broker serves one process, and keeps no history on disk.")
+
+
+def check_names(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of variables whose names are similar to settings. They have no effect, and nothing else reports them."""
+    for name in sorted(environ.keys() - set(_NAMES)):
+        if similar := difflib.get_close_matches(name, _NAMES, 1, cutoff=0.87):
+            yield Finding(WARN, f"{name} is not a setting and has no effect. Did you mean {similar[0]}?")
+
+
+def check_plugins() -> Iterator[Finding]:
+    """Load the plugins as a server does."""
+    try:
+        loaded = registry.load()
+    except PluginError as error:
+        yield Finding(FAIL, str(error))
+    else:
+        yield Finding(OK, f"The plugins load: {', '.join(loaded.plugins)}.")
+
+
+def check_machine() -> Iterator[Finding]:
+    """Check the limit of open files, the event loop, the C code and the clock."""
+    limit = raise_file_limit()
+    if limit is not None and limit < MIN_OPEN_FILES:
+        yield Finding(WARN, f"Only {limit} files can be open at once, and each connection needs one; {RAISE_LIMIT}.")
+    else:
+        yield Finding(OK, f"{'Any number of' if limit is None else limit} files can be open at once.")
+    if not HAS_UVLOOP and os.name == "posix":
+        yield Finding(WARN, "uvloop is not installed. Without it the server handles a fraction of the messages.")
+    if fastpath.IS_NATIVE:
+        hint = "" if fastpath.uses_io_uring() else " io_uring is not available; it would save a tenth of the CPU time."
+        yield Finding(OK, f"The C code is compiled and in use.{hint}")
+    elif os.name == "posix":
+        yield Finding(
+            WARN,
+            "The C code is not in use, so a message costs 25 to 50 % more CPU time. Install a C compiler, then "
+            "reinstall roomcast.",
+        )
+    if time.time() < EARLIEST:
+        shown = time.strftime("%Y-%m-%d %H:%M")
+        yield Finding(FAIL, f"The clock shows {shown}, which is wrong. The expiry of tokens depends on it.")
+    else:
+        yield Finding(OK, f"The clock shows {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}.")
+
+
+def check_port(host: str, port: int) -> Finding:
+    """Check whether a server could listen on the port."""
+    if is_port_free(host, port):
+        return Finding(OK, f"Port {port} on {host} is free.")
+    return Finding(FAIL, f"Port {port} on {host} is in use. To check the server that listens there, give its --url.")

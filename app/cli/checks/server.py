@@ -1,0 +1,81 @@
+"""Check a running server: whether it is ready, its clock, and its WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import aiohttp
+import orjson
+
+from ...errors import RoomcastError
+from .. import tokens
+from ..target import Target, connection_error
+from ..websocket_client import Ended, Stream
+from .finding import FAIL, OK, WARN, Finding
+
+#: How far two clocks may differ, in seconds. A token is not valid before its ``iat``, by the clock of its signer.
+MAX_SKEW: Final = 5.0
+#: How long an answer may take, in seconds.
+TIMEOUT: Final = 10.0
+
+
+async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Request ``/health/ready``, compare the clocks, and open a WebSocket."""
+    url = f"{target.http}/health/ready"
+    try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            text = (await response.text()).strip()[:200]
+    except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+        yield Finding(FAIL, f"{url} cannot be reached: {connection_error(error)}.")
+        return
+    if response.status == 200:
+        yield Finding(OK, f"{url} reports that the server is ready.")
+    else:
+        yield Finding(FAIL, f"{url} answers with HTTP status {response.status}: {text}")
+    if skew := _check_clock(response.headers.get("Date")):
+        yield skew
+    yield await _check_websocket(target, environ)
+
+
+def _check_clock(date: str | None) -> Finding | None:
+    try:
+        seconds = time.time() - parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
+        return None
+    if abs(seconds) > MAX_SKEW:
+        return Finding(WARN, f"The server's clock differs from this one by {abs(seconds):.0f} s; set both by NTP.")
+    return Finding(OK, "The server's clock agrees with this one.")
+
+
+async def _check_websocket(target: Target, environ: Mapping[str, str]) -> Finding:
+    """Connect as a user if a token can be made. Otherwise connect without one, which the server refuses with 4401."""
+    try:
+        signing = tokens.signing_settings(environ)
+        token = tokens.mint(signing, f"doctor-{secrets.token_hex(4)}", expires_in=60)
+    except RoomcastError:
+        token = None
+    name = f"The WebSocket at {target.authority}"
+    try:
+        stream = await Stream.open(target, token)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                frame = orjson.loads(await stream.receive())
+        finally:
+            stream.close()
+    except Ended as ended:
+        if ended.end.code == 4401 and token is None:
+            return Finding(OK, f"{name} answers (with 4401, because there is no JWT_SECRET here to make a token with).")
+        if ended.end.code == 4401:
+            return Finding(FAIL, f"{name} does not accept a token made with this JWT_SECRET; the server has another.")
+        return Finding(FAIL, f"{name} does not open: {ended.end}.")
+    except (RoomcastError, TimeoutError) as error:
+        return Finding(FAIL, f"{name} does not open: {str(error) or f'no frame in {TIMEOUT:.0f} s.'}")
+    if frame.get("type") != "connected":
+        return Finding(FAIL, f"{name} opens, but its first frame is not `connected`.")
+    return Finding(OK, f"{name} opens and sends `connected`.")

@@ -1,0 +1,46 @@
+"""``roomcast plugins``: the installed plugins and what each of them adds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from .. import registry
+from ..registry import LoadedPlugin
+from ..workers.process import VERSION
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(as_json: bool) -> None:
+    """List the plugins and what each one adds.
+
+    Shows the package, the commands, the events, the room types and the HTTP routes of each plugin.
+    """
+    descriptions = [_describe(loaded) for loaded in registry.load()]
+    if as_json:
+        click.echo(json.dumps(descriptions, indent=2))
+        return
+    for description in descriptions:
+        click.secho(description["plugin"], bold=True)
+        for name, value in description.items():
+            if name != "plugin":
+                text = ", ".join(value) if isinstance(value, list) else value
+                click.echo(f"  {name.replace('_', ' '):<12} {text or '-'}")
+
+
+def _describe(loaded: LoadedPlugin) -> dict[str, Any]:
+    plugin = loaded.plugin
+    return {
+        "plugin": plugin.name,
+        "description": plugin.description,
+        # Built-in plugins have the version of roomcast.
+        "package": loaded.distribution if " " in loaded.distribution else f"{loaded.distribution} {VERSION}",
+        "entry_point": loaded.entry_point,
+        "commands": [*plugin.commands],
+        "events": [*plugin.events],
+        "room_types": [*plugin.rooms],
+        "routes": [f"{route.method} /plugins/{plugin.name}{route.path}" for route in plugin.routes],
+    }

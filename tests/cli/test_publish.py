@@ -1,0 +1,83 @@
+"""``roomcast publish``: events reach the members of a room, and refused events are explained."""
+
+import json
+import re
+
+import pytest
+from shell import API_KEY, SECRET, TASK, listening, publish, refusal, roomcast
+
+
+def test_a_published_event_is_received(server):
+    """``listen`` prints time, room, type, sender and data; ``publish`` prints the id of the event."""
+    with listening(server, "project:1") as plain, listening(server, "project:1", "--raw") as raw:
+        done = publish(server, "task.created", "project:1", TASK, "--sender", "me")
+        assert done.returncode == 0, done.stderr
+        line = plain.wait_for("task.created", plain.out)[0] and next(one for one in plain.out if "task.created" in one)
+        assert re.fullmatch(r"\S+Z project:1 task.created me \{.*\"title\":\"From a shell\".*\}", line)
+        raw.wait_for("task.created", raw.out)
+        event = json.loads(next(one for one in raw.out if "task.created" in one))
+    assert event["id"] == done.stdout.strip()
+
+
+def test_data_and_complete_events_can_come_from_standard_input(server):
+    """Standard input has data, a list of data, or complete events."""
+    assert len(publish(server, "task.deleted", "task:1", "-", stdin='{"task_id": 1}').stdout.split()) == 1
+    two = publish(server, "task.deleted", "task:1", "-", stdin='[{"task_id": 1}, {"task_id": 2}]')
+    assert len(two.stdout.split()) == 2
+    event = {"type": "task.deleted", "room": "task:1", "data": {"task_id": 3}}
+    assert len(publish(server, "-", stdin=json.dumps([event, event])).stdout.split()) == 2
+
+
+def test_a_repeated_key_publishes_once(server):
+    """The second command prints the id of the first event."""
+    args = ("task.deleted", "task:2", '{"task_id": 1}', "--idempotency-key", "once")
+    assert publish(server, *args).stdout == publish(server, *args).stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("no.such", "project:1", "{}"), "no.such"),
+        (("task.created", "project:1", "{}"), "title"),
+        (("task.created", "nonsense", TASK), "nonsense"),
+        (("task.created", "project:1", "{"), "not JSON"),
+    ],
+)
+def test_a_refused_event_is_explained(server, args, words):
+    """The command prints the server's sentence, and the status is 1."""
+    done = publish(server, *args)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_each_wrong_event_of_several_is_named(server):
+    """A line has its index, its field and the reason, and none of the events is published."""
+    events = [{"type": "task.deleted", "room": "task:9", "data": data} for data in ({"task_id": 1}, {}, {"id": 2})]
+    with listening(server, "task:9") as listener:
+        done = publish(server, "-", stdin=json.dumps(events))
+        assert done.returncode == 1
+        assert "index 1, data.task_id: " in done.stderr
+        assert "index 2, data.id: " in done.stderr
+        assert publish(server, "-", stdin=json.dumps(events[0])).returncode == 0
+        listener.wait_for("task.deleted", listener.out)
+        assert sum("task.deleted" in line for line in listener.out) == 1
+
+
+def test_publishing_needs_the_key(server):
+    """A missing key and a wrong key are refused, and a wrong key is not printed."""
+    assert "API_KEY" in refusal("publish", "task.deleted", "task:1", "{}")
+    done = roomcast("publish", "task.deleted", "task:1", TASK, "--url", server.url, API_KEY="not-the-servers-key")
+    assert done.returncode == 1
+    assert "not-the-servers-key" not in done.stderr
+
+
+def test_an_unreachable_server_is_one_sentence():
+    """``publish`` and ``listen`` report the address and the reason, and end with status 1."""
+    url = "http://127.0.0.1:1"
+    assert "127.0.0.1:1 cannot be reached: connection refused" in refusal(
+        "publish", "task.deleted", "task:1", "{}", "--url", url, status=1, API_KEY=API_KEY
+    )
+    sentence = refusal("listen", "task:1", "--url", url, status=1, JWT_SECRET=SECRET)
+    assert sentence == "127.0.0.1:1 cannot be reached: connection refused."
