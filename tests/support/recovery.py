@@ -1,21 +1,20 @@
-"""Measures how nodes with default settings bear with each way in which Redis can be away.
+"""Measure how long nodes with default settings feel each kind of Redis outage.
 
 ::
 
     python tests/support/recovery.py
     python tests/support/recovery.py --faults killed stopped --runs 3
 
-For each fault there is a Redis (or Sentinel, or Cluster) of its own, two nodes in processes of their own, ten members
-on the second, and a publisher on the first that says something every 10 ms. A row says, in seconds:
+Each fault has a Redis (or Sentinel, or Cluster) of its own. Two nodes run in processes of their own, with ten members
+on the second. A publisher on the first sends a message every 10 ms. A row contains, in seconds:
 
-- noticed: from the harm until the first node's ``/health/ready`` is not 200, if it ever is;
-- back: from Redis' return (of a failover: when all servers agree who is primary) until something that was said after
-  it was heard on the second node;
-- let in: from the return until a new connection is let in;
+- noticed: from the fault until ``/health/ready`` of the first node is not 200, or "never";
+- delivering: from the return of Redis until a message that was sent after it is delivered on the second node. Redis has
+  returned from a failover when all servers agree on the primary;
+- admitting: from the return of Redis until a new connection is admitted;
 
-and then how many members lost their connection, what became of what was said (``refused`` with ``unavailable``,
-``unheard`` though acknowledged, which members of a room whose epoch ended are told by ``resync``), and with what new
-connections were refused.
+then how many members lost their connection; how many messages were sent, refused with ``unavailable``, and acknowledged
+but not delivered to every member (members learn of those by ``resync``); and the close codes of new connections.
 """
 
 from __future__ import annotations
@@ -43,84 +42,85 @@ from roomcast.auth.identity import make_token
 
 ROOM = "channel:1"
 MEMBERS = 10
-#: Between two messages, and two looks at the health, in seconds.
-PACE, LOOK = 0.01, 0.02
-#: How long Redis is away where that is up to us, and stands still, in seconds.
-AWAY, STILL = 2.0, 12.0
-#: Nothing takes so long after a return, in seconds, unless it never comes.
+#: The time between two messages, and between two health checks or new connections, in seconds.
+MESSAGE_INTERVAL, CHECK_INTERVAL = 0.01, 0.02
+#: How long Redis is killed, and how long it is stopped, in seconds.
+KILLED_FOR, STOPPED_FOR = 2.0, 12.0
+#: How long the nodes may take to recover after Redis has returned, in seconds.
 PATIENCE = 30.0
 
-#: Does harm; returns when Redis is back.
-Harm = Callable[[Any, str], Awaitable[None]]
+#: Causes a fault of a server, given the key prefix of the nodes. Returns when Redis is available again.
+Fault = Callable[[Any, str], Awaitable[None]]
 
 
-async def _restarted(redis: RedisServer, prefix: str) -> None:
+async def _restart(redis: RedisServer, prefix: str) -> None:
     await redis.restart()
 
 
-async def _killed(redis: RedisServer, prefix: str) -> None:
+async def _kill(redis: RedisServer, prefix: str) -> None:
     redis.kill()
-    await asyncio.sleep(AWAY)
+    await asyncio.sleep(KILLED_FOR)
     await redis.start()
 
 
-async def _stopped(redis: RedisServer, prefix: str) -> None:
+async def _stop(redis: RedisServer, prefix: str) -> None:
     redis.pause()
-    await asyncio.sleep(STILL)
+    await asyncio.sleep(STOPPED_FOR)
     redis.resume()
 
 
-async def _cut_off(redis: RedisServer, prefix: str) -> None:
+async def _disconnect(redis: RedisServer, prefix: str) -> None:
     await redis("CLIENT", "KILL", "TYPE", "pubsub")
 
 
-async def _failed_over(trio: SentinelTrio, prefix: str) -> None:
+async def _fail_over_sentinel(trio: SentinelTrio, prefix: str) -> None:
     await trio.failed_over(await trio.kill_primary())
 
 
-async def _moved(cluster: Cluster, prefix: str) -> None:
+async def _fail_over_cluster(cluster: Cluster, prefix: str) -> None:
     channel = f"{{{prefix}:{ROOM}}}"
     await cluster.failed_over(channel, await cluster.kill_primary_of(channel))
 
 
-FAULTS: dict[str, tuple[str, Callable[[], Any], Harm]] = {
-    "restarted": ("restarted in order", lambda: RedisServer(appendonly="yes"), _restarted),
-    "killed": (f"killed, back after {AWAY:g} s without its data", RedisServer, _killed),
-    "stopped": (f"stopped for {STILL:g} s", RedisServer, _stopped),
-    "cut-off": ("CLIENT KILL TYPE pubsub", RedisServer, _cut_off),
-    "sentinel": ("primary killed, Sentinel", SentinelTrio, _failed_over),
-    "cluster": ("primary killed, Cluster", Cluster, _moved),
+#: For each fault: what the table calls it, what starts Redis, and what causes it.
+FAULTS: dict[str, tuple[str, Callable[[], Any], Fault]] = {
+    "restarted": ("restarted in order", lambda: RedisServer(appendonly="yes"), _restart),
+    "killed": (f"killed, back after {KILLED_FOR:g} s without its data", RedisServer, _kill),
+    "stopped": (f"stopped for {STOPPED_FOR:g} s", RedisServer, _stop),
+    "disconnected": ("CLIENT KILL TYPE pubsub", RedisServer, _disconnect),
+    "sentinel": ("primary killed, Sentinel", SentinelTrio, _fail_over_sentinel),
+    "cluster": ("primary killed, Cluster", Cluster, _fail_over_cluster),
 }
 
 
 @dataclass
-class Found:
-    """What a fault did; times are of the event loop."""
+class Measurement:
+    """The effects of one fault. Times are of the event loop; those that never came are None."""
 
-    harmed: float = 0.0
-    returned: float = 0.0
-    noticed: float | None = None
-    back: float | None = None
-    let_in: float | None = None
+    fault_at: float = 0.0
+    returned_at: float = 0.0
+    noticed_at: float | None = None
+    delivered_at: float | None = None
+    admitted_at: float | None = None
     closed: int = 0
-    said: int = 0
+    sent: int = 0
     refused: int = 0
-    unheard: int = 0
+    undelivered: int = 0
     resyncs: int = 0
-    doors: Counter[str] = field(default_factory=Counter)
+    closes: Counter[str] = field(default_factory=Counter)
 
 
-class Scene:
-    """Two nodes, the members on the second, and the publisher on the first."""
+class Experiment:
+    """Two nodes, a publisher on the first and members on the second."""
 
     def __init__(self, nodes: list[Running]) -> None:
-        self.found = Found()
+        self.measurement = Measurement()
         self._nodes = nodes
         self._loop = asyncio.get_running_loop()
-        #: When each number was said, by the number; those with an answer; those that each member has heard.
-        self._said: dict[int, float] = {}
+        #: When each message was sent, by its number; the acknowledged numbers; the numbers each member received.
+        self._sent: dict[int, float] = {}
         self._acknowledged: set[int] = set()
-        self._heard: list[set[int]] = []
+        self._received: list[set[int]] = []
         self._users = itertools.count(1)
 
     async def _connect(self, node: Running) -> ClientConnection:
@@ -135,95 +135,97 @@ class Scene:
             pass
         return socket
 
-    async def play(self, harm: Callable[[], Awaitable[None]]) -> Found:
-        """Let there be some quiet, harm, and all come to rest again."""
-        found = self.found
+    async def run(self, cause_fault: Callable[[], Awaitable[None]]) -> Measurement:
+        """Publish for a moment, cause the fault, and wait until messages are delivered and connections admitted."""
+        result = self.measurement
         sockets = [await self._join(self._nodes[1]) for _ in range(MEMBERS)]
         publisher = await self._join(self._nodes[0])
-        reading = [asyncio.create_task(self._listen(socket)) for socket in sockets]
-        reading.append(asyncio.create_task(self._take_answers(publisher)))
-        speaking = asyncio.create_task(self._speak(publisher))
+        reading = [asyncio.create_task(self._read_events(socket)) for socket in sockets]
+        reading.append(asyncio.create_task(self._read_replies(publisher)))
+        publishing = asyncio.create_task(self._publish(publisher))
         await asyncio.sleep(0.5)
-        watching = [asyncio.create_task(watch()) for watch in (self._watch_health, self._watch_door)]
-        found.harmed = self._loop.time()
-        await harm()
-        found.returned = self._loop.time()
+        watching = [asyncio.create_task(watch()) for watch in (self._watch_health, self._watch_admission)]
+        result.fault_at = self._loop.time()
+        await cause_fault()
+        result.returned_at = self._loop.time()
         async with asyncio.timeout(PATIENCE):
-            await self._until(lambda: found.back is not None and found.let_in is not None)
-            speaking.cancel()
-            await asyncio.gather(speaking, return_exceptions=True)
-            await self._until(lambda: len(self._acknowledged) + found.refused == len(self._said))
-        await asyncio.sleep(0.2)  # what was acknowledged last is on its way to the members
-        found.said = len(self._said)
-        found.unheard = len(self._acknowledged - set.intersection(*self._heard))
-        found.closed = sum(task.done() for task in reading)
+            await self._until(lambda: result.delivered_at is not None and result.admitted_at is not None)
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            await self._until(lambda: len(self._acknowledged) + result.refused == len(self._sent))
+        await asyncio.sleep(0.2)  # the last acknowledged messages are on their way to the members
+        result.sent = len(self._sent)
+        result.undelivered = len(self._acknowledged - set.intersection(*self._received))
+        result.closed = sum(task.done() for task in reading)
         for task in (*reading, *watching):
             task.cancel()
         await asyncio.gather(*reading, *watching, return_exceptions=True)
         for socket in (*sockets, publisher):
             await socket.close()
-        return found
+        return result
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             await asyncio.sleep(0.01)
 
-    async def _speak(self, socket: ClientConnection) -> None:
+    async def _publish(self, socket: ClientConnection) -> None:
         for number in itertools.count():
-            self._said[number] = self._loop.time()
-            said = {"type": "send_message", "room": ROOM, "id": number, "data": {"content": str(number)}}
-            await socket.send(orjson.dumps(said).decode())
-            await asyncio.sleep(PACE)
+            self._sent[number] = self._loop.time()
+            message = {"type": "send_message", "room": ROOM, "id": number, "data": {"content": str(number)}}
+            await socket.send(orjson.dumps(message).decode())
+            await asyncio.sleep(MESSAGE_INTERVAL)
 
-    async def _take_answers(self, socket: ClientConnection) -> None:
+    async def _read_replies(self, socket: ClientConnection) -> None:
         async for text in socket:
             frame = orjson.loads(text)
             if frame["type"] == "sent":
                 self._acknowledged.add(frame["id"])
             elif frame["type"] == "error":
                 assert frame["data"]["code"] == "unavailable", frame
-                self.found.refused += 1
+                self.measurement.refused += 1
 
-    async def _listen(self, socket: ClientConnection) -> None:
-        heard: set[int] = set()
-        self._heard.append(heard)
+    async def _read_events(self, socket: ClientConnection) -> None:
+        received: set[int] = set()
+        self._received.append(received)
+        result = self.measurement
         async for text in socket:
             frame = orjson.loads(text)
             if frame["type"] == "resync":
-                self.found.resyncs += 1
+                result.resyncs += 1
             elif frame["type"] == "message":
                 number = int(frame["data"]["content"])
-                heard.add(number)
-                if self.found.back is None and 0 < self.found.returned <= self._said[number]:
-                    self.found.back = self._loop.time()
+                received.add(number)
+                if result.delivered_at is None and 0 < result.returned_at <= self._sent[number]:
+                    result.delivered_at = self._loop.time()
 
     async def _watch_health(self) -> None:
         async with aiohttp.ClientSession() as session:
             while True:
-                async with session.get(f"{self._nodes[0].url}/health/ready") as answer:
-                    if answer.status != 200 and self.found.noticed is None:
-                        self.found.noticed = self._loop.time()
-                await asyncio.sleep(LOOK)
+                async with session.get(f"{self._nodes[0].url}/health/ready") as response:
+                    if response.status != 200 and self.measurement.noticed_at is None:
+                        self.measurement.noticed_at = self._loop.time()
+                await asyncio.sleep(CHECK_INTERVAL)
 
-    async def _watch_door(self) -> None:
-        """Come again and again, each time as somebody else, until let in after the return."""
-        while self.found.let_in is None:
-            begun = self._loop.time()
+    async def _watch_admission(self) -> None:
+        """Connect again and again, each time as another user, until admitted after the return of Redis."""
+        result = self.measurement
+        while result.admitted_at is None:
+            start = self._loop.time()
             socket = await self._connect(self._nodes[0])
             try:
                 await socket.recv()
             except websockets.ConnectionClosed as end:
-                self.found.doors[f"{end.rcvd.code} {end.rcvd.reason}" if end.rcvd else "1006"] += 1
+                result.closes[f"{end.rcvd.code} {end.rcvd.reason}" if end.rcvd else "1006"] += 1
             else:
-                if 0 < self.found.returned <= begun:
-                    self.found.let_in = self._loop.time()
+                if 0 < result.returned_at <= start:
+                    result.admitted_at = self._loop.time()
             await socket.close()
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(CHECK_INTERVAL)
 
 
 @asynccontextmanager
 async def _nodes(url: str, prefix: str) -> AsyncIterator[list[Running]]:
-    """Two nodes with default settings."""
+    """Run two nodes with default settings."""
     started: list[Running] = []
     try:
         for _ in range(2):
@@ -235,45 +237,49 @@ async def _nodes(url: str, prefix: str) -> AsyncIterator[list[Running]]:
             await asyncio.to_thread(node.stop)
 
 
-async def measured(fault: str) -> Found:
-    """Do a harm once, and return what was found."""
-    _, make, harm = FAULTS[fault]
+async def measure(name: str) -> Measurement:
+    """Cause the fault of this name once, and return its effects."""
+    _, make_redis, fault = FAULTS[name]
     prefix = secrets.token_hex(4)
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(make())
+        redis = await stack.enter_async_context(make_redis())
         nodes = await stack.enter_async_context(_nodes(redis.url, prefix))
-        return await Scene(nodes).play(lambda: harm(redis, prefix))
+        return await Experiment(nodes).run(lambda: fault(redis, prefix))
 
 
-def row(fault: str, runs: list[Found]) -> str:
-    """A line of the table: the longest times, and the sums."""
+def row(name: str, runs: list[Measurement]) -> str:
+    """Return a line of the table: the longest times, and the sums of the counts."""
 
     def longest(times: list[float]) -> str:
         return f"{max(times):.2f}" if times else "never"
 
-    noticed = longest([one.noticed - one.harmed for one in runs if one.noticed is not None])
-    back = longest([one.back - one.returned for one in runs if one.back is not None])
-    let_in = longest([one.let_in - one.returned for one in runs if one.let_in is not None])
-    away = statistics.median(one.returned - one.harmed for one in runs)
-    doors = sum((one.doors for one in runs), Counter[str]())
-    return (
-        f"| {FAULTS[fault][0]} | {away:.1f} | {noticed} | {back} | {let_in} | {sum(one.closed for one in runs)} "
-        f"| {sum(one.said for one in runs)} | {sum(one.refused for one in runs)} | {sum(one.unheard for one in runs)} "
-        f"| {sum(one.resyncs for one in runs)} | {', '.join(f'{end}: {n}' for end, n in doors.items()) or '-'} |"
-    )
+    noticed = longest([one.noticed_at - one.fault_at for one in runs if one.noticed_at is not None])
+    delivering = longest([one.delivered_at - one.returned_at for one in runs if one.delivered_at is not None])
+    admitting = longest([one.admitted_at - one.returned_at for one in runs if one.admitted_at is not None])
+    away = statistics.median(one.returned_at - one.fault_at for one in runs)
+    closes = sum((one.closes for one in runs), Counter[str]())
+    counts = [
+        sum(getattr(one, count) for one in runs) for count in ("closed", "sent", "refused", "undelivered", "resyncs")
+    ]
+    refusals = ", ".join(f"{end}: {count}" for end, count in closes.items()) or "-"
+    cells = [FAULTS[name][0], f"{away:.1f}", noticed, delivering, admitting, *counts, refusals]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> int:
-    """Run what the command line asks for, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description="Measure how nodes bear with a Redis that is away.")
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="which (all)")
-    parser.add_argument("--runs", type=int, default=1, help="how often each; the longest times are printed (1)")
-    asked = parser.parse_args()
-    print("| Redis is | away | noticed | back | let in | closed | said | refused | unheard | resyncs | doors |")
+    """Measure the faults that the command line names, and print a table in Markdown."""
+    parser = argparse.ArgumentParser(description="Measure how long nodes feel each kind of Redis outage.")
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="the faults (all)")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each fault; the longest times are printed (1)")
+    options = parser.parse_args()
+    print(
+        "| Redis is | away | noticed | delivering | admitting | closed | sent | refused | undelivered | resyncs "
+        "| new connections |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    for fault in asked.faults:
-        runs = [asyncio.run(measured(fault)) for _ in range(asked.runs)]
-        print(row(fault, runs), flush=True)
+    for name in options.faults:
+        runs = [asyncio.run(measure(name)) for _ in range(options.runs)]
+        print(row(name, runs), flush=True)
     return 0
 
 
