@@ -1,4 +1,4 @@
-"""Logs: what a line looks like, and what never gets into one."""
+"""Log lines: their formats, and the secrets that they never contain."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ logger = logging.getLogger("roomcast.test_logs")
 
 @pytest.fixture
 def log_as(monkeypatch):
-    """Configures logging for a test, in the place of all other handlers; gone with the test."""
+    """A function that configures logging without other handlers. The end of the test restores the old state."""
     root, access = logging.getLogger(), logging.getLogger("aiohttp.access")
     levels = root.level, access.level
 
@@ -39,15 +39,15 @@ def log_as(monkeypatch):
 
 
 def failure(text: str) -> None:
-    """Raise an error that was caused by another; both say ``text``."""
+    """Raise an error that was caused by another; both contain ``text``."""
     try:
         raise KeyError(text)
     except KeyError as error:
         raise ValueError(f"no {text}") from error
 
 
-def test_a_line_tells_which_worker_wrote_it(capsys, log_as):
-    """Where several processes write to one stderr; as text before the message, as JSON in a field."""
+def test_a_line_contains_the_number_of_its_worker(capsys, log_as):
+    """The number is before the message in text, and a field in JSON. Without a worker there is none."""
     log_as("text", worker=2)
     logger.info("here")
     log_as("json", worker=2)
@@ -62,8 +62,8 @@ def test_a_line_tells_which_worker_wrote_it(capsys, log_as):
     assert "worker" not in json.loads(plain)
 
 
-def test_text_is_a_line_with_time_level_and_logger(capsys, log_as):
-    """A line of text begins with an ISO time in UTC, the level and the logger, in columns."""
+def test_a_text_line_has_time_level_and_logger(capsys, log_as):
+    """A line begins with an ISO time in UTC, the level and the logger, in columns."""
     log_as("text")
     logger.info("user %s joined", "alice")
     logger.warning("mind the gap")
@@ -75,8 +75,8 @@ def test_text_is_a_line_with_time_level_and_logger(capsys, log_as):
     assert out == ""
 
 
-def test_json_is_an_object_with_the_extra_fields(capsys, log_as):
-    """A line of JSON has time, level, logger, message and what came by extra, numbers as numbers."""
+def test_a_json_line_has_the_extra_fields(capsys, log_as):
+    """A line is an object with time, level, logger, message and the extra fields, whose types are kept."""
     log_as("json")
     logger.info("closed after %d s", 5, extra={"user_id": 1, "seconds": 5.5, "reason": None, "room": "channel:1"})
     line = json.loads(capsys.readouterr().err)
@@ -94,7 +94,7 @@ def test_json_is_an_object_with_the_extra_fields(capsys, log_as):
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_level_is_a_threshold(log_format, capsys, log_as):
-    """What is below LOG_LEVEL is not written."""
+    """Records below LOG_LEVEL are not written."""
     log_as(log_format, "warning")
     logger.info("quiet")
     logger.warning("loud")
@@ -102,7 +102,7 @@ def test_the_level_is_a_threshold(log_format, capsys, log_as):
 
 
 def test_configure_again_replaces(capsys, log_as):
-    """Configured twice, a line is written once, in the later format; handlers of others stay."""
+    """After two calls, a line is written once, in the later format. Handlers of others remain."""
     log_as("text")
     other = logging.NullHandler()
     logging.getLogger().addHandler(other)
@@ -113,7 +113,7 @@ def test_configure_again_replaces(capsys, log_as):
 
 
 def test_a_traceback_is_written(capsys, log_as):
-    """An exception's traceback follows its line, indented in text, and is a field in JSON."""
+    """A traceback follows its line indented in text, and is a field in JSON."""
     for log_format in ("text", "json"):
         log_as(log_format)
         try:
@@ -159,8 +159,8 @@ LEAKS = [
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("leak", LEAKS)
-def test_no_token_reaches_a_line(leak, log_format, capsys, log_as):
-    """Wherever a token or ticket comes from, message, argument, exception or extra, stars are written instead."""
+def test_a_line_contains_no_token(leak, log_format, capsys, log_as):
+    """Tokens and tickets in the message, its arguments, an exception or extra fields become stars."""
     log_as(log_format)
     logger.info(leak, extra={"request": leak, "deep": {"list": [leak]}})
     logger.info("request %s of %r", leak, leak)
@@ -176,8 +176,8 @@ def test_no_token_reaches_a_line(leak, log_format, capsys, log_as):
         assert all(json.loads(line) for line in err.splitlines())
 
 
-def test_redacting_leaves_the_rest():
-    """Only the secret goes; what a person needs to understand the line stays."""
+def test_redacting_keeps_the_rest():
+    """Only the secret is replaced, and similar text is not."""
     assert redact(f"GET /connect?token={TOKEN}&v=2 HTTP/1.1") == "GET /connect?token=***&v=2 HTTP/1.1"
     assert redact('{"token":"abc","room":"task:1"}') == '{"token":"***","room":"task:1"}'
     for harmless in (
@@ -203,7 +203,7 @@ def test_redacting_leaves_the_rest():
 )
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_name_cannot_forge_a_line(nasty, log_format, capsys, log_as):
-    """Line ends, terminal controls and reversed writing come out escaped, on the one line they belong to."""
+    """Line breaks, terminal controls and changes of direction are escaped, and the record stays on one line."""
     log_as(log_format)
     logger.info("user %s joined", nasty)
     err = capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_a_name_cannot_forge_a_line(nasty, log_format, capsys, log_as):
 
 
 def test_an_exception_cannot_forge_a_line(capsys, log_as):
-    """The text of an exception may have several lines, and none of them passes for a log line."""
+    """The text of an exception may have several lines; all of them are indented and escaped."""
     log_as("text")
     try:
         failure("\n2025-01-01T00:00:00.000Z ERROR   roomcast.gateway     all is lost\x1b[2J")
@@ -231,8 +231,8 @@ class Broken:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_bad_log_call_harms_nobody(log_format, capsys, log_as):
-    """Arguments that do not fit, or values that no JSON has, still make a line; what logged them goes on."""
+def test_a_wrong_log_call_still_writes_a_line(log_format, capsys, log_as):
+    """Arguments that do not fit, and values that JSON does not have, do not raise in the caller."""
     log_as(log_format)
     logger.info("%d of %d", 1)
     logger.info("%(missing)s", {"present": 1})
@@ -243,7 +243,7 @@ def test_a_bad_log_call_harms_nobody(log_format, capsys, log_as):
 
 
 async def test_aiohttp_logs_no_token(capsys, log_as):
-    """aiohttp's own access and error logs, which print whole URLs, come out with stars; the access log is for debug."""
+    """The URLs in the access and error logs of aiohttp are redacted. The access log is written at debug only."""
 
     async def fail(request):
         raise RuntimeError(f"cannot serve {request.url}")
@@ -271,7 +271,7 @@ async def test_aiohttp_logs_no_token(capsys, log_as):
 
 
 async def test_an_error_in_a_task_logs_no_token(capsys, log_as):
-    """What the event loop reports for itself goes through the same filter."""
+    """Errors that the event loop reports are redacted too."""
     log_as("text")
     asyncio.get_running_loop().call_exception_handler(
         {"message": f"unhandled at /x?token={TOKEN}", "exception": ValueError(f"bearer {TOKEN}")}
@@ -283,7 +283,7 @@ async def test_an_error_in_a_task_logs_no_token(capsys, log_as):
 
 @given(st.text())
 def test_escaped_text_is_one_line(text):
-    """Whatever the text, escaped it is one line that can be encoded."""
+    """Any text becomes one line that can be encoded."""
     escaped = escape(text)
     assert len(escaped.splitlines()) <= 1
     assert "\x1b" not in escaped
@@ -291,8 +291,8 @@ def test_escaped_text_is_one_line(text):
 
 
 @given(st.text(alphabet="eyJ.=-_ bearertokn\"'\\:&?%3D,", max_size=200))
-def test_redacting_is_done_once_and_for_all(text):
-    """Any text can be redacted, and redacting again changes nothing that matters."""
+def test_a_token_after_any_text_is_redacted(text):
+    """No text before a token prevents its redaction."""
     once = redact(f"{text} ?token={TOKEN}")
     assert TOKEN.split(".")[1] not in once
     assert TOKEN.split(".")[2] not in once
