@@ -1,4 +1,4 @@
-"""The broker on Redis: the contract, on one server and on a Cluster, and what several nodes promise each other."""
+"""The broker on Redis: the contract on a single server and on a Cluster, and the cooperation of several nodes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Node = Callable[..., Awaitable[Harness]]
 
 
 async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
-    """Move what ``server`` keeps ``seconds`` into the past: what expires, and when events happened.
+    """Move the stored state ``seconds`` into the past: the TTLs of keys, and the times of events.
 
-    What living nodes renew all the time stays as it is: leases, presence, and rooms that somebody is subscribed to.
+    State that running nodes renew stays as it is: leases, presence, and rooms with a subscription.
     """
     ms = int(seconds * 1000)
     async with server.client(decode_responses=False) as client:
@@ -60,7 +60,7 @@ async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
 
 
 def broker_for(url: str, prefix: str, **options: float) -> RedisBroker:
-    """A broker with the contract's bounds."""
+    """Return a broker with the history options of the contract."""
     bounds = {"history_size": HISTORY_SIZE, "history_ttl": HISTORY_TTL}
     return RedisBroker(parse(url), RedisOptions(prefix=prefix, **(bounds | options)))  # type: ignore[arg-type]
 
@@ -78,13 +78,13 @@ async def harness(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator
     await harness.broker.close()
 
 
-class TestOnOneServer(BrokerContract):
-    """The contract on one server."""
+class TestOnASingleServer(BrokerContract):
+    """The contract on a single server."""
 
 
 @pytest.fixture
 async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Node]:
-    """``await node()`` starts one more node on the shared server."""
+    """``await node()`` starts another node on the shared server."""
 
     async def pass_time(seconds: float) -> None:
         await travel(redis_server, redis_prefix, seconds)
@@ -100,8 +100,8 @@ async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[No
         yield start
 
 
-async def test_an_event_reaches_the_nodes_that_want_it(node: Node) -> None:
-    """A subscribed node hears what another publishes, in order; one without members there hears nothing."""
+async def test_events_reach_subscribed_nodes(node: Node) -> None:
+    """A node receives the events of another in order if it subscribed to the room, otherwise none."""
     a, b, c = await node(), await node(), await node()
     await b.broker.subscribe([ROOM])
     await c.broker.subscribe([OTHER])
@@ -113,7 +113,7 @@ async def test_an_event_reaches_the_nodes_that_want_it(node: Node) -> None:
 
 
 async def test_all_nodes_see_one_order(node: Node) -> None:
-    """What three nodes publish at once in a room is heard by all in the order of its offsets."""
+    """Three nodes that publish concurrently in a room all receive the events in the order of the offsets."""
     nodes = [await node() for _ in range(3)]
     for one in nodes:
         await one.broker.subscribe([ROOM])
@@ -123,15 +123,15 @@ async def test_all_nodes_see_one_order(node: Node) -> None:
     assert [split(id)[1] for _, id, _ in received[0]] == list(range(1, 181))
 
 
-async def test_what_one_publishes_in_a_row_stays_in_order(node: Node) -> None:
-    """Publishes that are begun one after the other without waiting are stored in that order, batches or not."""
+async def test_publishes_of_one_node_stay_in_order(node: Node) -> None:
+    """Publishes that begin one after the other without waiting are stored in that order."""
     a = await node()
     await asyncio.gather(*[a.broker.publish(ROOM, b"%d" % i) for i in range(5)])
     assert [event.payload for event in (await a.broker.history(ROOM)).events] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_history_is_in_step_with_what_is_heard(node: Node) -> None:
-    """Whoever reads the history of a subscribed room in the midst of publishing has every event once."""
+async def test_history_matches_the_received_events(node: Node) -> None:
+    """During concurrent publishes, history contains exactly the events that the listener has received."""
     a, b = await node(history_size=500), await node(history_size=500)
     await b.broker.subscribe([ROOM])
     first = await a.broker.publish(ROOM, b"first")
@@ -146,8 +146,8 @@ async def test_history_is_in_step_with_what_is_heard(node: Node) -> None:
     assert len(await b.received_events()) == 401
 
 
-async def test_a_client_ahead_of_its_new_node_hears_nothing_twice(node: Node, redis_server: RedisServer) -> None:
-    """History asked for since an event that this node has not heard of yet waits until it has."""
+async def test_history_since_an_event_not_received_yet(node: Node, redis_server: RedisServer) -> None:
+    """History since an event that this node has not received yet waits for it, so it is not delivered twice."""
     a, b = await node(), await node()
     await b.broker.subscribe([ROOM])
     ids = await a.fill(4)
@@ -156,13 +156,13 @@ async def test_a_client_ahead_of_its_new_node_hears_nothing_twice(node: Node, re
     assert [id for _, id, _ in b.listener.events] == ids
 
 
-async def test_a_hole_is_mended_before_anything_else_is_told(node: Node, redis_server: RedisServer) -> None:
-    """Events whose announcement was lost are fetched from the stream when a later one shows that they are missing."""
+async def test_a_gap_is_repaired_before_later_events(node: Node, redis_server: RedisServer) -> None:
+    """If an announcement is lost, its event is fetched before later events are delivered."""
     a, b = await node(), await node()
     await b.broker.subscribe([ROOM])
     ids = await a.fill(2)
     await b.listener.until(lambda: len(b.listener.events) == 2)
-    # As after a message that Redis dropped: what is stored, is not announced.
+    # Store an event without announcing it, as if Redis had dropped the message.
     meta, stream = f"{{{a.broker._keys.prefix}:{ROOM}}}:m", f"{{{a.broker._keys.prefix}:{ROOM}}}:s"  # type: ignore[attr-defined]
     epoch = split(ids[0])[0]
     async with redis_server.client() as client:
@@ -178,7 +178,7 @@ async def test_a_hole_is_mended_before_anything_else_is_told(node: Node, redis_s
 async def test_a_quiet_room_is_compared_with_its_stream(
     node: Node, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last announcement of a room may be lost: it is found all the same."""
+    """If the last announcement in a room is lost, the periodic check finds the event."""
     monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET_CHECK_INTERVAL", 1.0)
     a, b = await node(), await node()
     await b.broker.subscribe([ROOM])
@@ -193,8 +193,10 @@ async def test_a_quiet_room_is_compared_with_its_stream(
     assert b.listener.events[1][2] == b"lost"
 
 
-async def test_a_lost_history_is_told(node: Node, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members of a room whose keys are gone hear resync, with the place where the room stands now."""
+async def test_a_lost_history_is_reported(
+    node: Node, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the keys of a room are gone, its members receive a resync with the new last id."""
     monkeypatch.setattr("roomcast.broker.redis.receiver.QUIET_CHECK_INTERVAL", 1.0)
     a = await node()
     await a.broker.subscribe([ROOM])
@@ -213,7 +215,7 @@ async def test_a_lost_history_is_told(node: Node, redis_server: RedisServer, mon
 
 
 async def test_every_key_expires(node: Node, redis_server: RedisServer, redis_prefix: str) -> None:
-    """Nothing stays in Redis for ever."""
+    """Every key in Redis has a TTL."""
     a = await node()
     await a.broker.subscribe([ROOM, OTHER])
     await a.broker.publish(ROOM, b"x", "key")
@@ -232,8 +234,10 @@ async def test_every_key_expires(node: Node, redis_server: RedisServer, redis_pr
         assert await redis_server("PTTL", key) > 0, key
 
 
-async def test_a_look_shortens_no_life(node: Node, redis_server: RedisServer, redis_prefix: str) -> None:
-    """Events are kept for their time also when somebody looked at the room before they came."""
+async def test_reading_the_history_does_not_shorten_its_ttl(
+    node: Node, redis_server: RedisServer, redis_prefix: str
+) -> None:
+    """Events are stored for their TTL even if the room was read before they were published."""
     a = await node()
     first = await a.broker.publish(ROOM, b"first")
     await a.broker.history(ROOM)
@@ -245,7 +249,7 @@ async def test_a_look_shortens_no_life(node: Node, redis_server: RedisServer, re
 
 
 async def test_a_stream_that_was_evicted(node: Node, redis_server: RedisServer, redis_prefix: str) -> None:
-    """A stream that begins anew in a room that goes on has an end like any other; the room's ids go on."""
+    """A stream that is created again after an eviction has a TTL, and the room's offsets continue."""
     a = await node()
     first = await a.broker.publish(ROOM, b"first")
     stream = f"{{{redis_prefix}:{ROOM}}}:s"
@@ -256,8 +260,8 @@ async def test_a_stream_that_was_evicted(node: Node, redis_server: RedisServer, 
     assert [event.id for event in (await a.broker.history(ROOM, first)).events] == ids
 
 
-async def test_a_close_that_is_cut_off(redis_server: RedisServer, redis_prefix: str) -> None:
-    """A broker whose closing is cancelled lets go of its connections all the same."""
+async def test_a_cancelled_close_closes_connections(redis_server: RedisServer, redis_prefix: str) -> None:
+    """If ``close`` is cancelled, the connections and tasks end nevertheless."""
     broker = broker_for(redis_server.url, redis_prefix)
     await broker.start(RecordingListener())
     await broker.enter(ROOM, 1, "alice", 1)
@@ -271,8 +275,8 @@ async def test_a_close_that_is_cut_off(redis_server: RedisServer, redis_prefix: 
         await broker.publish(ROOM, b"x")
 
 
-async def test_a_signal_reaches_every_node(node: Node) -> None:
-    """A signal is heard once by each node, its sender included, in one order."""
+async def test_signals_reach_every_node(node: Node) -> None:
+    """Every node receives each signal once, its own included, in one order."""
     nodes = [await node() for _ in range(3)]
     await asyncio.gather(*[one.broker.signal(b"%d" % i) for i, one in enumerate(nodes)])
     for one in nodes:
@@ -280,15 +284,15 @@ async def test_a_signal_reaches_every_node(node: Node) -> None:
     assert nodes[0].listener.signals == nodes[1].listener.signals == nodes[2].listener.signals
 
 
-async def test_a_ping_goes_through_redis_and_back(node: Node) -> None:
-    """The proof that all is well needs commands, subscriptions and the message's way back."""
+async def test_ping(node: Node) -> None:
+    """A ping succeeds if commands, subscriptions and the message to the node itself work."""
     a = await node()
     await a.broker.ping()
     await asyncio.gather(*[a.broker.ping() for _ in range(5)])
 
 
-async def test_keys_of_two_prefixes_do_not_meet(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Two roomcasts with different prefixes share a server and nothing else."""
+async def test_prefixes_separate_installations(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Two installations with different prefixes on one server share no events."""
     one, two = (Harness(broker_for(redis_server.url, redis_prefix + end), asyncio.sleep) for end in "ab")
     for harness in (one, two):
         await harness.broker.start(harness.listener)
@@ -300,21 +304,19 @@ async def test_keys_of_two_prefixes_do_not_meet(redis_server: RedisServer, redis
         await harness.broker.close()
 
 
-async def test_a_room_is_joined_and_left_in_haste(node: Node) -> None:
-    """Whatever order leaves and joins of a room come in, a node that is subscribed in the end hears what comes."""
+async def test_a_room_that_is_left_and_joined_repeatedly(node: Node) -> None:
+    """After any sequence of leaves and joins, a node that is subscribed receives new events."""
     a, b = await node(), await node()
 
-    async def flutter() -> None:
+    async def leave_and_join() -> None:
         for _ in range(30):
             await b.broker.subscribe([ROOM])
             await b.broker.unsubscribe([ROOM])
 
-    await flutter()
+    await leave_and_join()
     await b.broker.subscribe([ROOM])
     id = await a.broker.publish(ROOM, b"x")
     assert await b.received_events() == [(ROOM, id, b"x")]
-    listener = RecordingListener()
-    assert listener.events == []
 
 
 class TestOnACluster:
@@ -343,21 +345,21 @@ class TestOnACluster:
             await harness.broker.close()
 
 
-@pytest.mark.parametrize("harm", ["killed", "stopped"])
-async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: FreshRedis, harm: str) -> None:
-    """After a restart without its data, or a lease of silence, admissions wait until all nodes say what they hold."""
+@pytest.mark.parametrize("outage", ["killed", "stopped"])
+async def test_admissions_wait_after_redis_lost_leases(fresh_redis: FreshRedis, outage: str) -> None:
+    """After a restart without data or a long outage, admissions wait until all nodes wrote their leases."""
     server = await fresh_redis()
-    a, b = (Harness(broker_for(server.url, "anew", lease=1.2, timeout=0.3), asyncio.sleep) for _ in range(2))
+    a, b = (Harness(broker_for(server.url, "restarted", lease=1.2, timeout=0.3), asyncio.sleep) for _ in range(2))
     for harness in (a, b):
         await harness.broker.start(harness.listener)
     assert await a.broker.admit(1, 1, 2)
     assert await a.broker.admit(1, 2, 2)
-    if harm == "killed":
+    if outage == "killed":
         server.kill()
         await server.start()
     else:
         server.pause()
-        await asyncio.sleep(1.5)  # the leases end meanwhile
+        await asyncio.sleep(1.5)  # longer than a lease
         server.resume()
     refusals = []
     async with asyncio.timeout(20):
@@ -375,8 +377,8 @@ async def test_a_redis_that_lost_its_leases_admits_nobody_at_once(fresh_redis: F
         await harness.broker.close()
 
 
-async def test_a_node_that_starts_with_its_redis_lets_the_others_speak_first(fresh_redis: FreshRedis) -> None:
-    """It has started when those that knew the server before, and come back later, have said again what they hold."""
+async def test_a_node_that_starts_with_redis_waits_for_others(fresh_redis: FreshRedis) -> None:
+    """It starts only after the nodes that used the server before have written their leases."""
     server = await fresh_redis()
     async with Proxy("127.0.0.1", server.port) as proxy:
         a = Harness(broker_for(f"redis://127.0.0.1:{proxy.port}", "young"), asyncio.sleep)
@@ -388,8 +390,8 @@ async def test_a_node_that_starts_with_its_redis_lets_the_others_speak_first(fre
         server.kill()
         await server.start()
         starting = asyncio.create_task(c.broker.start(c.listener))
-        await until(lambda: is_known_to(server), "the new node reaches the server")
-        await asyncio.wait([starting], timeout=0.2)  # it would have started meanwhile if it did not wait for the other
+        await until(lambda: has_node(server), "the new node reaches the server")
+        await asyncio.wait([starting], timeout=0.2)  # without the grace period it would start within this time
         await proxy.start()
         await starting
         assert not await c.broker.admit(1, 3, 2)
@@ -398,6 +400,6 @@ async def test_a_node_that_starts_with_its_redis_lets_the_others_speak_first(fre
             await harness.broker.close()
 
 
-async def is_known_to(server: RedisServer) -> bool:
-    """Whether a node is connected."""
+async def has_node(server: RedisServer) -> bool:
+    """Return True if a node is connected to ``server``."""
     return "name=roomcast" in str(await server("CLIENT", "LIST"))

@@ -1,4 +1,4 @@
-"""Leases on Redis: never more than the limit, on all nodes, whatever dies."""
+"""Leases on Redis: never more than the limit on all nodes, after any failure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from redis_servers import FreshRedis, RedisServer, run
 from roomcast.broker.base import UserId
 from roomcast.errors import Unavailable
 
-#: A lease that tests can wait for the end of, in seconds.
+#: A lease that expires within a test, in seconds.
 SHORT = 0.4
 
 
 async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
-    """The keys there are under ``prefix``, and how long each lives on, in ms."""
+    """Return the keys under ``prefix``, and their TTLs in ms."""
     return {key: await server("PTTL", key) for key in await server("KEYS", f"*{prefix}*")}
 
 
-async def test_20_users_at_50_doors_of_3_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Of 50 concurrent connections of each of 20 users, on 3 nodes, exactly the limit is admitted."""
+async def test_concurrent_admits_on_three_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Of 50 concurrent connections of each of 20 users on 3 nodes, exactly the limit is admitted."""
     async with nodes(redis_server.url, redis_prefix, 3) as three:
         tries = [(user, number) for user in range(20) for number in range(50)]
         random.shuffle(tries)
@@ -39,8 +39,8 @@ async def test_20_users_at_50_doors_of_3_nodes(redis_server: RedisServer, redis_
         assert await keys_of(redis_server, redis_prefix) == {}
 
 
-async def test_the_same_number_on_two_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Connections are numbered by each node: the same number on another node is another connection."""
+async def test_the_same_connection_id_on_two_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Each node numbers its connections: the same id on another node is another connection."""
     async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
         assert [await node.leases.admit(1, 1, 2) for node in (a, b, a, b)] == [True] * 4
         assert await a.leases.count(1) == 2
@@ -51,8 +51,8 @@ async def test_the_same_number_on_two_nodes(redis_server: RedisServer, redis_pre
 
 
 @pytest.mark.parametrize("user_id", ["7", "", "a}b{c", '"', "é☃", "\0", "\ud800", 2**70, -7])
-async def test_user_ids_are_only_ids(redis_server: RedisServer, redis_prefix: str, user_id: UserId) -> None:
-    """Any user id is one of its own, and the text of a number is not that number."""
+async def test_any_user_id_is_valid(redis_server: RedisServer, redis_prefix: str, user_id: UserId) -> None:
+    """Every user id is separate, and the text of a number is not that number."""
     async with nodes(redis_server.url, redis_prefix, 1) as (node,):
         assert await node.leases.admit(7, 1, 1)
         assert await node.leases.admit(user_id, 2, 1)
@@ -62,8 +62,8 @@ async def test_user_ids_are_only_ids(redis_server: RedisServer, redis_prefix: st
         assert (await node.leases.count(user_id), await node.leases.count(7)) == (0, 1)
 
 
-async def test_a_dead_nodes_leases_lapse(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Leases that their node renews last; those of a node that died are free again, and their key is gone."""
+async def test_leases_of_a_dead_node_expire(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Renewed leases stay; those of a dead node expire, and so do their keys."""
     async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (alive, dead):
         assert await alive.leases.admit(1, 1, 3)
         assert [await dead.leases.admit(1, n, 3) for n in (1, 2, 3)] == [True, True, False]
@@ -83,8 +83,8 @@ async def _holds(server: RedisServer, prefix: str, keys: int) -> bool:
     return len(await keys_of(server, prefix)) == keys
 
 
-async def test_every_key_ends_with_its_last_lease(redis_server: RedisServer, redis_prefix: str) -> None:
-    """A user's key expires when the last of its leases does, also when the first of them is given back."""
+async def test_a_key_expires_with_its_last_lease(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A user's key expires with the last lease, even if the first one is released."""
     async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
         for user in range(5):
             for number in range(6):
@@ -96,19 +96,19 @@ async def test_every_key_ends_with_its_last_lease(redis_server: RedisServer, red
         assert all(25_000 < left <= 30_000 for left in found.values()), found
 
 
-async def test_a_node_that_stood_still_takes_its_leases_again(redis_server: RedisServer, redis_prefix: str) -> None:
-    """Leases that lapsed though their connections live are taken again at the next renewal, even above the limit."""
-    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, still):
-        assert await still.leases.admit(1, 1, 1)
+async def test_a_suspended_node_takes_its_leases_again(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Leases that expired though their connections are open are taken again, even above the limit."""
+    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, suspended):
+        assert await suspended.leases.admit(1, 1, 1)
         await until(lambda: a.leases.admit(1, 1, 1))
-        await still.leases.renew()
+        await suspended.leases.renew()
         assert await a.leases.count(1) == 2
-        await still.leases.release(1, 1)
+        await suspended.leases.release(1, 1)
         assert not await a.leases.admit(1, 2, 1)
 
 
-async def test_redis_away(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """While Redis is away nobody is admitted but who was, releases count at once, and all is made good afterwards."""
+async def test_an_outage_of_redis(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """During an outage no new connection is admitted, releases count at once, and all is written afterwards."""
     server = await fresh_redis(appendonly="yes", appendfsync="always")
     async with nodes(server.url, redis_prefix, 2) as (a, b):
         assert all([await a.leases.admit(1, n, 5) for n in (1, 2, 3)])
@@ -136,8 +136,8 @@ async def _is_refused(node: Node) -> bool:
     return False
 
 
-async def test_redis_has_lost_everything(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """After a restart without data each node's leases are there again, and no more."""
+async def test_redis_lost_its_data(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """After a restart without data each node writes exactly its own leases again."""
     server = await fresh_redis()
     async with nodes(server.url, redis_prefix, 3) as three:
         for n, node in enumerate(three):
@@ -154,8 +154,8 @@ async def test_redis_has_lost_everything(fresh_redis: FreshRedis, redis_prefix: 
         assert not await three[1].leases.admit(1, 9, 3)
 
 
-async def test_an_admission_that_nobody_waits_for(redis_server: RedisServer, redis_prefix: str) -> None:
-    """A lease whose asker was cancelled before the answer is given back at the next renewal."""
+async def test_a_cancelled_admission_is_released(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A lease whose admission was cancelled before the reply is released at the next renewal."""
     async with nodes(redis_server.url, redis_prefix, 1) as (node,):
         asking = asyncio.create_task(node.leases.admit(1, 1, 1))
         await asyncio.sleep(0)
@@ -167,8 +167,8 @@ async def test_an_admission_that_nobody_waits_for(redis_server: RedisServer, red
         assert await node.leases.admit(1, 2, 1)
 
 
-async def test_closing_gives_all_back(redis_server: RedisServer, redis_prefix: str) -> None:
-    """A node that closes leaves no lease behind, and none of another node's is touched."""
+async def test_close_releases_all_leases(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A node that closes leaves no lease behind, and does not touch those of others."""
     async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
         for n in range(300):
             await a.leases.admit(n, n, 5)
@@ -180,8 +180,8 @@ async def test_closing_gives_all_back(redis_server: RedisServer, redis_prefix: s
         await a.leases.close()
 
 
-async def test_closing_without_redis(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """A node closes also when Redis is away."""
+async def test_close_without_redis(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """A node can close while Redis is unreachable."""
     server = await fresh_redis()
     async with nodes(server.url, redis_prefix, 1) as (node,):
         await node.leases.admit(1, 1, 5)
@@ -190,37 +190,37 @@ async def test_closing_without_redis(fresh_redis: FreshRedis, redis_prefix: str)
         await node.leases.close()
 
 
-STEPS = st.tuples(
+OPERATIONS = st.tuples(
     st.sampled_from(["admit", "release", "renew"]), st.integers(0, 2), st.integers(1, 2), st.integers(1, 4)
 )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(STEPS, max_size=6), max_size=8))
-def test_any_order_of_steps(redis_server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
-    """Rounds of concurrent steps on three nodes never exceed the limit, and end as the nodes' own books say."""
+@given(st.lists(st.lists(OPERATIONS, max_size=6), max_size=8))
+def test_random_operations(redis_server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
+    """Random concurrent operations on three nodes never exceed the limit, and match the model in the end."""
     run(_play(redis_server, rounds))
 
 
 async def _play(server: RedisServer, rounds: list[list[tuple[str, int, int, int]]]) -> None:
-    held: set[tuple[int, int, int]] = set()
+    leases: set[tuple[int, int, int]] = set()
     async with nodes(server.url, f"play-{secrets.token_hex(5)}", 3) as three:
 
-        async def step(what: str, node: int, user: int, connection: int) -> None:
+        async def run_operation(what: str, node: int, user: int, connection: int) -> None:
             lease = (node, user, connection)
             if what == "admit" and await three[node].leases.admit(user, connection, 3):
-                held.add(lease)
+                leases.add(lease)
             elif what == "release":
-                held.discard(lease)
+                leases.discard(lease)
                 await three[node].leases.release(user, connection)
             elif what == "renew":
                 await three[node].leases.renew()
 
-        for steps in rounds:
-            distinct = {one[1:]: one for one in steps}  # a connection does one thing at a time
-            await asyncio.gather(*[step(*one) for one in distinct.values()])
+        for operations in rounds:
+            distinct = {one[1:]: one for one in operations}  # a connection has one operation at a time
+            await asyncio.gather(*[run_operation(*one) for one in distinct.values()])
             for user in (1, 2):
-                mine = sum(who == user for _, who, _ in held)
+                mine = sum(who == user for _, who, _ in leases)
                 assert mine == await three[0].leases.count(user) <= 3
         for node in three:
             await node.leases.close()

@@ -1,4 +1,4 @@
-"""Nodes whose clocks are minutes apart: what they share goes by Redis' clock, so nobody notices."""
+"""Nodes whose clocks differ by minutes: shared state depends on the clock of Redis only."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from roomcast.auth.identity import make_token
 
 ROOM = "channel:1"
 LIMIT = 5
-#: How many seconds the clocks of the three nodes are off.
-BEHIND, RIGHT, AHEAD = OFFSETS = (-600, 0, 600)
-#: How long the slots of a node that was killed are kept, in seconds.
+#: How many seconds the clocks of the three nodes differ from the right time.
+SLOW, RIGHT, FAST = OFFSETS = (-600, 0, 600)
+#: How long the slots of a killed node are reserved, in seconds.
 LEASE = 2
 TOO_MANY = (4429, "Too Many Connections")
 LIMITED = {"MAX_CONNECTIONS_PER_USER": str(LIMIT), "REDIS_LEASE": str(LEASE), "REDIS_TIMEOUT": "1"}
 
 
 class Node(Running):
-    """A node whose clock is off by so many seconds, in a process of its own."""
+    """A node in its own process, whose clock differs by ``offset`` seconds."""
 
     def __init__(self, redis_server: RedisServer, prefix: str, offset: int) -> None:
         shifted = f"import time; right = time.time; time.time = lambda: right() + {offset}"
@@ -38,23 +38,23 @@ class Node(Running):
 
 @pytest.fixture
 def three(redis_server: RedisServer, redis_prefix: str) -> Iterator[list[Node]]:
-    """A node that is behind, one that is right, one that is ahead."""
+    """Three nodes: one clock is slow, one is right, one is fast."""
     with ExitStack() as stack:
         yield [stack.enter_context(Node(redis_server, redis_prefix, offset)) for offset in OFFSETS]
 
 
 def token(user: int, expires_in: float = 3600) -> str:
-    """A token by the right clock."""
+    """Return a token according to the right clock."""
     return make_token(SECRET, user_id=user, username=f"user{user}", rooms=["*"], expires_in=expires_in)
 
 
 def path(user: int) -> str:
-    """Where a user connects."""
+    """Return the URL path with which a user connects."""
     return f"{PATH}?token={token(user)}"
 
 
-async def let_in(stack: AsyncExitStack, node: Node, user: int) -> User | tuple[int, str]:
-    """A connection of ``user``, or the code and reason with which it was refused."""
+async def try_connect(stack: AsyncExitStack, node: Node, user: int) -> User | tuple[int, str]:
+    """Return a connection of ``user``, or the code and reason of the refusal."""
     try:
         return await stack.enter_async_context(connect(node, path=path(user)))
     except ConnectionClosed as end:
@@ -63,28 +63,28 @@ async def let_in(stack: AsyncExitStack, node: Node, user: int) -> User | tuple[i
 
 
 async def members(node: Node) -> list[str]:
-    """Who is in the room, as ``node`` tells it."""
+    """Return the members of the room according to ``node``."""
     _, body = await call(node, "GET", f"/api/v1/rooms/{ROOM}/members", key=API_KEY)
     return [member["username"] for member in body["members"]]
 
 
-async def test_the_clocks_are_off(three: list[Node]) -> None:
-    """A node's own clock decides on tokens: what ended five minutes ago is good where it is behind, and so on."""
-    behind, right, ahead = three
-    for expires_in, welcome in ((-300, (behind,)), (300, (behind, right)), (1200, (behind, right, ahead))):
+async def test_tokens_are_checked_by_the_nodes_clock(three: list[Node]) -> None:
+    """Each node checks ``exp`` by its own clock, which shows that the clocks differ."""
+    slow, right, fast = three
+    for expires_in, accepted_by in ((-300, (slow,)), (300, (slow, right)), (1200, (slow, right, fast))):
         for node in three:
             where = f"{PATH}?token={token(1, expires_in)}"
-            if node in welcome:
+            if node in accepted_by:
                 async with connect(node, path=where) as alice:
                     assert alice.welcome["type"] == "connected"
             else:
                 assert (await refused(node, where))[0] == 4401
 
 
-async def test_the_limit_goes_by_one_clock(three: list[Node]) -> None:
-    """Of 30 that come to all at once, as many as may are let in, and after three leases they are counted still."""
+async def test_the_limit_is_counted_by_the_clock_of_redis(three: list[Node]) -> None:
+    """Of 30 concurrent connections the limit is admitted, and after three leases they still count."""
     async with AsyncExitStack() as stack:
-        came = await asyncio.gather(*[let_in(stack, three[number % 3], 1) for number in range(30)])
+        came = await asyncio.gather(*[try_connect(stack, three[number % 3], 1) for number in range(30)])
         assert Counter(one for one in came if isinstance(one, tuple)) == {TOO_MANY: 30 - LIMIT}
         ends = asyncio.get_running_loop().time() + 3 * LEASE
         while asyncio.get_running_loop().time() < ends:
@@ -92,26 +92,26 @@ async def test_the_limit_goes_by_one_clock(three: list[Node]) -> None:
                 assert await refused(node, path(1)) == TOO_MANY
 
 
-@pytest.mark.parametrize("killed", [BEHIND, AHEAD])
-async def test_a_killed_nodes_slots_and_members_lapse(three: list[Node], killed: int) -> None:
-    """Both go after one lease by Redis' clock: not before, as they are told of, and not ten minutes late."""
+@pytest.mark.parametrize("killed", [SLOW, FAST])
+async def test_leases_of_a_killed_node_expire_on_time(three: list[Node], killed: int) -> None:
+    """Slots and members of a killed node expire after one lease by the clock of Redis, not earlier or later."""
     node = three[OFFSETS.index(killed)]
     rest = [other for other in three if other is not node]
     async with AsyncExitStack() as stack:
         watcher = await stack.enter_async_context(connect(rest[0], path=path(9)))
         await watcher.join(ROOM)
         await watcher.recv_type("user_joined")
-        held = [await stack.enter_async_context(connect(node, path=path(1))) for _ in range(LIMIT)]
-        await held[0].join(ROOM)
+        connections = [await stack.enter_async_context(connect(node, path=path(1))) for _ in range(LIMIT)]
+        await connections[0].join(ROOM)
         assert (await watcher.recv_type("user_joined"))["data"]["username"] == "user1"
         assert [await members(other) for other in three] == [["user9", "user1"]] * 3
         node.process.kill()
         killed_at = asyncio.get_running_loop().time()
         assert (await watcher.recv_type("user_left"))["data"]["username"] == "user1"
-        while isinstance(await let_in(stack, rest[1], 1), tuple):
+        while isinstance(await try_connect(stack, rest[1], 1), tuple):
             assert asyncio.get_running_loop().time() < killed_at + 15
         assert [await members(other) for other in rest] == [["user9"]] * 2
         for _ in range(LIMIT - 1):
-            assert isinstance(await let_in(stack, rest[0], 1), User)
+            assert isinstance(await try_connect(stack, rest[0], 1), User)
         assert await refused(rest[1], path(1)) == TOO_MANY
         assert [frame for frame in await watcher.settled() if frame["type"] in ("user_joined", "user_left")] == []

@@ -1,4 +1,4 @@
-"""Several nodes on one Redis, as clients and backends see them: nobody can tell which node they are on."""
+"""Several nodes on one Redis, as clients and backends see them: it makes no difference which node they use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOM = "channel:1"
 
 @pytest.fixture
 async def nodes(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Nodes]:
-    """``await nodes(3)``: so many servers on the shared Redis."""
+    """``await nodes(3)`` starts three servers on the shared Redis."""
     async with AsyncExitStack() as stack:
 
         async def start(count: int, **settings: Any) -> list[Server]:
@@ -33,8 +33,8 @@ async def nodes(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[N
         yield start
 
 
-async def test_a_message_crosses_nodes(nodes: Nodes) -> None:
-    """What is said on one node is heard on the others, by everyone in the room and nobody else."""
+async def test_a_message_reaches_other_nodes(nodes: Nodes) -> None:
+    """A message is delivered to all members of the room on other nodes, and to no other client."""
     a, b = await nodes(2)
     async with connect(a, 1, "alice") as alice, connect(b, 2, "bob") as bob, connect(b, 3, "carol") as carol:
         await alice.join(ROOM)
@@ -42,14 +42,14 @@ async def test_a_message_crosses_nodes(nodes: Nodes) -> None:
         await carol.join("channel:2")
         await alice.send("send_message", ROOM, {"content": "Hello"}, id="1")
         sent = await alice.recv_type("sent")
-        heard = await bob.recv_type("message")
-        assert heard["data"]["content"] == "Hello"
-        assert heard["id"] == sent["data"]["event_id"]
+        received = await bob.recv_type("message")
+        assert received["data"]["content"] == "Hello"
+        assert received["id"] == sent["data"]["event_id"]
         assert [frame for frame in await carol.settled() if frame["type"] == "message"] == []
 
 
-async def test_the_author_may_edit_at_once(nodes: Nodes) -> None:
-    """A message that was acknowledged is in the history of the node that acknowledged it."""
+async def test_a_message_can_be_edited_at_once(nodes: Nodes) -> None:
+    """A message that was acknowledged is in the history of its node."""
     (a,) = await nodes(1)
     async with connect(a) as alice:
         await alice.join(ROOM)
@@ -62,7 +62,7 @@ async def test_the_author_may_edit_at_once(nodes: Nodes) -> None:
 
 
 async def test_resume_on_another_node(nodes: Nodes) -> None:
-    """A client that was on one node gets on another what it missed, in order, then what comes live, each once."""
+    """A client that reconnects to another node receives the missed events in order, then live events, each once."""
     a, b, c = await nodes(3)
     async with connect(a, 1, "alice") as alice:
         await alice.join(ROOM)
@@ -81,8 +81,8 @@ async def test_resume_on_another_node(nodes: Nodes) -> None:
             assert contents == ["1", "2", "3", "4", "5", "6"]
 
 
-async def test_comings_and_goings_are_told_once(nodes: Nodes) -> None:
-    """A user with tabs on two nodes comes once and goes once, and every node's list of members has them once."""
+async def test_joins_and_leaves_are_announced_once(nodes: Nodes) -> None:
+    """A user with tabs on two nodes joins once and leaves once, and is listed once by every node."""
     a, b, c = await nodes(3)
     async with connect(c, 9, "watcher") as watcher:
         await watcher.join(ROOM)
@@ -98,16 +98,16 @@ async def test_comings_and_goings_are_told_once(nodes: Nodes) -> None:
             await two.socket.wait_closed()
         left = await watcher.recv_type("user_left")
         assert left["data"]["username"] == "alice"
-        comings = [f for f in [*watcher.frames, *await watcher.settled()] if f["type"] in ("user_joined", "user_left")]
-        assert [(f["type"], f["data"]["username"]) for f in comings] == [
+        changes = [f for f in [*watcher.frames, *await watcher.settled()] if f["type"] in ("user_joined", "user_left")]
+        assert [(f["type"], f["data"]["username"]) for f in changes] == [
             ("user_joined", "watcher"),
             ("user_joined", "alice"),
             ("user_left", "alice"),
         ]
 
 
-async def test_the_limit_holds_for_all_nodes(nodes: Nodes) -> None:
-    """A user has no more connections on all nodes together than on one, and a slot is free as soon as one ends."""
+async def test_the_connection_limit_counts_all_nodes(nodes: Nodes) -> None:
+    """The limit counts a user's connections on all nodes, and a slot is free when a connection ends."""
     three = await nodes(3, max_connections_per_user=2)
     path = f"/api/v1/ws/connect?token={token_for(7)}"
     async with connect(three[0], 7), AsyncExitStack() as stack:
@@ -124,7 +124,7 @@ async def test_the_limit_holds_for_all_nodes(nodes: Nodes) -> None:
 
 
 async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:
-    """An operator's order is carried out wherever the user is, and says how many connections it meets on all nodes."""
+    """A kick or disconnect works on the user's node, and returns the number of connections on all nodes."""
     a, b = await nodes(2)
     async with connect(b, 2, "bob") as bob, connect(a, 2, "bob") as tab:
         await bob.join(ROOM)
@@ -138,7 +138,7 @@ async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:
 
 
 async def test_a_revocation_reaches_every_node(nodes: Nodes) -> None:
-    """A token revoked at one node is closed and refused at all, also at one that is started afterwards."""
+    """A token revoked on one node is closed and refused on all nodes, including those started later."""
     a, b = await nodes(2)
     stolen, good = token_for(2, "bob", jti="stolen"), token_for(2, "bob", jti="good")
     closed = (4401, "Authentication Failed")
@@ -156,8 +156,8 @@ async def test_a_revocation_reaches_every_node(nodes: Nodes) -> None:
         assert await carol.settled() == []
 
 
-async def test_notifications_find_their_user(nodes: Nodes) -> None:
-    """What is published to a user's own room reaches all their connections, wherever they are."""
+async def test_notifications_reach_all_connections_of_a_user(nodes: Nodes) -> None:
+    """An event in a user's personal room reaches all connections of the user, on any node."""
     a, b, c = await nodes(3)
     async with connect(b, 2, "bob") as one, connect(c, 2, "bob") as two:
         event = {"type": "notification.new", "room": "user:2", "data": {"title": "Hi", "message": "There"}}
@@ -168,7 +168,7 @@ async def test_notifications_find_their_user(nodes: Nodes) -> None:
 
 
 async def test_an_idempotency_key_counts_on_all_nodes(nodes: Nodes) -> None:
-    """The same request at two nodes is done once, and answered twice alike."""
+    """The same request to two nodes is carried out once, with the same answer."""
     a, b = await nodes(2)
     event = {"type": "message", "room": ROOM, "data": {"content": "once", "user_id": 1, "username": "alice"}}
     answers = [
@@ -179,8 +179,8 @@ async def test_an_idempotency_key_counts_on_all_nodes(nodes: Nodes) -> None:
     assert len(body["events"]) == 1
 
 
-async def test_a_ticket_is_for_any_node_once(nodes: Nodes) -> None:
-    """A ticket of one node opens a connection on another, and only one."""
+async def test_a_ticket_is_valid_once_on_any_node(nodes: Nodes) -> None:
+    """A ticket of one node opens one connection on another."""
     a, b = await nodes(2)
     headers = {"Authorization": f"Bearer {token_for(1)}"}
     _, body = await call(a, "POST", "/api/v1/tickets", key=None, headers=headers)
@@ -190,8 +190,8 @@ async def test_a_ticket_is_for_any_node_once(nodes: Nodes) -> None:
         assert (await refused(a, path))[0] == 4401
 
 
-async def test_rooms_and_ready(nodes: Nodes) -> None:
-    """Every node lists the rooms of all, and says that it is ready."""
+async def test_rooms_and_readiness(nodes: Nodes) -> None:
+    """Every node lists the rooms of all nodes and is ready."""
     a, b = await nodes(2)
     async with connect(a, 1, "alice") as alice:
         await alice.join(ROOM)
@@ -201,7 +201,7 @@ async def test_rooms_and_ready(nodes: Nodes) -> None:
 
 
 async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedis) -> None:
-    """A node that was cut off for longer than signals are kept asks whose tokens were revoked; others stay."""
+    """A node that was cut off for longer than signals are stored checks its clients' tokens; the others stay."""
     redis = await fresh_redis()
     async with Proxy("127.0.0.1", redis.port) as proxy:
         whole = RedisBroker(parse(redis.url), RedisOptions(history_size=1))

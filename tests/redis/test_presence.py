@@ -1,4 +1,4 @@
-"""Presence on Redis: one list of members on all nodes, and each coming and going told once, whatever dies."""
+"""Presence on Redis: all nodes list the same members, and each change is announced once, after any failure."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from roomcast.errors import Unavailable
 
 ROOM = "channel:1"
 OTHER = "channel:2"
-#: A lease that tests can wait for the end of, in seconds.
+#: A lease that expires within a test, in seconds.
 SHORT = 0.4
 
 
 async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
-    """The keys of rooms there are under ``prefix``, and how long each lives on, in ms."""
+    """Return the keys of rooms under ``prefix``, and their TTLs in ms."""
     return {key: await server("PTTL", key) for key in await server("KEYS", f"{{{prefix}:*")}
 
 
 async def calls(server: RedisServer) -> int:
-    """How many scripts the server was asked to run."""
+    """Return how many scripts the server has executed."""
     stats = await server.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-class TestComingAndGoing:
+class TestEnterAndLeave:
     async def test_a_user_on_two_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """The first connection on any node is the edge in, the last one on any node the edge out."""
+        """``user_changed`` is True for the first connection on any node, and for the last one."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             assert await a.presence.enter(ROOM, 1, "alice", 10) == PresenceChange(True, 1)
             assert await b.presence.enter(ROOM, 1, "alice", 10) == PresenceChange(False, 1)
@@ -50,10 +50,10 @@ class TestComingAndGoing:
             assert await b.presence.leave(ROOM, 1, 10) == PresenceChange(True, 1)
             assert await b.presence.leave(ROOM, 2, 11) == PresenceChange(True, 0)
             assert await keys_of(redis_server, redis_prefix) == {}
-            assert a.gone == a.back == b.gone == b.back == []
+            assert a.lost == a.returned == b.lost == b.returned == []
 
-    async def test_the_edge_is_one_at_any_concurrency(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Of a user's many connections that enter three nodes at once, one is the edge, and so of those that leave."""
+    async def test_concurrent_enters_and_leaves(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Of concurrent enters on three nodes exactly one per user reports a change, and so of the leaves."""
         async with nodes(redis_server.url, redis_prefix, 3) as three:
             everyone = [(n % 3, n % 20, n) for n in range(600)]
             random.shuffle(everyone)
@@ -70,7 +70,7 @@ class TestComingAndGoing:
             assert await keys_of(redis_server, redis_prefix) == {}
 
     async def test_names(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """The name given last counts on all nodes; neither leaving nor writing all again brings an old one back."""
+        """The last name counts on all nodes; leaving or writing all users again does not restore an old one."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             await a.presence.enter(ROOM, 1, "alice", 10)
             await a.presence.enter(ROOM, 1, "alice", 11)
@@ -81,8 +81,8 @@ class TestComingAndGoing:
             assert await a.presence.enter(ROOM, 1, "Al", 11) == PresenceChange(False, 1)
             assert await b.presence.members(ROOM) == [Member(1, "Al", 2)]
 
-    async def test_ids_are_only_ids(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """The text of a number is another user than the number, and no character of an id or a room means anything."""
+    async def test_any_user_id_and_room_is_valid(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """The text of a number is another user than the number; no character in ids and rooms is special."""
         ids = [1, "1", "", 'a"}', "é☃", "\0", 2**70, -1]
         room = "task:{x}:*\r\n☃"
         async with nodes(redis_server.url, redis_prefix, 1) as (node,):
@@ -93,8 +93,8 @@ class TestComingAndGoing:
             for user_id in ids:
                 assert (await node.presence.leave(room, user_id, 5)).user_changed
 
-    async def test_in_the_order_they_came(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Members are listed as they came, over whichever nodes; who left and came back is last."""
+    async def test_members_are_in_order_of_arrival(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Members are listed in order of arrival over all nodes; a user who returns is last."""
         async with nodes(redis_server.url, redis_prefix, 2) as two:
             for n in range(20):
                 await two[n % 2].presence.enter(ROOM, n, "name", n)
@@ -103,8 +103,8 @@ class TestComingAndGoing:
             found = [member.user_id for member in await two[0].presence.members(ROOM)]
             assert found == [n for n in range(20) if n != 4] + [4]
 
-    async def test_what_changes_nothing_is_not_asked(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """Entering where one is and leaving where one is not costs the server nothing."""
+    async def test_repeats_cause_no_call(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """Entering again, and leaving without having entered, calls no script."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 1) as (node,):
             await node.presence.enter(ROOM, 1, "alice", 10)
@@ -115,8 +115,8 @@ class TestComingAndGoing:
             assert await node.presence.leave(OTHER, 1, 10) == PresenceChange(False, 0)
             assert await calls(server) == before > 0
 
-    async def test_a_crowd_shares_its_calls(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """Users who come to a room at once are written together."""
+    async def test_concurrent_enters_share_calls(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """Users who enter a room concurrently are written together."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 1) as (node,):
             changes = await asyncio.gather(*[node.presence.enter(ROOM, n, "name", n) for n in range(1000)])
@@ -124,34 +124,34 @@ class TestComingAndGoing:
             assert await calls(server) < 30
             assert [member.user_id for member in await node.presence.members(ROOM)] == list(range(1000))
 
-    async def test_in_and_out_at_once(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Steps of one user that overlap are told in the order they were made, or not at all if they cancel out."""
+    async def test_overlapping_changes_of_one_user(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Overlapping changes are reported in order, or not at all if they cancel each other out."""
         async with nodes(redis_server.url, redis_prefix, 1) as (node,):
             enter, leave = node.presence.enter, node.presence.leave
-            steps = [enter(ROOM, 1, "a", 1), leave(ROOM, 1, 1), enter(ROOM, 1, "a", 2), enter(ROOM, 1, "a", 3)]
-            changes = await asyncio.gather(*steps)
+            operations = [enter(ROOM, 1, "a", 1), leave(ROOM, 1, 1), enter(ROOM, 1, "a", 2), enter(ROOM, 1, "a", 3)]
+            changes = await asyncio.gather(*operations)
             assert [change.user_changed for change in changes].count(True) == 1
             assert changes[1].user_changed is False
             assert await node.presence.members(ROOM) == [Member(1, "a", 2)]
             again = await asyncio.gather(leave(ROOM, 1, 2), leave(ROOM, 1, 3), enter(ROOM, 1, "a", 4))
             assert [change.user_changed for change in again] == [False] * 3
             assert await node.presence.members(ROOM) == [Member(1, "a", 1)]
-            assert node.gone == node.back == []
+            assert node.lost == node.returned == []
 
-    async def test_an_entry_that_nobody_waits_for(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """A user whose entry was cancelled before its answer is in, and is announced all the same."""
+    async def test_a_cancelled_enter_is_announced(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """A user whose ``enter`` was cancelled before the reply is in the room and is announced."""
         async with nodes(redis_server.url, redis_prefix, 1) as (node,):
             entering = asyncio.create_task(node.presence.enter(ROOM, 1, "alice", 1))
             await asyncio.sleep(0)
             entering.cancel()
             await asyncio.wait([entering])
             assert await node.presence.enter(ROOM, 2, "bob", 2) == PresenceChange(True, 2)
-            assert node.back == [(ROOM, Member(1, "alice"), 1)]
+            assert node.returned == [(ROOM, Member(1, "alice"), 1)]
 
 
 class TestRooms:
     async def test_rooms_on_all_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Every node counts the users of all rooms on all nodes, and lists no room without any."""
+        """Every node counts the users of all rooms on all nodes, and lists no empty room."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             for n in range(120):
                 await (a, b)[n % 2].presence.enter(f"task:{n % 60}", n, "name", n)
@@ -164,8 +164,8 @@ class TestRooms:
             del expected[ROOM]
             assert await a.presence.rooms() == expected
 
-    async def test_every_key_has_an_end(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """All keys of rooms with members expire, at most four leases after the last renewal, and so does the list."""
+    async def test_every_key_expires(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """All keys of rooms expire at most four leases after the last renewal, and so does the list of rooms."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             for n in range(40):
                 await (a, b)[n % 2].presence.enter(f"task:{n % 7}", n, "name", n)
@@ -178,8 +178,8 @@ class TestRooms:
             assert all(110_000 < left <= 120_000 for left in found.values()), found
             assert 50_000 < await redis_server("PTTL", f"{redis_prefix}:rooms") <= 60_000
 
-    async def test_closing_takes_all_out(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """A node that closes leaves nobody behind, and takes nobody of another node along."""
+    async def test_close_removes_all_users(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """A node that closes removes all its users, and none of other nodes."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             for n in range(300):
                 await a.presence.enter(f"task:{n % 100}", n, "name", n)
@@ -193,8 +193,8 @@ class TestRooms:
 
 
 class TestDeadNodes:
-    async def test_users_of_a_dead_node_go_once(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Of three nodes that renew at once, one is told of each user of a dead node; who is elsewhere stays."""
+    async def test_users_of_a_dead_node_are_removed_once(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Of three nodes that renew concurrently, one reports each user of a dead node; users on other nodes stay."""
         async with nodes(redis_server.url, redis_prefix, 4, SHORT) as four:
             *three, dead = four
             for node in four:
@@ -206,61 +206,61 @@ class TestDeadNodes:
 
             async def all_told() -> bool:
                 await asyncio.gather(*[node.renew() for node in three])
-                return sum(len(node.gone) for node in three) >= 50
+                return sum(len(node.lost) for node in three) >= 50
 
             await until(all_told)
             await asyncio.gather(*[node.presence.members(ROOM) for node in three], *[node.renew() for node in three])
-            told = Counter(event for node in three for event in node.gone)
+            told = Counter(event for node in three for event in node.lost)
             expected = [Member(n, f"u{n}", 0) for n in range(1, 50)] + [Member(dead.name, dead.name, 0)]
             assert told == Counter({(ROOM, member, 4): 1 for member in expected})
             assert len(await three[1].presence.members(ROOM)) == 4
             assert [await node.presence.rooms() for node in three] == [{ROOM: 4}] * 3
-            assert not any(node.back for node in three)
+            assert not any(node.returned for node in three)
 
-    async def test_looking_is_enough(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """A node without members in the room, too, finds the dead there when it is asked for them."""
+    async def test_reading_removes_dead_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """A node without members in the room also removes dead nodes when it reads the members."""
         async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, dead):
             await dead.presence.enter(ROOM, 1, "alice", 1)
             await dead.presence.enter(OTHER, 2, "bob", 1)
             await dead.die()
             await until(lambda: _is_empty(a))
             assert await a.presence.rooms() == {}
-            assert a.gone[0] == (ROOM, Member(1, "alice", 0), 0)
+            assert a.lost[0] == (ROOM, Member(1, "alice", 0), 0)
 
-    async def test_the_living_stay(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Nobody goes as long as the nodes renew, however long that is."""
+    async def test_users_of_running_nodes_stay(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """No user is removed as long as the nodes renew."""
         async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, b):
             await a.presence.enter(ROOM, 1, "alice", 1)
             await b.presence.enter(ROOM, 2, "bob", 1)
             for _ in range(15):
                 await asyncio.gather(a.renew(), b.renew(), asyncio.sleep(SHORT / 6))
             assert len(await a.presence.members(ROOM)) == 2
-            assert a.gone == b.gone == []
+            assert a.lost == b.lost == []
 
-    async def test_a_node_that_stood_still_comes_back(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Users of a node that was taken for dead are in again at its next renewal, and announced if they were gone."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, still):
+    async def test_a_suspended_node_returns(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Users of a node that was removed as dead return at its next renewal, and are announced if they were gone."""
+        async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, suspended):
             for user_id in (1, 2):
-                await still.presence.enter(ROOM, user_id, f"u{user_id}", 5)
+                await suspended.presence.enter(ROOM, user_id, f"u{user_id}", 5)
             await a.presence.enter(ROOM, 2, "u2", 6)
-            await until(lambda: _renewed(a, gone=1))
-            assert a.gone == [(ROOM, Member(1, "u1", 0), 1)]
-            await still.renew()
-            assert still.back == [(ROOM, Member(1, "u1", 1), 2)]
+            await until(lambda: _renewed(a, lost=1))
+            assert a.lost == [(ROOM, Member(1, "u1", 0), 1)]
+            await suspended.renew()
+            assert suspended.returned == [(ROOM, Member(1, "u1", 1), 2)]
             assert sorted(await a.presence.members(ROOM)) == [Member(1, "u1", 1), Member(2, "u2", 2)]
-            assert await still.presence.leave(ROOM, 1, 5) == PresenceChange(True, 1)
+            assert await suspended.presence.leave(ROOM, 1, 5) == PresenceChange(True, 1)
 
-    async def test_any_write_brings_all_back(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """A node taken for dead notices it also when a user of it comes or goes before it renews."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, still):
+    async def test_any_write_restores_a_removed_node(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """A node that was removed as dead also restores all its users when one of them enters or leaves."""
+        async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, suspended):
             for user_id in range(150):
-                await still.presence.enter(ROOM, user_id, "name", 5)
+                await suspended.presence.enter(ROOM, user_id, "name", 5)
             await a.presence.enter(ROOM, "a", "a", 1)
-            await until(lambda: _renewed(a, gone=150))
-            assert await still.presence.leave(ROOM, 0, 5) == PresenceChange(False, 1)
+            await until(lambda: _renewed(a, lost=150))
+            assert await suspended.presence.leave(ROOM, 0, 5) == PresenceChange(False, 1)
             await until(lambda: _has(a, 150))
-            assert Counter(member.user_id for _, member, _ in still.back) == Counter(range(1, 150))
-            assert still.gone == []
+            assert Counter(member.user_id for _, member, _ in suspended.returned) == Counter(range(1, 150))
+            assert suspended.lost == []
 
 
 async def _is_empty(node: Node, room: str = ROOM) -> bool:
@@ -271,9 +271,9 @@ async def _has(node: Node, users: int) -> bool:
     return len(await node.presence.members(ROOM)) == users
 
 
-async def _renewed(node: Node, gone: int) -> bool:
+async def _renewed(node: Node, lost: int) -> bool:
     await node.renew()
-    return len(node.gone) >= gone
+    return len(node.lost) >= lost
 
 
 async def _is_cut_off(node: Node) -> bool:
@@ -284,9 +284,9 @@ async def _is_cut_off(node: Node) -> bool:
     return False
 
 
-class TestRedisAway:
-    async def test_comings_and_goings_meanwhile(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """Who came or went while Redis was away and lost its data is announced at its return; all others are not."""
+class TestOutages:
+    async def test_changes_during_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """Users who came or left during an outage with data loss are announced afterwards; others are not."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 2) as (a, b):
             await a.presence.enter(ROOM, 1, "stays", 1)
@@ -316,13 +316,13 @@ class TestRedisAway:
                 Member(4, "comes"),
                 Member(5, "goes and comes"),
             ]
-            assert [(room, member.user_id) for room, member, _ in a.gone] == [(ROOM, 2)]
-            assert [(room, member.user_id) for room, member, _ in a.back] == [(ROOM, 4)]
-            assert b.gone == b.back == []
+            assert [(room, member.user_id) for room, member, _ in a.lost] == [(ROOM, 2)]
+            assert [(room, member.user_id) for room, member, _ in a.returned] == [(ROOM, 4)]
+            assert b.lost == b.returned == []
             assert await a.presence.rooms() == {ROOM: 4}
 
-    async def test_leaving_everywhere_meanwhile(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """A user who left all nodes while Redis was away and lost its data is taken leave of once."""
+    async def test_leaving_all_nodes_during_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """A user who left all nodes during an outage with data loss is reported as lost once."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 3) as three:
             for node in three:
@@ -335,17 +335,17 @@ class TestRedisAway:
             for node in three:
                 await until(node.reaches_redis)
             await asyncio.gather(*[node.restore() for node in three])
-            assert sum(len(node.gone) for node in three) == 1
+            assert sum(len(node.lost) for node in three) == 1
             assert await _is_empty(three[0])
 
-    async def test_nobody_is_reaped_after_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """While Redis stood still all leases ended, but nobody dies of it: the others have a lease's time to renew."""
+    async def test_no_node_is_removed_right_after_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """After an outage longer than a lease, other nodes have one lease of time to renew."""
         lease = 1.5
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 3, lease) as three:
             for n, node in enumerate(three):
                 await node.presence.enter(ROOM, n, "name", 1)
-            await asyncio.sleep(lease)  # from here on they may judge
+            await asyncio.sleep(lease)  # from now on they may remove dead nodes
             for node in three:
                 await node.renew()
             server.pause()
@@ -358,10 +358,10 @@ class TestRedisAway:
             for node in three[1:]:
                 await node.renew()
             assert await three[1].presence.rooms() == {ROOM: 3}
-            assert not any(node.gone or node.back for node in three)
+            assert not any(node.lost or node.returned for node in three)
 
-    async def test_a_node_cut_off_alone(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """A node that cannot reach Redis is taken for dead; whoever left it meanwhile is not taken leave of twice."""
+    async def test_a_single_node_is_cut_off(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """A node that cannot reach Redis is removed as dead; users who left it meanwhile are announced once."""
         async with (
             Proxy("127.0.0.1", redis_server.port) as proxy,
             nodes(redis_server.url, redis_prefix, 1, SHORT) as (a,),
@@ -373,16 +373,16 @@ class TestRedisAway:
             await proxy.stop()
             await until(lambda: _is_cut_off(cut))
             await cut.presence.leave(ROOM, 1, 1)
-            await until(lambda: _renewed(a, gone=2))
+            await until(lambda: _renewed(a, lost=2))
             await proxy.start()
             await until(cut.reaches_redis)
             await cut.restore()
-            assert sorted(member.user_id for _, member, _ in a.gone) == [1, 2]
-            assert cut.gone == []
-            assert cut.back == [(ROOM, Member(2, "name", 1), 2)]
+            assert sorted(member.user_id for _, member, _ in a.lost) == [1, 2]
+            assert cut.lost == []
+            assert cut.returned == [(ROOM, Member(2, "name", 1), 2)]
 
-    async def test_what_was_lost_without_a_word(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """Data that vanished while the connection stayed is written again at the next renewal, and nobody announced."""
+    async def test_data_is_lost_while_connected(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """Data lost without a reconnect is written again at the next renewal, and no user is announced."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 2) as two:
             for node in two:
@@ -395,10 +395,10 @@ class TestRedisAway:
                 f"{node.name}-{n}" for node in two for n in range(250)
             ]
             assert await two[1].presence.rooms() == {ROOM: 500}
-            assert not any(node.gone or node.back for node in two)
+            assert not any(node.lost or node.returned for node in two)
 
-    async def test_closing_without_redis(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """A node closes also when Redis is away."""
+    async def test_close_without_redis(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
+        """A node can close while Redis is unreachable."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 1) as (node,):
             await node.presence.enter(ROOM, 1, "alice", 1)
@@ -407,7 +407,7 @@ class TestRedisAway:
             await node.presence.close()
 
 
-STEPS = st.tuples(
+OPERATIONS = st.tuples(
     st.sampled_from(["enter", "enter", "leave", "leave", "renew", "restore", "lose"]),
     st.integers(0, 2),
     st.sampled_from([ROOM, OTHER]),
@@ -417,16 +417,16 @@ STEPS = st.tuples(
 
 
 @settings(max_examples=60, deadline=None)
-@given(rounds=st.lists(st.lists(STEPS, max_size=8), max_size=8), abrupt=st.booleans())
-def test_any_order_of_steps(
+@given(rounds=st.lists(st.lists(OPERATIONS, max_size=8), max_size=8), abrupt=st.booleans())
+def test_random_operations(
     redis_server: RedisServer, rounds: list[list[tuple[str, int, str, int | str, int]]], abrupt: bool
 ) -> None:
-    """Concurrent steps on three nodes, with lost connections, end as the nodes' own books say, each edge told once."""
+    """Random concurrent operations on three nodes match the model in the end, and each change is reported once."""
     run(_play(redis_server, rounds, abrupt))
 
 
-class _Books:
-    """What an observer knows who heard every announcement, and what is true."""
+class _Model:
+    """The actual members, and how often each user was announced."""
 
     def __init__(self) -> None:
         self.truth: set[tuple[int, str, int | str, int]] = set()
@@ -441,39 +441,39 @@ class _Books:
 
 
 async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int | str, int]]], abrupt: bool) -> None:
-    prefix, books = f"play-{secrets.token_hex(5)}", _Books()
+    prefix, model = f"play-{secrets.token_hex(5)}", _Model()
     async with Proxy("127.0.0.1", server.port) as proxy, nodes(f"redis://127.0.0.1:{proxy.port}", prefix, 3) as three:
 
-        async def step(what: str, node: int, room: str, user_id: int | str, connection: int) -> None:
+        async def run_operation(what: str, node: int, room: str, user_id: int | str, connection: int) -> None:
             presence = three[node].presence
             if what == "lose" and abrupt:
                 proxy.reset()
             elif what == "enter":
-                books.truth.add((node, room, user_id, connection))
+                model.truth.add((node, room, user_id, connection))
                 came = await _quiet(presence.enter(room, user_id, "name", connection))
-                books.announced[room, user_id] += came
+                model.announced[room, user_id] += came
             elif what == "leave":
-                books.truth.discard((node, room, user_id, connection))
+                model.truth.discard((node, room, user_id, connection))
                 went = await _quiet(presence.leave(room, user_id, connection))
-                books.announced[room, user_id] -= went
+                model.announced[room, user_id] -= went
             elif what in ("renew", "restore"):
                 await getattr(presence, what)()
 
-        for steps in rounds:
-            await asyncio.gather(*[step(*one) for one in steps])
+        for operations in rounds:
+            await asyncio.gather(*[run_operation(*one) for one in operations])
         for node in three:
             await until(node.reaches_redis)
             await node.restore()
         for room in (ROOM, OTHER):
-            assert sorted(await three[0].presence.members(room), key=repr) == books.members(room)
-        rooms = Counter(room for room, _ in books.present())
+            assert sorted(await three[0].presence.members(room), key=repr) == model.members(room)
+        rooms = Counter(room for room, _ in model.present())
         assert await three[1].presence.rooms() == dict(rooms)
         for node in three:
-            books.announced.update((room, member.user_id) for room, member, _ in node.back)
-            books.announced.subtract((room, member.user_id) for room, member, _ in node.gone)
+            model.announced.update((room, member.user_id) for room, member, _ in node.returned)
+            model.announced.subtract((room, member.user_id) for room, member, _ in node.lost)
         if not abrupt:
-            assert {key for key, n in books.announced.items() if n} == books.present()
-            assert set(books.announced.values()) <= {0, 1}
+            assert {key for key, n in model.announced.items() if n} == model.present()
+            assert set(model.announced.values()) <= {0, 1}
         for node in three:
             assert not node.presence._writer.writes
             await node.presence.close()

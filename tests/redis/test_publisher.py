@@ -1,4 +1,4 @@
-"""Publishing on Redis: batches, order, and repeats after a broken connection."""
+"""The publisher: batches, order, and repeats after a broken connection."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from roomcast.errors import Unavailable
 
 @pytest.fixture
 async def proxy(redis_server: RedisServer) -> AsyncIterator[Proxy]:
-    """A proxy before the shared server."""
+    """A proxy in front of the shared server."""
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def harness(proxy: Proxy, redis_prefix: str) -> AsyncIterator[Harness]:
-    """A harness whose broker reaches the shared server through ``proxy``."""
+    """A harness whose broker connects through ``proxy``."""
     target = parse(f"redis://127.0.0.1:{proxy.port}")
     harness = Harness(
         RedisBroker(target, RedisOptions(prefix=redis_prefix, wait=30, timeout=20, history_size=2000)), asyncio.sleep
@@ -37,12 +37,12 @@ async def harness(proxy: Proxy, redis_prefix: str) -> AsyncIterator[Harness]:
 
 
 async def offsets(harness: Harness, room: str = ROOM) -> list[int]:
-    """The offsets that the history of ``room`` has."""
+    """Return the offsets in the history of ``room``."""
     return [split(event.id)[1] for event in (await harness.broker.history(room)).events]
 
 
-async def test_what_waits_for_a_batch_goes_together(harness: Harness, redis_server: RedisServer) -> None:
-    """Of many publishes in one room the first goes alone or with its turn's, the rest in batches, all in order."""
+async def test_queued_events_are_sent_in_batches(harness: Harness, redis_server: RedisServer) -> None:
+    """Of many concurrent publishes in one room, the later ones are sent in few batches, all in order."""
     await harness.broker.subscribe([ROOM])
     before = (await redis_server.info("commandstats"))["cmdstat_evalsha"]["calls"]
     ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(1000)])
@@ -53,17 +53,17 @@ async def test_what_waits_for_a_batch_goes_together(harness: Harness, redis_serv
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-async def test_a_lost_answer_does_not_publish_twice(
+async def test_a_lost_reply_does_not_publish_twice(
     harness: Harness, proxy: Proxy, redis_server: RedisServer, key: str | None
 ) -> None:
-    """A batch that Redis took, but whose answer was lost with the connection, is sent again and not stored again."""
+    """A batch that was executed, but whose reply was lost, is sent again and not stored again."""
     await harness.broker.subscribe([ROOM])
     await harness.fill(3)
     proxy.stall(to_server=False, to_client=True)
     sent = proxy.sent
     publishing = asyncio.gather(*[harness.broker.publish(ROOM, b"p%d" % i, key and f"{key}{i}") for i in range(3)])
     async with asyncio.timeout(10):
-        while proxy.sent == sent or await _stored(harness, redis_server) < 6:
+        while proxy.sent == sent or await _stream_length(harness, redis_server) < 6:
             await asyncio.sleep(0.01)
     proxy.reset()
     proxy.flow()
@@ -73,19 +73,19 @@ async def test_a_lost_answer_does_not_publish_twice(
     assert [split(id)[1] for _, id, _ in await harness.received_events()] == [1, 2, 3, 4, 5, 6]
 
 
-async def _stored(harness: Harness, server: RedisServer) -> int:
-    """How many events the stream has, seen past the proxy."""
+async def _stream_length(harness: Harness, server: RedisServer) -> int:
+    """Return the number of events in the stream, bypassing the proxy."""
     return int(await server("XLEN", harness.broker._keys.stream(ROOM)))  # type: ignore[attr-defined]
 
 
-async def test_a_list_whose_answer_was_lost(harness: Harness, proxy: Proxy, redis_server: RedisServer) -> None:
-    """A list over two rooms is sent again after a broken connection, and stands once in each."""
+async def test_publish_many_with_a_lost_reply(harness: Harness, proxy: Proxy, redis_server: RedisServer) -> None:
+    """After a broken connection a list for two rooms is sent again, and stored once in each."""
     await harness.fill(1)
     many = [Publication(ROOM, b"a"), Publication(OTHER, b"b"), Publication(ROOM, b"c", "k")]
     proxy.stall(to_server=False, to_client=True)
     publishing = asyncio.ensure_future(harness.broker.publish_many(many))
     async with asyncio.timeout(10):
-        while await _stored(harness, redis_server) < 3:
+        while await _stream_length(harness, redis_server) < 3:
             await asyncio.sleep(0.01)
     proxy.reset()
     proxy.flow()
@@ -93,8 +93,8 @@ async def test_a_list_whose_answer_was_lost(harness: Harness, proxy: Proxy, redi
     assert (await offsets(harness), await offsets(harness, OTHER)) == ([1, 2, 3], [1])
 
 
-async def test_who_gave_up_is_not_published(fresh_redis: FreshRedis) -> None:
-    """An event whose publisher was cancelled while Redis was away never appears; the others keep their order."""
+async def test_a_cancelled_publish_is_not_stored(fresh_redis: FreshRedis) -> None:
+    """An event whose publish was cancelled during an outage is not stored; the others keep their order."""
     server = await fresh_redis()
     harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=30, timeout=1)), asyncio.sleep)
     await harness.broker.start(harness.listener)
@@ -111,8 +111,8 @@ async def test_who_gave_up_is_not_published(fresh_redis: FreshRedis) -> None:
     await harness.broker.close()
 
 
-async def test_publishing_ends_with_the_wait(fresh_redis: FreshRedis) -> None:
-    """A publish fails with a sentence when Redis stays away longer than the wait, and was not done."""
+async def test_publish_fails_after_the_wait(fresh_redis: FreshRedis) -> None:
+    """A publish fails with a sentence if Redis is unreachable for longer than ``wait``."""
     server = await fresh_redis()
     harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=0.3, timeout=1)), asyncio.sleep)
     await harness.broker.start(harness.listener)
@@ -122,8 +122,8 @@ async def test_publishing_ends_with_the_wait(fresh_redis: FreshRedis) -> None:
     await harness.broker.close()
 
 
-async def test_what_waits_for_one_room_is_bounded(fresh_redis: FreshRedis) -> None:
-    """While Redis is away no more bytes wait for a room than the buffer holds; the rest fails at once."""
+async def test_queued_events_are_limited(fresh_redis: FreshRedis) -> None:
+    """While Redis is unreachable, events beyond the buffer fail at once."""
     server = await fresh_redis()
     harness = Harness(RedisBroker(parse(server.url), RedisOptions(wait=30, timeout=5, buffer=20_000)), asyncio.sleep)
     await harness.broker.start(harness.listener)
@@ -138,8 +138,8 @@ async def test_what_waits_for_one_room_is_bounded(fresh_redis: FreshRedis) -> No
     await harness.broker.close()
 
 
-async def test_a_key_that_is_no_text(harness: Harness) -> None:
-    """A key that cannot be sent fails its own publish; what goes out in the same turn does not suffer from it."""
+async def test_a_key_that_cannot_be_encoded(harness: Harness) -> None:
+    """A key that cannot be encoded fails its own publish, not the others of its batch."""
     good, bad = await asyncio.gather(
         harness.broker.publish(ROOM, b"good"), harness.broker.publish(ROOM, b"bad", "\ud800"), return_exceptions=True
     )
@@ -149,8 +149,8 @@ async def test_a_key_that_is_no_text(harness: Harness) -> None:
     assert harness.broker._router.buffered == 0
 
 
-async def test_a_broker_that_is_closed_while_publishes_wait(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """When the broker is closed, every publish that waits is told so, those behind the batch under way as well."""
+async def test_close_fails_waiting_publishes(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """When the broker is closed, every waiting publish fails, including those behind a batch in flight."""
     server = await fresh_redis()
     broker = RedisBroker(parse(server.url), RedisOptions(prefix=redis_prefix, wait=30))
     harness = Harness(broker, asyncio.sleep)

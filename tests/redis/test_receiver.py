@@ -1,4 +1,4 @@
-"""What a node hears: nothing that is said on its channels but by nodes counts, and no hole goes unseen."""
+"""Receiving events: invalid messages are skipped, and gaps are repaired."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ def subscription_of(harness: Harness) -> Subscription:
     return subscription
 
 
-async def say(server: RedisServer, prefix: str, message: bytes) -> None:
-    """Publish something of our own making on the channel of ``ROOM``."""
+async def send_raw(server: RedisServer, prefix: str, message: bytes) -> None:
+    """Publish an arbitrary message on the channel of ``ROOM``."""
     assert await server("PUBLISH", f"{{{prefix}:{ROOM}}}", message) == 1
 
 
-async def is_whole(harness: Harness) -> None:
-    """Wait until nothing of ``ROOM`` is being mended."""
+async def until_repaired(harness: Harness) -> None:
+    """Wait until no gap of ``ROOM`` is being repaired."""
 
     async def is_not_pending() -> bool:
         return subscription_of(harness).pending is None
 
-    await until(is_not_pending, "the room is mended")
+    await until(is_not_pending, "the gap is repaired")
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_strange_messages(
+async def test_invalid_messages_are_skipped(
     harness: Harness, redis_server: RedisServer, redis_prefix: str, begun: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What no node would say is passed over, said to the log once, and costs no connection."""
+    """A message that no node sends is skipped, logged once, and does not break the connection."""
     before = await harness.fill(2) if begun else []
     opened = (await redis_server.info("stats"))["total_connections_received"]
     for message in (b"", b"hello", b"hello 1\nx", b"1", b"\xff 1\nx", b'{"type": "x"}', b"1 two\nx", b"1 1 x y\nab"):
-        await say(redis_server, redis_prefix, message)
-    opened += 8  # each was said over a connection of its own
+        await send_raw(redis_server, redis_prefix, message)
+    opened += 8  # each message was sent on its own connection
     ids = await harness.fill(3)
     received = await harness.received_events()
     assert [id for _, id, _ in received if split(id)[0] == split(ids[0])[0]] == [*before, *ids]
@@ -66,21 +66,21 @@ async def test_strange_messages(
 
 
 @pytest.mark.parametrize("head", [b"%d 1000", b"%d999 1", b"%d999 1000"])
-async def test_an_announcement_of_what_is_not_stored(
+async def test_announcements_of_events_that_are_not_stored(
     harness: Harness, redis_server: RedisServer, redis_prefix: str, head: bytes
 ) -> None:
-    """What somebody announces far ahead, or in an epoch to come, is looked up once, and heard of no more."""
+    """A forged announcement with a high offset or a later epoch is looked up once and causes no resync."""
     ids = await harness.fill(2)
-    await say(redis_server, redis_prefix, head % int(split(ids[0])[0]) + b"\nforged")
+    await send_raw(redis_server, redis_prefix, head % int(split(ids[0])[0]) + b"\nforged")
     await harness.received_events()
-    await is_whole(harness)
+    await until_repaired(harness)
     ids += await harness.fill(2)
     assert [id for _, id, _ in await harness.received_events()] == ids
     assert harness.listener.resyncs == []
 
 
-async def test_an_older_state(harness: Harness, redis_server: RedisServer, redis_prefix: str) -> None:
-    """Members are told when Redis went back to where it was, and hear what comes after, though its ids came before."""
+async def test_an_older_state_is_restored(harness: Harness, redis_server: RedisServer, redis_prefix: str) -> None:
+    """If Redis returns to an older state, members receive a resync and then all new events, even with used offsets."""
     tag = f"{{{redis_prefix}:{ROOM}}}"
     await harness.fill(2)
     async with redis_server.client(decode_responses=False) as client:
@@ -94,25 +94,26 @@ async def test_an_older_state(harness: Harness, redis_server: RedisServer, redis
     await harness.listener.until(lambda: bool(harness.listener.resyncs))
     ((room, last_id),) = harness.listener.resyncs
     assert (room, split(last_id)[1]) == (ROOM, 2)
-    await is_whole(harness)
+    await until_repaired(harness)
     harness.listener.events.clear()
     ids = await harness.fill(1)
     assert [id for _, id, _ in await harness.received_events()] == ids
 
 
-class _Clumsy(RecordingListener):
-    """A listener that fails at some events."""
+class _FailingListener(RecordingListener):
+    """A listener that raises for some events."""
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """Fail at b"1", as one that cannot read it."""
+        """Raise for b"1"."""
         super().on_event(room, id, payload)
         if payload == b"1":
             raise ValueError("not this one")
 
 
-async def test_a_listener_that_fails(redis_server: RedisServer, redis_prefix: str) -> None:
-    """An event that cannot be delivered keeps none of the others back, live or fetched."""
-    harness = Harness(RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)), asyncio.sleep, _Clumsy())
+async def test_a_listener_that_raises(redis_server: RedisServer, redis_prefix: str) -> None:
+    """An event whose delivery raises does not stop the others, live or fetched."""
+    broker = RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix))
+    harness = Harness(broker, asyncio.sleep, _FailingListener())
     await harness.broker.start(harness.listener)
     await harness.broker.subscribe([ROOM])
     ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(3)])
@@ -126,8 +127,8 @@ async def test_a_listener_that_fails(redis_server: RedisServer, redis_prefix: st
         await harness.broker.close()
 
 
-async def test_a_reading_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hole is mended at last, also when what was read for it could not be understood at first."""
+async def test_a_repair_that_fails_is_retried(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap is repaired in the end, even if reading the stream raised an unexpected error."""
     assert isinstance(harness.broker, RedisBroker)
     stream = harness.broker._receiver.repair._stream
     await harness.fill(2)
@@ -145,6 +146,6 @@ async def test_a_reading_that_fails(harness: Harness, monkeypatch: pytest.Monkey
     subscription_of(harness).last_offset = 1  # as if the second event had not arrived
     third = await harness.broker.publish(ROOM, b"third")
     await failed.wait()
-    await harness.broker.publish(OTHER, b"elsewhere")
+    await harness.broker.publish(OTHER, b"other")
     await harness.listener.until(lambda: harness.listener.events[-1][1:] == (third, b"third"))
     assert [payload for _, _, payload in harness.listener.events if payload != b""] == [b"0", b"1", b"1", b"third"]

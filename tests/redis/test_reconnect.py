@@ -1,4 +1,4 @@
-"""One link kept open: what may go wrong with it, and that it is tried again all the same."""
+"""Reconnecting."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from roomcast.broker.redis.reconnect import OnLost, ReconnectingConnection
 from roomcast.broker.redis.topology import Address
 
 
-async def test_an_error_that_nobody_thought_of(redis_server: RedisServer) -> None:
-    """What a connection fails with, be it no refusal of a server, does not end the trying."""
-    dialled = 0
+async def test_an_unexpected_error_does_not_end_the_attempts(redis_server: RedisServer) -> None:
+    """If connecting raises another error than Unavailable, it is tried again."""
+    attempts = 0
     up: asyncio.Future[RedisConnection] = asyncio.get_running_loop().create_future()
 
-    async def dial(address: Address | None, lost: OnLost) -> RedisConnection:
-        nonlocal dialled
-        dialled += 1
-        if dialled == 1:  # as a name with an empty label does
+    async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:  # as for a host name with an empty label
             raise UnicodeError("label empty or too long")
         where = ("127.0.0.1", redis_server.port)
-        return await open_connection(where, (None, None), 0, None, lambda push: None, lost, (), 5.0)
+        return await open_connection(where, (None, None), 0, None, lambda push: None, on_lost, (), 5.0)
 
     link = ReconnectingConnection(
-        "it", "commands", lambda name: None, dial, up.set_result, lambda connection, reason: None
+        "it", "commands", lambda name: None, connect, up.set_result, lambda connection, reason: None
     )
     async with asyncio.timeout(10):
         assert await (await up).execute("PING") in (b"PONG", "PONG")

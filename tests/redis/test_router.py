@@ -1,4 +1,4 @@
-"""The way to Redis: what waits, what fails, and what is sent again."""
+"""The router: which calls wait, fail, or are sent again."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ Start = Callable[..., Awaitable[Router]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """``await start(url)``: a router that the test's end closes."""
+    """``await start(url)`` returns a started router, which is closed at the end of the test."""
     routers = []
 
     async def start(url: str, buffer: int = 2**20, timeout: float = 1.0) -> Router:
         target = parse(url)
-        opener = RedisBroker(target, RedisOptions(timeout=timeout))
-        opener._tls = None
-        router = Router(create_topology(target, timeout), opener._open_connection, buffer)
+        broker = RedisBroker(target, RedisOptions(timeout=timeout))
+        router = Router(create_topology(target, timeout), broker._open_connection, buffer)
         await router.start(5)
         routers.append(router)
         return router
@@ -40,15 +39,15 @@ async def start() -> AsyncIterator[Start]:
         await router.close()
 
 
-async def down(router: Router) -> None:
-    """Wait until the router knows that its server is away."""
+async def until_down(router: Router) -> None:
+    """Wait until the router has detected that its server cannot be reached."""
     async with asyncio.timeout(10):
         while not router.problems():
             await asyncio.sleep(0.01)
 
 
 async def test_commands_and_scripts(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
-    """Commands and scripts are answered, and a refused one says what the server said."""
+    """Commands and scripts return replies, and a refused command raises the server's error."""
     router = await start(redis_server.url)
     key = f"{{{redis_prefix}}}:k"
     await router.call(key, "SET", key, "v", "PX", 10_000)
@@ -58,66 +57,66 @@ async def test_commands_and_scripts(start: Start, redis_server: RedisServer, red
         await router.call(key, "LPUSH", key, "x")
 
 
-async def test_a_server_that_forgot_its_scripts(start: Start, fresh_redis: FreshRedis) -> None:
-    """Scripts that an operator flushed are loaded again by their next use."""
+async def test_flushed_scripts_are_loaded_again(start: Start, fresh_redis: FreshRedis) -> None:
+    """After SCRIPT FLUSH the next call loads its script again."""
     server = await fresh_redis()
     router = await start(server.url)
     await server("SCRIPT", "FLUSH")
     assert await router.run(Script("claim"), ("k",), (1000,)) == 1
 
 
-async def test_the_impatient_fail_at_once(start: Start, fresh_redis: FreshRedis) -> None:
-    """Without patience a call to a server that is away fails with a sentence that names it."""
+async def test_calls_without_wait_fail_at_once(start: Start, fresh_redis: FreshRedis) -> None:
+    """Without ``wait``, a call to an unreachable server fails with a sentence that names the server."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()
-    await down(router)
+    await until_down(router)
     with pytest.raises(Unavailable, match=rf"Redis at {server.address} cannot be reached: .+\."):
         await router.call("k", "GET", "k")
 
 
-async def test_the_patient_wait_in_order(start: Start, fresh_redis: FreshRedis) -> None:
-    """With patience calls wait for the server, and are carried out in the order they were made."""
+async def test_calls_with_wait_keep_their_order(start: Start, fresh_redis: FreshRedis) -> None:
+    """With ``wait``, calls wait for the server and are executed in order."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()
-    await down(router)
+    await until_down(router)
     calls = [router.call("k", "RPUSH", "k", i, wait=30) for i in range(50)]
     await server.start()
     assert await asyncio.gather(*calls) == list(range(1, 51))
     assert await server("LRANGE", "k", 0, -1) == [str(i) for i in range(50)]
 
 
-async def test_patience_ends(start: Start, fresh_redis: FreshRedis) -> None:
-    """Who has waited long enough is told, and nothing is done for them later."""
+async def test_the_wait_ends(start: Start, fresh_redis: FreshRedis) -> None:
+    """A call that waited too long fails and is not executed later."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()
-    await down(router)
+    await until_down(router)
     with pytest.raises(Unavailable, match="cannot be reached"):
         await router.call("k", "SET", "k", "late", wait=0.3)
     await server.start()
     assert await router.call("other", "GET", "k", wait=30) is None
 
 
-async def test_who_gives_up_is_not_served(start: Start, fresh_redis: FreshRedis) -> None:
-    """A waiting call that was cancelled is not carried out when the server is back."""
+async def test_a_cancelled_call_is_not_executed(start: Start, fresh_redis: FreshRedis) -> None:
+    """A queued call that was cancelled is not executed when the server returns."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()
-    await down(router)
+    await until_down(router)
     call = router.call("k", "SET", "k", "v", wait=30)
     call.cancel()
     await server.start()
     assert await router.call("k", "GET", "k", wait=30) is None
 
 
-async def test_the_buffer_is_bounded(start: Start, fresh_redis: FreshRedis) -> None:
-    """No more bytes wait than the buffer holds; what is over is refused at once, and room is made again."""
+async def test_the_buffer_is_limited(start: Start, fresh_redis: FreshRedis) -> None:
+    """Calls beyond the buffer fail at once, and finished calls free their space."""
     server = await fresh_redis()
     router = await start(server.url, buffer=10_000)
     server.kill()
-    await down(router)
+    await until_down(router)
     calls = [router.call("k", "APPEND", "k", b"x" * 3000, wait=30) for _ in range(3)]
     with pytest.raises(Unavailable, match="REDIS_BUFFER"):
         router.call("k", "APPEND", "k", b"x" * 3000, wait=30)
@@ -126,31 +125,31 @@ async def test_the_buffer_is_bounded(start: Start, fresh_redis: FreshRedis) -> N
     assert await router.call("k", "APPEND", "k", b"x" * 3000, wait=30) == 12_000
 
 
-async def test_what_was_under_way_is_sent_again(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
-    """When a connection breaks before the answers, the patient calls are sent again, in order; the others fail."""
+async def test_unanswered_calls_are_sent_again(start: Start, redis_server: RedisServer, redis_prefix: str) -> None:
+    """If a connection breaks before the replies, calls with ``wait`` are sent again in order; the others fail."""
     key = f"{{{redis_prefix}}}:k"
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         router = await start(f"redis://127.0.0.1:{proxy.port}", timeout=20)
         proxy.stall(to_server=True, to_client=False)
-        patient = [router.call(key, "RPUSH", key, i, wait=30) for i in range(5)]
-        impatient = router.call(key, "RPUSH", key, "impatient")
+        waiting = [router.call(key, "RPUSH", key, i, wait=30) for i in range(5)]
+        failing = router.call(key, "RPUSH", key, "failing")
         await asyncio.sleep(0)
         proxy.reset()
         proxy.flow()
-        assert await asyncio.gather(*patient) == [1, 2, 3, 4, 5]
+        assert await asyncio.gather(*waiting) == [1, 2, 3, 4, 5]
         with pytest.raises(Unavailable, match="broke before it answered"):
-            await impatient
+            await failing
     await redis_server("DEL", key)
 
 
-async def test_the_return_is_told(start: Start, fresh_redis: FreshRedis) -> None:
-    """Who asked for it hears when the server is back."""
+async def test_on_server_return(start: Start, fresh_redis: FreshRedis) -> None:
+    """The callback runs when the server can be reached again."""
     server = await fresh_redis()
     router = await start(server.url)
     back = asyncio.Event()
     router.on_server_return.append(back.set)
     server.kill()
-    await down(router)
+    await until_down(router)
     assert not back.is_set()
     await server.start()
     async with asyncio.timeout(10):
@@ -158,8 +157,8 @@ async def test_the_return_is_told(start: Start, fresh_redis: FreshRedis) -> None
     assert router.problems() == []
 
 
-async def test_no_server_at_the_start() -> None:
-    """A server that is not there at the start is said to be away, after the wait."""
+async def test_start_without_a_server() -> None:
+    """``start`` raises Unavailable after the wait if there is no server."""
     target = parse("redis://127.0.0.1:1")
     router = Router(create_topology(target, 0.2), RedisBroker(target)._open_connection, 1000)
     with pytest.raises(Unavailable, match=r"Redis at 127\.0\.0\.1:1 cannot be reached: connection refused"):
@@ -167,8 +166,8 @@ async def test_no_server_at_the_start() -> None:
     await router.close()
 
 
-async def test_sentinel_names_the_primary(start: Start, sentinel_trio: SentinelTrio) -> None:
-    """By way of Sentinel the primary is found, and after a failover the next one."""
+async def test_sentinel_failover(start: Start, sentinel_trio: SentinelTrio) -> None:
+    """With Sentinel, calls go to the primary, and after a failover to the new one."""
     router = await start(sentinel_trio.url)
     before = await sentinel_trio.primary()
     await router.call("k", "SET", "k", "v")
@@ -180,24 +179,24 @@ async def test_sentinel_names_the_primary(start: Start, sentinel_trio: SentinelT
     await before.start()
 
 
-async def test_a_primary_that_became_a_replica(start: Start, fresh_redis: FreshRedis) -> None:
-    """A server that turns into a replica is let go of: it would refuse every write."""
+async def test_a_primary_becomes_a_replica(start: Start, fresh_redis: FreshRedis) -> None:
+    """A server that becomes a replica is disconnected, because it would refuse every write."""
     server, other = await fresh_redis(), await fresh_redis()
     router = await start(server.url)
     await server("REPLICAOF", "127.0.0.1", other.port)
     call = router.call("k", "SET", "k", "v", wait=20)
-    await down(router)
+    await until_down(router)
     assert "replica" in router.problems()[0]
     await server("REPLICAOF", "NO", "ONE")
     assert await call == b"OK"
 
 
-async def test_patience_is_with_the_outage(start: Start, fresh_redis: FreshRedis) -> None:
-    """Once a server has been away for as long as a call would wait, calls fail at once, and leave nothing behind."""
+async def test_the_wait_is_counted_from_the_outage(start: Start, fresh_redis: FreshRedis) -> None:
+    """After an outage as long as ``wait``, calls fail at once and reserve nothing."""
     server = await fresh_redis()
     router = await start(server.url, buffer=1000)
     server.kill()
-    await down(router)
+    await until_down(router)
     with pytest.raises(Unavailable):
         await router.call("k", "SET", "k", "v", wait=0.3)
     for _ in range(10):
@@ -207,30 +206,30 @@ async def test_patience_is_with_the_outage(start: Start, fresh_redis: FreshRedis
     assert router._buffered == 0
 
 
-async def test_what_cannot_be_sent(start: Start, fresh_redis: FreshRedis) -> None:
-    """A call that cannot be packed fails alone, also after waiting among others, and nothing stays held for it."""
+async def test_a_call_that_cannot_be_encoded(start: Start, fresh_redis: FreshRedis) -> None:
+    """A call that cannot be encoded fails alone, even from the queue, and its space is freed."""
     server = await fresh_redis()
     router = await start(server.url)
     with pytest.raises(UnicodeEncodeError):
         router.call("k", "SET", "k", "\ud800", wait=30)
     server.kill()
-    await down(router)
-    guilty = router.call("k", "SET", "k", "\ud800", wait=30)
+    await until_down(router)
+    invalid = router.call("k", "SET", "k", "\ud800", wait=30)
     other = router.call("k", "SET", "k", "v", wait=30)
     await server.start()
     assert await other == b"OK"
     with pytest.raises(UnicodeEncodeError):
-        await guilty
+        await invalid
     await asyncio.sleep(0)
     assert router._buffered == 0
 
 
 async def test_calls_of_a_closed_router(start: Start, fresh_redis: FreshRedis) -> None:
-    """Who waits for a server fails when the router is closed, and so does, at once, who asks afterwards."""
+    """When the router is closed, queued calls fail, and later ones fail at once."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()
-    await down(router)
+    await until_down(router)
     call = router.call("k", "SET", "k", "v", wait=30)
     await router.close()
     with pytest.raises(Unavailable, match="closing"):
@@ -241,10 +240,10 @@ async def test_calls_of_a_closed_router(start: Start, fresh_redis: FreshRedis) -
     assert router._buffered == 0
 
 
-async def test_an_answer_about_the_servers_that_nobody_understands(
+async def test_an_unexpected_error_in_a_refresh(
     start: Start, sentinel_trio: SentinelTrio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nonsense about where the servers are is passed over, and asked about again."""
+    """If reading the topology raises an unexpected error, it is read again."""
     router = await start(sentinel_trio.url)
     asked = asyncio.Event()
 
@@ -256,25 +255,25 @@ async def test_an_answer_about_the_servers_that_nobody_understands(
         patch.setattr(router.topology, "refresh", nonsense)
         router.refresh_soon()
         await asked.wait()
-    looked = asyncio.Event()
-    router.on_refresh.append(looked.set)
+    refreshed = asyncio.Event()
+    router.on_refresh.append(refreshed.set)
     router.refresh_soon()
     async with asyncio.timeout(10):
-        await looked.wait()
+        await refreshed.wait()
 
 
-async def test_an_unknown_command_is_not_repeated(start: Start, redis_server: RedisServer) -> None:
-    """What a server of another age does not know is said, without what it was sent along."""
+async def test_errors_do_not_repeat_arguments(start: Start, redis_server: RedisServer) -> None:
+    """The error for an unknown command does not contain its arguments."""
     router = await start(redis_server.url)
     with pytest.raises(Unavailable, match="unknown command 'NO-SUCH'") as refused:
         await router.call("k", "NO-SUCH", "the ticket")
     assert "ticket" not in str(refused.value)
 
 
-async def test_a_server_that_refuses_everything(
+async def test_many_refused_commands_are_logged_once(
     start: Start, redis_server: RedisServer, redis_prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hundred refusals at once are told to all who asked, and to the log once."""
+    """A hundred refused commands all fail, and one is logged."""
     router = await start(redis_server.url)
     key = f"{{{redis_prefix}}}:k"
     await router.call(key, "SET", key, "v", "PX", 10_000)
@@ -283,21 +282,21 @@ async def test_a_server_that_refuses_everything(
     assert sum("refused a command" in record.message for record in caplog.records) == 1
 
 
-async def test_a_look_at_the_servers_can_be_cancelled(redis_cluster: Cluster, sentinel_trio: SentinelTrio) -> None:
-    """Whenever it is told to, a node that asks where things are stops asking; it could not end otherwise."""
+async def test_a_refresh_can_be_cancelled(redis_cluster: Cluster, sentinel_trio: SentinelTrio) -> None:
+    """Reading the topology can be cancelled at any moment, so that a node can stop."""
 
-    async def look_for_ever(servers: Topology) -> None:
+    async def refresh_repeatedly(topology: Topology) -> None:
         while True:
-            await servers.refresh()
+            await topology.refresh()
 
     draw = random.Random(1)
     for several in (redis_cluster, sentinel_trio):
-        servers = create_topology(parse(several.url), 3.0)
-        await servers.refresh()
+        topology = create_topology(parse(several.url), 3.0)
+        await topology.refresh()
         for _ in range(80):
-            looking = asyncio.create_task(look_for_ever(servers))
+            refreshing = asyncio.create_task(refresh_repeatedly(topology))
             await asyncio.sleep(draw.uniform(0, 0.01))
-            looking.cancel()
-            ended, _ = await asyncio.wait([looking], timeout=5)
-            looking.cancel()
-            assert ended, "it goes on asking"
+            refreshing.cancel()
+            ended, _ = await asyncio.wait([refreshing], timeout=5)
+            refreshing.cancel()
+            assert ended, "the refresh was not cancelled"

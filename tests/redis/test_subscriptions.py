@@ -1,4 +1,4 @@
-"""Which rooms a node hears of: one that cannot be had harms no other, and nothing stays behind of it."""
+"""Subscriptions: a room that cannot be subscribed does not affect others and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from roomcast.errors import Unavailable
 
 
 async def subscribers(server: RedisServer, prefix: str, room: str) -> int:
-    """How many connections hear of ``room``."""
+    """Return how many connections are subscribed to ``room``."""
     _, number = await server("PUBSUB", "NUMSUB", f"{{{prefix}:{room}}}")
     return int(number)
 
 
-async def test_a_room_whose_keys_are_something_else(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """Who joins a room that another application has spoilt is told so; who joins another at that moment, gets in."""
+async def test_a_room_with_invalid_keys(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """Subscribing fails if another application overwrote the room's keys; another room is not affected."""
     server, listener = await fresh_redis(), RecordingListener()
     broker = RedisBroker(parse(server.url), RedisOptions(prefix=redis_prefix))
     await broker.start(listener)
     try:
         await server("SET", f"{{{redis_prefix}:{ROOM}}}:m", "something else", "PX", 600_000)
-        spoilt, good = await asyncio.gather(broker.subscribe([ROOM]), broker.subscribe([OTHER]), return_exceptions=True)
-        assert isinstance(spoilt, Unavailable)
-        assert good is None
+        invalid, valid = await asyncio.gather(
+            broker.subscribe([ROOM]), broker.subscribe([OTHER]), return_exceptions=True
+        )
+        assert isinstance(invalid, Unavailable)
+        assert valid is None
         id = await broker.publish(OTHER, b"x")
         await listener.until(lambda: listener.events == [(OTHER, id, b"x")])
 
         async def is_left() -> bool:
             return await subscribers(server, redis_prefix, ROOM) == 0
 
-        await until(is_left, "the spoilt room is left again")
+        await until(is_left, "the invalid room is unsubscribed")
         await server("DEL", f"{{{redis_prefix}:{ROOM}}}:m")
         await broker.subscribe([ROOM])
     finally:
         await broker.close()
 
 
-async def test_a_room_that_is_spoilt_while_it_is_subscribed(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """After a lost connection rooms catch up, whatever has become of another's keys."""
+async def test_keys_become_invalid_while_subscribed(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """After a lost connection the other rooms are repaired, even if the keys of one room are invalid."""
     server, listener = await fresh_redis(), RecordingListener()
     broker = RedisBroker(parse(server.url), RedisOptions(prefix=redis_prefix))
     await broker.start(listener)
@@ -56,7 +58,7 @@ async def test_a_room_that_is_spoilt_while_it_is_subscribed(fresh_redis: FreshRe
         await listener.until(lambda: len(listener.events) == 2)
         await server("SET", f"{{{redis_prefix}:{ROOM}}}:m", "something else", "PX", 600_000)
         await server("CLIENT", "KILL", "TYPE", "pubsub")
-        # Comes while nobody hears it.
+        # Published while the node is not subscribed.
         ids.append(await other.publish(OTHER, b"2"))
         await listener.until(lambda: len(listener.events) == 3)
         assert [id for _, id, _ in listener.events] == ids
@@ -66,8 +68,8 @@ async def test_a_room_that_is_spoilt_while_it_is_subscribed(fresh_redis: FreshRe
         await broker.close()
 
 
-async def test_the_proof_of_the_way_after_a_slot_has_moved(redis_cluster: Cluster, redis_prefix: str) -> None:
-    """A node finds its way through the Cluster whole also when the server that proved it until then is left."""
+async def test_ping_after_a_slot_moved(redis_cluster: Cluster, redis_prefix: str) -> None:
+    """A ping succeeds again after the slot of the echo channel moved to another server."""
     broker = RedisBroker(parse(redis_cluster.url), RedisOptions(prefix=redis_prefix))
     await broker.start(RecordingListener())
     channel = broker._receiver.subscriptions._echo_channel.decode()
@@ -95,10 +97,10 @@ async def test_the_proof_of_the_way_after_a_slot_has_moved(redis_cluster: Cluste
             broker._router.refresh_soon()
             return broker._router.topology.name(channel.encode()) == name
 
-        await until(is_known, "the node knows")
+        await until(is_known, "the node has read the new slots")
         await before("CLIENT", "KILL", "TYPE", "pubsub")
 
-        async def is_whole() -> bool:
+        async def can_ping() -> bool:
             try:
                 async with asyncio.timeout(1):
                     await broker.ping()
@@ -106,14 +108,14 @@ async def test_the_proof_of_the_way_after_a_slot_has_moved(redis_cluster: Cluste
                 return False
             return True
 
-        await until(is_whole, "a message comes back again")
+        await until(can_ping, "a ping succeeds")
     finally:
         await broker.close()
         await move(before)
 
 
-async def test_leaving_and_joining_at_once(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """However often a room is left and joined again at once, it is heard in the end, and left when it is left."""
+async def test_leaving_and_joining_in_one_loop_iteration(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """After any leaves and joins the room is subscribed in the end, and unsubscribed when it is left."""
     server, listener = await fresh_redis(), RecordingListener()
     broker = RedisBroker(parse(server.url), RedisOptions(prefix=redis_prefix))
     await broker.start(listener)
@@ -129,6 +131,6 @@ async def test_leaving_and_joining_at_once(fresh_redis: FreshRedis, redis_prefix
         async def is_left() -> bool:
             return await subscribers(server, redis_prefix, ROOM) == 0
 
-        await until(is_left, "the room is left")
+        await until(is_left, "the room is unsubscribed")
     finally:
         await broker.close()

@@ -1,4 +1,4 @@
-"""The servers that tests on Redis start: that they come, hang, die and come back as they are told."""
+"""The Redis servers of the tests: they start, hang, die and restart as requested."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from redis.exceptions import AuthenticationError, RedisError, TimeoutError
 from redis_servers import Authority, Cluster, FreshRedis, RedisServer, SentinelTrio, over_tls, run, until
 
 
-async def test_a_killed_server_comes_back_at_its_port_without_what_it_knew(fresh_redis: FreshRedis) -> None:
-    """It is gone at once, and empty when it comes back."""
+async def test_a_killed_server_restarts_empty_on_its_port(fresh_redis: FreshRedis) -> None:
+    """A killed server is gone at once, and starts again on its port without data."""
     server = await fresh_redis()
     port, run_id = server.port, (await server.info("server"))["run_id"]
     await server("SET", "a", 1)
@@ -29,7 +29,7 @@ async def test_a_killed_server_comes_back_at_its_port_without_what_it_knew(fresh
 
 
 async def test_with_appendonly_a_restart_loses_nothing(fresh_redis: FreshRedis) -> None:
-    """What was written is there after a restart in order."""
+    """With appendonly, data survives a normal restart."""
     server = await fresh_redis(appendonly="yes")
     await server("SET", "a", 1)
     await server.restart()
@@ -37,7 +37,7 @@ async def test_with_appendonly_a_restart_loses_nothing(fresh_redis: FreshRedis) 
 
 
 async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: FreshRedis) -> None:
-    """It hangs, and then answers what it was asked meanwhile."""
+    """A paused server hangs, and answers after it is resumed."""
     server = await fresh_redis()
     async with server.client(socket_timeout=0.1) as client:
         await client.ping()
@@ -49,8 +49,8 @@ async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: 
     assert await question
 
 
-async def test_a_password_or_a_user_is_asked_for(fresh_redis: FreshRedis) -> None:
-    """Who has none is refused; the URL has what is needed."""
+async def test_passwords_and_users(fresh_redis: FreshRedis) -> None:
+    """Connections without credentials are refused; the URL contains them."""
     for server in (await fresh_redis(password="secret"), await fresh_redis(user="app", password="secret")):
         for url, allowed in ((server.url, True), (f"redis://{server.address}", False)):
             async with Redis.from_url(url) as client:
@@ -62,7 +62,7 @@ async def test_a_password_or_a_user_is_asked_for(fresh_redis: FreshRedis) -> Non
 
 
 async def test_a_unix_socket_and_tls(fresh_redis: FreshRedis, tmp_path: Path) -> None:
-    """A server is reached through its socket, and over TLS by who trusts the authority."""
+    """A server can be reached through its socket, and over TLS by clients that trust the authority."""
     server = await fresh_redis(unix_socket=True)
     assert server.url.startswith("unix:///")
     authority = Authority(tmp_path)
@@ -76,15 +76,15 @@ async def test_a_unix_socket_and_tls(fresh_redis: FreshRedis, tmp_path: Path) ->
 
 
 async def test_a_start_that_fails_shows_the_log(fresh_redis: FreshRedis) -> None:
-    """What the server said of its end is in the error, and nothing is left."""
+    """If a server does not start, the error contains its log."""
     with pytest.raises(AssertionError, match="Bad directive") as error:
         await fresh_redis(no_such_thing="yes")
     assert "ended at its start" in str(error.value)
 
 
 @pytest.mark.redis
-def test_a_server_does_not_outlive_who_started_it() -> None:
-    """When the process of the tests is killed, its servers die."""
+def test_servers_end_with_the_test_process() -> None:
+    """When the test process is killed, its servers end."""
     code = (
         "import redis_servers as r, os; s = r.RedisServer(); r.run(s.start()); print(s.port, s.directory); os._exit(9)"
     )
@@ -112,7 +112,7 @@ def test_a_server_does_not_outlive_who_started_it() -> None:
 
 
 async def test_sentinel_replaces_a_killed_primary(sentinel_trio: SentinelTrio) -> None:
-    """The replica becomes the primary, and the old one its replica, with what was written."""
+    """The replica becomes the primary with all data, and the old primary becomes its replica."""
     before = await sentinel_trio.primary()
     await before("SET", "a", 1)
     await before("WAIT", 1, 5000)
@@ -124,7 +124,7 @@ async def test_sentinel_replaces_a_killed_primary(sentinel_trio: SentinelTrio) -
 
 
 async def test_the_cluster_replaces_a_killed_primary(redis_cluster: Cluster) -> None:
-    """The key's replica takes over, with what was written."""
+    """The replica of the key's primary takes over with all data."""
     before = await redis_cluster.primary_of("a")
     await before("SET", "a", 1)
     await before("WAIT", 1, 5000)

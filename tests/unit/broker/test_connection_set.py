@@ -1,4 +1,4 @@
-"""The connections of a user, kept small."""
+"""Compact sets of connection ids."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from roomcast.broker.connection_set import ConnectionSet, add, contains, remove,
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
-def test_it_is_a_set_of_connections(steps: list[tuple[bool, int]]) -> None:
-    """Whatever is added and taken away, what is held is what a plain set would hold, and nothing is None."""
-    held: ConnectionSet | None = None
+def test_it_behaves_like_a_set(steps: list[tuple[bool, int]]) -> None:
+    """After any additions and removals it contains what a set would contain, and an empty one is None."""
+    connections: ConnectionSet | None = None
     model: set[int] = set()
     for is_added, connection in steps:
         if is_added:
-            held = connection if held is None else add(held, connection)
+            connections = connection if connections is None else add(connections, connection)
             model.add(connection)
-        elif held is not None:
-            held = remove(held, connection)
+        elif connections is not None:
+            connections = remove(connections, connection)
             model.discard(connection)
-        assert (held is None) == (not model)
-        if held is not None:
-            assert (size(held), set(to_tuple(held))) == (len(model), model)
-            assert [contains(held, one) for one in range(10)] == [one in model for one in range(10)]
+        assert (connections is None) == (not model)
+        if connections is not None:
+            assert (size(connections), set(to_tuple(connections))) == (len(model), model)
+            assert [contains(connections, one) for one in range(10)] == [one in model for one in range(10)]
 
 
 def test_one_connection_is_an_int() -> None:
-    """A single connection costs no container, whether it was always single or is what is left of several."""
+    """A single connection is an int, even if it is what is left of several."""
     assert add(1, 1) == 1
     assert remove(add(1, 2), 1) == 2

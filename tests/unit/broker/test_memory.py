@@ -1,4 +1,4 @@
-"""The embedded broker: the contract, what it promises beyond it, and its history against a naive model."""
+"""The embedded broker: the contract, its further guarantees, and its history against a simple model."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
 
 
-class HandClock:
-    """A clock that goes when it is told to."""
+class ManualClock:
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -47,8 +47,8 @@ class HandClock:
 
 @pytest.fixture
 async def harness() -> AsyncIterator[Harness]:
-    """A harness with an embedded broker on a hand clock."""
-    clock = HandClock()
+    """A harness with an embedded broker on a manual clock."""
+    clock = ManualClock()
     harness = Harness(MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock), clock.pass_time)
     await harness.broker.start(harness.listener)
     yield harness
@@ -57,21 +57,21 @@ async def harness() -> AsyncIterator[Harness]:
 
 @pytest.fixture
 def broker(harness: Harness) -> MemoryBroker:
-    """The broker of the harness, for what the contract does not have."""
+    """The broker of the harness, for tests beyond the contract."""
     assert isinstance(harness.broker, MemoryBroker)
     return harness.broker
 
 
 class TestContract(BrokerContract):
-    """The embedded broker keeps the contract."""
+    """The embedded broker fulfils the contract."""
 
 
-def holders(thing: object) -> int:
-    """How many references there are to ``thing``, to be compared with how many there were."""
+def reference_count(thing: object) -> int:
+    """Return the number of references to an object, to compare it with an earlier number."""
     return sys.getrefcount(thing)
 
 
-def at_once(coroutine: Coroutine[Any, Any, str]) -> str:
+def run_without_suspending(coroutine: Coroutine[Any, Any, str]) -> str:
     """Run a coroutine that must not suspend."""
     with pytest.raises(StopIteration) as stop:
         coroutine.send(None)
@@ -79,21 +79,21 @@ def at_once(coroutine: Coroutine[Any, Any, str]) -> str:
 
 
 async def test_publish_never_suspends(harness: Harness) -> None:
-    """Publish gives way to no other task, and the listener has heard of the event when it returns."""
+    """Publish does not suspend, and the listener has received the event when it returns."""
     await harness.broker.subscribe([ROOM])
-    event_id = at_once(harness.broker.publish(ROOM, b"x"))
+    event_id = run_without_suspending(harness.broker.publish(ROOM, b"x"))
     assert harness.listener.events == [(ROOM, event_id, b"x")]
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_broker_that_was_not_started(name: str) -> None:
-    """Before start every method raises Unavailable."""
+async def test_calls_before_start(name: str) -> None:
+    """Before ``start`` every method raises Unavailable."""
     with pytest.raises(Unavailable, match="not started"):
         await CALLS[name](MemoryBroker())
 
 
 async def test_epochs_differ_between_brokers() -> None:
-    """The ids of one broker are none of the next one's, as after a restart."""
+    """Two brokers never share an epoch, so ids from before a restart do not resume."""
     epochs = set()
     for _ in range(20):
         broker = MemoryBroker()
@@ -103,8 +103,8 @@ async def test_epochs_differ_between_brokers() -> None:
     assert len(epochs) == 40
 
 
-async def test_a_swept_room_begins_anew(harness: Harness, broker: MemoryBroker) -> None:
-    """A room not written to for its ttl is forgotten by a sweep, and what comes after has a new epoch."""
+async def test_a_swept_room_begins_a_new_epoch(harness: Harness, broker: MemoryBroker) -> None:
+    """A sweep drops a room without events for the TTL; its next event begins a new epoch."""
     ids = await harness.fill(2)
     await harness.pass_time(HISTORY_TTL + 1)
     await broker.sweep()
@@ -113,18 +113,18 @@ async def test_a_swept_room_begins_anew(harness: Harness, broker: MemoryBroker) 
     assert split(await broker.publish(ROOM, b"x"))[0] == split(found.last_id)[0] != split(ids[-1])[0]
 
 
-@pytest.mark.parametrize("holder", ["member", "subscription", "young event", "young room"])
-async def test_a_room_in_use_survives_the_sweep(harness: Harness, broker: MemoryBroker, holder: str) -> None:
-    """A room that has members, is subscribed, was written to or was begun of late keeps epoch and offset."""
-    if holder != "young room":
+@pytest.mark.parametrize("holder", ["member", "subscription", "new event", "new room"])
+async def test_a_sweep_keeps_used_rooms(harness: Harness, broker: MemoryBroker, holder: str) -> None:
+    """A room with members, a subscription or a recent event, or that is new, keeps epoch and offset."""
+    if holder != "new room":
         await harness.fill(2)
         await harness.pass_time(HISTORY_TTL + 1)
     if holder == "member":
         await broker.enter(ROOM, 1, "alice", 1)
     elif holder == "subscription":
         await broker.subscribe([ROOM])
-    elif holder == "young event":
-        await broker.publish(ROOM, b"young")
+    elif holder == "new event":
+        await broker.publish(ROOM, b"new")
     last_id = (await broker.history(ROOM)).last_id
     await broker.sweep()
     found = await broker.history(ROOM, last_id)
@@ -145,8 +145,8 @@ async def test_a_room_let_go_is_forgotten(harness: Harness, broker: MemoryBroker
     assert not (await broker.history(ROOM, last_id)).recovered
 
 
-async def test_expired_without_a_sweep(harness: Harness) -> None:
-    """A room whose events all expired and that was not swept goes on where it was."""
+async def test_a_room_continues_before_the_sweep(harness: Harness) -> None:
+    """A room whose events have expired continues its ids until it is swept."""
     ids = await harness.fill(2)
     await harness.pass_time(HISTORY_TTL + 1)
     assert (await harness.broker.history(ROOM, ids[1])).recovered
@@ -156,8 +156,8 @@ async def test_expired_without_a_sweep(harness: Harness) -> None:
     assert (await harness.broker.history(ROOM, ids[1])).events == [Event(third, b"x")]
 
 
-async def test_at_the_very_end_of_the_ttl(harness: Harness) -> None:
-    """An event as old as the ttl is kept; an older one is gone."""
+async def test_an_event_exactly_as_old_as_the_ttl(harness: Harness) -> None:
+    """An event exactly as old as the TTL is stored, an older one is not."""
     await harness.fill(1)
     await harness.pass_time(HISTORY_TTL)
     assert len((await harness.broker.history(ROOM)).events) == 1
@@ -165,8 +165,8 @@ async def test_at_the_very_end_of_the_ttl(harness: Harness) -> None:
     assert list((await harness.broker.history(ROOM)).events) == []
 
 
-async def test_a_history_of_nothing() -> None:
-    """With history_size 0 events have ids and are listener, but none is kept."""
+async def test_history_size_0() -> None:
+    """With history_size 0 events have ids and are delivered, but none is stored."""
     broker, listener = MemoryBroker(history_size=0), RecordingListener()
     await broker.start(listener)
     await broker.subscribe([ROOM])
@@ -178,39 +178,39 @@ async def test_a_history_of_nothing() -> None:
     await broker.close()
 
 
-async def test_dropped_payloads_are_let_go() -> None:
-    """A payload is freed by the time an eighth more than history_size came after it."""
+async def test_dropped_payloads_are_freed() -> None:
+    """A payload is freed after at most an eighth more than history_size later events."""
     broker, payload = MemoryBroker(history_size=16), bytes(1000)
     await broker.start(RecordingListener())
-    before = holders(payload)
+    before = reference_count(payload)
     await broker.publish(ROOM, payload)
-    assert holders(payload) > before
+    assert reference_count(payload) > before
     for _ in range(18):
         await broker.publish(ROOM, b"")
-    assert holders(payload) == before
+    assert reference_count(payload) == before
     assert len((await broker.history(ROOM)).events) == 16
     await broker.close()
 
 
-async def test_a_sweep_frees_what_has_expired(harness: Harness, broker: MemoryBroker) -> None:
-    """Expired payloads, idempotency keys, claims and kept values are freed by a sweep, with nobody asking for them."""
+async def test_a_sweep_frees_expired_entries(harness: Harness, broker: MemoryBroker) -> None:
+    """A sweep frees expired payloads, idempotency keys, claims and values that are not used again."""
     payload, value = bytes(1000), bytes(1001)
     key, claim = "".join(["the ", "key"]), "".join(["the ", "claim"])
-    before = [holders(thing) for thing in (payload, value, key, claim)]
+    before = [reference_count(thing) for thing in (payload, value, key, claim)]
     await broker.publish(ROOM, payload, key)
     await broker.subscribe([ROOM])
     await broker.put("k", value, KEY_TTL)
     await broker.claim(claim, 60)
-    between = [holders(thing) for thing in (payload, value, key, claim)]
+    between = [reference_count(thing) for thing in (payload, value, key, claim)]
     assert all(map(operator.gt, between, before))
     await harness.pass_time(KEY_TTL + 1)
     await broker.sweep()
-    assert [holders(thing) for thing in (payload, value, key, claim)] == before
+    assert [reference_count(thing) for thing in (payload, value, key, claim)] == before
 
 
-async def test_what_is_kept_for_a_time_is_bounded() -> None:
-    """Keys, claims with their answers, and values: beyond the bound the oldest go, and nothing is counted twice."""
-    clock = HandClock()
+async def test_expiring_entries_are_limited() -> None:
+    """Beyond the limit the oldest keys, claims and values are dropped, and sizes are counted exactly."""
+    clock = ManualClock()
     broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, max_expiring_bytes=100_000)
     await broker.start(RecordingListener())
     for number in range(1000):
@@ -219,8 +219,8 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
         if await broker.claim(f"claim {number}", 60):
             await broker.settle(f"claim {number}", None if number % 2 else bytes(1000))
         await broker.put(f"value {number}", bytes(5000), 60)
-    held = (broker._keys, broker._claims, broker._values)
-    assert all(80_000 < one.size <= 100_000 for one in held)
+    kinds = (broker._keys, broker._claims, broker._values)
+    assert all(80_000 < one.size <= 100_000 for one in kinds)
     first = (await broker.history(ROOM)).events[0].id
     assert await broker.publish(ROOM, b"", "key 999") == (await broker.history(ROOM)).last_id
     assert await broker.publish(ROOM, b"", "key 0") != first
@@ -230,12 +230,12 @@ async def test_what_is_kept_for_a_time_is_bounded() -> None:
     assert await broker.take("value 0") is None
     await clock.pass_time(KEY_TTL)
     await broker.sweep()
-    assert [one.size for one in held] == [0, 0, 0]
+    assert [one.size for one in kinds] == [0, 0, 0]
     await broker.close()
 
 
-async def test_histories_are_bounded_in_all() -> None:
-    """Beyond the bound the rooms that were quiet longest lose theirs, which a client that resumes there is told."""
+async def test_histories_are_limited_together() -> None:
+    """Beyond the limit the rooms without new events for longest lose their history, and clients are told."""
     listener = RecordingListener()
     broker = MemoryBroker(100, HISTORY_TTL, max_history_bytes=100_000)
     await broker.start(listener)
@@ -252,7 +252,7 @@ async def test_histories_are_bounded_in_all() -> None:
         history = await broker.history(room, id)
         if room == "channel:gone":
             assert not history.recovered and history.last_id != id
-        else:  # it goes on as it was
+        else:  # the room keeps its epoch and offset
             assert history == History([], True, id)
     assert len((await broker.history("channel:999")).events) == 1
     for _ in range(1000):
@@ -266,9 +266,9 @@ async def test_histories_are_bounded_in_all() -> None:
     await broker.close()
 
 
-async def test_what_histories_take_is_counted_and_freed() -> None:
-    """By size, by time, by a sweep: when nothing is kept any more, nothing is counted."""
-    clock = HandClock()
+async def test_the_size_of_histories_is_counted() -> None:
+    """The size is exact after trimming, expiry and a sweep, and 0 when no event is stored."""
+    clock = ManualClock()
     broker = MemoryBroker(10, 60, clock)
     await broker.start(RecordingListener())
     for number in range(100):
@@ -287,8 +287,8 @@ async def test_what_histories_take_is_counted_and_freed() -> None:
     await broker.close()
 
 
-async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
-    """What was just done is not done again at once, however long its answer."""
+async def test_an_answer_beyond_the_limit() -> None:
+    """The newest answer is stored even if it alone exceeds the limit, so its command is not repeated at once."""
     broker = MemoryBroker(max_expiring_bytes=10)
     await broker.start(RecordingListener())
     for key in ("a", "b"):
@@ -299,10 +299,10 @@ async def test_one_answer_beyond_the_bound_is_kept_alone() -> None:
     await broker.close()
 
 
-async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
-    """A closed broker that is still referred to keeps nothing of what it was given."""
+async def test_close_frees_everything(broker: MemoryBroker) -> None:
+    """A closed broker that is still referenced keeps nothing."""
     payload, value, name = bytes(1000), bytes(1001), "".join(["the ", "name"])
-    before = [holders(thing) for thing in (payload, value, name)]
+    before = [reference_count(thing) for thing in (payload, value, name)]
     await broker.publish(ROOM, payload, name)
     await broker.put(name, value, 60)
     await broker.claim(name, 60)
@@ -310,12 +310,12 @@ async def test_close_lets_go_of_everything(broker: MemoryBroker) -> None:
     await broker.admit(name, 1, 1)
     await broker.enter(ROOM, name, name, 1)
     await broker.close()
-    assert [holders(thing) for thing in (payload, value, name)] == before
+    assert [reference_count(thing) for thing in (payload, value, name)] == before
 
 
-async def test_a_sweep_of_many_lets_others_run() -> None:
-    """A sweep of thousands of rooms gives way to other tasks on its way, which may publish and be lost nothing."""
-    clock, listener = HandClock(), RecordingListener()
+async def test_a_long_sweep_yields_to_other_tasks() -> None:
+    """During a sweep of thousands of rooms other tasks run, and events published meanwhile are not lost."""
+    clock, listener = ManualClock(), RecordingListener()
     broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock)
     await broker.start(listener)
     for i in range(5000):
@@ -334,8 +334,8 @@ async def test_a_sweep_of_many_lets_others_run() -> None:
     await broker.close()
 
 
-async def test_a_started_broker_sweeps_by_itself() -> None:
-    """A room is forgotten in time with nobody calling sweep, and close ends the task that does it."""
+async def test_a_started_broker_sweeps_periodically() -> None:
+    """An unused room is dropped without a call of ``sweep``, and ``close`` ends the task."""
     tasks = asyncio.all_tasks()
     broker = MemoryBroker(history_ttl=0.05)
     await broker.start(RecordingListener())
@@ -347,21 +347,21 @@ async def test_a_started_broker_sweeps_by_itself() -> None:
     assert asyncio.all_tasks() == tasks
 
 
-async def test_put_frees_what_was_put_before(harness: Harness) -> None:
-    """Without a sweep too, values that nobody takes are freed by those that are put later."""
+async def test_put_frees_expired_values(harness: Harness) -> None:
+    """Values that are never taken are freed by later calls of ``put``, without a sweep."""
     value = bytes(1000)
-    before = holders(value)
+    before = reference_count(value)
     for i in range(10):
         await harness.broker.put(f"old {i}", value, 10)
     await harness.pass_time(11)
     for i in range(5):
         await harness.broker.put(f"new {i}", b"", 10)
-    assert holders(value) == before
+    assert reference_count(value) == before
 
 
 @dataclass
 class ModelRoom:
-    """All that ever happened in a room since its history began."""
+    """All events of a room since its epoch began, and its members."""
 
     epoch: str
     born: float
@@ -370,7 +370,7 @@ class ModelRoom:
 
 
 class HistoryMachine(RuleBasedStateMachine):
-    """Whatever is published, expires or is swept: no gap, no double, recovered False exactly when an event is gone."""
+    """Whatever is published, expires or is swept, history has no gap and no duplicate, and ``recovered`` is exact."""
 
     SIZE, TTL = 17, 20
     rooms = st.sampled_from(["task:1", "task:2"])
@@ -378,7 +378,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.clock = HandClock()
+        self.clock = ManualClock()
         self.listener = RecordingListener()
         self.broker: Broker = MemoryBroker(self.SIZE, self.TTL, self.clock)
         self.model: dict[str, ModelRoom] = {}
@@ -394,7 +394,7 @@ class HistoryMachine(RuleBasedStateMachine):
         self.runner.close()
 
     def room_of(self, room: str, an_id: str) -> ModelRoom:
-        """The model of ``room``; a new one must have an epoch that was never there before."""
+        """Return the model of ``room``. A new one must have an epoch that was never used before."""
         epoch = split(an_id)[0]
         if room not in self.model:
             assert epoch not in self.epochs
@@ -453,8 +453,8 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(room=rooms, data=st.data(), limit=st.none() | st.integers(1, 20))
     def resume(self, room: str, data: st.DataObject, limit: int | None) -> None:
-        newest_first = list(reversed(self.ids))
-        since = data.draw(st.sampled_from(newest_first) | st.text(max_size=8) | st.sampled_from(beside(self.ids[-1])))
+        newest_first, similar = list(reversed(self.ids)), similar_ids(self.ids[-1])
+        since = data.draw(st.sampled_from(newest_first) | st.text(max_size=8) | st.sampled_from(similar))
         found = self.runner.run(self.broker.history(room, since, limit))
         model = self.room_of(room, found.last_id)
         assert found.last_id == f"{model.epoch}-{len(model.events)}"
@@ -465,12 +465,12 @@ class HistoryMachine(RuleBasedStateMachine):
         assert list(found.events) == ((after or [])[:limit] if reached else [])
 
     @invariant()
-    def heard_each_once_in_order(self) -> None:
+    def received_each_once_in_order(self) -> None:
         assert self.listener.events == self.expected
 
 
-def beside(event_id: str) -> list[str]:
-    """Strings close to an id, or to none while nothing was published."""
+def similar_ids(event_id: str) -> list[str]:
+    """Return strings that are similar to an id, or to none if nothing was published yet."""
     return list(not_ids(event_id).values()) if "-" in event_id else [""]
 
 

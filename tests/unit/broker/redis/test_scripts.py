@@ -1,4 +1,4 @@
-"""Many calls without holding up the loop."""
+"""Running many calls in batches."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from roomcast.broker.redis.scripts import BATCH, in_batches
 
 
 async def test_batches_run_one_after_the_other() -> None:
-    """All is done, in order, at most BATCH at a time, and others run in between."""
+    """All items are processed in order, at most BATCH at a time, and other tasks run between batches."""
     done: list[int] = []
-    under_way = most = 0
+    running = most = 0
 
     async def work(item: int) -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         await asyncio.sleep(0)
         done.append(item)
-        under_way -= 1
+        running -= 1
 
     await in_batches(work, range(3 * BATCH + 1))
     assert (done, most) == (list(range(3 * BATCH + 1)), BATCH)
@@ -28,8 +28,8 @@ async def test_batches_run_one_after_the_other() -> None:
     assert len(done) == 3 * BATCH + 1
 
 
-async def test_a_failure_ends_it() -> None:
-    """What a call raises is raised, and no further batch begins."""
+async def test_an_error_ends_in_batches() -> None:
+    """An error is raised, and no further batch begins."""
     begun: list[int] = []
 
     async def work(item: int) -> None:

@@ -1,4 +1,4 @@
-"""REDIS_URL: every form of it, the sentences of wrong ones, and that no password is ever shown."""
+"""REDIS_URL: all forms, the errors for invalid ones, and that no password is ever shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from roomcast.errors import SettingsError
 
 
 def refusal(url: str, ca: str | None = None) -> str:
-    """The sentence that stops the start: one line that names REDIS_URL."""
+    """Return the error for ``url``: one line that names REDIS_URL."""
     with pytest.raises(SettingsError) as caught:
         parse(url, ca=ca)
     sentence = str(caught.value)
@@ -81,13 +81,13 @@ def refusal(url: str, ca: str | None = None) -> str:
         ("rediss+cluster://n1/0", Target("cluster", "rediss+cluster://n1:6379", (("n1", 6379),), tls=True)),
     ],
 )
-def test_every_form_is_read(url: str, target: Target):
-    """Each part has its place, and what is left out its default."""
+def test_all_forms(url: str, target: Target):
+    """Every part of the URL is parsed, and missing parts have defaults."""
     assert parse(url) == target
 
 
-def test_valkey_is_another_name_of_redis():
-    """Every form with the one is there with the other, and speaks TLS or not as that does."""
+def test_valkey_schemes():
+    """Every scheme with redis also exists with valkey, with the same meaning."""
     for name, meaning in list(SCHEMES.items()):
         assert SCHEMES[name.replace("redis", "valkey", 1)] == meaning
 
@@ -110,13 +110,13 @@ def test_valkey_is_another_name_of_redis():
 )
 @pytest.mark.parametrize("where", ["redis://{}cache", "redis+sentinel://{}cache/main", "unix://{}/run/redis.sock"])
 def test_credentials_are_percent_encoded(where: str, userinfo: str, username: str | None, password: str | None):
-    """They are told apart by the first colon; a password that was left empty is none, but for a user who has none."""
+    """The first colon separates them; an empty password counts only with a user."""
     target = parse(where.format(userinfo))
     assert (target.username, target.password) == (username, password)
 
 
-def test_a_plus_is_a_plus():
-    """Passwords in base64 have them, and nobody thinks of forms, in which one is a space."""
+def test_a_plus_stays_a_plus():
+    """Passwords in base64 contain a plus, which is not decoded as a space."""
     target = parse("redis+sentinel://s1?sentinel_password=a+b%2Bc")
     assert target.sentinel_password == "a+b+c"
 
@@ -125,15 +125,15 @@ def test_a_plus_is_a_plus():
 
 
 @pytest.mark.parametrize("scheme", [name for name, (_, tls) in SCHEMES.items() if tls])
-def test_the_authority_is_that_of_the_url_or_the_settings(scheme: str):
-    """``ssl_ca_certs`` wins over REDIS_CA."""
+def test_ssl_ca_certs_overrides_redis_ca(scheme: str):
+    """``ssl_ca_certs`` overrides REDIS_CA."""
     assert parse(f"{scheme}://cache").ca is None
     assert parse(f"{scheme}://cache", ca="/etc/a.pem").ca == "/etc/a.pem"
     assert parse(f"{scheme}://cache?ssl_ca_certs=/etc/b%2B.pem", ca="/etc/a.pem").ca == "/etc/b+.pem"
 
 
 def test_certificates_are_verified(tmp_path: Path):
-    """With TLS the server's name and certificate are checked, by the given authority alone if there is one."""
+    """With TLS the server's name and certificate are checked, by the given authority if there is one."""
     authority = Authority(tmp_path)
     for ca, count in ((None, None), (str(authority.ca), 1)):
         context = parse("rediss://cache", ca=ca).ssl_context()
@@ -143,12 +143,12 @@ def test_certificates_are_verified(tmp_path: Path):
 
 
 def test_without_tls_there_is_no_context():
-    """Nor is the authority's file looked at."""
+    """Without TLS the authority's file is not read."""
     assert parse("redis://cache", ca="/no/such.pem").ssl_context() is None
 
 
-def test_an_authority_that_is_none_is_refused(tmp_path: Path):
-    """The sentence names the file, and whether it is missing or holds something else."""
+def test_an_invalid_authority_file(tmp_path: Path):
+    """The error names the file, and says if it is missing or contains something else."""
     (tmp_path / "empty.pem").write_text("nothing here")
     for path, words in (
         ("/no/such.pem", "'/no/such.pem', which cannot be read"),
@@ -161,7 +161,7 @@ def test_an_authority_that_is_none_is_refused(tmp_path: Path):
         assert "\0" not in str(caught.value)
 
 
-# What is wrong.
+# Invalid URLs.
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_an_authority_that_is_none_is_refused(tmp_path: Path):
         ("redis+sentinel://s1?sentinel_password=\udcff", "UTF-8"),
     ],
 )
-def test_a_wrong_url_is_refused(url: str, words: str):
-    """One sentence says what is wrong with it, and does not repeat what may be a password."""
+def test_invalid_urls(url: str, words: str):
+    """One sentence says what is wrong, without repeating a possible password."""
     sentence = refusal(url)
     assert words in sentence
     assert "pa55" not in sentence
@@ -215,7 +215,7 @@ def test_a_wrong_url_is_refused(url: str, words: str):
 # Passwords.
 
 WORDS = ("hunter", "sesame", "walrus", "PA55WORD", "zebra_crossing")
-#: Passwords of these words with whatever means something in a URL between them.
+#: Passwords of these words, with characters between them that have a meaning in a URL.
 PASSWORDS = st.lists(
     st.sampled_from(WORDS) | st.sampled_from("@:/?#&=%+,;[] \\\"'\n\t\0ä") | st.just("://"), max_size=7
 )
@@ -232,7 +232,7 @@ PLACES = (
     "redis+sentinel://s1/main?sentinel_username=watch&sentinel_password={}&db=2",
     "redis+cluster://app:{}@n1,n2:7000",
 )
-#: And where else it can be in what is wrong.
+#: Where it may be in an invalid URL.
 WRONG_PLACES = (
     "redis+cluster://app:{}@n1/4",
     "redis://:{}@cache:port",
@@ -246,8 +246,8 @@ WRONG_PLACES = (
 )
 
 
-def said(url: str) -> str:
-    """All that is ever shown of a URL: what it is read as, or what it is refused with, causes included."""
+def shown(url: str) -> str:
+    """Return everything that is ever shown of a URL: its representation, or the error with its causes."""
     try:
         target = parse(url)
     except SettingsError as error:
@@ -262,27 +262,27 @@ def said(url: str) -> str:
 @example(["hunter", "?", "db", "=", "walrus"])
 @example(["hunter", "?", "sentinel_password", "=", "walrus"])
 @given(PASSWORDS)
-def test_no_piece_of_a_password_is_shown(place: str, pieces: list[str]):
-    """Neither of one that is written as it should be, nor of one that should have been percent-encoded."""
+def test_passwords_are_never_shown(place: str, pieces: list[str]):
+    """No part of a password is shown, even if it should have been percent-encoded and was not."""
     password = "".join(pieces)
     for written in (password, quote(password), quote(password, safe="")):
-        shown = said(place.format(written))
-        assert not [word for word in WORDS if word in shown]
+        text = shown(place.format(written))
+        assert not [word for word in WORDS if word in text]
 
 
 @pytest.mark.parametrize("place", PLACES)
 @settings(max_examples=60)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_every_password_can_be_written(place: str, password: str):
-    """Percent-encoded, each arrives as it is."""
+def test_any_password_can_be_encoded(place: str, password: str):
+    """Every password arrives unchanged if it is percent-encoded."""
     target = parse(place.format(quote(password, safe="")))
     assert password in (target.password, target.sentinel_password)
 
 
 @settings(max_examples=200)
 @given(st.sampled_from([*SCHEMES]), st.text() | st.text("ab1:/?@[]%&=,.db0"))
-def test_whatever_is_given_is_read_or_refused(scheme: str, rest: str):
-    """There is no third way; and what is shown of it fits one line, and is the same URL without its secrets."""
+def test_random_urls(scheme: str, rest: str):
+    """A URL is parsed or refused; its safe form fits one line and is the same URL without secrets."""
     try:
         target = parse(f"{scheme}://{rest}")
     except SettingsError:
