@@ -1,4 +1,4 @@
-"""The hub: who gets what, in which order, and in how many writes."""
+"""Tests of ``gateway.delivery``: recipients, order and number of writes."""
 
 import asyncio
 import weakref
@@ -16,8 +16,8 @@ LOOPS = ("uvloop",)
 ROOM = "channel:1"
 
 
-class Outlet(asyncio.Transport):
-    """A transport in memory that keeps its writes apart, as a socket does not."""
+class MemoryTransport(asyncio.Transport):
+    """A transport in memory that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Outlet(asyncio.Transport):
         self.protocol: asyncio.Protocol | None = None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0, "the hub counts on hearing at once when the kernel is full"
+        assert high == 0, "pause_writing must be called as soon as the kernel buffer is full"
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
@@ -35,7 +35,7 @@ class Outlet(asyncio.Transport):
         return sum(map(len, self.writes)) if self.full else 0
 
     def resume_reading(self) -> None:
-        """It is never paused."""
+        """Do nothing: reading is never paused."""
 
     def writelines(self, list_of_data: Iterable[bytes]) -> None:
         self.write(b"".join(list_of_data))
@@ -47,349 +47,350 @@ class Outlet(asyncio.Transport):
 
 
 class Member(Connection):
-    """A connection of a test; ``got`` are the writes that it had since the last look."""
+    """A connection with a ``MemoryTransport``."""
 
-    def __init__(self, hub: Delivery) -> None:
-        super().__init__(hub, Keepalive(asyncio.get_running_loop(), 30, 1000, 100))
-        self.wire = Outlet()
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(delivery, Keepalive(asyncio.get_running_loop(), 30, 1000, 100))
+        self.wire = MemoryTransport()
         self.take_over(self.wire, b"101")
-        hub.flush()
-        assert self.got() == [b"101"]
+        delivery.flush()
+        assert self.take_writes() == [b"101"]
 
-    def got(self) -> list[bytes]:
+    def take_writes(self) -> list[bytes]:
+        """Return the writes since the last call."""
         writes, self.wire.writes = self.wire.writes, []
         return writes
 
 
 @pytest.fixture
-async def hub():
-    """A hub on the running loop."""
+async def delivery():
+    """Return a Delivery on the running event loop."""
     return Delivery(asyncio.get_running_loop())
 
 
-async def turn_ends() -> None:
-    """Let the loop turn once, so that what waits for the turn's end is written."""
+async def flushed() -> None:
+    """Wait for the end of the loop iteration, when the frames are written."""
     await asyncio.sleep(0)
 
 
-async def test_a_room_has_its_members(hub):
-    """Joining and leaving, told by has, members and what leave returns."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.join(ROOM, bert)
-    assert hub.has(ROOM, anna)
-    assert hub.members(ROOM) == (anna, bert)
-    assert not hub.has("channel:2", anna)
-    assert hub.members("channel:2") == ()
-    assert hub.leave(ROOM, anna) is False, "one is left"
-    assert not hub.has(ROOM, anna)
-    assert hub.leave(ROOM, anna) is False, "who is not in it cannot empty it"
-    assert hub.leave(ROOM, bert) is True
-    assert hub.leave(ROOM, bert) is False
-    assert hub.rooms == {}, "an empty room is forgotten"
+async def test_join_and_leave(delivery) -> None:
+    """has, members and the result of leave change with each join and leave."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join(ROOM, bert)
+    assert delivery.has(ROOM, anna)
+    assert delivery.members(ROOM) == (anna, bert)
+    assert not delivery.has("channel:2", anna)
+    assert delivery.members("channel:2") == ()
+    assert delivery.leave(ROOM, anna) is False, "one member is left"
+    assert not delivery.has(ROOM, anna)
+    assert delivery.leave(ROOM, anna) is False, "anna is not a member"
+    assert delivery.leave(ROOM, bert) is True
+    assert delivery.leave(ROOM, bert) is False
+    assert delivery.rooms == {}, "an empty room is removed"
 
 
-async def test_members_get_what_is_delivered_at_the_end_of_the_turn(hub):
-    """Nothing before; then one write for all of a turn, to members only."""
-    anna, bert, carl = Member(hub), Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.join(ROOM, bert)
-    hub.join("channel:2", carl)
+async def test_frames_are_written_at_the_end_of_the_iteration(delivery) -> None:
+    """Members get one write for all frames of a loop iteration, others nothing."""
+    anna, bert, carl = Member(delivery), Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join(ROOM, bert)
+    delivery.join("channel:2", carl)
     for frame in (b"one ", b"two ", b"three"):
-        hub.deliver(ROOM, frame)
-    assert anna.got() == []
-    await turn_ends()
-    assert anna.got() == bert.got() == [b"one two three"]
-    assert carl.got() == []
-    await turn_ends()
-    assert anna.got() == []
+        delivery.deliver(ROOM, frame)
+    assert anna.take_writes() == []
+    await flushed()
+    assert anna.take_writes() == bert.take_writes() == [b"one two three"]
+    assert carl.take_writes() == []
+    await flushed()
+    assert anna.take_writes() == []
 
 
-async def test_all_members_are_written_the_same_object(hub):
-    """A frame is not copied for each member."""
-    members = [Member(hub) for _ in range(3)]
+async def test_a_frame_is_not_copied(delivery) -> None:
+    """All members are written the same object."""
+    members = [Member(delivery) for _ in range(3)]
     for member in members:
-        hub.join(ROOM, member)
+        delivery.join(ROOM, member)
     frame = bytes(1000)
-    hub.deliver(ROOM, frame)
-    await turn_ends()
-    assert all(member.got()[0] is frame for member in members)
+    delivery.deliver(ROOM, frame)
+    await flushed()
+    assert all(member.take_writes()[0] is frame for member in members)
 
 
-async def test_everything_of_a_turn_goes_out_in_one_write(hub):
-    """Own frames, and those of several rooms; each room's in its order."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.join("channel:2", anna)
-    hub.join(ROOM, bert)
-    hub.deliver(ROOM, b"a1 ")
-    hub.deliver("channel:2", b"b1 ")
-    hub.send(anna, b"own1 ")
-    hub.deliver(ROOM, b"a2 ")
-    hub.send(anna, b"own2 ")
-    await turn_ends()
-    assert anna.got() == [b"own1 own2 a1 a2 b1 "]
-    assert bert.got() == [b"a1 a2 "]
+async def test_one_write_for_all_frames_of_an_iteration(delivery) -> None:
+    """Frames of the connection and of several rooms are one write; each room keeps its order."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join("channel:2", anna)
+    delivery.join(ROOM, bert)
+    delivery.deliver(ROOM, b"a1 ")
+    delivery.deliver("channel:2", b"b1 ")
+    delivery.send(anna, b"own1 ")
+    delivery.deliver(ROOM, b"a2 ")
+    delivery.send(anna, b"own2 ")
+    await flushed()
+    assert anna.take_writes() == [b"own1 own2 a1 a2 b1 "]
+    assert bert.take_writes() == [b"a1 a2 "]
 
 
-async def test_the_next_turn_gets_a_write_of_its_own(hub):
-    """The hub schedules itself anew each time."""
-    anna = Member(hub)
-    hub.join(ROOM, anna)
+async def test_one_write_per_iteration(delivery) -> None:
+    """Each loop iteration has its own write."""
+    anna = Member(delivery)
+    delivery.join(ROOM, anna)
     for _ in range(3):
-        hub.deliver(ROOM, b"room")
-        await turn_ends()
-        hub.send(anna, b"own")
-        await turn_ends()
-    assert anna.got() == [b"room", b"own"] * 3
+        delivery.deliver(ROOM, b"room")
+        await flushed()
+        delivery.send(anna, b"own")
+        await flushed()
+    assert anna.take_writes() == [b"room", b"own"] * 3
 
 
-async def test_delivering_to_an_empty_room_is_nothing(hub):
-    """Nobody there, nothing kept."""
-    hub.deliver(ROOM, b"x")
-    hub.deliver_later(ROOM, b"x")
-    anna = Member(hub)
-    hub.join(ROOM, anna)
-    await turn_ends()
-    assert anna.got() == []
+async def test_delivery_to_an_empty_room(delivery) -> None:
+    """Nothing is kept for later members."""
+    delivery.deliver(ROOM, b"x")
+    delivery.deliver_later(ROOM, b"x")
+    anna = Member(delivery)
+    delivery.join(ROOM, anna)
+    await flushed()
+    assert anna.take_writes() == []
 
 
-async def test_a_newcomer_does_not_get_what_was_delivered_before(hub):
-    """It has, or will get, that from the history; the others get it as ever, and the newcomer what comes after."""
-    anna, bert, carl = Member(hub), Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.deliver(ROOM, b"1")
-    hub.join(ROOM, bert)
-    hub.deliver(ROOM, b"2")
-    hub.join(ROOM, carl)
-    hub.deliver(ROOM, b"3")
-    await turn_ends()
-    assert anna.got() == [b"123"]
-    assert bert.got() == [b"23"]
-    assert carl.got() == [b"3"]
-    hub.deliver(ROOM, b"4")
-    await turn_ends()
-    assert anna.got() == bert.got() == carl.got() == [b"4"]
+async def test_a_new_member_gets_only_later_frames(delivery) -> None:
+    """It has earlier frames from the history; the others get all frames."""
+    anna, bert, carl = Member(delivery), Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.deliver(ROOM, b"1")
+    delivery.join(ROOM, bert)
+    delivery.deliver(ROOM, b"2")
+    delivery.join(ROOM, carl)
+    delivery.deliver(ROOM, b"3")
+    await flushed()
+    assert anna.take_writes() == [b"123"]
+    assert bert.take_writes() == [b"23"]
+    assert carl.take_writes() == [b"3"]
+    delivery.deliver(ROOM, b"4")
+    await flushed()
+    assert anna.take_writes() == bert.take_writes() == carl.take_writes() == [b"4"]
 
 
-async def test_a_newcomer_with_nothing_to_come_gets_no_write(hub):
-    """Its reply goes out alone."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.deliver(ROOM, b"1")
-    hub.join(ROOM, bert)
-    hub.send(bert, b"joined")
-    await turn_ends()
-    assert anna.got() == [b"1"]
-    assert bert.got() == [b"joined"]
+async def test_a_new_member_without_frames(delivery) -> None:
+    """It gets only its reply."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.deliver(ROOM, b"1")
+    delivery.join(ROOM, bert)
+    delivery.send(bert, b"joined")
+    await flushed()
+    assert anna.take_writes() == [b"1"]
+    assert bert.take_writes() == [b"joined"]
 
 
-async def test_who_leaves_gets_what_was_delivered_before(hub):
-    """And nothing of what comes after, in the same turn."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.join(ROOM, bert)
-    hub.deliver(ROOM, b"1")
-    hub.leave(ROOM, anna)
-    hub.deliver(ROOM, b"2")
-    await turn_ends()
-    assert anna.got() == [b"1"]
-    assert bert.got() == [b"12"]
+async def test_a_member_that_leaves_gets_earlier_frames(delivery) -> None:
+    """It gets the frames before it left, and none after, in one loop iteration."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join(ROOM, bert)
+    delivery.deliver(ROOM, b"1")
+    delivery.leave(ROOM, anna)
+    delivery.deliver(ROOM, b"2")
+    await flushed()
+    assert anna.take_writes() == [b"1"]
+    assert bert.take_writes() == [b"12"]
 
 
-async def test_the_last_one_out_gets_what_was_delivered_before(hub):
-    """Though the room is no more at the end of the turn."""
-    anna = Member(hub)
-    hub.join(ROOM, anna)
-    hub.deliver(ROOM, b"1")
-    assert hub.leave(ROOM, anna) is True
-    hub.deliver(ROOM, b"2")
-    await turn_ends()
-    assert anna.got() == [b"1"]
+async def test_the_last_member_that_leaves_gets_earlier_frames(delivery) -> None:
+    """It gets them although the room does not exist at the end of the loop iteration."""
+    anna = Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.deliver(ROOM, b"1")
+    assert delivery.leave(ROOM, anna) is True
+    delivery.deliver(ROOM, b"2")
+    await flushed()
+    assert anna.take_writes() == [b"1"]
 
 
-async def test_leaving_and_coming_back_in_one_turn_doubles_nothing(hub):
-    """Before the leaving, and after the return; between them nothing."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.join(ROOM, bert)
-    hub.deliver(ROOM, b"1")
-    hub.leave(ROOM, anna)
-    hub.deliver(ROOM, b"2")
-    hub.join(ROOM, anna)
-    hub.deliver(ROOM, b"3")
-    await turn_ends()
-    assert anna.got() == [b"13"]
-    assert bert.got() == [b"123"]
+async def test_leaving_and_joining_in_one_iteration(delivery) -> None:
+    """The member gets the frames before and after its absence, each once."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join(ROOM, bert)
+    delivery.deliver(ROOM, b"1")
+    delivery.leave(ROOM, anna)
+    delivery.deliver(ROOM, b"2")
+    delivery.join(ROOM, anna)
+    delivery.deliver(ROOM, b"3")
+    await flushed()
+    assert anna.take_writes() == [b"13"]
+    assert bert.take_writes() == [b"123"]
 
 
-async def test_a_newcomer_that_leaves_gets_only_its_own(hub):
-    """Joined between two deliveries and gone after the second."""
-    anna, bert = Member(hub), Member(hub)
-    hub.join(ROOM, anna)
-    hub.deliver(ROOM, b"1")
-    hub.join(ROOM, bert)
-    hub.deliver(ROOM, b"2")
-    hub.leave(ROOM, bert)
-    hub.deliver(ROOM, b"3")
-    await turn_ends()
-    assert anna.got() == [b"123"]
-    assert bert.got() == [b"2"]
+async def test_joining_and_leaving_in_one_iteration(delivery) -> None:
+    """The member gets only the frames in between."""
+    anna, bert = Member(delivery), Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.deliver(ROOM, b"1")
+    delivery.join(ROOM, bert)
+    delivery.deliver(ROOM, b"2")
+    delivery.leave(ROOM, bert)
+    delivery.deliver(ROOM, b"3")
+    await flushed()
+    assert anna.take_writes() == [b"123"]
+    assert bert.take_writes() == [b"2"]
 
 
-async def test_a_closed_member_gets_nothing_and_harms_nobody(hub):
-    """Whether it closed before the turn's end or is dead: the others get theirs."""
-    anna, bert, carl = Member(hub), Member(hub), Member(hub)
+async def test_closed_members(delivery) -> None:
+    """A closed and a lost member get no frames; the others do."""
+    anna, bert, carl = Member(delivery), Member(delivery), Member(delivery)
     for member in (anna, bert, carl):
-        hub.join(ROOM, member)
-    hub.deliver(ROOM, b"1")
-    hub.send(anna, b"own")
+        delivery.join(ROOM, member)
+    delivery.deliver(ROOM, b"1")
+    delivery.send(anna, b"own")
     anna.close(NORMAL)
     bert.connection_lost(None)
-    await turn_ends()
-    assert anna.got() == [b"own\x88\x02\x03\xe8"], "what waited for it alone, then the close"
-    assert bert.got() == []
-    assert carl.got() == [b"1"]
+    await flushed()
+    assert anna.take_writes() == [b"own\x88\x02\x03\xe8"], "its own frame, then the close"
+    assert bert.take_writes() == []
+    assert carl.take_writes() == [b"1"]
 
 
 @pytest.mark.parametrize("also", [False, True])
-async def test_a_member_that_is_full_in_the_middle_of_a_fan_out_harms_nobody(hub, also):
-    """It is closed with 1013 while the room is being written, alone or among others' frames."""
-    anna, bert, carl = Member(hub), Member(hub), Member(hub)
+async def test_a_full_member_during_a_fan_out(delivery, also) -> None:
+    """It is closed with 1013; the others get their frames."""
+    anna, bert, carl = Member(delivery), Member(delivery), Member(delivery)
     for member in (anna, bert, carl):
-        hub.join(ROOM, member)
+        delivery.join(ROOM, member)
     bert.wire.full = True
     for number in range(3):
-        hub.deliver(ROOM, b"%02d" % number * 40)
+        delivery.deliver(ROOM, b"%02d" % number * 40)
         if also:
-            hub.send(carl, b"own")
-        await turn_ends()
-    assert len(anna.got()) == len(carl.got()) == 3
-    assert bert.got() == [b"00" * 40, b"01" * 40 + b"\x88\x0a\x03\xf5Too Slow"]
-    assert hub.members(ROOM) == (anna, bert, carl), "the hub takes nobody out by itself"
+            delivery.send(carl, b"own")
+        await flushed()
+    assert len(anna.take_writes()) == len(carl.take_writes()) == 3
+    assert bert.take_writes() == [b"00" * 40, b"01" * 40 + b"\x88\x0a\x03\xf5Too Slow"]
+    assert delivery.members(ROOM) == (anna, bert, carl), "delivery does not remove members"
 
 
-async def test_a_personal_room_is_for_one_user(hub):
-    """A few connections, told apart by first and last; events reach them all, in the order of everything else sent."""
-    anna, bert = Member(hub), Member(hub)
-    assert hub.join_personal("user:1", anna) is True
-    assert hub.join_personal("user:1", bert) is False
-    hub.send(anna, b"own ")
-    hub.deliver("user:1", b"a ")
-    hub.deliver("user:1", b"b")
-    hub.deliver("user:2", b"c")
-    await turn_ends()
-    assert anna.got() == [b"own a b"]
-    assert bert.got() == [b"a b"]
-    assert hub.leave_personal("user:1", anna) is False
-    assert hub.leave_personal("user:1", anna) is False, "who is gone cannot go again"
-    assert hub.leave_personal("user:1", bert) is True
-    assert hub.leave_personal("user:1", bert) is False
-    assert hub.personal == {}
-    hub.deliver("user:1", b"late")
-    await turn_ends()
-    assert anna.got() == bert.got() == []
+async def test_personal_rooms(delivery) -> None:
+    """All connections of the user get events in order; the first and the last connection are reported."""
+    anna, bert = Member(delivery), Member(delivery)
+    assert delivery.join_personal("user:1", anna) is True
+    assert delivery.join_personal("user:1", bert) is False
+    delivery.send(anna, b"own ")
+    delivery.deliver("user:1", b"a ")
+    delivery.deliver("user:1", b"b")
+    delivery.deliver("user:2", b"c")
+    await flushed()
+    assert anna.take_writes() == [b"own a b"]
+    assert bert.take_writes() == [b"a b"]
+    assert delivery.leave_personal("user:1", anna) is False
+    assert delivery.leave_personal("user:1", anna) is False, "anna has left already"
+    assert delivery.leave_personal("user:1", bert) is True
+    assert delivery.leave_personal("user:1", bert) is False
+    assert delivery.personal == {}
+    delivery.deliver("user:1", b"late")
+    await flushed()
+    assert anna.take_writes() == bert.take_writes() == []
 
 
-async def test_a_small_room_hears_of_comings_at_once(hub):
-    """deliver_later is deliver where there is no crowd."""
-    anna = Member(hub)
-    hub.join(ROOM, anna)
-    hub.deliver_later(ROOM, b"one")
-    await turn_ends()
-    assert anna.got() == [b"one"]
+async def test_deliver_later_in_a_small_room(delivery) -> None:
+    """In a small room, deliver_later does not delay."""
+    anna = Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.deliver_later(ROOM, b"one")
+    await flushed()
+    assert anna.take_writes() == [b"one"]
 
 
-async def test_a_crowd_hears_of_comings_together(hub):
-    """In a large room they wait a moment, keep their order, and go out in one write."""
-    crowd = [Member(hub) for _ in range(CROWD)]
+async def test_deliver_later_in_a_large_room(delivery) -> None:
+    """In a large room, frames are delayed and written together, in order."""
+    crowd = [Member(delivery) for _ in range(CROWD)]
     for member in crowd:
-        hub.join(ROOM, member)
-    hub.deliver_later(ROOM, b"1")
-    await turn_ends()
-    hub.deliver_later(ROOM, b"2")
-    assert crowd[0].got() == []
+        delivery.join(ROOM, member)
+    delivery.deliver_later(ROOM, b"1")
+    await flushed()
+    delivery.deliver_later(ROOM, b"2")
+    assert crowd[0].take_writes() == []
     async with asyncio.timeout(10):
         while not crowd[0].wire.writes:
             await asyncio.sleep(0.005)
-    assert all(member.got() == [b"12"] for member in crowd)
+    assert all(member.take_writes() == [b"12"] for member in crowd)
 
 
-async def test_a_message_takes_along_the_comings_that_wait(hub):
-    """An event is never behind a later one of its room, and never waits for it."""
-    crowd = [Member(hub) for _ in range(CROWD)]
+async def test_deliver_after_deliver_later(delivery) -> None:
+    """Delayed frames precede a later frame of the room, which is not delayed."""
+    crowd = [Member(delivery) for _ in range(CROWD)]
     for member in crowd:
-        hub.join(ROOM, member)
-    hub.deliver_later(ROOM, b"came ")
-    await turn_ends()
-    hub.join(ROOM, newcomer := Member(hub))
-    hub.deliver(ROOM, b"said ")
-    hub.deliver_later(ROOM, b"went")
-    await turn_ends()
-    assert all(member.got() == [b"came said went"] for member in crowd)
-    assert newcomer.got() == [b"said went"]
+        delivery.join(ROOM, member)
+    delivery.deliver_later(ROOM, b"joined ")
+    await flushed()
+    delivery.join(ROOM, late := Member(delivery))
+    delivery.deliver(ROOM, b"message ")
+    delivery.deliver_later(ROOM, b"left")
+    await flushed()
+    assert all(member.take_writes() == [b"joined message left"] for member in crowd)
+    assert late.take_writes() == [b"message left"]
     await asyncio.sleep(0.05)
-    assert crowd[0].got() == [], "the timer has nothing left to say"
+    assert crowd[0].take_writes() == [], "the timer finds no frames"
 
 
-async def test_who_leaves_a_crowd_gets_the_comings_that_wait(hub):
-    """They were published while it was there."""
-    crowd = [Member(hub) for _ in range(CROWD)]
+async def test_leaving_a_large_room_with_delayed_frames(delivery) -> None:
+    """The member gets the delayed frames, because they were published before it left."""
+    crowd = [Member(delivery) for _ in range(CROWD)]
     for member in crowd:
-        hub.join(ROOM, member)
-    hub.deliver_later(ROOM, b"came")
-    hub.leave(ROOM, crowd[0])
-    await turn_ends()
-    assert crowd[0].got() == [b"came"]
+        delivery.join(ROOM, member)
+    delivery.deliver_later(ROOM, b"joined")
+    delivery.leave(ROOM, crowd[0])
+    await flushed()
+    assert crowd[0].take_writes() == [b"joined"]
 
 
-async def test_deliveries_are_counted_by_their_time(hub):
-    """One for each member and frame, in one of the histogram's classes."""
+async def test_delivery_counts(delivery) -> None:
+    """Each frame to each member is counted in one interval of the histogram."""
     for _ in range(3):
-        hub.join(ROOM, Member(hub))
-    hub.deliver(ROOM, b"1")
-    hub.deliver(ROOM, b"2")
-    await turn_ends()
-    assert sum(hub.delivery_counts) == 6
-    assert len(hub.delivery_counts) == len(DELIVERY_BOUNDS) + 1
-    assert hub.delivery_seconds > 0
+        delivery.join(ROOM, Member(delivery))
+    delivery.deliver(ROOM, b"1")
+    delivery.deliver(ROOM, b"2")
+    await flushed()
+    assert sum(delivery.delivery_counts) == 6
+    assert len(delivery.delivery_counts) == len(DELIVERY_BOUNDS) + 1
+    assert delivery.delivery_seconds > 0
 
 
-async def test_the_hub_keeps_nobody_alive(hub):
-    """After its leaving nothing of a connection is left in the hub."""
-    anna = Member(hub)
-    hub.join(ROOM, anna)
-    hub.join_personal("user:1", anna)
-    hub.deliver(ROOM, b"1")
-    hub.deliver("user:1", b"2")
-    hub.leave(ROOM, anna)
-    hub.leave_personal("user:1", anna)
-    await turn_ends()
+async def test_no_reference_to_a_connection_remains(delivery) -> None:
+    """After it left, nothing refers to a connection."""
+    anna = Member(delivery)
+    delivery.join(ROOM, anna)
+    delivery.join_personal("user:1", anna)
+    delivery.deliver(ROOM, b"1")
+    delivery.deliver("user:1", b"2")
+    delivery.leave(ROOM, anna)
+    delivery.leave_personal("user:1", anna)
+    await flushed()
     anna.keepalive.connections.clear()
-    gone = weakref.finalize(anna.wire, lambda: None)
+    finalizer = weakref.finalize(anna.wire, lambda: None)
     anna.wire.protocol = None
     del anna
-    assert not gone.alive
+    assert not finalizer.alive
 
 
-async def test_a_write_that_fails_mutes_nobody_else(hub):
-    """The others get what waited for them a turn later, and everybody what comes then."""
-    members = [Member(hub) for _ in range(6)]
+async def test_a_failing_write_affects_no_other_member(delivery) -> None:
+    """The others get their frames one loop iteration later."""
+    members = [Member(delivery) for _ in range(6)]
     for one in members:
-        hub.join(ROOM, one)
+        delivery.join(ROOM, one)
     broken = members[2]
 
     def fail(data: bytes) -> None:
         raise RuntimeError("this wire is broken")
 
     broken.wire.write = fail
-    hub.deliver(ROOM, b"first")
-    hub.deliver(ROOM, b" second")
+    delivery.deliver(ROOM, b"first")
+    delivery.deliver(ROOM, b" second")
     with pytest.raises(RuntimeError, match="broken"):
-        hub.flush()
-    await turn_ends()
-    assert [one.got() for one in members if one is not broken] == [[b"first second"]] * 5
+        delivery.flush()
+    await flushed()
+    assert [one.take_writes() for one in members if one is not broken] == [[b"first second"]] * 5
     del broken.wire.write
-    hub.deliver(ROOM, b"third")
-    await turn_ends()
-    assert [one.got() for one in members] == [[b"third"]] * 6
+    delivery.deliver(ROOM, b"third")
+    await flushed()
+    assert [one.take_writes() for one in members] == [[b"third"]] * 6

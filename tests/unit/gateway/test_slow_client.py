@@ -1,4 +1,4 @@
-"""One client that never reads, in a room with 99 that do: it is closed, the others hear all, memory stays bounded."""
+"""Tests of the gateway with a client that does not read: it is closed, others get all events, memory stays bounded."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from roomcast.web.server import Server
 
 ROOM = "channel:1"
 BUFFER = 256 * 1024
-#: More than a kernel holds between two sockets that nobody tuned, 4 MiB and 6 MiB at most.
+#: More than a kernel buffers between two sockets by default, which is 4 MiB and 6 MiB at most.
 PLENTY = 20 * 1024 * 1024
 TEXT_SIZE = 8000
 
 
 @asynccontextmanager
-async def sleeper(server: Server) -> AsyncIterator[tuple[Peer, Client, str]]:
-    """A client with little room in its kernel, which reads its joined_room and then no more; with its last id."""
+async def non_reading_client(server: Server) -> AsyncIterator[tuple[Peer, Client, str]]:
+    """Connect a client with a small receive buffer, which stops reading after joined_room; also yield its last_id."""
     peer = await Peer.connect(("127.0.0.1", server.port), receive_buffer=4096)
     known = set(server.gateway.keepalive.connections)
     try:
@@ -37,8 +37,8 @@ async def sleeper(server: Server) -> AsyncIterator[tuple[Peer, Client, str]]:
             + masked(TEXT, json.dumps({"type": "join_room", "room": ROOM, "data": {"since": ""}}).encode())
         )
         await peer.head()
-        assert (await heard(peer))["type"] == "connected"
-        joined = await heard(peer)
+        assert (await next_frame(peer))["type"] == "connected"
+        joined = await next_frame(peer)
         (client,) = set(server.gateway.keepalive.connections) - known
         assert isinstance(client, Client)
         yield peer, client, joined["data"]["last_id"]
@@ -46,15 +46,15 @@ async def sleeper(server: Server) -> AsyncIterator[tuple[Peer, Client, str]]:
         peer.close()
 
 
-async def heard(peer: Peer) -> dict[str, Any]:
-    """The next frame, which must be text."""
+async def next_frame(peer: Peer) -> dict[str, Any]:
+    """Return the next frame, which must be text."""
     opcode, payload = await peer.frame()
     assert opcode == TEXT
     frame: dict[str, Any] = json.loads(payload)
     return frame
 
 
-async def say(server: Server, number: int) -> str:
+async def publish_large(server: Server, number: int) -> str:
     """Publish a large event; return its id."""
     data = {"task_id": number, "changes": {"text": "x" * TEXT_SIZE}}
     return await server.gateway.publishing.publish("task.updated", ROOM, data, None, None)
@@ -62,30 +62,30 @@ async def say(server: Server, number: int) -> str:
 
 @pytest.fixture
 async def server(serve: Serve) -> Server:
-    """A server with a small buffer for each client, and a history that holds it all."""
+    """Run a server with a small buffer for each client and a long history."""
     return await serve(
         ws_max_buffer=BUFFER, ws_message_rate=0, announce_max=0, history_size=PLENTY // TEXT_SIZE, history_ttl=60.0
     )
 
 
-async def test_a_client_that_never_reads_is_closed_and_takes_nothing_from_the_others(server: Server):
-    """99 that read hear everything in order; the one is closed with 1013; never more than its buffer is kept for it."""
+async def test_a_client_that_does_not_read(server: Server) -> None:
+    """It is closed with 1013, its buffer is bounded, and 99 readers get all events in order."""
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(connect(server, n, f"user{n}")) for n in range(99)]
         for reader in readers:
             await reader.join(ROOM)
-        _, slow, _ = await stack.enter_async_context(sleeper(server))
+        _, slow, _ = await stack.enter_async_context(non_reading_client(server))
         most = ids = 0
         while slow.end is None:
-            assert ids * TEXT_SIZE < PLENTY, "nobody closed it"
-            last = [await say(server, ids + n) for n in range(8)][-1]
+            assert ids * TEXT_SIZE < PLENTY, "it was not closed"
+            last = [await publish_large(server, ids + n) for n in range(8)][-1]
             ids += 8
             await asyncio.gather(*(reader.recv_type("task.updated", id=last) for reader in readers))
             most = max(most, slow.backlog)
         assert slow.end == TOO_SLOW
-        # What was one write too many when the limit was passed, and the close frame, are in the buffer too.
+        # The buffer also has the write that exceeded the limit, and the close frame.
         assert most <= BUFFER + 9 * (TEXT_SIZE + 300)
-        await say(server, ids)
+        await publish_large(server, ids)
         for reader in readers:
             await reader.recv_type("task.updated", data={"task_id": ids, "changes": {"text": "x" * TEXT_SIZE}})
             numbers = [frame["data"]["task_id"] for frame in reader.frames if frame["type"] == "task.updated"]
@@ -95,14 +95,14 @@ async def test_a_client_that_never_reads_is_closed_and_takes_nothing_from_the_ot
         assert 1000 not in {member.user_id for member in await server.gateway.broker.members(ROOM)}
 
 
-async def test_it_is_told_why_and_resumes_with_all_that_it_missed(server: Server):
-    """What was unsent and then the close with 1013 still reach it; from its last event it misses nothing."""
-    async with sleeper(server) as (peer, slow, since):
+async def test_a_slow_client_can_resume(server: Server) -> None:
+    """It gets the unsent frames and the close, and resumes from its last event without a gap."""
+    async with non_reading_client(server) as (peer, slow, since):
         ids = []
         while slow.end is None:
-            ids.append(await say(server, len(ids)))
+            ids.append(await publish_large(server, len(ids)))
             await asyncio.sleep(0)
-        ids += [await say(server, n) for n in range(len(ids), len(ids) + 50)]
+        ids += [await publish_large(server, n) for n in range(len(ids), len(ids) + 50)]
         read = []
         while True:
             opcode, payload = await peer.frame()
@@ -115,20 +115,20 @@ async def test_it_is_told_why_and_resumes_with_all_that_it_missed(server: Server
         assert (await user.join(ROOM, since=read[-1]))["data"]["recovered"] is True
         assert [(await user.recv())["id"] for _ in ids[len(read) :]] == ids[len(read) :]
         assert await user.settled() == []
-    async with connect(server, 1000, "slow") as user:  # also from the very beginning, many times its buffer
+    async with connect(server, 1000, "slow") as user:  # a resume from the beginning, many times its buffer
         assert (await user.join(ROOM, since=since))["data"]["recovered"] is True
         assert [(await user.recv())["id"] for _ in ids] == ids
         assert await user.settled() == []
 
 
-async def test_what_was_kept_for_it_is_freed(server: Server, monkeypatch):
-    """A closed client that does not even read its close is cut off, and everything kept for it goes."""
+async def test_the_buffer_of_a_slow_client_is_freed(server: Server, monkeypatch) -> None:
+    """A client that does not read its close is disconnected, and its buffer is freed."""
     monkeypatch.setattr("roomcast.transport.connection.CLOSE_TIMEOUT", 0.5)
-    async with sleeper(server) as (_, slow, _):
+    async with non_reading_client(server) as (_, slow, _):
         number = 0
         while slow.end is None:
             number += 1
-            await say(server, number)
+            await publish_large(server, number)
             await asyncio.sleep(0)
         assert slow.backlog > 0
         async with asyncio.timeout(PATIENCE):
@@ -141,14 +141,14 @@ async def test_what_was_kept_for_it_is_freed(server: Server, monkeypatch):
             await asyncio.sleep(0.01)
 
 
-async def test_replies_that_nobody_reads_are_bounded_too(server: Server):
-    """A client that asks and asks and reads no answers is closed like one that reads no events."""
-    async with sleeper(server) as (peer, slow, _):
-        ask = masked(TEXT, json.dumps({"type": "dance", "id": "x" * 100}).encode()) * 50
+async def test_unread_replies_are_bounded(server: Server) -> None:
+    """A client that does not read its replies is closed like one that does not read events."""
+    async with non_reading_client(server) as (peer, slow, _):
+        requests = masked(TEXT, json.dumps({"type": "dance", "id": "x" * 100}).encode()) * 50
         most = 0
         for _ in range(2000):
             try:
-                await peer.send(ask)
+                await peer.send(requests)
             except ConnectionError:
                 break
             await asyncio.sleep(0.001)

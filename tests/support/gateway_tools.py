@@ -1,0 +1,78 @@
+"""Helpers for the tests of ``roomcast.gateway``: wait for the server, and look at its state."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from serving import PATH, PATIENCE, token_for
+
+from roomcast.broker.memory import MemoryBroker
+from roomcast.web.server import Server
+
+ROOM = "channel:1"
+
+
+def frame_types(frames: list[dict[str, Any]]) -> list[str]:
+    """Return the types of ``frames``."""
+    return [frame["type"] for frame in frames]
+
+
+async def wait_until(condition: Any) -> None:
+    """Wait for a condition of the server, which runs on the same event loop."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def members(server: Server, room: str = ROOM) -> dict[int | str, int]:
+    """Return the users in the room and their numbers of connections, according to the broker."""
+    return {member.user_id: member.connections for member in await server.gateway.broker.members(room)}
+
+
+def is_empty(server: Server) -> bool:
+    """Return True if the server has no connection, room, lease or subscription."""
+    gateway = server.gateway
+    broker = gateway.broker
+    assert isinstance(broker, MemoryBroker)
+    return not any(
+        (
+            gateway.keepalive.connections,
+            gateway.delivery.rooms,
+            gateway.delivery.personal,
+            gateway.rooms.subscriptions._joining,
+            broker._subscribed,
+            broker._presence,
+            broker._leases,
+        )
+    )
+
+
+async def publish_numbered(server: Server, number: int, room: str = ROOM) -> str:
+    """Publish event ``number``; return its id."""
+    return await server.gateway.publishing.publish("task.deleted", room, {"task_id": number}, None, None)
+
+
+def offset(id: str) -> int:
+    """Return the offset in an event id."""
+    return int(id.rpartition("-")[2])
+
+
+def numbers(frames: list[dict[str, Any]]) -> list[int]:
+    """Return the numbers of the events among ``frames``."""
+    return [frame["data"]["task_id"] for frame in frames if frame["type"] == "task.deleted"]
+
+
+def path_with_since(id: str, **claims: Any) -> str:
+    """Return the path to connect to with ``since``."""
+    return f"{PATH}?token={token_for(**claims)}&since={id}"
+
+
+def handshake(**headers: str) -> bytes:
+    """Return a handshake with a token in the URL, or with ``headers``."""
+    query = "" if headers else f"?token={token_for()}"
+    more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return (
+        f"GET {PATH}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()

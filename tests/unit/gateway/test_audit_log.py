@@ -1,0 +1,146 @@
+"""Tests of ``gateway.audit_log``: what is logged about users, and that no token is."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from typing import Any
+
+import websockets
+from gateway_tools import handshake, wait_until
+from sample_commands import SampleCommands
+from serving import PATH, Serve, User, call, connect, refused, token_for, url
+from wire import Peer, masked
+
+from roomcast.logs import RedactingFilter
+from roomcast.protocol.frames import TEXT
+from roomcast.web.server import Server
+
+ROOM = "channel:1"
+
+
+def end_records(caplog: Any) -> list[Any]:
+    """Return the log records of connections that ended."""
+    return [record for record in caplog.records if record.getMessage().startswith("connection ended")]
+
+
+async def test_each_connection_is_logged_at_its_end(serve: Serve, caplog) -> None:
+    """The line and its fields have the user, the address, the duration and the reason."""
+    caplog.set_level(logging.INFO)
+    server = await serve(forbidden_join="close", trust_proxy=True)
+    async with connect(server, headers={"X-Forwarded-For": "203.0.113.9"}) as alice:
+        await alice.socket.close(1000, "bye")
+    async with connect(server, 2, "bob", rooms=[]) as bob:
+        await bob.send("join_room", ROOM)
+        await bob.closed()
+    async with connect(server, 3, "carol") as carol:
+        carol.socket.transport.abort()
+    async with connect(server, 4, "dan") as dan:
+        await dan.socket.close(1000)
+    await wait_until(lambda: len(end_records(caplog)) == 4)
+    fields = ("user_id", "username", "remote", "code", "reason")
+    assert [tuple(getattr(record, name) for name in fields) for record in end_records(caplog)] == [
+        (1, "alice", "203.0.113.9", 1000, "bye"),
+        (2, "bob", "127.0.0.1", 4403, "Forbidden"),
+        (3, "carol", "127.0.0.1", 1006, "Connection Lost"),
+        (4, "dan", "127.0.0.1", 1000, ""),
+    ]
+    assert end_records(caplog)[-1].getMessage().endswith(" s: 1000")
+    line = end_records(caplog)[0].getMessage()
+    assert re.fullmatch(r"connection ended: user 1 \(alice\) from 203\.0\.113\.9 after \d+\.\d s: 1000 bye", line)
+
+
+async def test_security_events_are_logged(serve: Serve, caplog) -> None:
+    """Refused tokens, joins, refreshes and connections, and kicks, are logged with user and address."""
+    caplog.set_level(logging.INFO)
+    server = await serve(forbidden_join="keep", max_connections_per_user=1)
+    await refused(server, f"{PATH}?token=nonsense")
+    async with connect(server, rooms=[ROOM]) as alice:
+        await refused(server, f"{PATH}?token={token_for()}")
+        await alice.send("join_room", "channel:2")
+        await alice.send("refresh_token", data={"token": token_for(2)})
+        await alice.join(ROOM)
+        await server.gateway.signals.kick(ROOM, 1)
+        await alice.recv_type("left_room")
+    who = "user 1 (alice) from 127.0.0.1"
+    for line in (
+        "refused a connection from 127.0.0.1: The token is not a JWT.",
+        "refused a connection of user 1 from 127.0.0.1: too many connections",
+        f"join refused: {who}: You have no access to channel:2.",
+        f"new token refused: {who}: it is of user 2",
+        f"removed from a room: {who}: {ROOM}",
+    ):
+        assert line in caplog.messages
+
+
+WAYS = [
+    ("?token={token}", {}),
+    ("?token={token}&since=x", {}),
+    ("?ticket={token}", {}),
+    ("", {"additional_headers": {"Authorization": "Bearer {token}"}}),
+    ("", {"subprotocols": ["bearer", "{token}"]}),
+]
+
+
+async def use_token(server: Server, token: str, query: str, options: Any) -> None:
+    """Connect with ``token`` in one of the ``WAYS``, and use it in valid and invalid messages."""
+    filled = json.loads(json.dumps(options).replace("{token}", token))
+    where = url(server, PATH + query.replace("{token}", token), "ws")
+    async with websockets.connect(where, proxy=None, **filled) as socket:
+        user = User(socket)
+        try:
+            await user.recv()
+            await user.send("refresh_token", data={"token": token})
+            await user.send("refresh_token", token=token)
+            await user.send("boom", data={"n": token})
+            await user.send("boom", token)
+            for _ in range(4):
+                await user.recv()
+        except websockets.ConnectionClosed:
+            pass
+
+
+async def send_malformed(server: Server, token: str) -> None:
+    """Send ``token`` in malformed requests and frames, whose errors could contain it."""
+    for sent in (
+        f"GET {PATH}?token={token} HTTP/9.9\r\n\r\n".encode(),
+        f"GET {PATH}?token={token}\x00 HTTP/1.1\r\n\r\n".encode(),
+        f"GET {PATH}?token={token} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nbroken\r\n\r\n".encode(),
+        handshake(Authorization=f"Bearer {token}") + masked(TEXT, b"\xff" + token.encode()),
+    ):
+        peer = await Peer.connect(("127.0.0.1", server.port))
+        await peer.send(sent)
+        await peer.cut_off()
+        peer.close()
+
+
+async def test_no_token_is_logged(serve: Serve, caplog, sample: SampleCommands) -> None:
+    """No log contains a token or ticket, valid or not, however it was sent.
+
+    roomcast never logs one. aiohttp logs request heads that it cannot parse; they have stars instead of tokens.
+    """
+    caplog.set_level(logging.DEBUG)
+    written = logging.StreamHandler(io.StringIO())
+    written.addFilter(lambda record: not record.name.startswith("websockets"))  # the log of the client library
+    written.addFilter(RedactingFilter())
+    logging.getLogger().addHandler(written)
+    try:
+        server = await serve(plugins=[sample.plugin])
+        tokens = [token_for(), token_for(expires_in=-5), token_for()[:-8] + "AAAAAAAA"]
+        ticket = (await call(server, "POST", "/api/v1/tickets", key=tokens[0]))[1]["ticket"]
+        for token in (*tokens, ticket):
+            for query, options in WAYS:
+                await use_token(server, token, query, options)
+            await call(server, "POST", "/api/v1/tickets", key=token)
+            await send_malformed(server, token)
+    finally:
+        logging.getLogger().removeHandler(written)
+    own = [record for record in caplog.records if record.name.startswith("roomcast")]
+    assert len(own) > 20
+    shown = "\n".join(f"{logging.Formatter().format(record)} {vars(record)}" for record in own)
+    for secret in (*tokens, ticket):
+        assert secret.rpartition(".")[2] not in shown
+        assert secret not in written.stream.getvalue()
+    assert "aiohttp" in caplog.text and "***" in written.stream.getvalue()

@@ -1,0 +1,132 @@
+"""Tests of ``gateway.commands``: a command with an idempotency key is carried out once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway_tools import wait_until
+from sample_commands import SampleCommands
+from serving import Serve, connect
+
+from roomcast.broker.memory import MemoryBroker
+from roomcast.errors import Unavailable
+
+ROOM = "channel:1"
+
+
+async def test_a_repeated_key_gets_the_first_reply(serve: Serve) -> None:
+    """A repeat is not carried out, on the same and on another connection, and gets the first reply."""
+    server = await serve()
+    async with connect(server, 2, "bob") as bob:
+        await bob.join(ROOM)
+        async with connect(server) as alice:
+            await alice.join(ROOM)
+            await alice.send("send_message", ROOM, {"content": "once"}, id=1, key="k")
+            first = await alice.recv_type("sent")
+            await alice.send("send_message", ROOM, {"content": "once"}, id=2, key="k")
+            assert (await alice.recv_type("sent", id=2))["data"] == first["data"]
+            alice.socket.transport.abort()
+        async with connect(server) as alice:
+            await alice.join(ROOM)
+            await alice.send("send_message", ROOM, {"content": "once"}, id=3, key="k")
+            assert (await alice.recv_type("sent", id=3))["data"] == first["data"]
+            await alice.send("send_message", ROOM, {"content": "twice"}, id=4, key="l")
+            assert (await alice.recv_type("sent", id=4))["data"] != first["data"]
+        await bob.settled()
+        assert [frame["data"]["content"] for frame in bob.frames if frame["type"] == "message"] == ["once", "twice"]
+
+
+async def test_a_key_with_other_data_is_refused(serve: Serve, sample: SampleCommands) -> None:
+    """Data is compared without the order of its fields; missing data equals an empty object."""
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    groups = [
+        [{"n": {"a": 1, "b": [2**60]}}, {"n": {"b": [2**60], "a": 1}}],
+        [{}, None],
+        [{"n": 1}],
+        [{"n": True}],
+        [{"n": "1"}],
+        [{"n": deep}],
+    ]
+    async with connect(await serve(plugins=[sample.plugin])) as alice:
+        for number, same in enumerate(groups):
+            for data in same:
+                await alice.send("quick", data=data, id=1, key=f"k{number}")
+                assert (await alice.recv())["data"] == {"n": (same[0] or {}).get("n")}
+            for other in (one for group in groups if group is not same for one in group):
+                await alice.send("quick", data=other, id=1, key=f"k{number}")
+                assert (await alice.recv())["data"]["code"] == "key_reused"
+    assert len(sample.started) == len(groups)
+
+
+async def test_users_may_have_the_same_key(serve: Serve) -> None:
+    """The same key of another user is another key."""
+    server = await serve()
+    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        ids = []
+        for user in (alice, bob):
+            await user.join(ROOM)
+            await user.send("send_message", ROOM, {"content": "x"}, id=1, key="k")
+            ids.append((await user.recv_type("sent"))["data"]["event_id"])
+        assert ids[0] != ids[1]
+
+
+async def test_the_key_of_a_failed_command_can_be_used_again(serve: Serve, sample: SampleCommands) -> None:
+    """A command that was refused or failed may be repeated with its key."""
+    async with connect(await serve(plugins=[sample.plugin])) as alice:
+        await alice.send("send_message", ROOM, {"content": "x"}, id=1, key="k")
+        assert (await alice.recv())["data"]["code"] == "not_joined"
+        await alice.join(ROOM)
+        await alice.send("send_message", ROOM, {"content": "x"}, id=2, key="k")
+        await alice.recv_type("sent", id=2)
+        for n in range(2):
+            await alice.send("boom", data={"n": n}, key="b", id=n)
+            await alice.recv_type("error", id=n)
+        assert sample.started == [0, 1]
+
+
+async def test_the_key_of_a_running_command_is_in_progress(serve: Serve, sample: SampleCommands) -> None:
+    """Another connection gets ``in_progress``, and later the first reply."""
+    server = await serve(plugins=[sample.plugin])
+    async with connect(server) as alice, connect(server) as tab:
+        await alice.send("slow", data={"n": 1}, id=1, key="k")
+        await wait_until(lambda: sample.started)
+        await tab.send("slow", data={"n": 1}, id=1, key="k")
+        assert (await tab.recv())["data"]["code"] == "in_progress"
+        sample.gate.set()
+        assert (await alice.recv())["data"] == {"n": 1}
+        await tab.send("slow", data={"n": 1}, id=2, key="k")
+        assert (await tab.recv())["data"] == {"n": 1}
+        assert sample.started == [1]
+
+
+async def test_the_reply_after_a_lost_connection(serve: Serve, sample: SampleCommands) -> None:
+    """A command of a lost connection is carried out once, and a repeat gets its reply."""
+    server = await serve(plugins=[sample.plugin])
+    async with connect(server) as alice:
+        await alice.send("slow", data={"n": 1}, key="k")
+        await wait_until(lambda: sample.started)
+        alice.socket.transport.abort()
+    sample.gate.set()
+    async with connect(server) as alice:
+        await alice.send("slow", data={"n": 1}, id=1, key="k")
+        assert (await alice.recv())["data"] == {"n": 1}
+        assert sample.started == [1]
+
+
+class Forgetful(MemoryBroker):
+    async def settle(self, key: str, answer: bytes | None) -> None:
+        raise Unavailable("The broker cannot be reached.")
+
+
+async def test_a_reply_that_cannot_be_stored_is_sent(serve: Serve, sample: SampleCommands) -> None:
+    """If the broker fails after the command, the client gets the reply or the error of the command."""
+    async with connect(await serve(plugins=[sample.plugin], broker=Forgetful())) as alice:
+        await alice.send("quick", data={"n": 1}, id=1, key="k")
+        assert (await alice.recv())["data"] == {"n": 1}
+        await alice.send("boom", data={"n": 2}, id=2, key="l")
+        assert (await alice.recv())["data"]["code"] == "internal"
+        await alice.send("quick", data={"n": 1}, id=3, key="k")
+        assert (await alice.recv())["data"]["code"] == "in_progress"
+    assert sample.started == [1, 2]

@@ -1,0 +1,118 @@
+"""Tests of ``gateway.commands``: commands run in order, with a limit of time and a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from gateway_tools import wait_until
+from sample_commands import Anything, SampleCommands
+from serving import Serve, User, connect
+
+from roomcast import Context, Plugin
+from roomcast.gateway.commands import MAX_QUEUED
+
+ROOM = "channel:1"
+
+
+async def test_an_unknown_command(serve: Serve) -> None:
+    """The error lists the commands that exist."""
+    async with connect(await serve()) as alice:
+        await alice.send("sned_message", ROOM, {"content": "x"})
+        error = (await alice.recv())["data"]
+        assert error["code"] == "unknown_type"
+        for known in ("'sned_message'", "send_message", "join_room", "edit_message", "ping"):
+            assert known in error["error"]
+
+
+async def test_a_handler_that_raises(serve: Serve, sample: SampleCommands, caplog) -> None:
+    """The caller gets ``internal`` without the reason, the log has the traceback, and the connection stays open."""
+    async with connect(await serve(plugins=[sample.plugin])) as alice:
+        await alice.send("boom", id=1)
+        error = await alice.recv()
+        assert (error["id"], error["data"]["code"]) == (1, "internal")
+        assert "secret" not in json.dumps(error)
+        assert "ZeroDivisionError: the secret of the plugin" in caplog.text
+        assert "user 1" in caplog.text
+        await alice.send("quick", data={"n": 1}, id=2)
+        assert (await alice.recv())["data"] == {"n": 1}
+
+
+async def test_a_handler_that_hangs(serve: Serve, sample: SampleCommands) -> None:
+    """After HANDLER_TIMEOUT its caller gets ``timeout``, and the next command runs."""
+    server = await serve(plugins=[sample.plugin], handler_timeout=0.05, ws_heartbeat_interval=0.2)
+    async with connect(server) as alice:
+        await alice.send("slow", id=1)
+        await alice.send("quick", id=2, data={"n": 2})
+        error = await alice.recv()
+        assert (error["id"], error["data"]["code"]) == (1, "timeout")
+        assert (await alice.recv())["id"] == 2
+
+
+@pytest.mark.parametrize("wait_first", [False, True])
+async def test_a_handler_that_awaits_a_cancelled_future(serve: Serve, wait_first: bool) -> None:
+    """The caller gets ``internal``, not ``timeout``, and the connection stays open."""
+    plugin = Plugin("gone")
+
+    @plugin.command("gone", Anything)
+    async def gone(ctx: Context, data: dict[str, Any]) -> None:
+        if wait_first:
+            await asyncio.sleep(0)
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    server = await serve(plugins=[plugin])
+    async with connect(server) as alice:
+        await alice.send(type="gone", id=1)
+        assert (await alice.recv_type("error"))["data"]["code"] == "internal"
+        await alice.send(type="ping", id=2)
+        assert (await alice.recv_type("pong"))["id"] == 2
+
+
+async def test_commands_of_a_connection_run_in_order(serve: Serve, sample: SampleCommands) -> None:
+    """All commands wait for a command that waits; those of other connections do not."""
+    server = await serve(plugins=[sample.plugin])
+    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        await alice.send("quick", id=0, data={"n": 0})
+        await alice.send("slow", id=1, data={"n": 1})
+        await alice.send("quick", id=2, data={"n": 2})
+        await alice.send("slow", id=3, data={"n": 3})
+        await alice.send("ping", id=4)
+        await alice.send("join_room", ROOM, id=5)
+        await alice.send("send_message", ROOM, {"content": "x"}, id=6)
+        await bob.send("quick", id=7, data={"n": 7})
+        assert (await bob.recv())["id"] == 7
+        assert (await alice.recv())["id"] == 0
+        await wait_until(lambda: sample.started[-1] == 7)
+        assert sample.started == [0, 1, 7]
+        sample.gate.set()
+        replies = [frame["id"] for frame in await alice.settled() if frame["type"] not in ("user_joined", "message")]
+        assert replies == [1, 2, 3, 4, 5, 6]
+        assert sample.started == [0, 1, 7, 2, 3]
+
+
+async def test_the_queue_of_commands_is_limited(serve: Serve, sample: SampleCommands) -> None:
+    """With MAX_QUEUED queued commands the socket is not read; later all commands are carried out."""
+    server = await serve(plugins=[sample.plugin], ws_message_rate=0)
+    count = 10_000
+    async with connect(server) as alice:
+        await alice.send("slow", data={"n": -1})
+        sending = asyncio.create_task(send_many(alice, count))
+        client = next(iter(server.gateway.keepalive.connections))
+        await wait_until(lambda: client._transport and not client._is_reading())
+        received = server.gateway.counters.messages_received
+        assert MAX_QUEUED <= received < count
+        sample.gate.set()
+        await sending
+        for n in range(count):
+            assert (await alice.recv())["id"] == n
+        assert sample.started == [-1, *range(count)]
+
+
+async def send_many(user: User, count: int) -> None:
+    """Send numbered commands; the padding fills the buffers of the kernel."""
+    for n in range(count):
+        await user.send("quick", data={"n": n}, id=n, key=None, **({"room": "channel:" + "x" * 100} if n % 2 else {}))

@@ -1,0 +1,69 @@
+"""Tests of ``gateway.rules``: who may join a room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving import Serve, connect
+from slow_rule import waiting_rule
+
+from roomcast import Context, Plugin
+
+ROOM = "channel:1"
+
+
+async def test_forbidden_join_keep(serve: Serve) -> None:
+    """With FORBIDDEN_JOIN=keep the error is sent, with the id of the request, and the connection stays open."""
+    server = await serve(forbidden_join="keep")
+    async with connect(server, rooms=[ROOM]) as alice:
+        await alice.join(ROOM)
+        await alice.send("join_room", "channel:2", id="j")
+        error = await alice.recv_type("error")
+        assert (error["id"], error["room"], error["data"]["code"]) == ("j", "channel:2", "forbidden")
+        await alice.send("send_message", ROOM, {"content": "still here"})
+        await alice.recv_type("message")
+        assert list(server.gateway.delivery.rooms) == [ROOM]
+        assert not server.gateway.rooms.subscriptions._joining
+
+
+async def test_a_token_without_valid_rooms_allows_none(serve: Serve) -> None:
+    """No rooms claim, or an invalid one, allows no room."""
+    server = await serve(forbidden_join="keep")
+    for rooms in ((), ("channel",), ("chan*",), ("channel:*:1",), ("user:*",)):
+        async with connect(server, rooms=rooms) as alice:
+            await alice.send("join_room", ROOM)
+            assert (await alice.recv())["type"] == "error"
+
+
+async def test_room_access_open(serve: Serve) -> None:
+    """ROOM_ACCESS=open allows every room except personal rooms."""
+    async with connect(await serve(room_access="open"), rooms=()) as alice:
+        await alice.join(ROOM)
+        await alice.send("join_room", "user:1")
+        assert await alice.closed() == (4403, "Forbidden")
+
+
+async def test_a_rule_that_hangs(serve: Serve) -> None:
+    """The client gets ``timeout`` after HANDLER_TIMEOUT, and does not join."""
+    plugin, _, _ = waiting_rule()
+    server = await serve(plugins=[plugin], handler_timeout=0.05, ws_heartbeat_interval=0.2)
+    async with connect(server) as alice:
+        await alice.send("join_room", "slow:1", id=1)
+        assert (await alice.recv_type("error", id=1))["data"]["code"] == "timeout"
+        assert not server.gateway.delivery.rooms and not server.gateway.rooms.subscriptions._joining
+
+
+async def test_results_of_a_rule(serve: Serve) -> None:
+    """Only True allows a join; an exception is an internal error."""
+    plugin = Plugin("odd")
+
+    @plugin.room("odd")
+    async def rule(ctx: Context, entity: str) -> Any:
+        return {"yes": True, "one": 1, "text": "yes", "none": None}.get(entity) if entity != "boom" else 1 / 0
+
+    server = await serve(plugins=[plugin], forbidden_join="keep")
+    async with connect(server) as alice:
+        for entity, code in (("one", "forbidden"), ("text", "forbidden"), ("none", "forbidden"), ("boom", "internal")):
+            await alice.send("join_room", f"odd:{entity}")
+            assert (await alice.recv_type("error"))["data"]["code"] == code
+        await alice.join("odd:yes")
