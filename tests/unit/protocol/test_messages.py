@@ -1,4 +1,4 @@
-"""The envelope: whatever bytes come, they are a request or refused with a sentence; what is built reads as meant."""
+"""Tests of ``protocol.messages``: every input is parsed or refused with a sentence, and builders return valid JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roomcast.protocol.messages import Request
 SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MICROSECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
-#: What text can hold that JSON can carry: anything but half a surrogate pair.
+#: Text that JSON can represent: no lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 numbers = st.integers(-(2**63), 2**64 - 1)
 values = st.recursive(
@@ -39,7 +39,7 @@ requests = st.builds(
 
 
 def refusal(payload: bytes | str) -> Refused:
-    """What is said of ``payload``, which must be refused, and well: with a known code and a whole sentence."""
+    """Return the error for ``payload``, which must be refused with a known code and a complete sentence."""
     with pytest.raises(Refused) as caught:
         messages.parse(payload.encode() if isinstance(payload, str) else payload)
     refused = caught.value
@@ -48,8 +48,8 @@ def refusal(payload: bytes | str) -> Refused:
     return refused
 
 
-def fits(payload: bytes) -> Request | None:
-    """Parse ``payload``; None if it is refused. Anything else it may do is a failure of the test."""
+def parse_or_refuse(payload: bytes) -> Request | None:
+    """Parse ``payload``; return None if it is refused. Any other exception fails the test."""
     try:
         return messages.parse(payload)
     except Refused as refused:
@@ -63,9 +63,9 @@ def fits(payload: bytes) -> Request | None:
 
 @given(st.binary(max_size=200))
 @settings(max_examples=200)
-def test_any_bytes_are_a_request_or_refused(payload):
-    """Nothing but a request or a refusal comes of bytes, and the refusal can be told."""
-    fits(payload)
+def test_arbitrary_bytes_are_parsed_or_refused(payload):
+    """No other exception is raised, and the refusal can be sent to the client."""
+    parse_or_refuse(payload)
 
 
 @given(values, st.integers(0, 200))
@@ -73,9 +73,9 @@ def test_any_bytes_are_a_request_or_refused(payload):
 @example({"type": "ping", "id": 2**64}, 200)
 @example({"type": "ping", "id": -(2**63) - 1}, 200)
 @example({"type": "ping", "id": 10**400}, 500)
-def test_any_json_whole_or_cut_is_a_request_or_refused(value, cut):
-    """JSON of any shape, and its beginnings, is a request or refused; a request's id can be sent back."""
-    request = fits(json.dumps(value).encode()[:cut])
+def test_arbitrary_json_is_parsed_or_refused(value, cut):
+    """The JSON may be incomplete. The id of a parsed request can be sent back."""
+    request = parse_or_refuse(json.dumps(value).encode()[:cut])
     if request is not None:
         assert json.loads(messages.pong(request.id))["type"] == "pong"
 
@@ -85,9 +85,9 @@ wrong = st.sampled_from([0, 1.5, True, None, "", "x", [], {}, "channel:*", "a" *
 
 @given(st.dictionaries(st.sampled_from(["type", "room", "data", "id", "key", "other"]), wrong))
 @settings(max_examples=200)
-def test_any_envelope_is_a_request_or_refused(envelope):
-    """Envelopes with fields missing, unknown or of the wrong type are requests or refused, by the rules below."""
-    request = fits(json.dumps(envelope).encode())
+def test_arbitrary_fields_are_parsed_or_refused(envelope):
+    """Fields may be missing, unknown or of the wrong type; the rules are below."""
+    request = parse_or_refuse(json.dumps(envelope).encode())
     if request is not None:
         assert isinstance(request.type, str) and "other" not in envelope
         assert request.room is None
@@ -98,8 +98,8 @@ def test_any_envelope_is_a_request_or_refused(envelope):
 
 @given(requests)
 @settings(max_examples=200)
-def test_a_request_comes_back_equal(request):
-    """What a client means is what is heard, every value exact; fields that are None may be there or left out."""
+def test_a_valid_request_is_parsed_unchanged(request):
+    """All values are exact. Fields that are None may be present or absent."""
     whole = msgspec.structs.asdict(request)
     for envelope in (whole, {name: value for name, value in whole.items() if value is not None}):
         payload = orjson.dumps(envelope)
@@ -118,8 +118,8 @@ def test_a_request_comes_back_equal(request):
 @example("channel:1:2")
 @example("channel:ä")
 @example("1channel:1")
-def test_only_what_has_a_rooms_form_is_a_room(name):
-    """A room is a lower-case word, a colon, and 1 to 128 of letters, digits, dots, dashes and underscores."""
+def test_is_room_checks_the_form_of_the_name(name):
+    """The form is a lower-case word, a colon, and 1 to 128 letters, digits, dots, dashes and underscores."""
     head, colon, tail = name.partition(":")
     word = bool(head) and head[0] in "abcdefghijklmnopqrstuvwxyz" and re.sub("[a-z0-9_]", "", head) == ""
     expected = bool(colon) and word and 0 < len(tail) <= 128 and re.sub("[A-Za-z0-9._-]", "", tail) == ""
@@ -127,7 +127,7 @@ def test_only_what_has_a_rooms_form_is_a_room(name):
 
 
 @pytest.mark.parametrize(
-    ("payload", "code", "says"),
+    ("payload", "code", "words"),
     [
         ("", "bad_json", "not valid JSON"),
         ("{", "bad_json", "not valid JSON"),
@@ -177,15 +177,15 @@ def test_only_what_has_a_rooms_form_is_a_room(name):
         ('{"type":"ping","room":"channel:%s"}' % ("1" * 1_000_000), "bad_room", "entity_type:entity_id"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(payload, code, says):
-    """Each fault has its code and a short sentence in plain words, however long or odd what was sent."""
+def test_a_refusal_names_the_problem(payload, code, words):
+    """Each problem has its code and a short, plain sentence, even if the message is long or unusual."""
     refused = refusal(payload)
     assert refused.code == code
-    assert says in refused.message
+    assert words in refused.message
 
 
-def test_the_longest_id_key_and_room_are_taken():
-    """128 characters of id, key and entity are not too many, nor are 64 bits of a number."""
+def test_ids_keys_and_rooms_of_the_maximum_length_are_accepted():
+    """128 characters are accepted for id, key and entity id, and 64 bits for a number."""
     long = "x" * 128
     request = messages.parse(json.dumps({"type": "ping", "id": long, "key": long, "room": f"channel:{long}"}).encode())
     assert (request.id, request.key, request.room) == (long, long, f"channel:{long}")
@@ -208,13 +208,13 @@ def test_the_longest_id_key_and_room_are_taken():
         (b"", None),
     ],
 )
-def test_the_id_of_what_was_refused_is_found_where_it_can_be(payload, id):
-    """A client can match even the error of a request that could not be read, if its id can be."""
+def test_request_id_finds_the_id_of_a_refused_message(payload, id):
+    """The client can then match the error to its request."""
     assert messages.request_id(payload) == id
 
 
-def test_a_core_command_takes_only_its_own_data():
-    """What a command of the core does not know is refused by name; no data, or an empty object, is none."""
+def test_takes_only_refuses_other_fields():
+    """The error names the unknown field. No data and an empty object are equivalent."""
     messages.takes_only(Request("ping"))
     messages.takes_only(Request("ping", data={}))
     messages.takes_only(Request("join_room", data={"since": "x"}), "since")
@@ -228,16 +228,16 @@ def test_a_core_command_takes_only_its_own_data():
 # Building.
 
 
-def test_an_event_has_the_documents_fields():
-    """An event is type, room, data, sender and timestamp; room and sender are left out where there are none."""
+def test_an_event_has_the_documented_fields():
+    """They are type, room, data, sender and timestamp. Room and sender are omitted if there are none."""
     built = json.loads(messages.event("task.created", "project:1", {"task_id": 7}, "alice"))
     assert SECONDS.fullmatch(built.pop("timestamp"))
     assert built == {"type": "task.created", "room": "project:1", "data": {"task_id": 7}, "sender": "alice"}
     assert set(json.loads(messages.event("notification.new", None, {}, None))) == {"type", "data", "timestamp"}
 
 
-def test_the_welcome_has_microseconds():
-    """The welcome's time is to the microsecond, of now and in UTC; every other frame's is to the second."""
+def test_connected_has_microseconds():
+    """Its timestamp is the current UTC time with microseconds. All other messages have seconds."""
     before = datetime.now(UTC)
     built = json.loads(messages.connected(12345, "alice"))
     assert MICROSECONDS.fullmatch(built["timestamp"])
@@ -247,8 +247,8 @@ def test_the_welcome_has_microseconds():
         assert SECONDS.fullmatch(json.loads(other)["timestamp"])
 
 
-def test_a_reply_says_only_what_there_is():
-    """Room and id are in a reply if they were in the request; an id of 0 and an empty one are ids too."""
+def test_a_reply_repeats_room_and_id():
+    """They are omitted if the request had none. 0 and the empty string are valid ids."""
     assert set(json.loads(messages.reply("sent", {}))) == {"type", "data", "timestamp"}
     whole = json.loads(messages.reply("sent", {"a": 1}, room="channel:1", id="7"))
     assert (whole["room"], whole["id"], whole["data"]) == ("channel:1", "7", {"a": 1})
@@ -257,7 +257,7 @@ def test_a_reply_says_only_what_there_is():
 
 
 def test_an_error_has_a_sentence_and_a_code():
-    """The error frame is that of docs/protocol.md, with fields if there are any."""
+    """The ``error`` message has a sentence, a code, and fields if there are any."""
     built = json.loads(messages.error(Refused("bad_room", "No such room.")))
     assert set(built) == {"type", "data", "timestamp"}
     assert built["data"] == {"error": "No such room.", "code": "bad_room"}
@@ -266,7 +266,7 @@ def test_an_error_has_a_sentence_and_a_code():
 
 
 @pytest.mark.parametrize("data", [{"a": 2**64}, {"a": object()}, {"a": "\ud800"}, {1: 2}, {"a": {1, 2}}])
-def test_what_is_no_json_cannot_be_sent(data):
-    """Data that JSON cannot carry is refused with a sentence, and never half built."""
+def test_data_that_json_cannot_represent_is_refused(data):
+    """The refusal is a sentence, and no incomplete event is built."""
     with pytest.raises(Refused, match=r"data cannot be sent as JSON: .*\.$"):
         messages.event("message", "channel:1", data, None)
