@@ -1,4 +1,4 @@
-"""Nodes for tests of leases and presence: several in one process, each with its own connections to Redis."""
+"""Nodes for tests: several in one process, each with its own connections to Redis."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from broker_contract import HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
+from redis.asyncio import Redis
+from redis_servers import RedisServer
+from redis_servers import until as until_server
+
 from roomcast.broker.base import Member
+from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.connection import RedisConnection
 from roomcast.broker.redis.handshake import open_connection
 from roomcast.broker.redis.keys import Keys
 from roomcast.broker.redis.leases import Leases
+from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.presence import Presence
 from roomcast.broker.redis.reconnect import OnLost
 from roomcast.broker.redis.router import Router
+from roomcast.broker.redis.subscriptions import Subscription
 from roomcast.broker.redis.topology import Address, create_topology
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
@@ -98,3 +106,73 @@ async def until(condition: Callable[[], Awaitable[bool]], pause: float = 0.02) -
     async with asyncio.timeout(15):
         while not await condition():
             await asyncio.sleep(pause)
+
+
+# Whole brokers.
+
+#: Starts another node on the shared server; see the fixture ``node``.
+StartNode = Callable[..., Awaitable[Harness]]
+
+
+def broker_for(url: str, prefix: str, **options: float) -> RedisBroker:
+    """Return a broker with the history options of the contract."""
+    bounds = {"history_size": HISTORY_SIZE, "history_ttl": HISTORY_TTL}
+    return RedisBroker(parse(url), RedisOptions(prefix=prefix, **(bounds | options)))  # type: ignore[arg-type]
+
+
+async def _subscribers(client: Redis, channel: bytes) -> int:
+    """Return how many connections are subscribed to a channel, with SUBSCRIBE or SSUBSCRIBE."""
+    counts = [await client.execute_command("PUBSUB", command, channel) for command in ("NUMSUB", "SHARDNUMSUB")]
+    return sum(int(reply[1]) if isinstance(reply[0], bytes) else int(reply[0][1]) for reply in counts)
+
+
+async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
+    """Move the stored state ``seconds`` into the past: the TTLs of keys, and the times of events.
+
+    State that running nodes renew stays as it is: leases, presence, and rooms with a subscription.
+    """
+    ms = int(seconds * 1000)
+    async with server.client(decode_responses=False) as client:
+        async for key in client.scan_iter(match=f"{{{prefix}:*"):
+            kind = await client.type(key)
+            is_subscribed = key.endswith(b":m") and await _subscribers(client, key[:-2])
+            if kind == b"zset" or key.endswith(b":p") or is_subscribed:
+                continue
+            if kind == b"stream":
+                entries = await client.xrange(key)
+                last = (await client.xinfo_stream(key))["last-generated-id"]
+                left = await client.pttl(key)
+                await client.xtrim(key, maxlen=0)
+                await client.execute_command("XSETID", key, "0-0")
+                for id, entry in entries:
+                    await client.xadd(key, {b"t": int(entry[b"t"]) - ms, b"p": entry[b"p"]}, id=id)
+                await client.execute_command("XSETID", key, last)
+                await client.pexpire(key, left)
+            if key.endswith(b":m"):
+                await client.hincrby(key, b"x", -ms)
+            if (left := await client.pttl(key)) - ms > 0:
+                await client.pexpire(key, left - ms)
+            else:
+                await client.delete(key)
+
+
+def subscription_of(harness: Harness) -> Subscription:
+    """Return the subscription of ``ROOM``."""
+    assert isinstance(harness.broker, RedisBroker)
+    subscription = harness.broker._receiver.subscriptions.get(ROOM)
+    assert subscription is not None
+    return subscription
+
+
+async def send_raw(server: RedisServer, prefix: str, message: bytes) -> None:
+    """Publish an arbitrary message on the channel of ``ROOM``."""
+    assert await server("PUBLISH", f"{{{prefix}:{ROOM}}}", message) == 1
+
+
+async def until_repaired(harness: Harness) -> None:
+    """Wait until no gap of ``ROOM`` is being repaired."""
+
+    async def is_not_pending() -> bool:
+        return subscription_of(harness).pending is None
+
+    await until_server(is_not_pending, "the gap is repaired")

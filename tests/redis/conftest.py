@@ -1,0 +1,44 @@
+"""Fixtures of the tests that need Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from broker_contract import ROOM, Harness
+from redis_nodes import StartNode, broker_for, travel
+from redis_servers import RedisServer
+
+from roomcast.broker.redis.broker import RedisBroker
+from roomcast.broker.redis.options import RedisOptions
+from roomcast.broker.redis.urls import parse
+
+
+@pytest.fixture
+async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[StartNode]:
+    """``await node()`` starts another node on the shared server."""
+
+    async def pass_time(seconds: float) -> None:
+        await travel(redis_server, redis_prefix, seconds)
+
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: float) -> Harness:
+            harness = Harness(broker_for(redis_server.url, redis_prefix, **options), pass_time)
+            await harness.broker.start(harness.listener)
+            stack.push_async_callback(harness.broker.close)
+            return harness
+
+        yield start
+
+
+@pytest.fixture
+async def subscribed(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Harness]:
+    """A subscribed on the shared server, subscribed to ``ROOM``."""
+    subscribed = Harness(RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)), asyncio.sleep)
+    await subscribed.broker.start(subscribed.listener)
+    await subscribed.broker.subscribe([ROOM])
+    yield subscribed
+    await subscribed.broker.close()
