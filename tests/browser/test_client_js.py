@@ -17,7 +17,6 @@ from client_pages import (
     Pool,
     browser,
     close_all,
-    eventually,
     page_server,
     pool,
     proxy,
@@ -30,6 +29,7 @@ from docs_pages import snippet
 from marshmallow import Schema, fields
 from serving import running, token_for
 from tcp_proxy import Proxy
+from waiting import wait_until
 
 from roomcast import Context, Plugin
 from roomcast.auth.identity import make_token
@@ -73,12 +73,12 @@ async def test_usage_example_works_with_only_the_import_changed(browser, stack):
     logged: list[str] = []
     tab.on("console", lambda message: logged.append(message.text))
     await tab.goto(origin)
-    await eventually(lambda: ROOM in server.gateway.delivery.rooms)
+    await wait_until(lambda: ROOM in server.gateway.delivery.rooms)
     await publish(server, "Hello everyone!")
     await server.gateway.publishing.publish(
         "task.created", ROOM, {"task_id": 789, "title": "Write it down"}, "alice", None
     )
-    await eventually(lambda: len(logged) >= 3)
+    await wait_until(lambda: len(logged) >= 3)
     assert logged == ["Connected as alice", "bob: Hello everyone!", "New task: Write it down"]
 
 
@@ -123,7 +123,7 @@ async def test_messages_arrive_once_and_in_order_over_twenty_losses(start, serve
         fifty = f"Array.from({{ length: 50 }}, (_, n) => client.sendMessage('channel:1', String({loss * 50} + n)))"
         await alice.js(f"sent.push(...{fifty})")
         if loss % 2:
-            await eventually(lambda received=received: server.gateway.counters.messages_received > received)
+            await wait_until(lambda received=received: server.gateway.counters.messages_received > received)
         proxy.reset()
         proxy.flow()
     replies = await alice.js("(await Promise.all(sent)).map((reply) => reply.data.event_id)")
@@ -250,9 +250,9 @@ async def test_running_command_is_not_executed_twice(start, stack):
     proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
     alice = await start(port=proxy.port, join=ROOM)
     await alice.js("window.sent = [1, 2, 3].map((step) => client.send({ type: 'slow.do', data: { step } })), null")
-    await eventually(lambda: done == [1])
+    await wait_until(lambda: done == [1])
     proxy.reset()
-    await eventually(lambda: server.gateway.counters.errors["in_progress"] > 0)
+    await wait_until(lambda: server.gateway.counters.errors["in_progress"] > 0)
     free.set()
     assert await alice.js("(await Promise.all(sent)).map((reply) => reply.data.step)") == [1, 2, 3]
     assert done == [1, 2, 3]
@@ -277,7 +277,7 @@ async def test_idle_connection_is_kept_open_by_pings(start, server):
     """Pings keep an idle connection open, and the page receives no pong events."""
     alice = await start(join=ROOM, heartbeat=60)
     received = server.gateway.counters.messages_received
-    await eventually(lambda: server.gateway.counters.messages_received > received + 5)
+    await wait_until(lambda: server.gateway.counters.messages_received > received + 5)
     assert await alice.js("states()") == ["connecting", "open"]
     assert await alice.js("framesOf('pong')") == []
 
@@ -310,7 +310,7 @@ async def test_browser_resumes_after_a_suspend(stack):
     os.killpg(group := group_of(flag), signal.SIGSTOP)
     try:
         await publish(server, "b")
-        await eventually(lambda: not server.gateway.keepalive.connections)
+        await wait_until(lambda: not server.gateway.keepalive.connections)
         await publish(server, "c")
     finally:
         os.killpg(group, signal.SIGCONT)
@@ -372,6 +372,6 @@ async def test_close_rejects_pending_requests(start, server):
     """close() closes with 1000 and rejects pending requests, and the client does not reconnect."""
     alice = await start(join=ROOM)
     await alice.js("window.sent = client.sendMessage('channel:1', 'x'), client.close(), null")
-    await eventually(lambda: not server.gateway.keepalive.connections)
+    await wait_until(lambda: not server.gateway.keepalive.connections)
     assert [outcome["code"] for outcome in await alice.js("await outcomes([sent])")] == ["closed"]
     assert await alice.js("states().at(-1)") == "closed"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from client_pages import ROOM, Client, Pool, Start, browser, eventually, pool, proxy, publish, server, stack
+from client_pages import ROOM, Client, Pool, Start, browser, pool, proxy, publish, server, stack
 from playwright.async_api import Error as BrowserError
 from serving import call, token_for
 from tcp_proxy import Proxy
+from waiting import wait_until
 
 from roomcast.web.server import Server
 
@@ -62,7 +63,7 @@ async def test_closing_the_first_tab_does_not_affect_the_others(tab, server):
     assert [await one.js("states().at(-1)") for one in others] == ["open"] * 2
     for one in others:
         await one.page.close()
-    await eventually(lambda: connections(server) == 0)
+    await wait_until(lambda: connections(server) == 0)
 
 
 async def test_tab_receives_events_of_its_own_rooms_only(tab, server):
@@ -98,7 +99,7 @@ async def test_rooms_of_an_ended_tab_are_left(pool, proxy, tab, server, end):
             crash = asyncio.ensure_future(goes.page.goto("chrome://crash"))
         with suppress(BrowserError):
             await crash
-    await eventually(lambda: "project:1" not in server.gateway.delivery.rooms)
+    await wait_until(lambda: "project:1" not in server.gateway.delivery.rooms)
     await publish(server, "a")
     assert await stays.contents(1) == ["a"]
     assert connections(server) == 1

@@ -7,17 +7,13 @@ import pytest
 from browser import PATIENCE, chromium
 from client_pages import page_server
 from docs_pages import snippet
+from serving import SECRET, running
 
-from roomcast import registry
 from roomcast.auth.identity import make_token
-from roomcast.broker.memory import MemoryBroker
-from roomcast.gateway.gateway import Gateway
-from roomcast.settings import Settings
-from roomcast.web.server import Address, Server
+from roomcast.web.server import Server
 
 pytestmark = pytest.mark.browser
 
-SECRET = "correct horse battery staple, twice over"
 #: A page with the example as its script.
 PAGE = f'<!doctype html><link rel="icon" href="data:,"><script>{snippet("complete chat client")}</script>'
 
@@ -25,13 +21,8 @@ PAGE = f'<!doctype html><link rel="icon" href="data:,"><script>{snippet("complet
 @asynccontextmanager
 async def gateway(origin: str) -> AsyncIterator[Server]:
     """Run a server that allows pages of ``origin``."""
-    settings = Settings(jwt_secret=SECRET, allowed_origins=(origin,), drain_seconds=0)
-    server = Server(Gateway(settings, registry.load(), MemoryBroker()), Address(port=0))
-    await server.start()
-    try:
+    async with running(api_key=None, allowed_origins=(origin,)) as server:
         yield server
-    finally:
-        await server.stop()
 
 
 async def test_example_client_runs_unchanged():

@@ -3,17 +3,14 @@
 import asyncio
 from contextlib import asynccontextmanager, suppress
 
+import serving
 from shell import SECRET, TASK, Process, Running, listening, publish, refusal, roomcast
 
-from roomcast import registry
 from roomcast.auth.identity import make_token
-from roomcast.broker.memory import MemoryBroker
 from roomcast.cli.listen import Listener, event_line
 from roomcast.cli.target import parse_target
 from roomcast.errors import SERVICE_RESTART
-from roomcast.gateway.gateway import Gateway
-from roomcast.settings import Settings
-from roomcast.web.server import Address, Server
+from roomcast.web.server import Server
 
 PATIENCE = 20.0
 
@@ -21,13 +18,8 @@ PATIENCE = 20.0
 @asynccontextmanager
 async def running():
     """Run a server in this process, on a free port."""
-    gateway = Gateway(Settings(jwt_secret=SECRET, drain_seconds=0), registry.load(), MemoryBroker(100, 60))
-    server = Server(gateway, Address(port=0))
-    await server.start()
-    try:
+    async with serving.running(jwt_secret=SECRET, api_key=None, history_size=100, history_ttl=60) as server:
         yield server
-    finally:
-        await server.stop()
 
 
 class Lines:

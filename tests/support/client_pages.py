@@ -6,7 +6,6 @@ the browser is started once for each module.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -123,13 +122,6 @@ class Pool:
                 await page.goto("about:blank")
                 self._free.append(page)
         assert [client.errors for client in used.values()] == [[] for _ in used]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition()`` is true in this process."""
-    async with asyncio.timeout(PATIENCE / 1000):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def publish(server: Server, *contents: str, room: str = ROOM) -> None:

@@ -8,19 +8,13 @@ from browser import PATIENCE
 from client_pages import browser, publish
 from marshmallow import Schema, fields, validate
 from playwright.async_api import ConsoleMessage, Page, expect
+from serving import KEY, SECRET, running
 
-from roomcast import Context, Plugin, registry
-from roomcast.broker.memory import MemoryBroker
-from roomcast.gateway.gateway import Gateway
-from roomcast.registry import LoadedPlugin, Registry
-from roomcast.settings import Settings
-from roomcast.web.server import Address, Server
+from roomcast import Context, Plugin
+from roomcast.web.server import Server
 
-__all__ = ["browser", "publish"]
+__all__ = ["KEY", "SECRET", "browser", "publish"]
 
-
-SECRET = "correct horse battery staple, twice over"
-KEY = "s3cret-key-of-the-operator"
 #: Markup that sets the title of the page if it is executed.
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 
@@ -56,16 +50,9 @@ async def start(ctx: Context, data: dict) -> dict:
 @asynccontextmanager
 async def serving(*, dev: bool = False, plugins: Iterable[Plugin] = (), **settings) -> AsyncIterator[Server]:
     """Run a server with ``settings``, and with ``plugins`` besides the built-in ones."""
-    known = Settings(
-        **{"jwt_secret": SECRET, "drain_seconds": 0, "room_access": "open" if dev else "claims"} | settings
-    )
-    loaded = Registry([*list(registry.load())[1:], *(LoadedPlugin(plugin, "test", plugin.name) for plugin in plugins)])
-    server = Server(Gateway(known, loaded, MemoryBroker()), Address(port=0), dev=dev)
-    await server.start()
-    try:
+    options = {"api_key": None, "room_access": "open" if dev else "claims"} | settings
+    async with running(dev=dev, plugins=plugins, **options) as server:
         yield server
-    finally:
-        await server.stop()
 
 
 def url(server: Server, path: str = "/console") -> str:

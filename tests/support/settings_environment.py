@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from serving import SECRET
 
 from roomcast.errors import SettingsError
 from roomcast.settings import Settings
-
-SECRET = "correct horse battery staple, twice over"
 
 
 def read(**environ: str) -> Settings:

@@ -4,15 +4,15 @@ import asyncio
 import socket
 import struct
 
+from waiting import PATIENCE
+
 from roomcast.protocol.frames import CLOSE, PONG
 
-#: The key of RFC 6455's examples.
-KEY = bytes.fromhex("37fa213d")
-#: Nothing on loopback takes so long, in seconds, unless it never comes.
-PATIENCE = 10.0
+#: The masking key of RFC 6455's examples.
+MASK = bytes.fromhex("37fa213d")
 
 
-def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, key: bytes = KEY, rsv: int = 0) -> bytes:
+def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, key: bytes = MASK, rsv: int = 0) -> bytes:
     """A client's frame, by the letter of section 5.2 and byte by byte, so as to share nothing with the code tested."""
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     if len(payload) < 126:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from marshmallow import Schema, fields, validate
+from serving import registry_with
 
-from roomcast import Context, Plugin, registry
-from roomcast.registry import LoadedPlugin, Registry
+from roomcast import Context, Plugin
+from roomcast.registry import Registry
 
 zoo = Plugin("zoo")
 zoo.room("cage", description="A cage")
@@ -51,4 +52,4 @@ async def feed(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def zoo_registry() -> Registry:
     """Return a registry of the built-in plugins and the zoo."""
-    return Registry([*list(registry.load())[1:], LoadedPlugin(zoo, "zoo 1.0", "zoo")])
+    return registry_with(zoo)

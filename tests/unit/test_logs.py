@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import SECRET
 
 from roomcast.auth.identity import make_token
 from roomcast.logs import configure, escape, redact
 from roomcast.settings import Settings
 
-SECRET = "correct horse battery staple, twice over"
 TOKEN = make_token(SECRET, user_id=1, username="alice")
 TICKET = "vX3-9_aQ.ticket"
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) *  ?[a-z._]+ +\S")

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jwt.utils import base64url_encode
+from serving import SECRET
 
 from roomcast.auth.identity import MAX_TOKEN, Authenticator, Identity, make_token
 from roomcast.auth.user_id import MAX_NUMBER
 from roomcast.errors import AuthenticationFailed
 from roomcast.settings import Settings
 
-SECRET = "correct horse battery staple, twice over"
 AUTHENTICATOR = Authenticator(Settings(jwt_secret=SECRET))
 LENIENT = Authenticator(Settings(jwt_secret=SECRET, jwt_require_exp=False))
 

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 from aiohttp import web
+from serving import SECRET
 
 from roomcast.auth import room_access
 from roomcast.auth.identity import Identity
 from roomcast.auth.room_access import RoomAccess
 from roomcast.settings import Settings
 
-SECRET = "correct horse battery staple, twice over"
 ALICE = Identity(1, "alice", rooms=("channel:*",))
 BOB = Identity("bob", "Bob")
 

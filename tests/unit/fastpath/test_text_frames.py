@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wire import KEY, masked
+from wire import MASK, masked
 
 from roomcast import fastpath
 from roomcast.fastpath import text_frames
@@ -26,7 +26,7 @@ HELLO = masked(TEXT, b"hello")
 def test_a_single_text_frame_is_decoded(size):
     """A whole text frame below 64 KiB is decoded with any masking key."""
     payload = ("é" * size).encode()[:size] if size % 2 == 0 else b"x" * size
-    for key in (KEY, bytes(4), b"\xff\x00\xff\x00"):
+    for key in (MASK, bytes(4), b"\xff\x00\xff\x00"):
         assert text_frames.decode_text_frames(masked(TEXT, payload, key=key), LIMIT) == [payload]
 
 

@@ -6,10 +6,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
+from serving import KEY
 
 from roomcast.web import console_session
-
-KEY = "s3cret-key-of-the-operator"
 
 
 def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_proxy: bool = False) -> web.Response:

@@ -1,0 +1,20 @@
+"""How long tests wait, and how."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from inspect import isawaitable
+
+#: How long tests wait for something on loopback before they fail, in seconds.
+PATIENCE = 10.0
+
+
+async def wait_until(condition: Callable[[], object], *, patience: float = PATIENCE, pause: float = 0.001) -> None:
+    """Call ``condition``, a plain or an async function, every ``pause`` seconds until it returns a true value."""
+    async with asyncio.timeout(patience):
+        while True:
+            result = condition()
+            if await result if isawaitable(result) else result:
+                return
+            await asyncio.sleep(pause)
