@@ -1,4 +1,4 @@
-"""A pytest plugin: a certificate, and what a server with it needs."""
+"""A pytest plugin: a certificate, and the TLS context of a server that uses it."""
 
 import datetime
 import ipaddress
@@ -14,11 +14,11 @@ from cryptography.x509.oid import NameOID
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    """Create a self-signed certificate for 127.0.0.1, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -33,13 +33,13 @@ def certificate(tmp_path_factory) -> Path:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
     return path
 
 
 @pytest.fixture
 def server_tls(certificate: Path) -> ssl.SSLContext:
-    """What --tls-cert and --tls-key make."""
+    """Return a TLS context like that of --tls-cert and --tls-key."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context

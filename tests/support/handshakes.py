@@ -1,4 +1,6 @@
-"""For tests of the handshake: servers whose insides can be seen, and clients that send heads as they are told."""
+"""For tests of the handshake: servers with access to their internals, and clients that send requests byte by byte."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -24,7 +26,7 @@ ANY_PORT = Address(port=0)
 SECRET = "correct horse battery staple, twice over"
 TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
 PATH = "/api/v1/ws/connect"
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3, as is its answer:
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # from RFC 6455 section 1.3, and so is the answer to it:
 ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 HEADERS = {
     "Host": "localhost",
@@ -34,16 +36,22 @@ HEADERS = {
     "Sec-WebSocket-Key": KEY,
 }
 
+#: In how many parts the request is sent. The acceptor handles requests in one part, aiohttp those in two.
+IN_PARTS = pytest.mark.parametrize("parts", [1, 2], ids=["one part", "two parts"])
+
 
 def request(path: str = f"{PATH}?token={TOKEN}", method: str = "GET", **headers: str | None) -> bytes:
-    """A handshake's head; ``headers`` replace its own (underscores are hyphens), or with None take them away."""
+    """Return a handshake request. ``headers`` replace its headers, or remove them if they are None.
+
+    Underscores in their names stand for hyphens.
+    """
     wanted: dict[str, str | None] = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
     lines = [f"{name}: {value}" for name, value in wanted.items() if value is not None]
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode()
 
 
 class Running:
-    """A server of one test."""
+    """A running server, and the clients that a test has connected to it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -53,61 +61,68 @@ class Running:
 
     @property
     def url(self) -> str:
+        """The URL of the WebSocket endpoint."""
         return f"ws://127.0.0.1:{self.server.port}{PATH}"
 
     @property
-    def at_aiohttp(self) -> list[RequestHandler]:
-        """The connections that aiohttp has."""
+    def aiohttp_handlers(self) -> list[RequestHandler]:
+        """The connections that aiohttp handles."""
         return self.server._runner.server.connections
 
     @property
-    def greeting(self) -> int:
-        """How many connections are not handed over yet, at the entrance and with aiohttp."""
-        acceptor = self.server._acceptor
-        return len(acceptor._silent) + len(acceptor._handshakes) + len(self.at_aiohttp)
+    def aiohttp_requests(self) -> int:
+        """The number of requests that aiohttp has handled."""
+        count: int = self.server._runner.server.requests_count
+        return count
 
-    def visitor(self) -> PendingConnection | RequestHandler:
-        """The one connection whose handshake is under way."""
-        fronts = [
+    @property
+    def pending(self) -> int:
+        """The number of connections that are not admitted yet, in the acceptor and in aiohttp."""
+        acceptor = self.server._acceptor
+        return len(acceptor._silent) + len(acceptor._handshakes) + len(self.aiohttp_handlers)
+
+    def pending_connection(self) -> PendingConnection | RequestHandler:
+        """Return the only connection whose handshake is in progress."""
+        found = [
             one for one in gc.get_objects() if type(one) is PendingConnection and one._acceptor is self.server._acceptor
         ]
-        (only,) = [*self.at_aiohttp, *(one for one in fronts if one.transport is not None)]
+        (only,) = [*self.aiohttp_handlers, *(one for one in found if one.transport is not None)]
         return only
 
-    async def asking(self, way: str, **change: Any) -> Peer:
-        """A client that has sent a handshake, in one piece or in two: the entrance takes those, and aiohttp these."""
+    async def peer(self) -> Peer:
+        """Connect a client that sends nothing."""
+        peer = await Peer.connect(("127.0.0.1", self.server.port))
+        self.peers.append(peer)
+        return peer
+
+    async def start_handshake(self, parts: int = 1, **change: Any) -> Peer:
+        """Connect a client that sends ``request(**change)`` in one or two parts."""
         peer, head = await self.peer(), request(**change)
-        if way == "in two":
+        if parts == 2:
             await peer.send(head[:50])
             async with asyncio.timeout(PATIENCE):
-                while not self.at_aiohttp:
+                while not self.aiohttp_handlers:
                     await asyncio.sleep(0)
             head = head[50:]
         await peer.send(head)
         return peer
 
-    async def peer(self) -> Peer:
-        """A client that has said nothing yet."""
-        peer = await Peer.connect(("127.0.0.1", self.server.port))
-        self.peers.append(peer)
-        return peer
-
-    async def shaken(self, **headers: str | None) -> Peer:
-        """A client that was answered 101 and greeted."""
+    async def connected(self, **headers: str | None) -> Peer:
+        """Connect a client and read its ``connected`` frame."""
         peer = await self.peer()
         await peer.send(request(**headers))
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
         assert (await event(peer))["type"] == "connected"
         return peer
 
-    async def settled(self) -> None:
-        """Wait until the entrance and aiohttp have forgotten everybody, which takes a few turns."""
+    async def no_pending(self) -> None:
+        """Wait until the acceptor and aiohttp have released all connections."""
         async with asyncio.timeout(PATIENCE):
-            while self.greeting:
+            while self.pending:
                 await asyncio.sleep(0)
 
-    async def emptied(self) -> None:
-        """Wait until the last WebSocket is gone."""
+    async def no_clients(self) -> None:
+        """Wait until the last WebSocket has ended."""
         async with asyncio.timeout(PATIENCE):
             while self.gateway.keepalive.connections:
                 await asyncio.sleep(0)
@@ -117,7 +132,7 @@ class Running:
 async def serving(
     *, broker: MemoryBroker | None = None, address: Address = ANY_PORT, **settings: Any
 ) -> AsyncIterator[Running]:
-    """A started server, stopped at the end."""
+    """Run a server, and close its clients at the end."""
     values = {"jwt_secret": SECRET, "drain_seconds": 0.0, **settings}
     server = Server(Gateway(Settings(**values), load(), broker or MemoryBroker()), address)
     await server.start()
@@ -131,14 +146,14 @@ async def serving(
 
 
 async def event(peer: Peer) -> dict[str, Any]:
-    """The next event."""
+    """Read the next frame, which must be a text frame, and return its JSON."""
     opcode, payload = await peer.frame()
     assert opcode == TEXT
     return json.loads(payload)
 
 
-class Slow(MemoryBroker):
-    """A broker that lets nobody in before the test says so."""
+class GatedBroker(MemoryBroker):
+    """A broker that admits no client until the test sets ``gate``. It sets ``asked`` when it is asked to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +164,3 @@ class Slow(MemoryBroker):
         self.asked.set()
         await self.gate.wait()
         return await super().admit(user_id, connection, limit)
-
-
-#: How a head comes: the entrance takes the handshake, or aiohttp does.
-WAYS = pytest.mark.parametrize("way", ["whole", "in two"])

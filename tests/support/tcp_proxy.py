@@ -1,13 +1,13 @@
-"""For tests of faults: a proxy between a client and a server that can be slow, hang, reset and refuse.
+"""For tests of faults: a proxy between a client and a server that can be slow, stall, reset and refuse.
 
 ::
 
     async with Proxy("127.0.0.1", server.port) as proxy:
         ...                 # connect to 127.0.0.1:proxy.port
-        proxy.stall()       # what the network does when a cable is pulled: nothing comes, nothing is closed
-        proxy.flow()
-        proxy.reset()       # every connection ends with an RST; new ones are welcome
-        await proxy.refuse()
+        proxy.stall()       # as if a cable was pulled: nothing arrives, nothing is closed
+        proxy.flow()        # continue
+        proxy.reset()       # end all connections with an RST; new ones are accepted
+        await proxy.refuse()  # accept no new connections
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LINGER_0 = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards ``port`` of 127.0.0.1 to ``host``:``target``, in the event loop of the test.
+    """Forwards ``port`` of 127.0.0.1 to port ``target`` of ``host``, in the event loop of the test.
 
-    ``latency`` (seconds, may be set at any time) is added in each direction. ``connections`` counts those accepted so
-    far, ``open`` is how many there are now, ``sent`` and ``received`` count the bytes that were forwarded to the server
-    and to clients. With ``tls`` clients speak TLS to it, and it plainly to the server. A small ``receive_buffer``
-    (bytes) makes the server soon feel that nobody reads.
+    ``latency`` (in seconds, may be set at any time) is added in each direction. ``connections`` is the number of
+    connections accepted so far, ``open`` that of open ones. ``sent`` and ``received`` are the numbers of bytes that
+    were forwarded to the server and to clients. With ``tls`` the clients use TLS, but the server does not. With a small
+    ``receive_buffer`` (in bytes) a stall soon causes back-pressure at the server.
     """
 
     def __init__(
@@ -52,23 +52,23 @@ class Proxy:
 
     @property
     def open(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._pairs)
 
     async def start(self) -> None:
-        """Listen, from the second time on at the same port."""
+        """Listen; after ``refuse`` on the same port as before."""
         if self._listener is None:
             self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Refuse new connections until ``start``; those that are there stay."""
+        """Refuse new connections until ``start``. Open connections stay."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
     async def stop(self) -> None:
-        """Refuse, and reset all that is there."""
+        """Refuse new connections and reset the open ones."""
         await self.refuse()
         self.reset()
         await asyncio.gather(*self._pairs, return_exceptions=True)
@@ -81,19 +81,19 @@ class Proxy:
         await self.stop()
 
     def stall(self, *, to_server: bool = True, to_client: bool = True) -> None:
-        """Forward nothing (to one side, or to both) until ``flow``; close nothing."""
+        """Forward nothing, to one side or to both, until ``flow``. Close nothing."""
         if to_server:
             self._to_server.clear()
         if to_client:
             self._to_client.clear()
 
     def flow(self) -> None:
-        """Forward again, what came meanwhile first."""
+        """Forward again, beginning with the bytes that arrived during the stall."""
         self._to_server.set()
         self._to_client.set()
 
     def reset(self) -> None:
-        """End every connection with an RST, to both sides; what was not forwarded yet is lost."""
+        """End every connection with an RST to both sides. Bytes that were not forwarded are lost."""
         for task, writers in self._pairs.items():
             for writer in writers:
                 with suppress(OSError, ValueError):  # it may be closed already
@@ -134,38 +134,38 @@ class Proxy:
         server_reader: asyncio.StreamReader,
         server_writer: asyncio.StreamWriter,
     ) -> None:
-        """Forward both ways until either side ends."""
-        there: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(16)
-        back: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(16)
-        steps = {
-            asyncio.ensure_future(self._take(reader, self._to_server, there)),
-            asyncio.ensure_future(self._take(server_reader, self._to_client, back)),
-            asyncio.ensure_future(self._give(server_writer, self._to_server, there)),
-            asyncio.ensure_future(self._give(writer, self._to_client, back)),
+        """Forward in both directions until either side ends."""
+        upstream: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(16)
+        downstream: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(16)
+        tasks = {
+            asyncio.ensure_future(self._read(reader, self._to_server, upstream)),
+            asyncio.ensure_future(self._read(server_reader, self._to_client, downstream)),
+            asyncio.ensure_future(self._write(server_writer, self._to_server, upstream)),
+            asyncio.ensure_future(self._write(writer, self._to_client, downstream)),
         }
         try:
-            await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for step in steps:
-                step.cancel()
-            await asyncio.gather(*steps, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _take(
+    async def _read(
         self, reader: asyncio.StreamReader, gate: asyncio.Event, queue: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         clock = asyncio.get_running_loop().time
         while await gate.wait() and (data := await reader.read(_CHUNK)):
             await queue.put((clock() + self.latency, data))
         await queue.put((clock() + self.latency, b""))
-        await asyncio.Future()  # the other step ends both, when all is forwarded
+        await asyncio.Future()  # _write ends both directions when everything is forwarded
 
-    async def _give(
+    async def _write(
         self, writer: asyncio.StreamWriter, gate: asyncio.Event, queue: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            due, data = await queue.get()
-            if (pause := due - clock()) > 0:
+            deadline, data = await queue.get()
+            if (pause := deadline - clock()) > 0:
                 await asyncio.sleep(pause)
             await gate.wait()
             if not data:

@@ -1,4 +1,4 @@
-"""For tests close to the socket: a client that sends bytes as it is told."""
+"""For tests close to the socket: a client that sends and reads exactly the bytes that the test wants."""
 
 import asyncio
 import socket
@@ -8,12 +8,12 @@ from waiting import PATIENCE
 
 from roomcast.protocol.frames import CLOSE, PONG
 
-#: The masking key of RFC 6455's examples.
+#: The masking key of the examples in RFC 6455 section 5.7.
 MASK = bytes.fromhex("37fa213d")
 
 
 def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, key: bytes = MASK, rsv: int = 0) -> bytes:
-    """A client's frame, by the letter of section 5.2 and byte by byte, so as to share nothing with the code tested."""
+    """Return a client's frame (RFC 6455 section 5.2). It is built byte by byte, without the code under test."""
     head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
     if len(payload) < 126:
         head += bytes([0x80 | len(payload)])
@@ -25,12 +25,12 @@ def masked(opcode: int, payload: bytes = b"", *, fin: bool = True, key: bytes = 
 
 
 def closing(code: int, reason: str = "") -> bytes:
-    """A client's close frame."""
+    """Return a client's close frame."""
     return masked(CLOSE, struct.pack("!H", code) + reason.encode())
 
 
 class Peer:
-    """A client that sends what it is told, right or wrong, and reads only when it is told to."""
+    """A client that sends any bytes, valid or not, and reads only when a method is called."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -40,7 +40,7 @@ class Peer:
 
     @classmethod
     async def connect(cls, address: tuple[str, int] | str, *, receive_buffer: int | None = None) -> "Peer":
-        """Connect to a port or a Unix socket; a small ``receive_buffer`` makes a client that is soon full."""
+        """Connect to a port or a Unix socket. With a small ``receive_buffer`` the client is soon full."""
         sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -53,12 +53,12 @@ class Peer:
         return cls(sock)
 
     async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes unchanged."""
         async with asyncio.timeout(PATIENCE):
             await self._loop.sock_sendall(self.socket, data)
 
     async def read(self, size: int) -> bytes:
-        """Read exactly so many bytes; EOFError if there will not be so many."""
+        """Read exactly ``size`` bytes; raise ``EOFError`` if the server closes before."""
         async with asyncio.timeout(PATIENCE):
             while len(self._received) < size:
                 data = await self._loop.sock_recv(self.socket, 65536)
@@ -70,16 +70,16 @@ class Peer:
         return data
 
     async def head(self) -> bytes:
-        """Read an HTTP response's head."""
+        """Read the head of an HTTP response."""
         data = b""
         while not data.endswith(b"\r\n\r\n"):
             data += await self.read(1)
         return data
 
     async def frame(self) -> tuple[int, bytes]:
-        """Read one frame: opcode and payload. A server's frames are whole here, and never masked."""
+        """Read one frame; return its opcode and payload. The server must not fragment or mask it."""
         first, length = await self.read(2)
-        assert first & 0xF0 == 0x80, f"not a whole frame without reserved bits: {first:#x}"
+        assert first & 0xF0 == 0x80, f"a fragment, or a frame with reserved bits: {first:#x}"
         assert length < 0x80, "a server must not mask its frames"
         if length == 126:
             (length,) = struct.unpack("!H", await self.read(2))
@@ -88,7 +88,7 @@ class Peer:
         return first & 0x0F, await self.read(length)
 
     async def closed_with(self) -> tuple[int, str]:
-        """Read up to the close frame, and return its code and reason; there must be nothing behind it."""
+        """Read frames up to the close frame; return its code and reason."""
         opcode = payload = None
         while opcode != CLOSE:
             opcode, payload = await self.frame()
@@ -96,13 +96,13 @@ class Peer:
         return struct.unpack_from("!H", payload)[0], payload[2:].decode()
 
     async def pong(self) -> bytes:
-        """Read the next frame, which must be a pong, and return its payload."""
+        """Read the next frame, which must be a pong; return its payload."""
         opcode, payload = await self.frame()
         assert opcode == PONG
         return payload
 
     async def hung_up(self) -> bool:
-        """Wait for the server to hang up, and say whether it did so without another byte, in order (no reset)."""
+        """Wait until the server closes; return True if it sends no more bytes and no reset."""
         async with asyncio.timeout(PATIENCE):
             try:
                 return not self._received and not await self._loop.sock_recv(self.socket, 1)
@@ -110,7 +110,7 @@ class Peer:
                 return False
 
     async def cut_off(self) -> None:
-        """Wait until the connection is gone, whatever comes before that and however it ends."""
+        """Wait until the connection ends in any way, and discard all bytes."""
         async with asyncio.timeout(PATIENCE):
             try:
                 while await self._loop.sock_recv(self.socket, 65536):
@@ -119,10 +119,10 @@ class Peer:
                 pass
 
     def close(self) -> None:
-        """Hang up without a word."""
+        """Close the socket without a close frame."""
         self.socket.close()
 
     def reset(self) -> None:
-        """Hang up with a reset, as a crashed machine's network stack answers later."""
+        """Close the socket with a reset, as a machine does after a crash."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()

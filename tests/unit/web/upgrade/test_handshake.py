@@ -1,4 +1,4 @@
-"""The handshake on real servers: who gets in and how, who is told why not, and that aiohttp lets go of them."""
+"""The handshake on real servers: admissions, refusals, and that aiohttp releases the connection."""
 
 import asyncio
 import base64
@@ -9,20 +9,18 @@ import ssl
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 from aiohttp.web import RequestHandler
 from handshakes import (
     ACCEPT,
+    IN_PARTS,
     PATH,
     SECRET,
     TOKEN,
-    WAYS,
-    Slow,
+    GatedBroker,
     event,
     request,
     serving,
 )
-from multidict import CIMultiDict
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
@@ -34,18 +32,17 @@ from roomcast.gateway.gateway import Gateway
 from roomcast.protocol.frames import BINARY, CLOSE, PING, TEXT
 from roomcast.registry import load
 from roomcast.settings import Settings
-from roomcast.web.request_head import remote_address
 from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop",)
 
-# A handshake.
+# Handshakes
 
 
-async def test_the_answer_is_the_rfcs():
-    """Section 1.3's key and its answer; then the greeting, and commands work."""
+async def test_the_handshake_of_the_rfc():
+    """The key of RFC 6455 section 1.3 gets its answer, then the ``connected`` frame, and commands work."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request())
@@ -62,8 +59,8 @@ async def test_the_answer_is_the_rfcs():
         assert (await event(peer))["type"] == "pong"
 
 
-async def test_what_comes_right_behind_the_head_is_not_lost():
-    """In the same packet, whole or cut in the middle of a frame; it is answered after the greeting."""
+async def test_frames_in_the_packet_of_the_request_are_answered():
+    """They may be complete or cut in the middle. The answers follow the ``connected`` frame."""
     ping = masked(TEXT, b'{"type":"ping"}')
     async with serving() as running:
         for early in (ping, ping + ping[:9], ping[:1]):
@@ -75,8 +72,8 @@ async def test_what_comes_right_behind_the_head_is_not_lost():
             assert [(await event(peer))["type"], (await event(peer))["type"]] == ["pong", "pong"]
 
 
-async def test_very_much_behind_the_head_is_not_lost():
-    """So much that aiohttp stops reading: the connection reads on."""
+async def test_many_frames_after_the_request_are_answered():
+    """aiohttp pauses reading, and the connection resumes it."""
     message = masked(TEXT, b'{"type":"ping"}')
     count = 20_000
     async with serving(ws_message_rate=0) as running:
@@ -89,19 +86,19 @@ async def test_very_much_behind_the_head_is_not_lost():
         await sending
 
 
-async def test_a_close_right_behind_the_head_is_answered():
-    """The client has changed its mind before it was let in."""
+async def test_a_close_in_the_packet_of_the_request_is_answered():
+    """The client closes before it is admitted."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request() + closing(1001))
         await peer.head()
         assert await peer.closed_with() == (1001, "")
         assert await peer.hung_up()
-        await running.emptied()
+        await running.no_clients()
 
 
-async def test_the_head_may_come_byte_by_byte():
-    """And the Connection header may list more than Upgrade, in any case."""
+async def test_a_request_may_arrive_byte_by_byte():
+    """Its Connection header may list more than Upgrade, in any case."""
     async with serving() as running:
         peer = await running.peer()
         for byte in request(Connection="keep-alive, UPGRADE", Upgrade="WebSocket"):
@@ -110,8 +107,8 @@ async def test_the_head_may_come_byte_by_byte():
         assert (await event(peer))["type"] == "connected"
 
 
-async def test_a_request_after_another_on_one_connection_is_upgraded():
-    """HTTP keep-alive: a page was fetched before."""
+async def test_a_handshake_may_follow_another_request():
+    """The connection is kept alive after the first response."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" + request())
@@ -123,7 +120,7 @@ async def test_a_request_after_another_on_one_connection_is_upgraded():
         assert (await event(peer))["type"] == "connected"
 
 
-# Requests that are no handshake.
+# Requests that are not handshakes
 
 NOT_A_HANDSHAKE = {
     "no upgrade": ({"Connection": None, "Upgrade": None}, 426, b"Upgrade: websocket"),
@@ -133,15 +130,15 @@ NOT_A_HANDSHAKE = {
     "no version": ({"Sec_WebSocket_Version": None}, 426, b"Sec-WebSocket-Version: 13"),
     "no key": ({"Sec_WebSocket_Key": None}, 400, b""),
     "key of 15 bytes": ({"Sec_WebSocket_Key": base64.b64encode(bytes(15)).decode()}, 400, b""),
-    "key that is no base64": ({"Sec_WebSocket_Key": "!" * 24}, 400, b""),
-    "key that is no ASCII": ({"Sec_WebSocket_Key": "é" * 24}, 400, b""),
+    "key that is not base64": ({"Sec_WebSocket_Key": "!" * 24}, 400, b""),
+    "key that is not ASCII": ({"Sec_WebSocket_Key": "é" * 24}, 400, b""),
     "wrong method": ({"method": "POST"}, 405, b""),
 }
 
 
 @pytest.mark.parametrize(("change", "status", "header"), NOT_A_HANDSHAKE.values(), ids=NOT_A_HANDSHAKE)
-async def test_what_is_no_handshake_is_refused_with_its_reason(change, status, header):
-    """Section 4.2.1; nobody is admitted, and no lease is taken."""
+async def test_a_request_that_is_not_a_handshake_is_refused(change, status, header):
+    """See RFC 6455 section 4.2.1. No client is admitted and no slot is taken."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request(**change))
@@ -152,7 +149,7 @@ async def test_what_is_no_handshake_is_refused_with_its_reason(change, status, h
         assert await running.broker.admit(1, 99, 1)
 
 
-# Tokens.
+# Tokens
 
 
 async def test_a_token_in_the_query():
@@ -163,7 +160,7 @@ async def test_a_token_in_the_query():
 
 
 async def test_a_token_in_the_authorization_header():
-    """As programs send it; the scheme in any case."""
+    """The scheme is case-insensitive."""
     async with serving() as running:
         for scheme in ("Bearer", "bearer"):
             async with connect(running.url, additional_headers={"Authorization": f"{scheme} {TOKEN}"}) as client:
@@ -171,14 +168,14 @@ async def test_a_token_in_the_authorization_header():
 
 
 async def test_a_token_in_the_subprotocols():
-    """As a browser can; bearer is confirmed, the token is not sent back."""
+    """The response confirms bearer and does not repeat the token."""
     async with serving() as running, connect(running.url, subprotocols=["bearer", TOKEN]) as client:
         assert json.loads(await client.recv())["type"] == "connected"
         assert client.subprotocol == "bearer"
 
 
-async def test_a_ticket_is_good_for_once():
-    """What the broker keeps under its name is the token."""
+async def test_a_ticket_is_valid_once():
+    """The broker stores the token under the name of the ticket."""
     async with serving() as running:
         await running.broker.put("ticket/abc", json.dumps(TOKEN).encode(), 30.0)
         async with connect(f"{running.url}?ticket=abc") as client:
@@ -205,8 +202,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("path", "headers"), REFUSED.values(), ids=REFUSED)
-async def test_a_refused_token_is_told_so_after_the_upgrade(path, headers):
-    """101, then close 4401 and its reason, with no connected frame before it; and aiohttp lets go."""
+async def test_a_refused_token_is_closed_with_4401_after_the_upgrade(path, headers):
+    """The close frame follows the 101 without a ``connected`` frame, and aiohttp releases the connection."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request(path, **headers))
@@ -214,13 +211,13 @@ async def test_a_refused_token_is_told_so_after_the_upgrade(path, headers):
         assert await peer.frame() == (CLOSE, b"\x11\x31Authentication Failed")
         await peer.send(masked(TEXT, b'{"type":"ping"}') + closing(4401))
         assert await peer.hung_up()
-        await running.emptied()
-        await running.settled()
+        await running.no_clients()
+        await running.no_pending()
         assert running.gateway.counters.ends == {AUTHENTICATION_FAILED: 1}
 
 
-async def test_a_refused_client_that_sent_early_is_told_so_too():
-    """What it sent behind the head is not carried out, however wrong."""
+async def test_frames_of_a_refused_client_are_ignored():
+    """It receives a close frame, even if it sent invalid frames after the request."""
     async with serving() as running:
         for early in (masked(TEXT, b'{"type":"ping"}'), masked(BINARY, b"x"), b"\xff" * 100):
             peer = await running.peer()
@@ -234,8 +231,8 @@ async def test_a_refused_client_that_sent_early_is_told_so_too():
         assert await peer.closed_with() == (4401, "Authentication Failed")
 
 
-async def test_a_subprotocol_is_confirmed_to_the_refused_too():
-    """Or the browser fails the connection with 1006 and never shows why."""
+async def test_a_refusal_confirms_the_subprotocol():
+    """Otherwise the browser reports 1006 and not the reason."""
     async with serving() as running, connect(running.url, subprotocols=["bearer", "garbage"]) as client:
         assert client.subprotocol == "bearer"
         with pytest.raises(ConnectionClosed) as closed:
@@ -244,24 +241,24 @@ async def test_a_subprotocol_is_confirmed_to_the_refused_too():
 
 
 async def test_a_broker_that_fails_is_4500():
-    """Not the client's fault; it may come back."""
+    """The client may connect again."""
 
-    class Failing(MemoryBroker):
+    class FailingBroker(MemoryBroker):
         async def admit(self, user_id: int | str, connection: int, limit: int) -> bool:
             raise RuntimeError("out of order")
 
-    async with serving(broker=Failing()) as running:
+    async with serving(broker=FailingBroker()) as running:
         peer = await running.peer()
         await peer.send(request())
         await peer.head()
         assert await peer.frame() == (CLOSE, b"\x11\x94Internal Server Error")
 
 
-# Origins.
+# Origins
 
 
 @pytest.mark.parametrize(
-    ("allowed", "origin", "let_in"),
+    ("allowed", "origin", "is_admitted"),
     [
         ((), None, True),
         ((), "http://localhost", True),
@@ -281,106 +278,106 @@ async def test_a_broker_that_fails_is_4500():
         (("*",), "null", True),
     ],
 )
-async def test_pages_of_other_sites_are_refused_before_the_upgrade(allowed, origin, let_in):
-    """403 with a sentence for the developer, even with a good token; programs send no Origin."""
+async def test_pages_of_other_sites_are_refused_before_the_upgrade(allowed, origin, is_admitted):
+    """They get 403, even with a valid token. Programs send no Origin."""
     async with serving(allowed_origins=allowed) as running:
         peer = await running.peer()
         await peer.send(request(Origin=origin))
         head = await peer.head()
-        assert head.startswith(b"HTTP/1.1 101 " if let_in else b"HTTP/1.1 403 ")
-        assert bool(running.gateway.keepalive.connections) is let_in
+        assert head.startswith(b"HTTP/1.1 101 " if is_admitted else b"HTTP/1.1 403 ")
+        assert bool(running.gateway.keepalive.connections) is is_admitted
 
 
-# The limit.
+# The limit of connections
 
 
-async def test_one_connection_too_many_is_4429_until_one_goes():
-    """MAX_CONNECTIONS_PER_USER of one user; another user is not concerned."""
+async def test_a_connection_above_the_limit_is_4429():
+    """MAX_CONNECTIONS_PER_USER applies to each user. A connection that ends frees its slot."""
     async with serving(max_connections_per_user=2) as running:
-        first, _second = await running.shaken(), await running.shaken()
+        first, _second = await running.connected(), await running.connected()
         third = await running.peer()
         await third.send(request())
         await third.head()
         assert await third.frame() == (CLOSE, b"\x11\x4dToo Many Connections")
-        await running.shaken(path=f"{PATH}?token={make_token(SECRET, user_id=2)}")
+        await running.connected(path=f"{PATH}?token={make_token(SECRET, user_id=2)}")
         await first.send(closing(1000))
         assert (await first.closed_with())[0] == 1000
         assert await first.hung_up()
-        await running.shaken()
+        await running.connected()
         fifth = await running.peer()
         await fifth.send(request())
         await fifth.head()
         assert (await fifth.closed_with())[0] == 4429
 
 
-async def test_the_refused_hold_no_slot():
-    """However many were refused, a slot that is freed can be taken."""
+async def test_refused_connections_take_no_slot():
+    """After several refusals the slot of a connection that ends is free."""
     async with serving(max_connections_per_user=1) as running:
-        holder = await running.shaken()
+        first = await running.connected()
         for _ in range(3):
             peer = await running.peer()
             await peer.send(request())
             await peer.head()
             assert (await peer.closed_with())[0] == 4429
             peer.close()
-        holder.reset()
-        await running.emptied()
-        await running.shaken()
+        first.reset()
+        await running.no_clients()
+        await running.connected()
 
 
-# Clients that die, dawdle or are greeted at a bad moment.
+# Clients that disconnect, send slowly, or send early
 
 
-@WAYS
+@IN_PARTS
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_dies_in_mid_handshake_leaves_nothing(how, way):
-    """No lease, no connection, no subscription, and no request in aiohttp."""
-    broker = Slow()
+async def test_a_client_that_disconnects_during_the_handshake_leaves_nothing(how, parts):
+    """No slot, no connection, no subscription and no request in aiohttp remain."""
+    broker = GatedBroker()
     async with serving(broker=broker) as running:
-        peer = await running.asking(way)
+        peer = await running.start_handshake(parts)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
-            visitor = running.visitor()
+            pending = running.pending_connection()
             getattr(peer, how)()
-            while visitor.transport is not None:
+            while pending.transport is not None:
                 await asyncio.sleep(0)
         broker.gate.set()
-        await running.settled()
+        await running.no_pending()
         assert not running.gateway.keepalive.connections
         assert not running.gateway.delivery.personal
         assert not running.gateway.rooms.subscriptions._joining
         assert await broker.admit(1, 99, 1), "its slot is free"
 
 
-@WAYS
-async def test_what_comes_while_the_handshake_waits_is_not_lost(way):
-    """Bytes that arrive after the head, but before the answer."""
-    broker = Slow()
+@IN_PARTS
+async def test_frames_during_the_handshake_are_answered(parts):
+    """They arrive after the request and before the 101."""
+    broker = GatedBroker()
     async with serving(broker=broker) as running:
-        peer = await running.asking(way)
+        peer = await running.start_handshake(parts)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             await peer.send(masked(TEXT, b'{"type":"ping"}'))
-            visitor = running.visitor()
-            while not (visitor._early if isinstance(visitor, PendingConnection) else visitor._message_tail):
+            pending = running.pending_connection()
+            while not (pending._early if isinstance(pending, PendingConnection) else pending._message_tail):
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
         assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "pong"]
 
 
-@WAYS
-async def test_so_much_comes_while_the_handshake_waits_that_reading_stops(way):
-    """The connection reads on where that stopped, and nothing is lost."""
-    broker = Slow()
+@IN_PARTS
+async def test_many_frames_during_the_handshake_pause_reading(parts):
+    """The connection resumes it, and all frames are answered."""
+    broker = GatedBroker()
     ping, count = masked(PING, bytes(100)), 6000
     async with serving(broker=broker, ws_max_buffer=1 << 30, ws_message_rate=0) as running:
-        peer = await running.asking(way)
+        peer = await running.start_handshake(parts)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             sending = asyncio.create_task(peer.send(ping * count + closing(1000)))
-            visitor = running.visitor()
-            while visitor.transport.is_reading():
+            pending = running.pending_connection()
+            while pending.transport.is_reading():
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
@@ -392,20 +389,20 @@ async def test_so_much_comes_while_the_handshake_waits_that_reading_stops(way):
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", request()[:-1], b"POST /x HTTP/1.1\r\nHost: a\r\n"])
-async def test_a_half_sent_head_is_dropped(sent):
-    """After HANDSHAKE_TIMEOUT, without an answer; whoever got through stays."""
+async def test_an_incomplete_request_is_dropped(sent):
+    """It is closed after HANDSHAKE_TIMEOUT without a response. Clients stay."""
     async with serving(handshake_timeout=0.1) as running:
-        served = await running.shaken()
+        served = await running.connected()
         peer = await running.peer()
         await peer.send(sent)
         await peer.cut_off()
-        await running.settled()
+        await running.no_pending()
         await served.send(masked(TEXT, b'{"type":"ping"}'))
         assert (await event(served))["type"] == "pong"
 
 
-async def test_one_byte_at_a_time_does_not_put_the_deadline_off():
-    """A head that never ends, slowly (slowloris)."""
+async def test_slow_bytes_do_not_extend_the_timeout():
+    """An attacker could otherwise keep connections open (slowloris)."""
     async with serving(handshake_timeout=0.1) as running:
         peer = await running.peer()
         with contextlib.suppress(ConnectionError):
@@ -414,74 +411,74 @@ async def test_one_byte_at_a_time_does_not_put_the_deadline_off():
                 while True:
                     await peer.send(b"X")
                     await asyncio.sleep(0.005)
-        await running.settled()
+        await running.no_pending()
 
 
-# What this relies on in aiohttp.
+# The dependence on aiohttp
 
 
 @pytest.mark.slow
-async def test_fails_loudly_if_a_new_aiohttp_changes_what_the_handshake_relies_on():
-    """After the 101 aiohttp has forgotten the connection, and nothing of the request is left in memory.
+async def test_aiohttp_has_the_internals_that_the_handshake_relies_on():
+    """After the 101 aiohttp has released the connection, and its request is not in memory.
 
-    The names that the handshake and the server use of ``RequestHandler`` exist and mean what they did; the transport
-    is the connection's, and alive; after a garbage collection no handler and no request is left, and no task.
+    The attributes of ``RequestHandler`` that roomcast uses exist and have their expected values. The transport belongs
+    to the connection and works. After a garbage collection no handler, request or task remains.
     """
     async with serving(handshake_timeout=2.0) as running:
         idle = await running.peer()
         await idle.send(b"G")
         async with asyncio.timeout(PATIENCE):
-            while not running.at_aiohttp:
+            while not running.aiohttp_handlers:
                 await asyncio.sleep(0)
-        (handler,) = running.at_aiohttp
+        (handler,) = running.aiohttp_handlers
         for name in ("_message_tail", "_request_count", "transport", "connection_lost", "force_close"):
             assert hasattr(handler, name), f"aiohttp's RequestHandler has no {name} any more"
         assert handler._message_tail == b""
         assert handler._request_count == 0
         del handler
         idle.close()
-        await running.settled()
+        await running.no_pending()
 
         before = len(asyncio.all_tasks())
-        peers = [await running.asking("in two") for _ in range(2)] + [await running.asking("whole")]
+        peers = [await running.start_handshake(2) for _ in range(2)] + [await running.start_handshake()]
         for peer in peers:
             assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
             assert (await event(peer))["type"] == "connected"
-        await running.settled()
+        await running.no_pending()
         assert len(running.gateway.keepalive.connections) == 3
         assert len(asyncio.all_tasks()) == before, "a connection has no task"
         async with asyncio.timeout(PATIENCE):
             while any(
                 isinstance(one, web.BaseRequest | RequestHandler | PendingConnection) for one in gc.get_objects()
             ):
-                await asyncio.sleep(0.01)  # the clock of the half-sent heads lets go of them at its next tick
+                await asyncio.sleep(0.01)  # the timeout task releases incomplete requests in its next round
                 gc.collect()
         for peer in peers:
             await peer.send(masked(TEXT, b'{"type":"ping"}'))
             assert (await event(peer))["type"] == "pong"
 
 
-async def test_a_connection_that_ended_is_not_kept_alive():
-    """Neither the client nor its transport, after any of the ways to end."""
+async def test_an_ended_connection_is_not_in_memory():
+    """This holds after a close, after a reset and after a protocol error."""
     async with serving() as running:
-        peers = [await running.shaken() for _ in range(3)]
+        peers = [await running.connected() for _ in range(3)]
         kinds = {type(one) for one in running.gateway.keepalive.connections}
         await peers[0].send(closing(1000))
         peers[1].reset()
         await peers[2].send(masked(BINARY, b"x"))
         await peers[2].closed_with()
         peers[2].close()
-        await running.emptied()
+        await running.no_clients()
         await asyncio.sleep(0)
         gc.collect()
         assert [one for one in gc.get_objects() if type(one) in kinds] == []
 
 
-# TLS and Unix sockets.
+# TLS and Unix sockets
 
 
 async def test_tls(certificate, server_tls):
-    """Greeting, commands, both closing handshakes and a refusal, all through TLS."""
+    """Admission, commands, closes by both sides and a refusal work over TLS."""
     trust = ssl.create_default_context(cafile=certificate)
     async with serving(address=Address(port=0, tls=server_tls)) as running:
         url = running.url.replace("ws://", "wss://")
@@ -489,7 +486,7 @@ async def test_tls(certificate, server_tls):
             assert json.loads(await client.recv())["type"] == "connected"
             await client.send('{"type":"ping"}')
             assert json.loads(await client.recv())["type"] == "pong"
-            await running.settled()
+            await running.no_pending()
         assert client.close_code == 1000
         async with connect(f"{url}?token=x", ssl=trust) as client:
             with pytest.raises(ConnectionClosed) as closed:
@@ -501,28 +498,28 @@ async def test_tls(certificate, server_tls):
             with pytest.raises(ConnectionClosed) as closed:
                 await client.recv()
             assert closed.value.rcvd.code == 1009
-        await running.emptied()
+        await running.no_clients()
 
 
 async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
-    """HANDSHAKE_TIMEOUT is for TLS too."""
+    """HANDSHAKE_TIMEOUT applies to the TLS handshake too."""
     async with serving(address=Address(port=0, tls=server_tls), handshake_timeout=0.2) as running:
         peer = await running.peer()
         await peer.cut_off()
 
 
 async def test_a_unix_socket(tmp_path):
-    """Listening on a path; the address of its clients is "unix"."""
+    """The address of the clients is "unix"."""
     path = tmp_path / "roomcast.sock"
     async with serving(address=Address(unix_socket=path)) as running:
         async with unix_connect(str(path), uri=f"ws://localhost{PATH}?token={TOKEN}") as client:
             assert json.loads(await client.recv())["type"] == "connected"
             assert [one.remote for one in running.gateway.keepalive.connections] == ["unix"]
-        await running.emptied()
+        await running.no_clients()
 
 
-async def test_a_port_that_is_taken_leaves_nothing_running():
-    """start raises the system's error, and has stopped what it had started."""
+async def test_a_port_in_use_fails_the_start():
+    """``start`` raises the system's error and stops what it has started."""
     async with serving() as running:
         before = asyncio.all_tasks()
         second = Server(Gateway(Settings(jwt_secret=SECRET), load(), MemoryBroker()), Address(port=running.server.port))
@@ -532,13 +529,13 @@ async def test_a_port_that_is_taken_leaves_nothing_running():
         assert asyncio.all_tasks() == before
 
 
-# Shutdown.
+# Shutdown
 
 
-async def test_stopping_closes_everyone_with_1012():
-    """Those who answer and those who do not hear; afterwards nobody is let in, and stop ends."""
+async def test_a_shutdown_closes_all_clients_with_1012():
+    """Afterwards connections are refused, and ``stop`` returns."""
     async with serving(max_connections_per_user=20) as running:
-        peers = [await running.shaken() for _ in range(10)]
+        peers = [await running.connected() for _ in range(10)]
         port = running.server.port
         stopping = asyncio.create_task(running.server.stop())
         for peer in peers:
@@ -551,10 +548,10 @@ async def test_stopping_closes_everyone_with_1012():
             await Peer.connect(("127.0.0.1", port))
 
 
-async def test_the_closes_are_spread_over_drain_seconds():
-    """One after the other: while the first is told, the last can still work."""
+async def test_a_shutdown_takes_drain_seconds():
+    """The clients are closed one after the other. The last one works until its turn."""
     async with serving(max_connections_per_user=20, drain_seconds=0.5) as running:
-        peers = [await running.shaken() for _ in range(5)]
+        peers = [await running.connected() for _ in range(5)]
         stopping = asyncio.create_task(running.server.stop())
         assert await peers[0].frame() == (CLOSE, b"\x03\xf4Service Restart")
         assert not stopping.done()
@@ -568,12 +565,12 @@ async def test_the_closes_are_spread_over_drain_seconds():
             await stopping
 
 
-@WAYS
-async def test_a_client_in_mid_handshake_is_told_to_come_back(way):
-    """It is not greeted by a server that is going, and holds no slot."""
-    broker = Slow()
+@IN_PARTS
+async def test_a_client_in_a_handshake_is_closed_with_1012(parts):
+    """It gets no ``connected`` frame and takes no slot."""
+    broker = GatedBroker()
     async with serving(broker=broker, drain_seconds=0.3) as running:
-        peer = await running.asking(way)
+        peer = await running.start_handshake(parts)
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
         stopping = asyncio.create_task(running.server.stop())
@@ -587,42 +584,23 @@ async def test_a_client_in_mid_handshake_is_told_to_come_back(way):
             await stopping
 
 
-async def test_stopping_drops_who_was_not_yet_greeted():
-    """Idle connections and half-sent heads do not hold it up."""
+async def test_a_shutdown_drops_connections_without_a_request():
+    """Silent connections and incomplete requests do not delay it."""
     async with serving() as running:
         idle, half = await running.peer(), await running.peer()
         await half.send(request()[:20])
         async with asyncio.timeout(PATIENCE):
-            while running.greeting < 2 or not running.at_aiohttp:
+            while running.pending < 2 or not running.aiohttp_handlers:
                 await asyncio.sleep(0)
             await running.server.stop()
         await idle.cut_off()
         await half.cut_off()
 
 
-async def test_a_library_client_sees_a_refused_origin_as_403():
-    """What a developer gets to see who tries from another page."""
+async def test_the_response_to_a_refused_origin_names_the_setting():
+    """A WebSocket library shows it to the developer."""
     async with serving() as running:
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"{running.url}?token={TOKEN}", origin="https://evil.example")
         assert refused.value.response.status_code == 403
         assert b"ALLOWED_ORIGINS" in refused.value.response.body
-
-
-@pytest.mark.parametrize(
-    ("lines", "trusted", "remote"),
-    [
-        ([], True, "unix"),
-        (["10.0.0.1"], False, "unix"),
-        (["10.0.0.1"], True, "10.0.0.1"),
-        (["made up, 10.0.0.1"], True, "10.0.0.1"),
-        (["made up", "10.0.0.1"], True, "10.0.0.1"),
-        (["made up, too", "made up, 10.0.0.1"], True, "10.0.0.1"),
-        (["made up", ""], True, "unix"),
-    ],
-)
-def test_the_proxy_is_believed_and_not_the_client(lines: list[str], trusted: bool, remote: str):
-    """The last entry is the proxy's own, be it in the client's line or in one behind it; the others may be made up."""
-    headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
-    request = make_mocked_request("GET", "/", headers)
-    assert remote_address(request.clone(remote=""), trust_proxy=trusted) == remote
