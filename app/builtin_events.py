@@ -12,7 +12,7 @@ from marshmallow import Schema, fields, validate
 
 from .plugin import Plugin
 
-builtin = Plugin("core", "What every roomcast speaks: joining and leaving, heartbeat, notifications, errors")
+builtin = Plugin("core", "Built into roomcast: joins and leaves, heartbeat, notifications, errors")
 
 #: The commands of roomcast itself, with the types of their replies.
 COMMANDS: Final = {

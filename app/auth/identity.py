@@ -272,7 +272,7 @@ def _rooms(value: Any, user_id: UserId) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
-        logger.warning("The rooms claim of user %s is not a list of strings; it opens no room", user_id)
+        logger.warning("The rooms claim of user %s is not a list of strings; it allows no room", user_id)
         return ()
     return _intern(tuple(value))
 

@@ -66,13 +66,3 @@ def numbers(frames: list[dict[str, Any]]) -> list[int]:
 def path_with_since(id: str, **claims: Any) -> str:
     """Return the path to connect to with ``since``."""
     return f"{PATH}?token={token_for(**claims)}&since={id}"
-
-
-def handshake(**headers: str) -> bytes:
-    """Return a handshake with a token in the URL, or with ``headers``."""
-    query = "" if headers else f"?token={token_for()}"
-    more = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return (
-        f"GET {PATH}{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    ).encode()

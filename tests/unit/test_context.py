@@ -241,9 +241,9 @@ async def test_since(serve: Serve, lab: Lab) -> None:
         await alice.settled()
         ids = [await lab.do(alice, lambda ctx, n=n: ctx.publish(Measured, {"value": n})) for n in range(4)]
         await alice.settled()
-        heard = [frame for frame in alice.frames if frame["type"] == "lab.measured"]
-        assert await lab.do(alice, lambda ctx: ctx.since(ids[1])) == heard[1:]
-        assert await lab.do(alice, lambda ctx: ctx.since(ids[3])) == heard[3:]
+        measured = [frame for frame in alice.frames if frame["type"] == "lab.measured"]
+        assert await lab.do(alice, lambda ctx: ctx.since(ids[1])) == measured[1:]
+        assert await lab.do(alice, lambda ctx: ctx.since(ids[3])) == measured[3:]
         for unknown in ("x-1", "", ids[0].rpartition("-")[0] + "-0", ids[0].rpartition("-")[0] + "-99"):
             assert await lab.do(alice, lambda ctx, unknown=unknown: ctx.since(unknown)) == []
         odd = [

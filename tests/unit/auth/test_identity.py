@@ -1,6 +1,7 @@
 """Tests of ``auth.identity``: which tokens are accepted, and their identities."""
 
-import hmac
+from __future__ import annotations
+
 import json
 import logging
 import sys
@@ -10,33 +11,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import example, given
-from hypothesis import strategies as st
 from jwt.utils import base64url_encode
 from serving import SECRET
+from signed_tokens import AUTHENTICATOR, LENIENT, later, sign, sign_raw
 
 from roomcast.auth.identity import MAX_TOKEN, Authenticator, Identity, make_token
 from roomcast.auth.user_id import MAX_NUMBER
 from roomcast.errors import AuthenticationFailed
 from roomcast.settings import Settings
-
-AUTHENTICATOR = Authenticator(Settings(jwt_secret=SECRET))
-LENIENT = Authenticator(Settings(jwt_secret=SECRET, jwt_require_exp=False))
-
-
-def later() -> int:
-    """Return the time in a minute."""
-    return int(time.time()) + 60
-
-
-def sign(claims: dict, **changes) -> str:
-    """Return a valid token that expires in a minute, unless ``claims`` change that."""
-    return jwt.encode({"exp": later()} | claims, **{"key": SECRET, "algorithm": "HS256"} | changes)
-
-
-def sign_raw(payload: bytes, header: dict | None = None) -> str:
-    """Return a correctly signed token with any payload."""
-    return jwt.PyJWS().encode(payload, SECRET, "HS256", headers=header)
 
 
 def verify(claims: dict, **settings) -> Identity:
@@ -331,79 +313,3 @@ def test_make_token() -> None:
     assert identity.claims == {"team": "x"}
     assert 0 < identity.expires - time.time() <= 10.001
     assert "expired" in reason(make_token(SECRET, user_id=5, expires_in=-1))
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-    max_leaves=8,
-)
-CLAIM = st.sampled_from(["user_id", "sub", "username", "name", "exp", "nbf", "iat", "aud", "iss", "rooms", "x"])
-
-
-def accepted_or_refused(token: str) -> None:
-    """Verify ``token``: the result is a valid identity or AuthenticationFailed."""
-    for authenticator in (AUTHENTICATOR, LENIENT):
-        try:
-            identity = authenticator.verify(token)
-        except AuthenticationFailed:
-            continue
-        assert isinstance(identity.user_id, int | str)
-        assert isinstance(identity.username, str)
-        assert isinstance(identity.claims, dict)
-
-
-@given(st.text())
-@example("eyJhbGciOiJIUzI1NiJ9..")
-@example("eyJhbGciOltdfQ.e30.AAAA")
-def test_any_text_is_refused(token) -> None:
-    """Any text that is not a token raises AuthenticationFailed."""
-    with pytest.raises(AuthenticationFailed):
-        AUTHENTICATOR.verify(token)
-
-
-@given(st.dictionaries(CLAIM, JSON, max_size=6))
-def test_any_signed_claims_are_accepted_or_refused(claims) -> None:
-    """A token with any claims is accepted or refused, without another exception."""
-    accepted_or_refused(sign_raw(json.dumps(claims).encode()))
-
-
-@given(st.binary(max_size=60), JSON)
-def test_any_header_and_signature_are_refused(raw, header) -> None:
-    """A token whose parts are not JSON, or JSON of another type, is refused."""
-    body = sign({"user_id": 1}).split(".")[1]
-    for head in (raw, json.dumps(header).encode(), json.dumps({"alg": header}).encode()):
-        with pytest.raises(AuthenticationFailed):
-            AUTHENTICATOR.verify(f"{base64url_encode(head).decode()}.{body}.{base64url_encode(raw).decode()}")
-
-
-SEGMENTS = st.binary(max_size=9).map(base64url_encode)
-
-
-@given(
-    SEGMENTS | st.text("AQgwxz09-_+/= \n!é", max_size=9).map(str.encode), SEGMENTS, st.sampled_from([b"", b"=", b"=="])
-)
-@example(b"e31", b"", b"")  # its last two bits are not 0
-@example(b"", b"", b"=")
-def test_parts_are_decoded_like_in_pyjwt(raw, good, padding) -> None:
-    """Any base64, padded or not, gives the result or the refusal of PyJWT."""
-    for part in (raw, good + padding):
-        signed = base64url_encode(b'{"alg":"HS256"}') + b"." + part
-        token = signed + b"." + base64url_encode(hmac.digest(SECRET.encode(), signed, "sha256"))
-        try:
-            expected = jwt.PyJWS().decode(token, SECRET, ["HS256"])
-        except jwt.DecodeError:
-            with pytest.raises(jwt.DecodeError):
-                AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"])
-        else:
-            assert AUTHENTICATOR._jws.decode(token, AUTHENTICATOR._key, ["HS256"]) == expected
-
-
-@given(st.data())
-def test_a_changed_token_is_refused(data) -> None:
-    """A token with one changed character is refused."""
-    token = make_token(SECRET, user_id=1, expires_in=None, exp=4102444800)
-    position = data.draw(st.integers(0, len(token) - 1))
-    other = data.draw(st.characters(exclude_characters=token[position]))
-    with pytest.raises(AuthenticationFailed):
-        AUTHENTICATOR.verify(token[:position] + other + token[position + 1 :])

@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 import websockets
-from gateway_tools import handshake, wait_until
+from gateway_tools import wait_until
+from handshakes import request
 from sample_commands import SampleCommands
 from serving import PATH, Serve, User, call, connect, refused, token_for, url
 from wire import Peer, masked
@@ -108,7 +109,7 @@ async def send_malformed(server: Server, token: str) -> None:
         f"GET {PATH}?token={token} HTTP/9.9\r\n\r\n".encode(),
         f"GET {PATH}?token={token}\x00 HTTP/1.1\r\n\r\n".encode(),
         f"GET {PATH}?token={token} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nbroken\r\n\r\n".encode(),
-        handshake(Authorization=f"Bearer {token}") + masked(TEXT, b"\xff" + token.encode()),
+        request(PATH, Authorization=f"Bearer {token}") + masked(TEXT, b"\xff" + token.encode()),
     ):
         peer = await Peer.connect(("127.0.0.1", server.port))
         await peer.send(sent)

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from gateway_tools import handshake, is_empty, wait_until
+from gateway_tools import is_empty, wait_until
+from handshakes import request
 from serving import PATH, Serve, connect, refused, token_for
 from wire import Peer
 
@@ -45,7 +46,7 @@ async def test_a_silent_client_is_pinged_and_then_dropped(serve: Serve) -> None:
     server = await serve(ws_heartbeat_interval=0.2)
     peer = await Peer.connect(("127.0.0.1", server.port))
     async with connect(server, 2, "bob") as bob:
-        await peer.send(handshake())
+        await peer.send(request())
         await peer.head()
         assert (await peer.frame())[0] == TEXT
         assert await peer.frame() == (9, b"")

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from handshakes import request
 from serving import PATH, PATIENCE, Serve, connect, token_for
 from wire import Peer, masked
 
@@ -31,9 +32,7 @@ async def non_reading_client(server: Server) -> AsyncIterator[tuple[Peer, Client
     known = set(server.gateway.keepalive.connections)
     try:
         await peer.send(
-            f"GET {PATH}?token={token_for(1000, 'slow')} HTTP/1.1\r\nHost: localhost\r\n".encode()
-            + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-            + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            request(f"{PATH}?token={token_for(1000, 'slow')}")
             + masked(TEXT, json.dumps({"type": "join_room", "room": ROOM, "data": {"since": ""}}).encode())
         )
         await peer.head()
