@@ -48,14 +48,14 @@ async def next_message(peer: Peer) -> dict[str, Any]:
     return frame
 
 
-PING_JSON = b'{"type":"ping","id":"is_open"}'
+PING_JSON = b'{"type":"ping","id":"alive"}'
 
 
 async def is_open(peer: Peer) -> bool:
     """Return True if the connection answers a ping, and sends nothing before the answer."""
     await peer.send(masked(TEXT, PING_JSON))
     frame = await next_message(peer)
-    return (frame["type"], frame.get("id")) == ("pong", "is_open")
+    return (frame["type"], frame.get("id")) == ("pong", "alive")
 
 
 # Messages.
@@ -243,7 +243,7 @@ async def test_pings_between_fragments_are_answered_at_once(serve: Serve):
             await peer.send(masked(opcode, bytes([byte]), fin=False) + masked(PING, b"?") + masked(PONG, b"!"))
             assert await peer.frame() == (PONG, b"?")
         await peer.send(masked(CONTINUATION, PING_JSON[-1:]))
-        assert (await next_message(peer))["id"] == "is_open"
+        assert (await next_message(peer))["id"] == "alive"
         assert await is_open(peer)
 
 
@@ -261,7 +261,7 @@ async def test_frames_may_be_split_at_any_byte(serve: Serve):
                     assert (await next_message(peer))["type"] == "pong"
                 else:
                     await peer.send(masked(CONTINUATION, PING_JSON[9:]))
-                    assert (await next_message(peer))["id"] == "is_open"
+                    assert (await next_message(peer))["id"] == "alive"
 
 
 # Generated data.
