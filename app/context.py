@@ -191,7 +191,7 @@ class Context(Service):
         """Publish an event with this user as sender, in the room of the request or in ``room``.
 
         If the request has a ``key``, the event is published only once, even if the request is repeated after a failure.
-        This counts the events of the request, so a handler must publish the same events in the same order each time.
+        Events are recognized by their position, so a repeated handler must publish the same events in the same order.
 
         Args:
             event: The schema with which the event was declared, or its type.

@@ -17,8 +17,8 @@ group ``roomcast.plugins``::
         ctx.joined()
         return {"event_id": await ctx.publish(Finished, data)}
 
-A declaration only stores its argument. ``registry`` loads the plugins of all installed packages, and the gateway calls
-their functions. ``docs/plugins.md`` is the guide.
+A declaration is only checked and stored. ``registry`` loads the plugins of all installed packages, and the gateway
+calls their functions. ``docs/plugins.md`` is the guide.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ FRAMES: Final[dict[str, tuple[str, JsonSchema, Literal["required", "optional", "
         "never",
     ),
     "resync": (
-        "Events of the room were lost and cannot be replayed: load its state again. Without a room, it is the personal "
-        "room of the user.",
+        "Events of the room may have been lost: load its state again. Without a room, the personal room of the user is "
+        "meant.",
         _object(
             {"message": _TEXT, "last_id": {"type": "string", "description": "The id of the room's newest event."}},
             "message",

@@ -18,7 +18,7 @@ from roomcast import Context, Plugin, Service
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import SCHEMES, parse
-from roomcast.cli.doctor import RIGHTS
+from roomcast.cli.checks.redis import RIGHTS
 from roomcast.errors import CLOSES, ERROR_CODES
 from roomcast.settings import describe
 from roomcast.testing import Client
