@@ -1,33 +1,34 @@
-/* A load for rooms whose publishers are on one node and whose members are on another. One thread, epoll, no libraries.
+/* Load generator for rooms whose publishers are on one node and whose members are on another.
+ * One thread, epoll, no libraries.
  *
  *   cc -O2 -o load load.c
  *   ./load --publishers 8001 --members 8002 --rooms 100 --per-room 1 --tokens tokens.txt --window 4 \
  *       --path '/api/v1/ws/connect?token=%K' --joined joined_room --join '{"type":"join_room","room":"channel:%R"}' \
  *       --publish '{"type":"send_message","room":"channel:%R","data":{"content":"%M"}}'
  *
- * Every room has one publisher, connected to the port --publishers, and --per-room members, connected to the port
- * --members (at most --ramp handshakes at a time). All send the --hello frames and --join, and are ready when a frame
- * with the text --joined has come. Then READY is printed, and a line on standard input begins the run:
- *   --window W   Closed loop: each publisher has W messages in flight; the next is sent when all members of the room
- *                have received one. So no node can run ahead of another, and what is slowest sets the pace.
- *   --rate N     Open loop: N messages a second, the rooms in turn. A message's time begins when it was due.
- * for --warmup seconds that are not counted and --duration seconds that are. What is still on its way is waited for,
- * up to --drain seconds. With neither window nor rate the end of the run is a second line on standard input.
+ * Every room has one publisher, connected to port --publishers, and --per-room members, connected to port --members.
+ * At most --ramp handshakes run at once. Each client sends the --hello frames and --join, and is ready when it receives
+ * a frame that contains --joined. When all are ready, READY is printed. A line on standard input starts the run:
+ *   --window W   Closed loop: each publisher has W messages in flight. It sends the next one when all members of the
+ *                room have received one. No node can run ahead of another, and the slowest process limits the rate.
+ *   --rate N     Open loop: N messages per second, the rooms in turn. Latency is measured from the scheduled time.
+ * The run has --warmup seconds that are not counted and --duration seconds that are. At the end, messages in flight are
+ * awaited for up to --drain seconds. With neither window nor rate, a second line on standard input ends the run.
  *
- * Templates: %K the next line of --tokens (--first are passed over), %R the room's number, %M a mark (the time in ns
- * and the room's count of messages) with --pad bytes after it, %L the last id seen in a frame, as JSON (null if none).
- * --ping TEXT:REPLY answers frames that are TEXT, as Engine.IO wants it.
+ * Templates: %K is the next line of --tokens (after the --first ones), %R the number of the room, %M a mark (the time
+ * in ns and the number of the message in its room) with --pad bytes after it, %L the last id received, as JSON (null
+ * if none). With --ping TEXT:REPLY, a frame TEXT is answered with REPLY, which Engine.IO requires.
  *
- * Each client checks the counts in the marks: what it did not get by the end is lost, what came after a higher count is
- * late, and what it had before is doubled (as is what comes more than 64 late). Publishers check their own copies too,
- * but only what members receive is counted as delivered and timed.
+ * Each client checks the numbers in the marks. At the end, a number that never came is lost. A number after a higher
+ * one is late. A repeated number is doubled, and so is one that comes more than 64 late. Publishers check their own
+ * copies, but only the deliveries to members are counted and timed.
  *
- * --return PORT is for a node that is killed during an open loop: members that lose their connection connect to PORT,
- * all at once, as do those that are refused (after 50 to 150 ms). A member is back when it has joined and has received
- * all that its room had been sent by then. BACK is printed when all are, and --duration begins. A frame with the text
- * --recovered is an answer to the join that says that nothing was missed.
+ * --return PORT is for a node that is killed during an open loop. Members that lose their connection connect to PORT,
+ * all at once, and again 50 to 150 ms after a refusal. A member is back when it has joined and received everything that
+ * its room had been sent by then. When all are back, BACK is printed and --duration starts. A reply to a join that
+ * contains --recovered reports that nothing was missed.
  *
- * Prints one JSON object, and ends with a further line or the end of standard input: until then its CPU can be read.
+ * Prints one JSON object. Ends after a further line or the end of standard input, so that its CPU time can be read.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -46,17 +47,17 @@
 #include <unistd.h>
 
 enum { MAX_WINDOW = 1024, MAX_HELLO = 4, ID_SIZE = 48, READ_SIZE = 1 << 18, CLOSE_CODES = 5000 };
-enum { STAMP = 19, COUNT = 10 };   /* digits of a mark's time and number */
-typedef unsigned long long ull;   /* what printf takes */
+enum { STAMP = 19, COUNT = 10 };   /* digits of the time and of the number in a mark */
+typedef unsigned long long ull;   /* for printf */
 enum state { NEW, CONNECTING, SHAKING, OPEN, DEAD };
 
 struct buffer { char *data; size_t len, cap; };
 struct client {
     int fd, port, room, close_code;
     enum state state;
-    char joined, away, dirty, wants_out;   /* away: has lost its node and is not back; dirty: has unsent frames */
-    uint64_t received, last, seen;         /* how many messages; the highest count; a bit for each of the 64 up to it */
-    uint64_t goal, retry_at;               /* the count that it must have to be back; when to connect, or 0 */
+    char joined, away, dirty, wants_out;   /* away: lost its node and is not back; dirty: has unsent frames */
+    uint64_t received, last, seen;         /* messages; the highest number; a bit for each of the 64 up to it */
+    uint64_t goal, retry_at;               /* the number to reach to be back; when to connect, or 0 */
     char id[ID_SIZE];
     struct buffer in, out;
 };
@@ -73,9 +74,9 @@ static struct room *rooms;
 static int n_clients, ep, timer_fd, stdin_line, n_ready, n_shaking, n_away, n_dropped, n_retry, *dirty, n_dirty;
 static char **tokens;
 static int n_tokens, longest_token, running, counting;
-static uint64_t due, delivered, published, lost, late, doubled;
+static uint64_t scheduled, delivered, published, lost, late, doubled;
 static uint64_t recovered, not_recovered, retries, first_drop, last_back, close_codes[CLOSE_CODES];
-static uint64_t latency[64 * 64], n_latency;   /* a histogram: 64 steps for each power of two, so 1.6 % apart */
+static uint64_t latency[64 * 64], n_latency;   /* a histogram, see note_latency */
 
 static uint64_t now(void) {
     struct timespec t;
@@ -100,13 +101,13 @@ static void append(struct buffer *b, const void *data, size_t n) {
     b->len += n;
 }
 
-static void take(struct buffer *b, size_t n) {
+static void consume(struct buffer *b, size_t n) {
     memmove(b->data, b->data + n, b->len -= n);
     if (!b->len && b->cap > 4096) free(b->data), *b = (struct buffer){0};
 }
 
 
-/* Latencies: a histogram with 64 steps for each power of two, so they are exact to 1.6 %. */
+/* Latencies: a histogram with 64 buckets for each power of two, which is exact to 1.6 %. */
 
 static void note_latency(uint64_t ns) {
     int shift = 57 - __builtin_clzll(ns | 64);
@@ -131,10 +132,10 @@ static void flush(struct client *c) {
     size_t sent = 0;
     while (sent < c->out.len) {
         ssize_t n = send(c->fd, c->out.data + sent, c->out.len - sent, MSG_NOSIGNAL);
-        if (n < 0) break;   /* it is full, or dead, which the next read tells */
+        if (n < 0) break;   /* full or closed; the next read detects the latter */
         sent += n;
     }
-    take(&c->out, sent);
+    consume(&c->out, sent);
     if (c->wants_out != (c->out.len > 0)) c->wants_out = c->out.len > 0, watch(c, EPOLL_CTL_MOD);
 }
 
@@ -169,10 +170,10 @@ static size_t fill_in(const char *template, struct client *c, char *text, size_t
         case 'R': p += sprintf(p, "%d", c->room); break;
         case 'L': p += sprintf(p, *c->id ? "\"%s\"" : "null", c->id); break;
         case 'M':
-            p += sprintf(p, "@%0*llu.%0*llu ", STAMP, (ull)due, COUNT, (ull)rooms[c->room].sent);
+            p += sprintf(p, "@%0*llu.%0*llu ", STAMP, (ull)scheduled, COUNT, (ull)rooms[c->room].sent);
             memset(p, 'x', opt.pad), p += opt.pad;
             break;
-        default: fail("%%%c is no template", *template);
+        default: fail("%%%c is not a template", *template);
         }
     }
     *p = 0;
@@ -184,7 +185,7 @@ static void send_text(struct client *c, const char *template) {
     send_frame(c, 1, text, fill_in(template, c, text, sizeof text));
 }
 
-static void publish(int room) {   /* a message that was due at `due` */
+static void publish(int room) {   /* a message that was scheduled for `scheduled` */
     struct client *c = &clients[room];   /* the first clients are the publishers */
     if (c->state != OPEN) return;
     rooms[room].sent++;
@@ -241,11 +242,11 @@ static void request_upgrade(struct client *c) {
     flush(c);
 }
 
-static int upgraded(struct client *c) {   /* whether the head of the answer is whole; what follows stays in `in` */
+static int upgraded(struct client *c) {   /* 1 if the response head is complete; what follows it stays in `in` */
     char *end = memmem(c->in.data, c->in.len, "\r\n\r\n", 4);
     if (!end) return 0;
     if (memcmp(c->in.data, "HTTP/1.1 101", 12)) { c->close_code = atoi(c->in.data + 9), drop(c); return 0; }
-    take(&c->in, end + 4 - c->in.data);
+    consume(&c->in, end + 4 - c->in.data);
     c->state = OPEN;
     for (int i = 0; i < opt.n_hello; i++) send_text(c, opt.hello[i]);
     send_text(c, opt.join);
@@ -281,8 +282,8 @@ static void note_id(struct client *c, const char *p, size_t n) {
 
 static int is_new(struct client *c, uint64_t count) {
     if (count > c->last) {
-        uint64_t step = count - c->last;
-        c->seen = (step < 64 ? c->seen << step : 0) | 1;
+        uint64_t distance = count - c->last;
+        c->seen = (distance < 64 ? c->seen << distance : 0) | 1;
         c->last = count;
         return 1;
     }
@@ -302,7 +303,7 @@ static void on_message(struct client *c, uint64_t sent_at, uint64_t count) {
     if (counting) delivered++, note_latency(now() - sent_at);
     if (!opt.window || ++room->received[count % MAX_WINDOW] < opt.per_room) return;
     room->received[count % MAX_WINDOW] = 0;
-    if (running) due = now(), publish(c->room);
+    if (running) scheduled = now(), publish(c->room);
 }
 
 static uint64_t digits(const char *p, int n) {
@@ -319,26 +320,26 @@ static void on_text(struct client *c, const char *p, size_t n) {
         on_message(c, digits(mark + 1, STAMP), digits(mark + 2 + STAMP, COUNT));
         return;
     }
-    int answer = !c->joined && memmem(p, n, opt.joined, strlen(opt.joined));
-    if (opt.back_to && !(answer && c->away)) note_id(c, p, n);   /* what was missed comes after that answer */
-    if (answer) on_joined(c, p, n);
+    int is_reply = !c->joined && memmem(p, n, opt.joined, strlen(opt.joined));
+    if (opt.back_to && !(is_reply && c->away)) note_id(c, p, n);   /* missed events come after that reply */
+    if (is_reply) on_joined(c, p, n);
 }
 
 static void on_frame(struct client *c, int opcode, const char *p, size_t n) {
     if (opcode == 1) on_text(c, p, n);
     else if (opcode == 9) send_frame(c, 10, p, n);
     else if (opcode == 8) c->close_code = n < 2 ? 1005 : (unsigned char)p[0] << 8 | (unsigned char)p[1], drop(c);
-    else if (opcode != 10) fail("a frame has opcode %d; only whole text frames are understood", opcode);
+    else if (opcode != 10) fail("a frame has opcode %d; only unfragmented text frames are supported", opcode);
 }
 
-static size_t parse(struct client *c, const char *data, size_t len) {   /* how many bytes of it were whole frames */
+static size_t parse(struct client *c, const char *data, size_t len) {   /* returns the bytes of complete frames */
     const unsigned char *start = (const unsigned char *)data, *p = start, *end = start + len;
     while (c->state == OPEN && end - p >= 2) {
         size_t n = p[1] & 127, head = n < 126 ? 2 : n == 126 ? 4 : 10;
         if ((size_t)(end - p) < head) break;
         if (n > 125) { n = 0; for (size_t i = 2; i < head; i++) n = n << 8 | p[i]; }
         if ((size_t)(end - p) < head + n) break;
-        if (*p < 0x80) fail("a frame came in parts; only whole ones are understood");
+        if (*p < 0x80) fail("a message is fragmented, which is not supported");
         on_frame(c, *p & 15, (const char *)p + head, n);
         p += head + n;
     }
@@ -350,7 +351,7 @@ static void on_readable(struct client *c) {
     ssize_t n = recv(c->fd, data, sizeof data, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) { drop(c); return; }
-    if (c->state == OPEN && !c->in.len) {   /* most reads end with a frame, so nothing is copied */
+    if (c->state == OPEN && !c->in.len) {   /* most reads end with a complete frame: nothing is copied */
         size_t done = parse(c, data, n);
         if (c->state == OPEN && done < (size_t)n) append(&c->in, data + done, n - done);
         return;
@@ -358,7 +359,7 @@ static void on_readable(struct client *c) {
     append(&c->in, data, n);
     if (c->state == SHAKING && !upgraded(c)) return;
     size_t done = parse(c, c->in.data, c->in.len);
-    if (c->state == OPEN) take(&c->in, done);
+    if (c->state == OPEN) consume(&c->in, done);
 }
 
 static void on_connected(struct client *c) {
@@ -370,27 +371,27 @@ static void on_connected(struct client *c) {
 }
 
 static void on_timer(void) {
-    static int turn;
-    uint64_t expired, step = 1e9 / opt.rate;
+    static int next_room;
+    uint64_t expired, interval = 1e9 / opt.rate;
     if (read(timer_fd, &expired, sizeof expired) < 0 || !running) return;
-    while (expired--) publish(turn++ % opt.rooms), due += step;
+    while (expired--) publish(next_room++ % opt.rooms), scheduled += interval;
 }
 
 static void on_stdin(void) {
     char text[64];
     ssize_t n = read(0, text, sizeof text);
-    if (n <= 0) exit(2);   /* whoever started this is gone */
+    if (n <= 0) exit(2);   /* the parent process has ended */
     stdin_line++;
 }
 
-static void turn(int ms) {   /* one turn of the loop, of at most `ms` if nothing happens */
+static void poll_once(int ms) {   /* one loop iteration, which waits for events for at most `ms` */
     static struct epoll_event events[512];
     int n = epoll_wait(ep, events, 512, ms);
     for (int i = 0; i < n; i++) {
-        uint32_t who = events[i].data.u32;
-        if (who == (uint32_t)n_clients) { on_timer(); continue; }
-        if (who == (uint32_t)n_clients + 1) { on_stdin(); continue; }
-        struct client *c = &clients[who];
+        uint32_t index = events[i].data.u32;
+        if (index == (uint32_t)n_clients) { on_timer(); continue; }
+        if (index == (uint32_t)n_clients + 1) { on_stdin(); continue; }
+        struct client *c = &clients[index];
         if (c->state == CONNECTING) { on_connected(c); continue; }
         if (events[i].events & EPOLLOUT) flush(c);
         if (events[i].events & ~EPOLLOUT) on_readable(c);
@@ -401,17 +402,17 @@ static void turn(int ms) {   /* one turn of the loop, of at most `ms` if nothing
 
 /* The run */
 
-static void turns(double seconds) {
+static void run_for(double seconds) {
     uint64_t end = now() + seconds * 1e9;
-    for (uint64_t t; (t = now()) < end;) turn((end - t) / 1000000 + 1 > 20 ? 20 : (end - t) / 1000000 + 1);
+    for (uint64_t t; (t = now()) < end;) poll_once((end - t) / 1000000 + 1 > 20 ? 20 : (end - t) / 1000000 + 1);
 }
 
-static double connect_all(void) {   /* how many seconds it took */
+static double connect_all(void) {   /* returns the seconds that it took */
     uint64_t begin = now(), end = begin + opt.patience * 1e9;
     int next = 0, given_up = 0;
     while (n_ready + given_up < n_clients && now() < end) {
         while (next < n_clients && n_shaking < opt.ramp) start(&clients[next++]);
-        turn(20);
+        poll_once(20);
         given_up = next - n_ready - n_shaking;
     }
     return (now() - begin) / 1e9;
@@ -424,28 +425,29 @@ static int all_received(void) {
 }
 
 static void begin_publishing(void) {
-    due = now();
+    scheduled = now();
     running = 1;
     for (int w = 0; w < opt.window; w++)
         for (int r = 0; r < opt.rooms; r++) publish(r);
     if (opt.rate <= 0) return;
-    uint64_t step = 1e9 / opt.rate;
-    due += step;   /* of the first expiry */
+    uint64_t interval = 1e9 / opt.rate;
+    scheduled += interval;   /* when the timer expires first */
     struct itimerspec every = {
-        .it_value = { due / 1000000000, due % 1000000000 }, .it_interval = { step / 1000000000, step % 1000000000 } };
+        .it_value = { scheduled / 1000000000, scheduled % 1000000000 },
+        .it_interval = { interval / 1000000000, interval % 1000000000 } };
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &every, NULL);
 }
 
-static double run(void) {   /* the seconds that were counted */
+static double run(void) {   /* returns the seconds that were counted */
     begin_publishing();
-    turns(opt.warmup);
+    run_for(opt.warmup);
     uint64_t begin = now(), end = begin + opt.patience * 1e9;
     counting = 1;
-    while (opt.back_to && !last_back && now() < end) turn(20);
-    turns(opt.duration);
+    while (opt.back_to && !last_back && now() < end) poll_once(20);
+    run_for(opt.duration);
     double seconds = (now() - begin) / 1e9;
     counting = running = 0;
-    for (end = now() + opt.drain * 1e9; !all_received() && now() < end;) turn(20);
+    for (end = now() + opt.drain * 1e9; !all_received() && now() < end;) poll_once(20);
     for (int i = 0; i < n_clients; i++) lost += rooms[clients[i].room].sent - clients[i].received;
     return seconds;
 }
@@ -501,7 +503,7 @@ static void read_options(int count, char **words) {
             else if (options[o].real) *options[o].real = atof(value);
             else *options[o].text = value;
         }
-        if (!found) fail("%s is no option, or has no value; the first comment of load.c has them all", words[i]);
+        if (!found) fail("%s is not an option or has no value; see the first comment of load.c", words[i]);
     }
     if (opt.ping) {
         char *colon = strchr(opt.ping, ':');
@@ -538,9 +540,9 @@ int main(int count, char **words) {
     double connecting = connect_all(), seconds = 0;
     int ready = n_ready;
     printf("READY %d\n", ready), fflush(stdout);
-    while (stdin_line < 1) turn(20);
+    while (stdin_line < 1) poll_once(20);
     if (opt.window || opt.rate > 0) seconds = run();
-    else while (stdin_line < 2) turn(20);
+    else while (stdin_line < 2) poll_once(20);
     report(connecting, ready, seconds);
     getchar();
     return 0;

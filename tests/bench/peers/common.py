@@ -1,4 +1,4 @@
-"""What the peers share: roomcast's way to say things (tokens, join_room, send_message), as each library's docs show.
+"""What the peers share: the tokens, join_room and send_message of roomcast.
 
 Each is run as ``python NAME.py PORT`` with ``JWT_SECRET`` and ``REDIS_URL`` in the environment.
 """
@@ -18,18 +18,18 @@ PORT = int(sys.argv[1])
 
 
 def user_of(token: str) -> dict[str, Any]:
-    """The claims of a verified token."""
+    """Verify a token and return its claims."""
     claims: dict[str, Any] = jwt.decode(token, SECRET, algorithms=["HS256"])
     return claims
 
 
 def joined(room: str) -> dict[str, Any]:
-    """The answer to a join_room."""
+    """Return the reply to a join_room."""
     return {"type": "joined_room", "room": room, "data": {"message": f"Joined room {room}"}, "timestamp": _now()}
 
 
 def message(user: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """What everyone in the room gets for a send_message of ``user``."""
+    """Return the event that a send_message of ``user`` publishes."""
     data = {
         "content": request["data"]["content"],
         "username": user["username"],
@@ -40,7 +40,7 @@ def message(user: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
 
 
 def dumps(document: dict[str, Any]) -> str:
-    """``document`` as JSON."""
+    """Return ``document`` as JSON."""
     return json.dumps(document)
 
 

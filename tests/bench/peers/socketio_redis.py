@@ -1,4 +1,4 @@
-"""python-socketio on aiohttp and uvloop; its AsyncRedisManager brings what is emitted to the other nodes."""
+"""python-socketio on aiohttp and uvloop, with its AsyncRedisManager, which sends events to the other nodes."""
 
 from typing import Any
 from urllib.parse import parse_qs
@@ -8,7 +8,7 @@ import uvloop
 from aiohttp import web
 from common import PORT, REDIS_URL, joined, message, user_of
 
-# Each publish under way has a connection of redis-py's pool, which by itself refuses more than 100.
+# Each publish in flight uses a connection of redis-py's pool, which by default refuses more than 100.
 manager = socketio.AsyncRedisManager(REDIS_URL, redis_options={"max_connections": 10_000})
 sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=manager, cors_allowed_origins="*")
 users: dict[str, dict[str, Any]] = {}
@@ -16,19 +16,19 @@ users: dict[str, dict[str, Any]] = {}
 
 @sio.event
 async def connect(sid: str, environ: dict[str, Any], auth: Any) -> None:
-    """Let in who has a token."""
+    """Accept the connection if its token is valid."""
     users[sid] = user_of(parse_qs(environ["QUERY_STRING"])["token"][0])
 
 
 @sio.event
 async def disconnect(sid: str, reason: str) -> None:
-    """Forget the user."""
+    """Remove the user."""
     users.pop(sid, None)
 
 
 @sio.event
 async def join_room(sid: str, request: dict[str, Any]) -> None:
-    """Enter the room, and say so to the one who did."""
+    """Join the room, and reply."""
     await sio.enter_room(sid, request["room"])
     await sio.emit("joined_room", joined(request["room"]), to=sid)
 
