@@ -1,13 +1,13 @@
 """The inner loops of message handling, in C where that is compiled, otherwise in Python.
 
-Import these names from here; only this module knows which implementation is in use:
+Import these names from this module, which selects the implementation:
 
 - ``decode_text_frames``, ``encode_event_frame``: ``text_frames.py``
 - ``build_envelope``: ``envelope.py``
 - ``WriteQueue``, ``enqueue_all``, ``flush_all``, ``uses_io_uring``: ``write_queue.py``
 - ``start_coroutine``: ``coroutine.py``
-- ``FieldLoader``: C only; ``schemas.fast_loader`` generates Python code without it
-- ``NativeSocketPoller``: C only; ``transport.socket_poller`` leaves reading to the transports without it
+- ``FieldLoader``: C only; otherwise ``schemas.fast_loader`` generates Python code
+- ``NativeSocketPoller``: C only; otherwise the transports read (``transport.socket_poller``)
 
 ``native/`` is compiled when roomcast is installed, where there is a C compiler and the system is not Windows. Each C
 file has the name of the Python module that it replaces. A write to a socket is a system call of 5 to 10 us. The code

@@ -87,8 +87,8 @@ class EagerRunner:
             result = start_coroutine(unstarted, ready.context, Awaited)
         finally:
             _leave_task(self._loop, task)
-            # If the coroutine set a context variable or cancelled its task, the next one must not see that. Comparing
-            # contexts that are copies of one another costs 0.03 us, because it checks identity first.
+            # The next coroutine gets a new task if this one set a context variable or cancelled its task. Comparing
+            # contexts that are copies of one another costs 0.03 us, because identity is checked first.
             if result.__class__ is not Awaited and (ready.context != self._context or task.cancelling()):
                 task.cancel()
                 self._ready = SuspendedCoroutine(self._loop, self._context.copy())

@@ -91,8 +91,8 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
     def take_over(self, transport: asyncio.Transport, response: bytes, early: bytes = b"") -> None:
         """Become the protocol of ``transport``, and send ``response``, the 101 with its headers.
 
-        ``early`` is what the peer has sent already. The response and the first frames leave in one write. The write
-        limit of 0 has two effects that the code relies on: the transport tries to write at once, and it calls
+        ``early`` is data that the peer sent with its request. The response and the first frames leave in one write. The
+        write limit of 0 has two effects that the code relies on: the transport tries to write at once, and it calls
         ``pause_writing`` as soon as the kernel accepts no more bytes. A TLS transport would pause permanently at 0,
         because an empty buffer reaches that limit.
         """

@@ -16,7 +16,7 @@ from .socket_poller import SocketPoller
 
 
 class KeptAlive(Protocol):
-    """A connection as the keepalive task sees it."""
+    """The part of a connection that ``Keepalive`` uses."""
 
     #: Loop time of the last read.
     last_read: float

@@ -6,7 +6,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 
-from wire import PATIENCE, Peer
+from waiting import PATIENCE
+from wire import Peer
 
 from roomcast.errors import NORMAL
 from roomcast.gateway.delivery import Delivery

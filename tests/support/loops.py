@@ -1,6 +1,6 @@
-"""A pytest plugin: a test module runs on the event loops it names.
+"""A pytest plugin that runs the tests of a module on the event loops that the module names.
 
-It asks for them with ``pytest_plugins = ("loops",)`` and ``LOOPS = ("uvloop", "asyncio")``, or one of the two.
+The module names them with ``pytest_plugins = ("loops",)`` and ``LOOPS = ("uvloop", "asyncio")``, or one of the two.
 """
 
 import asyncio
@@ -13,6 +13,6 @@ FACTORIES = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_asyncio_loop_factories(config, item):
-    """Return the factories of the loops that the module of ``item`` names; None if it names none."""
+    """Return the factories of the loops in ``LOOPS`` of the test module, or None without ``LOOPS``."""
     names = getattr(item.module, "LOOPS", None)
     return names and {name: FACTORIES[name] for name in names}

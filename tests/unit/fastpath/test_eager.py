@@ -1,4 +1,4 @@
-"""The runner: a coroutine begun by hand behaves as one in a task, on both loops."""
+"""Tests of ``fastpath.eager``: a coroutine started by the runner behaves like one in a task, on both loops."""
 
 import asyncio
 import contextvars
@@ -18,7 +18,7 @@ VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", defau
 
 @pytest.fixture
 async def runner():
-    """A runner on the running loop; what it leaves behind at its closing would fail the test."""
+    """A runner on the running loop. Anything that it leaves behind when it is closed fails the test."""
     runner = EagerRunner(asyncio.get_running_loop())
     yield runner
     runner.close()
@@ -26,8 +26,8 @@ async def runner():
     gc.collect()
 
 
-async def called(function: Callable[..., Any], *args: Any) -> Any:
-    """Call ``function`` from the loop, where no task runs, as a protocol's methods are; its outcome is the result."""
+async def call_outside_tasks(function: Callable[..., Any], *args: Any) -> Any:
+    """Call ``function`` where no task runs, as a protocol's methods are called; return its result."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -41,31 +41,31 @@ async def called(function: Callable[..., Any], *args: Any) -> Any:
     return await outcome
 
 
-async def begun(runner: EagerRunner, work: Coroutine[Any, Any, Any]) -> Any:
-    """What the runner returns for ``work``, begun outside of any task."""
-    return await called(runner.start, work)
+async def start(runner: EagerRunner, work: Coroutine[Any, Any, Any]) -> Any:
+    """Start ``work`` outside of any task; return what the runner returns."""
+    return await call_outside_tasks(runner.start, work)
 
 
-async def ended(suspended: Any) -> Any:
-    """The result of what had to wait."""
+async def finish(suspended: Any) -> Any:
+    """Return the result of a coroutine that suspended."""
     assert isinstance(suspended, SuspendedCoroutine)
     async with asyncio.timeout(10):
         return await suspended.task
 
 
-async def test_what_does_not_wait_ends_at_once(runner):
-    """Its result is returned, and no task is used up."""
+async def test_a_coroutine_that_does_not_suspend_returns_its_result(runner):
+    """The ready task is not used."""
     ready = runner._ready
 
     async def handler() -> int:
         return 42
 
-    assert await begun(runner, handler()) == 42
+    assert await start(runner, handler()) == 42
     assert runner._ready is ready
 
 
-async def test_what_waits_goes_on_in_a_task(runner):
-    """Its first step is done at once, the rest when what it waits for is there."""
+async def test_a_suspended_coroutine_continues_in_a_task(runner):
+    """Its first part runs at once, the rest when the future is done."""
     future = asyncio.get_running_loop().create_future()
     steps = []
 
@@ -76,72 +76,72 @@ async def test_what_waits_goes_on_in_a_task(runner):
         steps.append(await asyncio.sleep(0.001, "slept"))
         return "done"
 
-    suspended = await begun(runner, handler())
+    suspended = await start(runner, handler())
     assert steps == ["first"]
     future.set_result("told")
-    assert await ended(suspended) == "done"
+    assert await finish(suspended) == "done"
     assert steps == ["first", "told", "slept"]
 
 
-async def test_a_bare_yield_to_the_loop_is_a_wait_too(runner):
-    """asyncio.sleep(0) yields no future."""
+async def test_a_bare_yield_suspends(runner):
+    """``asyncio.sleep(0)`` yields no future."""
 
     async def handler() -> str:
         await asyncio.sleep(0)
         return "done"
 
-    assert await ended(await begun(runner, handler())) == "done"
+    assert await finish(await start(runner, handler())) == "done"
 
 
-async def test_many_wait_at_once(runner):
-    """Each has a task of its own."""
+async def test_many_suspended_coroutines(runner):
+    """Each has its own task."""
 
     async def handler(number: int) -> int:
         await asyncio.sleep(0.001 * (number % 3))
         return number
 
-    waiting = [await begun(runner, handler(number)) for number in range(20)]
+    waiting = [await start(runner, handler(number)) for number in range(20)]
     assert len({suspended.task for suspended in waiting}) == 20
-    assert [await ended(suspended) for suspended in waiting] == list(range(20))
+    assert [await finish(suspended) for suspended in waiting] == list(range(20))
 
 
-async def test_several_begin_in_one_turn(runner):
-    """Before the loop has started the task of the one ahead."""
+async def test_several_starts_in_one_iteration(runner):
+    """The loop has not started the task of the previous one yet."""
 
     async def handler(number: int) -> int:
         await asyncio.sleep(0)
         return number
 
-    waiting = await called(lambda: [runner.start(handler(number)) for number in range(5)])
-    assert [await ended(suspended) for suspended in waiting] == list(range(5))
+    waiting = await call_outside_tasks(lambda: [runner.start(handler(number)) for number in range(5)])
+    assert [await finish(suspended) for suspended in waiting] == list(range(5))
 
 
-async def test_what_is_raised_before_the_first_wait_is_raised(runner):
-    """To whoever began it; the next one is not touched by it."""
+async def test_an_exception_before_the_first_suspension_propagates(runner):
+    """The caller gets it. The next coroutine is not affected."""
 
     async def handler() -> None:
         raise KeyError("early")
 
     with pytest.raises(KeyError, match="early"):
-        await begun(runner, handler())
+        await start(runner, handler())
     with pytest.raises(KeyError, match="early"):
-        await begun(runner, handler())
+        await start(runner, handler())
 
 
-async def test_what_is_raised_after_the_first_wait_is_the_tasks(runner):
+async def test_an_exception_after_the_first_suspension_is_in_the_task(runner):
     """As with any task."""
 
     async def handler() -> None:
         await asyncio.sleep(0)
         raise KeyError("late")
 
-    suspended = await begun(runner, handler())
+    suspended = await start(runner, handler())
     with pytest.raises(KeyError, match="late"):
-        await ended(suspended)
+        await finish(suspended)
 
 
-async def test_what_it_waits_for_may_fail(runner):
-    """The exception is raised inside, where it can be caught."""
+async def test_an_exception_of_the_awaited_future_is_raised_inside(runner):
+    """The coroutine can catch it."""
     future = asyncio.get_running_loop().create_future()
 
     async def handler() -> str:
@@ -151,13 +151,13 @@ async def test_what_it_waits_for_may_fail(runner):
             return f"caught {error}"
         return "nothing came"
 
-    suspended = await begun(runner, handler())
+    suspended = await start(runner, handler())
     future.set_exception(ConnectionError("gone"))
-    assert await ended(suspended) == "caught gone"
+    assert await finish(suspended) == "caught gone"
 
 
-async def test_cancelling_reaches_the_handler(runner):
-    """At what it waits for; it can clean up, and the task is cancelled."""
+async def test_cancellation_reaches_the_coroutine(runner):
+    """It is raised at the ``await``, the coroutine can clean up, and the task is cancelled."""
     cleaned = asyncio.Event()
 
     async def handler() -> None:
@@ -167,16 +167,16 @@ async def test_cancelling_reaches_the_handler(runner):
             await asyncio.sleep(0)
             cleaned.set()
 
-    suspended = await begun(runner, handler())
+    suspended = await start(runner, handler())
     await asyncio.sleep(0)
     suspended.task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await ended(suspended)
+        await finish(suspended)
     assert cleaned.is_set()
 
 
-async def test_a_handler_may_refuse_to_be_cancelled(runner):
-    """What it returns instead is the result."""
+async def test_a_coroutine_may_ignore_cancellation(runner):
+    """Its return value is then the result of the task."""
 
     async def handler() -> str:
         try:
@@ -185,14 +185,14 @@ async def test_a_handler_may_refuse_to_be_cancelled(runner):
             await asyncio.sleep(0)
         return "went on"
 
-    suspended = await begun(runner, handler())
+    suspended = await start(runner, handler())
     await asyncio.sleep(0)
     suspended.task.cancel()
-    assert await ended(suspended) == "went on"
+    assert await finish(suspended) == "went on"
 
 
-async def test_the_current_task_is_one_before_and_after_a_wait(runner):
-    """So whoever keeps it in the first step cancels the right one."""
+async def test_the_current_task_does_not_change_at_a_suspension(runner):
+    """Code that keeps the task in the first part cancels the right one."""
 
     async def handler() -> list[Any]:
         tasks = [asyncio.current_task()]
@@ -201,12 +201,12 @@ async def test_the_current_task_is_one_before_and_after_a_wait(runner):
         await asyncio.sleep(0.001)
         return [*tasks, asyncio.current_task()]
 
-    suspended = await begun(runner, handler())
-    assert await ended(suspended) == [suspended.task] * 3
+    suspended = await start(runner, handler())
+    assert await finish(suspended) == [suspended.task] * 3
 
 
-async def test_no_task_is_current_outside(runner):
-    """After a step as before, whether it ended, waited or raised."""
+async def test_no_task_is_current_after_a_start(runner):
+    """The coroutine may return, suspend or raise."""
 
     async def ends() -> None:
         pass
@@ -224,11 +224,11 @@ async def test_no_task_is_current_outside(runner):
         runner.start(asyncio.sleep(0))
         return [*seen, asyncio.current_task()]
 
-    assert await called(look) == [None] * 4
+    assert await call_outside_tasks(look) == [None] * 4
 
 
-async def test_a_timeout_works_in_the_first_step(runner):
-    """asyncio.timeout asks for the current task, and cancels it."""
+async def test_a_timeout_works_in_the_first_part(runner):
+    """``asyncio.timeout`` needs the current task, and cancels it."""
 
     async def handler() -> str:
         try:
@@ -238,11 +238,11 @@ async def test_a_timeout_works_in_the_first_step(runner):
             return "timed out"
         return "came"
 
-    assert await ended(await begun(runner, handler())) == "timed out"
+    assert await finish(await start(runner, handler())) == "timed out"
 
 
-async def test_a_timeout_that_was_not_needed_harms_nobody(runner):
-    """It ends with the first step, and the task that it was set on goes to another handler unharmed."""
+async def test_an_unused_timeout_has_no_effect(runner):
+    """The task that it was set on is used for the next coroutine."""
 
     async def quick() -> None:
         async with asyncio.timeout(0.001):
@@ -252,12 +252,12 @@ async def test_a_timeout_that_was_not_needed_harms_nobody(runner):
         await asyncio.sleep(0.02)
         return "done"
 
-    await begun(runner, quick())
-    assert await ended(await begun(runner, slow())) == "done"
+    await start(runner, quick())
+    assert await finish(await start(runner, slow())) == "done"
 
 
-async def test_task_groups_and_gather_work_in_the_first_step(runner):
-    """Children run, and their failure cancels the others and comes back."""
+async def test_task_groups_and_gather_work_in_the_first_part(runner):
+    """The exception of a child cancels the others and propagates."""
 
     async def child(value: int) -> int:
         await asyncio.sleep(0)
@@ -279,12 +279,12 @@ async def test_task_groups_and_gather_work_in_the_first_step(runner):
             return f"failed with {errors.exceptions!r}"
         return "succeeded"
 
-    assert await ended(await begun(runner, handler())) == [1, 2, 3, 4]
-    assert await ended(await begun(runner, failing())) == "failed with (ValueError(-1),)"
+    assert await finish(await start(runner, handler())) == [1, 2, 3, 4]
+    assert await finish(await start(runner, failing())) == "failed with (ValueError(-1),)"
 
 
 async def test_locks_queues_and_wait_for_work(runner):
-    """What handlers commonly wait on."""
+    """Handlers commonly wait for these."""
     queue: asyncio.Queue[str] = asyncio.Queue()
     lock = asyncio.Lock()
 
@@ -292,15 +292,15 @@ async def test_locks_queues_and_wait_for_work(runner):
         async with lock:
             return await asyncio.wait_for(queue.get(), 10)
 
-    first = await begun(runner, handler())
-    second = await begun(runner, handler())
+    first = await start(runner, handler())
+    second = await start(runner, handler())
     queue.put_nowait("one")
     queue.put_nowait("two")
-    assert [await ended(first), await ended(second)] == ["one", "two"]
+    assert [await finish(first), await finish(second)] == ["one", "two"]
 
 
-async def test_context_variables_stay_with_their_handler(runner):
-    """What one sets, in its first step or later, another does not see; it keeps its own across waits."""
+async def test_context_variables_are_separate(runner):
+    """A coroutine keeps its variables across suspensions, and does not see those of others."""
 
     async def handler(value: str, wait: bool) -> list[str]:
         seen = [VARIABLE.get()]
@@ -309,16 +309,16 @@ async def test_context_variables_stay_with_their_handler(runner):
             await asyncio.sleep(0)
         return [*seen, VARIABLE.get()]
 
-    assert await begun(runner, handler("a", wait=False)) == ["none", "a"]
-    assert await begun(runner, handler("b", wait=False)) == ["none", "b"]
-    waiting = await begun(runner, handler("c", wait=True))
-    assert await begun(runner, handler("d", wait=False)) == ["none", "d"]
-    assert await ended(waiting) == ["none", "c"]
+    assert await start(runner, handler("a", wait=False)) == ["none", "a"]
+    assert await start(runner, handler("b", wait=False)) == ["none", "b"]
+    waiting = await start(runner, handler("c", wait=True))
+    assert await start(runner, handler("d", wait=False)) == ["none", "d"]
+    assert await finish(waiting) == ["none", "c"]
     assert VARIABLE.get() == "none"
 
 
-async def test_a_variable_that_was_set_before_is_not_changed_for_others():
-    """Handlers see what was set when the runner was made, and none what another made of it."""
+async def test_coroutines_see_the_context_of_the_creation():
+    """They see the value from the creation of the runner, not the value that another coroutine set."""
     token = VARIABLE.set("start")
     runner = EagerRunner(asyncio.get_running_loop())
     VARIABLE.reset(token)
@@ -332,18 +332,18 @@ async def test_a_variable_that_was_set_before_is_not_changed_for_others():
         VARIABLE.set("failed")
         raise KeyError
 
-    assert await begun(runner, handler("a")) == "start"
+    assert await start(runner, handler("a")) == "start"
     with pytest.raises(KeyError):
-        await begun(runner, failing())
-    assert await begun(runner, handler("b")) == "start"
+        await start(runner, failing())
+    assert await start(runner, handler("b")) == "start"
     runner.close()
     await asyncio.sleep(0)
 
 
-async def test_who_cancels_itself_and_ends_cancels_nobody_else(runner):
-    """The spoiled task is thrown away."""
+async def test_a_coroutine_that_cancels_itself_does_not_affect_others(runner):
+    """The runner discards the cancelled task."""
 
-    async def suicidal() -> str:
+    async def cancel_itself() -> str:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
@@ -353,15 +353,15 @@ async def test_who_cancels_itself_and_ends_cancels_nobody_else(runner):
         await asyncio.sleep(0.001)
         return "done"
 
-    assert await begun(runner, suicidal()) == "ended"
-    assert await ended(await begun(runner, handler())) == "done"
+    assert await start(runner, cancel_itself()) == "ended"
+    assert await finish(await start(runner, handler())) == "done"
     await asyncio.sleep(0)
-    assert await begun(runner, suicidal()) == "ended"
-    assert await ended(await begun(runner, handler())) == "done"
+    assert await start(runner, cancel_itself()) == "ended"
+    assert await finish(await start(runner, handler())) == "done"
 
 
-async def test_begun_inside_a_task_it_runs_beside_it(runner):
-    """One task cannot begin in the middle of another, so all of it goes to a task of its own."""
+async def test_a_start_inside_a_task_uses_another_task(runner):
+    """A task cannot start inside another, so the whole coroutine runs in a new task."""
     order = []
 
     async def handler() -> str:
@@ -371,12 +371,12 @@ async def test_begun_inside_a_task_it_runs_beside_it(runner):
 
     suspended = runner.start(handler())
     order.append("caller")
-    assert await ended(suspended) == "done"
+    assert await finish(suspended) == "done"
     assert order == ["caller", "handler"]
 
 
-async def test_begun_inside_a_first_step_it_runs_beside_it(runner):
-    """Also when the task that is in the way is the runner's own."""
+async def test_a_start_inside_a_first_part_uses_another_task(runner):
+    """The running task is the runner's own."""
 
     async def inner() -> str:
         return VARIABLE.get()
@@ -385,16 +385,16 @@ async def test_begun_inside_a_first_step_it_runs_beside_it(runner):
         VARIABLE.set("outer's")
         return runner.start(inner())
 
-    assert await ended(await begun(runner, outer())) == "none"
+    assert await finish(await start(runner, outer())) == "none"
 
 
 async def test_closing_leaves_nothing_behind():
-    """No task is destroyed while it is pending, whether the loop has started it or not."""
+    """No task is destroyed while it is pending, whether or not the loop has started it."""
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
     fresh = EagerRunner(loop)
     used = EagerRunner(loop)
-    await ended(await begun(used, asyncio.sleep(0)))
+    await finish(await start(used, asyncio.sleep(0)))
     fresh.close()
     used.close()
     await asyncio.sleep(0)
@@ -405,7 +405,7 @@ async def test_closing_leaves_nothing_behind():
 
 
 async def test_a_coroutine_that_is_never_resumed_is_closed(runner):
-    """Cancelled before its first wait was over, its cleanup runs; nothing warns of a coroutine never awaited."""
+    """Its cleanup runs if it is cancelled before it resumes. There is no warning about an unawaited coroutine."""
     cleaned = []
 
     async def handler() -> None:
@@ -414,14 +414,14 @@ async def test_a_coroutine_that_is_never_resumed_is_closed(runner):
         finally:
             cleaned.append(True)
 
-    def begin_and_cancel() -> asyncio.Task[Any]:
+    def start_and_cancel() -> asyncio.Task[Any]:
         runner._ready.task.cancel()  # the loop has not started it yet
         runner._ready = SuspendedCoroutine(runner._loop, runner._context.copy())
         suspended = runner.start(handler())
         suspended.task.cancel()
         return suspended.task
 
-    task = await called(begin_and_cancel)
+    task = await call_outside_tasks(start_and_cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
     del task

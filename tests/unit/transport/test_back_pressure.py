@@ -9,7 +9,8 @@ import tracemalloc
 
 import pytest
 from echo_server import Echo, serving, wait_for
-from wire import PATIENCE, closing, masked
+from waiting import PATIENCE
+from wire import closing, masked
 
 from roomcast.errors import NORMAL, TOO_SLOW
 from roomcast.protocol import frames
