@@ -65,7 +65,7 @@ class Result(NamedTuple):
     notes: list[str]
 
 
-def explain(result: Result, wanted: float | None) -> list[str]:
+def explain_result(result: Result, wanted: float | None) -> list[str]:
     """Return sentences that explain the numbers. ``wanted`` is the number of messages to send, if that was fixed."""
     notes = []
     if result.client_cpu > BUSY:

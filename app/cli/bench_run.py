@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from ..errors import RoomcastError
-from .bench_results import Latencies, Result, explain
+from .bench_results import Latencies, Result, explain_result
 from .target import Target, Unreachable
 from .websocket_client import End, WebSocketClient
 
@@ -282,7 +282,7 @@ class Bench:
             client_cpu=cpu,
             notes=[],
         )
-        return result._replace(notes=explain(result, wanted))
+        return result._replace(notes=explain_result(result, wanted))
 
 
 def interleave(rooms: Sequence[Sequence[Member]]) -> list[Member]:

@@ -22,8 +22,8 @@ class StartError(RoomcastError):
     """The server cannot start. The message is a sentence with the reason and what to do."""
 
 
-def explain(address: Address, error: Exception) -> str | None:
-    """Return the sentence for an ``error`` of listening on ``address``, or None if its cause is another."""
+def explain_listen_error(address: Address, error: Exception) -> str | None:
+    """Return a sentence if ``error`` means that the server cannot listen on ``address``, otherwise None."""
     if address.unix_socket is not None:
         is_known = isinstance(error, OSError) and error.errno in _UNIX_ERRORS
         if is_known or "path too long" in str(error):
@@ -43,7 +43,7 @@ def system_reason(error: Exception) -> str:
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """Return False if the port is in use. Any other obstacle is reported when the server listens."""
+    """Return True if the port is not in use. Other obstacles are reported when the server listens."""
     try:
         family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:

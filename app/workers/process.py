@@ -31,7 +31,7 @@ from ..web.ops.worker_metrics import Peers
 from ..web.server import Address, Server
 from ..web.server import serve as serve_until
 from . import unix_socket
-from .listen_errors import StartError, explain
+from .listen_errors import StartError, explain_listen_error
 
 log = logging.getLogger("roomcast")
 
@@ -84,7 +84,7 @@ def run(
         except RoomcastError:
             raise
         except Exception as error:
-            if (sentence := explain(address, error)) is None:
+            if (sentence := explain_listen_error(address, error)) is None:
                 log.exception("roomcast failed")
                 sentence = "roomcast failed; the log above says why."
             raise StartError(sentence) from error

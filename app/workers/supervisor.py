@@ -4,9 +4,9 @@ The supervisor binds the port and starts the workers. Each worker runs the same 
 its environment makes it a worker. A worker that dies is started again, and one that hangs is killed.
 
 Each worker has a channel (``ipc.py``) to the supervisor. A worker reports that it is ready, or why it cannot start, and
-answers pings. The supervisor sends the order to stop, and the channel's end is one too, so workers end with a
-supervisor that was killed. systemd signals all processes of a service at once. A worker therefore must not get its stop
-as a second signal, which would cut off its clients.
+answers pings. The supervisor sends the order to stop. The end of the channel counts as that order, so workers stop when
+the supervisor is killed. The order is a message and not a signal, because systemd signals all processes of a service at
+once: a worker would get a second signal, which cuts off its clients.
 
 Metrics travel over the same channels. Sockets at paths would need a writable directory, which not every container has,
 and a cleanup after crashes.
@@ -35,14 +35,14 @@ from ..settings import Settings
 from ..web.server import Address
 from . import process
 from .ipc import GATHER, GATHERED, READY, STOPPING, Channel
-from .listen_errors import StartError, explain
+from .listen_errors import StartError, explain_listen_error
 from .listening_sockets import ListeningSockets
 from .worker import VARIABLE
 from .worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
 log = logging.getLogger("roomcast")
 
-#: A worker that ran this long, in seconds, is started again without a pause.
+#: After a worker has run this long, in seconds, its back-off begins again.
 STEADY: Final = 60.0
 #: The pauses before a worker is started again, in seconds. The first restart has none.
 FIRST_PAUSE: Final = 0.5
@@ -241,5 +241,5 @@ def supervise(settings: Settings, address: Address, count: int) -> None:
         sockets.check_port()
         supervisor = Supervisor(settings, address, plugins, sockets, count)
     except OSError as error:
-        raise StartError(explain(address, error) or f"roomcast cannot listen: {error}.") from error
+        raise StartError(explain_listen_error(address, error) or f"roomcast cannot listen: {error}.") from error
     asyncio.run(supervisor.run())

@@ -41,9 +41,7 @@ def roomcast(*args: str, stdin: str = "", **variables: str) -> subprocess.Comple
 def run_curl(line: str, **variables: str) -> dict[str, Any]:
     """Run a line that calls curl in a shell, or send the request that it describes if there is no curl.
 
-    Return the JSON of the response.
-
-    ``variables`` are added to the environment of the shell.
+    ``variables`` are added to the environment of the shell. Return the JSON of the response.
     """
     if shutil.which("curl"):
         done = subprocess.run(

@@ -100,7 +100,7 @@ def check_plugins() -> Iterator[Finding]:
     except PluginError as error:
         yield Finding(FAIL, str(error))
     else:
-        yield Finding(OK, f"The plugins load: {', '.join(loaded.plugins)}.")
+        yield Finding(OK, f"All plugins load: {', '.join(loaded.plugins)}.")
 
 
 def check_machine() -> Iterator[Finding]:
