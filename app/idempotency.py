@@ -1,7 +1,7 @@
 """Carry out work once for each idempotency key, on all nodes together.
 
-Used for commands with a ``key`` and for HTTP requests with an ``Idempotency-Key``. The broker keeps the state: a claim
-while the work runs, then the answer with the fingerprint of the request in front.
+Used for commands with a ``key`` and for HTTP requests with an ``Idempotency-Key``. The broker stores the state: a claim
+while the work runs, then the fingerprint of the request followed by the answer.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 from .broker.base import CLAIM_GRACE, Broker
 from .errors import RoomcastError, Unavailable
 
-#: The size of a fingerprint in bytes. With 128 bits, no two requests have the same by chance, and nobody can construct
-#: such a pair within the five minutes that a key lives.
+#: The size of a fingerprint in bytes. With 128 bits, two requests do not have the same one by chance, and an attacker
+#: cannot find such a pair within the five minutes for which a key is stored.
 FINGERPRINT_SIZE: Final = 16
-#: How often a repeated request checks whether the first one is done, in seconds.
+#: The pause between two checks of a repeated request whether the first one has ended, in seconds.
 POLL_INTERVAL: Final = 0.05
 
 

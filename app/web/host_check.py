@@ -1,8 +1,9 @@
 """Protects ``roomcast dev`` from DNS rebinding: requests must name this machine in their Host header.
 
-The dev server trusts every local user: its console creates tokens and calls the API without a key. Browsers keep other
-sites out by the same-origin policy. An attacker can make a host name of theirs point at 127.0.0.1, so that their page
-has the same origin. Its requests still have that name in ``Host``, so only names are served that nobody else can own.
+The dev server trusts every local user: its console creates tokens and calls the API without a key. The same-origin
+policy of browsers keeps other sites out, unless an attacker makes a host name point at 127.0.0.1: then a page under
+that name has the same origin as the server. Its requests have the name in ``Host``, so only names are served that an
+attacker cannot own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SENTENCE: Final = (
 def is_own_host(host: str, own: str) -> bool:
     """Return True if the Host header ``host`` is an IP address, localhost, or ``own``, the host of ``--host``.
 
-    An IP address is safe because nobody can make it point to another machine.
+    An IP address is safe, because an attacker cannot make it point to another machine.
     """
     try:
         name = (URL(f"http://{host}").host or "").lower().rstrip(".")

@@ -11,21 +11,16 @@ from typing import Any
 
 import pytest
 from aiohttp.web import RequestHandler
-from wire import PATIENCE, Peer
+from serving import ANY_PORT, PATH, running, token_for
+from waiting import PATIENCE
+from wire import Peer
 
-from roomcast.auth.identity import make_token
 from roomcast.broker.memory import MemoryBroker
-from roomcast.gateway.gateway import Gateway
 from roomcast.protocol.frames import TEXT
-from roomcast.registry import load
-from roomcast.settings import Settings
 from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
-ANY_PORT = Address(port=0)
-SECRET = "correct horse battery staple, twice over"
-TOKEN = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
-PATH = "/api/v1/ws/connect"
+TOKEN = token_for()
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # from RFC 6455 section 1.3, and so is the answer to it:
 ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 HEADERS = {
@@ -133,16 +128,13 @@ async def serving(
     *, broker: MemoryBroker | None = None, address: Address = ANY_PORT, **settings: Any
 ) -> AsyncIterator[Running]:
     """Run a server, and close its clients at the end."""
-    values = {"jwt_secret": SECRET, "drain_seconds": 0.0, **settings}
-    server = Server(Gateway(Settings(**values), load(), broker or MemoryBroker()), address)
-    await server.start()
-    running = Running(server)
-    try:
-        yield running
-    finally:
-        for peer in running.peers:
-            peer.close()
-        await server.stop()
+    async with running(broker=broker, address=address, **settings) as server:
+        run = Running(server)
+        try:
+            yield run
+        finally:
+            for peer in run.peers:
+                peer.close()
 
 
 async def event(peer: Peer) -> dict[str, Any]:

@@ -41,6 +41,8 @@ from roomcast.web.server import Address, Server
 SECRET = "correct horse battery staple, twice over"
 KEY = "s3cret-key-of-the-operator"
 PATH = "/api/v1/ws/connect"
+#: A free port of 127.0.0.1.
+ANY_PORT = Address(port=0)
 
 #: What the fixture ``serve`` returns.
 Serve = Callable[..., Awaitable[Server]]
@@ -77,9 +79,9 @@ def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None,
 
 
 @asynccontextmanager
-async def running(*, dev: bool = False, **options: Any) -> AsyncIterator[Server]:
-    """Run a server on a free port of 127.0.0.1. ``options`` are those of ``new_gateway``."""
-    server = Server(new_gateway(**options), Address(port=0), dev=dev)
+async def running(*, dev: bool = False, address: Address = ANY_PORT, **options: Any) -> AsyncIterator[Server]:
+    """Run a server, by default on a free port of 127.0.0.1. ``options`` are those of ``new_gateway``."""
+    server = Server(new_gateway(**options), address, dev=dev)
     await server.start()
     try:
         yield server

@@ -38,7 +38,7 @@ async def revoke_all(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE …/users/{user_id}/tokens?before=``: revoke the user's tokens issued before a Unix time.
 
     The default of ``before`` is the next whole second; the response contains it. Most tokens have their ``iat`` in
-    whole seconds, so a token of that second is the first one that can be told from the revoked ones.
+    whole seconds, so a token issued in that second is the first one that is certainly newer than the request.
     """
     gateway, user_id = request.app[GATEWAY], user_id_in_path(request)
     before = _before(request, floor(time.time()) + 1)

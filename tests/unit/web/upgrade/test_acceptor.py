@@ -11,11 +11,11 @@ import traceback
 from typing import Any
 
 import pytest
-from handshakes import IN_PARTS, PATH, SECRET, TOKEN, GatedBroker, event, request, serving
+from handshakes import IN_PARTS, TOKEN, GatedBroker, event, request, serving
+from serving import PATH, token_for
 from websockets.asyncio.client import connect, unix_connect
 from wire import PATIENCE, Peer, closing, masked
 
-from roomcast.auth.identity import make_token
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
 from roomcast.protocol.frames import CLOSE, TEXT
@@ -392,6 +392,6 @@ async def test_events_of_the_personal_room_follow_the_connected_frame():
             return await super().admit(user_id, connection, limit)
 
     async with serving(broker=PublishingBroker()) as running:
-        peer = await running.start_handshake(path=f"{PATH}?token={make_token(SECRET, user_id=7)}")
+        peer = await running.start_handshake(path=f"{PATH}?token={token_for(7)}")
         await peer.head()
         assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "hi"]

@@ -10,17 +10,8 @@ import ssl
 import pytest
 from aiohttp import web
 from aiohttp.web import RequestHandler
-from handshakes import (
-    ACCEPT,
-    IN_PARTS,
-    PATH,
-    SECRET,
-    TOKEN,
-    GatedBroker,
-    event,
-    request,
-    serving,
-)
+from handshakes import ACCEPT, IN_PARTS, TOKEN, GatedBroker, event, request, serving
+from serving import PATH, SECRET, new_gateway, token_for
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
@@ -28,10 +19,7 @@ from wire import PATIENCE, Peer, closing, masked
 from roomcast.auth.identity import make_token
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import AUTHENTICATION_FAILED
-from roomcast.gateway.gateway import Gateway
 from roomcast.protocol.frames import BINARY, CLOSE, PING, TEXT
-from roomcast.registry import load
-from roomcast.settings import Settings
 from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
@@ -192,7 +180,7 @@ REFUSED = {
     "garbage": (f"{PATH}?token=garbage", {}),
     "garbage of another alphabet": (f"{PATH}?token=%ff%00%0d%0a", {}),
     "wrong signature": (f"{PATH}?token={make_token(SECRET[::-1], user_id=1)}", {}),
-    "expired": (f"{PATH}?token={make_token(SECRET, user_id=1, expires_in=-1)}", {}),
+    "expired": (f"{PATH}?token={token_for(expires_in=-1)}", {}),
     "unknown ticket": (f"{PATH}?ticket=nope", {}),
     "basic authorization": (PATH, {"Authorization": "Basic YWxpY2U6c2VjcmV0"}),
     "bearer without a token": (PATH, {"Sec_WebSocket_Protocol": "bearer"}),
@@ -299,7 +287,7 @@ async def test_a_connection_above_the_limit_is_4429():
         await third.send(request())
         await third.head()
         assert await third.frame() == (CLOSE, b"\x11\x4dToo Many Connections")
-        await running.connected(path=f"{PATH}?token={make_token(SECRET, user_id=2)}")
+        await running.connected(path=f"{PATH}?token={token_for(2)}")
         await first.send(closing(1000))
         assert (await first.closed_with())[0] == 1000
         assert await first.hung_up()
@@ -522,7 +510,7 @@ async def test_a_port_in_use_fails_the_start():
     """``start`` raises the system's error and stops what it has started."""
     async with serving() as running:
         before = asyncio.all_tasks()
-        second = Server(Gateway(Settings(jwt_secret=SECRET), load(), MemoryBroker()), Address(port=running.server.port))
+        second = Server(new_gateway(), Address(port=running.server.port))
         with pytest.raises(OSError, match="in use"):
             await second.start()
         await asyncio.sleep(0)
