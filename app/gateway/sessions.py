@@ -39,9 +39,11 @@ class Sessions:
     async def admit(self, identity: Identity, remote: str, since: str | None = None) -> Client | None:
         """Return a client for ``identity`` without a transport, or None if its user has too many connections.
 
-        The caller must pass the client to a transport (``Client.take_over``) or call ``release``. If ``since`` is
-        given, the id of the last event that the client has seen of its user's personal room, nothing may wait before
-        that. Raises ``AuthenticationFailed`` if the token was revoked, ``Unavailable`` if the broker cannot be reached.
+        ``remote`` is the client's address for the log. ``since`` is the id of the last event that the client has seen
+        of its user's personal room, or None if it does not resume. The caller must pass the client to a transport
+        (``Client.take_over``) or call ``release``, without waiting in between: events that arrive meanwhile would be
+        missing from the history that was read. Raises ``AuthenticationFailed`` if the token was revoked,
+        ``Unavailable`` if the broker cannot be reached.
         """
         checked = await self._revocations.check(identity)
         self._last_id += 1
@@ -62,9 +64,13 @@ class Sessions:
             await self._broker.release(identity.user_id, client.id)
             raise
         try:
-            if since is not None:
-                self._missed[client] = await self._broker.history(client.personal_room, since)
-            await self._revocations.check(identity, checked)
+            is_current = False
+            while not is_current:
+                if since is not None:
+                    self._missed[client] = await self._broker.history(client.personal_room, since)
+                # This waits if a revocation arrived meanwhile. The history must then be read again.
+                revision, checked = checked, await self._revocations.check(identity, checked)
+                is_current = checked == revision
         except BaseException:
             await self.release(client)
             raise

@@ -92,6 +92,39 @@ async def test_reconnects_during_notifications(serve: Serve) -> None:
     assert titles == list(range(1, len(titles) + 1))
 
 
+class RevocationDuringAdmission(MemoryBroker):
+    """A revocation arrives after the history was read, and a notification while the token is checked again."""
+
+    server: Server
+    #: What happens next, in this order.
+    rest: tuple[str, ...] = ()
+
+    async def history(self, *args: Any, **options: Any) -> Any:
+        history = await super().history(*args, **options)
+        if self.rest[:1] == ("revocation",):
+            self.rest = self.rest[1:]
+            self.server.gateway.revocations.invalidate_checks()
+        return history
+
+    async def is_revoked(self, *args: Any, **options: Any) -> bool:
+        if self.rest[:1] == ("notification",):
+            self.rest = ()
+            await notify(self.server, 1)
+        return await super().is_revoked(*args, **options)
+
+
+async def test_a_notification_during_a_revocation_is_not_lost(serve: Serve) -> None:
+    """A client that resumes while another token is revoked receives what is published before its welcome."""
+    broker = RevocationDuringAdmission()
+    broker.server = server = await serve(broker=broker)
+    start = (await server.gateway.broker.history("user:1", "")).last_id
+    broker.rest = ("revocation", "notification")
+    async with connect(server, path=path_with_since(start)) as alice:
+        assert alice.welcome["data"]["recovered"] is True
+        assert [frame["data"]["title"] for frame in await alice.settled()] == ["1"]
+    assert not broker.rest
+
+
 class NoHistory(MemoryBroker):
     async def history(self, *args: Any, **options: Any) -> Any:
         raise Unavailable("The broker cannot be reached.")
