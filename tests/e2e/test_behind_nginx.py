@@ -1,4 +1,4 @@
-"""Three nodes behind the nginx of docs/operations.md: clients miss nothing when a node restarts or is killed."""
+"""Three nodes behind nginx, as in docs/operations.md: a restart or a crash of a node causes no loss of events."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from websockets.asyncio.client import ClientConnection
 from roomcast.auth.identity import make_token
 
 ROOM = "channel:1"
+#: The title of the last event.
 LAST = "the last"
-#: What a client meets whose node goes, or that comes while one is on its way.
-LOST = (websockets.ConnectionClosed, websockets.InvalidStatus, OSError)
+#: What a client gets when its node ends, or when it connects while a node ends.
+DISCONNECTED = (websockets.ConnectionClosed, websockets.InvalidStatus, OSError)
 pytest_plugins = ["certificates"]
 
 
 class Site:
-    """Three nodes, and nginx before them."""
+    """Three nodes behind nginx."""
 
     def __init__(self, redis_server: RedisServer, prefix: str, certificate: Path, folder: Path) -> None:
         self._variables = {"REDIS_URL": redis_server.url, "REDIS_PREFIX": prefix, "TRUST_PROXY": "true"}
@@ -45,21 +46,21 @@ class Site:
 
     @property
     def address(self) -> str:
-        """Host and port, as a page names them."""
+        """Host and port of nginx."""
         return f"127.0.0.1:{self.nginx.port}"
 
-    async def start_again(self, number: int) -> None:
-        """Start a node that has ended, where it was."""
+    async def restart(self, number: int) -> None:
+        """Start a node that has ended, at the same port."""
         self.nodes[number] = await asyncio.to_thread(self._start, self._ports[number])
 
     def connect(self, user: int, **options: Any) -> websockets.connect:
-        """A connection of ``user`` through nginx."""
+        """Open a connection of ``user`` through nginx."""
         token = make_token(SECRET, user_id=user, username=f"user{user}", rooms=["*"])
         return websockets.connect(f"wss://{self.address}{PATH}?token={token}", ssl=self.tls, proxy=None, **options)
 
     @asynccontextmanager
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> AsyncIterator[Any]:
-        """An answer to a backend's call, through nginx."""
+        """Send a request of a backend through nginx."""
         given = {"Authorization": f"Bearer {API_KEY}", **headers}
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
@@ -70,26 +71,26 @@ class Site:
             yield response
 
     async def stop(self) -> None:
-        """End all of it."""
+        """Stop nginx and all nodes."""
         with self.nginx:
             await asyncio.gather(*[asyncio.to_thread(node.stop) for node in self.nodes])
 
 
 @pytest.fixture
 async def site(redis_server: RedisServer, redis_prefix: str, certificate: Path, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site, which accepts connections."""
+    """Start a site, and wait until it accepts connections."""
     site = Site(redis_server, redis_prefix, certificate, tmp_path)
     try:
         async with asyncio.timeout(PATIENCE):
-            while not await answers(site):
+            while not await is_ready(site):
                 await asyncio.sleep(0.02)
         yield site
     finally:
         await site.stop()
 
 
-async def answers(site: Site) -> bool:
-    """Whether nginx listens, and a node is ready behind it."""
+async def is_ready(site: Site) -> bool:
+    """Return True if nginx listens and a node behind it is ready."""
     try:
         async with site.call("GET", "/health/ready") as answer:
             return answer.status == 200
@@ -97,62 +98,62 @@ async def answers(site: Site) -> bool:
         return False
 
 
-class Listener:
-    """A client that comes back whenever it is sent away, and says where it was: what a page with roomcast.js does.
+class Subscriber:
+    """A client that reconnects after each close and resumes from its last id, as a page with roomcast.js does.
 
-    ``numbers`` are those of the events it has heard, ``ends`` how its connections ended.
+    ``numbers`` are the numbers of the events that it received, ``codes`` the close codes of its connections.
     """
 
     def __init__(self, site: Site, user: int) -> None:
         self._site = site
         self._user = user
         self._last: str | None = None
-        self._over = False
+        self._is_done = False
         self.numbers: list[int] = []
-        self.ends: list[int] = []
-        self.inside = asyncio.Event()
+        self.codes: list[int] = []
+        self.joined = asyncio.Event()
 
-    async def listen(self) -> None:
-        """Listen until the last event was heard."""
-        while not self._over:
+    async def run(self) -> None:
+        """Receive events until the last one."""
+        while not self._is_done:
             try:
                 async with self._site.connect(self._user) as socket:
-                    await self._stay(socket)
-            except LOST as error:
+                    await self._receive(socket)
+            except DISCONNECTED as error:
                 if isinstance(error, websockets.ConnectionClosed):
-                    self.ends.append(error.rcvd.code if error.rcvd else 1006)
+                    self.codes.append(error.rcvd.code if error.rcvd else 1006)
                 await asyncio.sleep(0.05)
 
-    async def _stay(self, socket: ClientConnection) -> None:
+    async def _receive(self, socket: ClientConnection) -> None:
         join = {"type": "join_room", "room": ROOM, "data": {"since": self._last}}
         await socket.send(orjson.dumps(join).decode())
-        while not self._over:
+        while not self._is_done:
             frame = orjson.loads(await socket.recv())
             assert frame["type"] != "resync"
             if frame["type"] == "joined_room":
                 assert frame["data"]["recovered"] is (self._last is not None)
                 self._last = self._last or frame["data"]["last_id"]
-                self.inside.set()
+                self.joined.set()
             elif frame["type"] == "task.created":
                 self._last = frame["id"]
                 self.numbers.append(frame["data"]["task_id"])
-                self._over = frame["data"]["title"] == LAST
+                self._is_done = frame["data"]["title"] == LAST
 
 
 @asynccontextmanager
-async def listening(site: Site, count: int) -> AsyncIterator[list[Listener]]:
-    """So many listeners that are in the room; when this is left they have heard the last event."""
-    listeners = [Listener(site, user) for user in range(1, count + 1)]
+async def subscribing(site: Site, count: int) -> AsyncIterator[list[Subscriber]]:
+    """Run ``count`` subscribers that have joined the room. At the end, wait until they have received the last event."""
+    subscribers = [Subscriber(site, user) for user in range(1, count + 1)]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        for listener in listeners:
-            group.create_task(listener.listen())
-        for listener in listeners:
-            await listener.inside.wait()
-        yield listeners
+        for subscriber in subscribers:
+            group.create_task(subscriber.run())
+        for subscriber in subscribers:
+            await subscriber.joined.wait()
+        yield subscribers
 
 
 async def publish(site: Site, number: int, title: str = "one of many") -> None:
-    """Publish an event as a backend should: again, with its key, until it is told that it was."""
+    """Publish an event as a backend should: retry with the same key until it is accepted."""
     event = {"type": "task.created", "room": ROOM, "data": {"task_id": number, "title": title}}
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -164,47 +165,47 @@ async def publish(site: Site, number: int, title: str = "one of many") -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_one_node_after_the_other_is_restarted(site: Site) -> None:
-    """30 clients hear everything that a backend publishes meanwhile, each event once, in order; all were told 1012."""
-    over = asyncio.Event()
+async def test_rolling_restart(site: Site) -> None:
+    """30 clients receive each event of a backend once and in order. All are closed with 1012."""
+    all_restarted = asyncio.Event()
 
-    async def go_on() -> int:
+    async def publish_all() -> int:
         for number in itertools.count():
-            if over.is_set():
+            if all_restarted.is_set():
                 await publish(site, number, LAST)
                 return number
             await publish(site, number)
         raise AssertionError
 
-    async with listening(site, 30) as listeners, asyncio.TaskGroup() as group:
-        published = group.create_task(go_on())
+    async with subscribing(site, 30) as subscribers, asyncio.TaskGroup() as group:
+        published = group.create_task(publish_all())
         for number in range(3):
             assert await asyncio.to_thread(site.nodes[number].stop) == 0
-            await site.start_again(number)
-        over.set()
-    for listener in listeners:
-        assert listener.numbers == list(range(published.result() + 1))
-        assert set(listener.ends) <= {1012}
-    assert sum(len(listener.ends) for listener in listeners) >= 30
+            await site.restart(number)
+        all_restarted.set()
+    for subscriber in subscribers:
+        assert subscriber.numbers == list(range(published.result() + 1))
+        assert set(subscriber.codes) <= {1012}
+    assert sum(len(subscriber.codes) for subscriber in subscribers) >= 30
 
 
-async def test_a_node_is_killed(site: Site) -> None:
-    """Its clients come back to the others by themselves and miss nothing; the others' notice nothing."""
-    async with listening(site, 30) as listeners:
+async def test_killed_node(site: Site) -> None:
+    """Its clients reconnect to the other nodes and miss nothing. The clients of the other nodes stay connected."""
+    async with subscribing(site, 30) as subscribers:
         for number in range(10):
             await publish(site, number)
         site.nodes[1].process.kill()
         for number in range(10, 20):
             await publish(site, number)
         await publish(site, 20, LAST)
-    assert all(listener.numbers == list(range(21)) for listener in listeners)
-    lost = [listener.ends for listener in listeners if listener.ends]
+    assert all(subscriber.numbers == list(range(21)) for subscriber in subscribers)
+    lost = [subscriber.codes for subscriber in subscribers if subscriber.codes]
     assert 0 < len(lost) < 30
-    assert all(ends == [1006] for ends in lost)  # no close frame: nobody was there to send one
+    assert all(ends == [1006] for ends in lost)  # no close frame
 
 
-async def test_what_passes_and_what_does_not(site: Site) -> None:
-    """Clients' addresses and pages' hosts reach the nodes; metrics stay inside, and tokens out of nginx's log."""
+async def test_addresses_origins_metrics_and_logs(site: Site) -> None:
+    """Nodes get the addresses of clients and the origins of pages. Metrics are not public. Tokens are not logged."""
     for spoofed in ({}, {"X-Forwarded-For": "192.0.2.1"}):
         async with site.connect(1, local_addr=("127.0.0.9", 0), additional_headers=spoofed) as socket:
             await socket.recv()

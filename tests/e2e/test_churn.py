@@ -1,4 +1,4 @@
-"""A crowd that comes, goes, crashes and is thrown out in every state it can be in; nothing of it may stay behind."""
+"""Many clients that connect, crash and are disconnected in every state. None of their state may remain."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ STEPS = 12
 ROOMS = ("channel:1", "channel:2", "task:1", "project:1", "moody:1", "moody:2")
 
 
-class Sluggish(MemoryBroker):
-    """A broker at the end of a bad line: everything takes a while, and some of it fails, as it may on Redis."""
+class UnreliableBroker(MemoryBroker):
+    """A broker whose calls take time and fail at random, as calls to Redis can. ``is_reliable`` ends that."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, chance: random.Random) -> None:
         super().__init__(history_size=50)
-        self._draw = draw
-        self.calm = False
+        self._random = chance
+        self.is_reliable = False
 
     async def _wait(self) -> None:
-        if not self.calm and self._draw.random() < 0.7:
-            await asyncio.sleep(self._draw.random() * 0.01)
+        if not self.is_reliable and self._random.random() < 0.7:
+            await asyncio.sleep(self._random.random() * 0.01)
 
     def _fail(self) -> None:
-        if not self.calm and self._draw.random() < 0.05:
-            raise Unavailable("The line is bad.")
+        if not self.is_reliable and self._random.random() < 0.05:
+            raise Unavailable("The connection is bad.")
 
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         await self._wait()
@@ -93,17 +93,17 @@ class Nothing(Schema):
     pass
 
 
-def bad_plugin(draw: random.Random) -> Plugin:
-    """Commands and a rule that raise, hang or take their time."""
+def faulty_plugin(chance: random.Random) -> Plugin:
+    """Return a plugin whose commands and rule raise, hang or take time."""
     plugin = Plugin("bad")
 
-    async def misbehave() -> None:
-        mood = draw.random()
-        if mood < 0.2:
+    async def fail_or_wait() -> None:
+        outcome = chance.random()
+        if outcome < 0.2:
             raise ZeroDivisionError
-        if mood < 0.4:
+        if outcome < 0.4:
             await asyncio.Event().wait()
-        await asyncio.sleep(draw.random() * 0.02)
+        await asyncio.sleep(chance.random() * 0.02)
 
     @plugin.command("boom", Nothing)
     async def boom(ctx: Context, data: dict[str, Any]) -> None:
@@ -115,58 +115,58 @@ def bad_plugin(draw: random.Random) -> Plugin:
 
     @plugin.room("moody")
     async def rule(ctx: Context, entity: str) -> bool:
-        await misbehave()
-        return draw.random() < 0.7
+        await fail_or_wait()
+        return chance.random() < 0.7
 
     return plugin
 
 
-class Visitor:
-    """One client that does ``STEPS`` things at random, and does not wait for the answers."""
+class RandomClient:
+    """A client that sends ``STEPS`` random requests without waiting for replies."""
 
     def __init__(self, server: Server, number: int, seed: int) -> None:
         self._server = server
         self._user = number % USERS
-        self._draw = random.Random(f"{seed}/{number}")
-        self._seen: dict[str, str] = {}
+        self._random = random.Random(f"{seed}/{number}")
+        self._last_ids: dict[str, str] = {}
 
-    async def come_and_go(self) -> None:
-        """Connect again and again, until all is done."""
+    async def run(self) -> None:
+        """Connect, send some requests and disconnect, until all requests are sent."""
         left = STEPS
         while left > 0:
-            if self._draw.random() < 0.1:
-                await self._give_up_early()
+            if self._random.random() < 0.1:
+                await self._abort_handshake()
                 left -= 1
                 continue
             path = f"{PATH}?token={token_for(self._user, f'user{self._user}')}"
-            if self._draw.random() < 0.3:
-                path += f"&since={self._seen.get('', '')}"
+            if self._random.random() < 0.3:
+                path += f"&since={self._last_ids.get('', '')}"
             with contextlib.suppress(websockets.ConnectionClosed, ConnectionError):
                 async with websockets.connect(url(self._server, path, "ws"), proxy=None, close_timeout=1) as socket:
-                    steps = self._draw.randint(1, left)
+                    steps = self._random.randint(1, left)
                     left -= steps
-                    await self._visit(socket, steps)
+                    await self._send(socket, steps)
             left -= 1
 
-    async def _give_up_early(self) -> None:
-        """Go in the midst of the handshake."""
+    async def _abort_handshake(self) -> None:
+        """Disconnect during the handshake."""
         _, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
         request = (
             f"GET {PATH}?since=&token={token_for(self._user)} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
-        writer.write(request.encode()[: self._draw.choice([50, None])])
-        await asyncio.sleep(self._draw.random() * 0.02)
+        writer.write(request.encode()[: self._random.choice([50, None])])
+        await asyncio.sleep(self._random.random() * 0.02)
         writer.transport.abort()
 
-    async def _visit(self, socket: Any, steps: int) -> None:
+    async def _send(self, socket: Any, steps: int) -> None:
         reader = asyncio.create_task(self._read(socket))
         try:
             for _ in range(steps):
-                await socket.send(orjson.dumps(self._something()).decode())
-                if self._draw.random() < 0.5:
-                    await asyncio.sleep(self._draw.random() * 0.02)
-            if self._draw.random() < 0.6:
+                await socket.send(orjson.dumps(self._random_request()).decode())
+                if self._random.random() < 0.5:
+                    await asyncio.sleep(self._random.random() * 0.02)
+            if self._random.random() < 0.6:
                 socket.transport.abort()
         finally:
             reader.cancel()
@@ -177,33 +177,33 @@ class Visitor:
             async for text in socket:
                 frame = orjson.loads(text)
                 if "timestamp" in frame and isinstance(frame.get("id"), str) and "-" in frame["id"]:
-                    self._seen[frame.get("room", "")] = frame["id"]
+                    self._last_ids[frame.get("room", "")] = frame["id"]
 
-    def _something(self) -> dict[str, Any]:
-        draw, room = self._draw, self._draw.choice(ROOMS)
-        rooms = draw.choice([["*"], ["channel:*"], []])
+    def _random_request(self) -> dict[str, Any]:
+        chance, room = self._random, self._random.choice(ROOMS)
+        rooms = chance.choice([["*"], ["channel:*"], []])
         choices: list[tuple[int, dict[str, Any]]] = [
             (6, {"type": "join_room", "room": room}),
-            (6, {"type": "join_room", "room": room, "data": {"since": self._seen.get(room)}}),
+            (6, {"type": "join_room", "room": room, "data": {"since": self._last_ids.get(room)}}),
             (4, {"type": "leave_room", "room": room}),
-            (4, {"type": "send_message", "room": room, "data": {"content": "x" * draw.randint(1, 2000)}, "id": 1}),
-            (2, {"type": "send_message", "room": room, "data": {"content": "x"}, "key": str(draw.randint(1, 20))}),
+            (4, {"type": "send_message", "room": room, "data": {"content": "x" * chance.randint(1, 2000)}, "id": 1}),
+            (2, {"type": "send_message", "room": room, "data": {"content": "x"}, "key": str(chance.randint(1, 20))}),
             (2, {"type": "refresh_token", "data": {"token": token_for(self._user, rooms=rooms)}}),
-            (1, {"type": "boom", "key": str(draw.randint(1, 5))}),
+            (1, {"type": "boom", "key": str(chance.randint(1, 5))}),
             (1, {"type": "hang"}),
             (1, {"type": "ping", "id": 1}),
         ]
-        return draw.choices([choice for _, choice in choices], [weight for weight, _ in choices])[0]
+        return chance.choices([choice for _, choice in choices], [weight for weight, _ in choices])[0]
 
 
-async def operate(server: Server, draw: random.Random) -> None:
-    """Kick, disconnect and publish, as an operator and a backend do, until cancelled."""
+async def operate(server: Server, chance: random.Random) -> None:
+    """Kick users, disconnect users and publish notifications, until cancelled."""
     gateway = server.gateway
     while True:
         with contextlib.suppress(Unavailable):
-            user = draw.randrange(USERS)
-            await gateway.signals.kick(draw.choice(ROOMS), user)
-            if draw.random() < 0.3:
+            user = chance.randrange(USERS)
+            await gateway.signals.kick(chance.choice(ROOMS), user)
+            if chance.random() < 0.3:
                 await gateway.signals.disconnect(user)
             data = {"title": "For you", "message": "x" * 100}
             await gateway.publishing.publish("notification.new", f"user:{user}", data, None, None)
@@ -211,20 +211,20 @@ async def operate(server: Server, draw: random.Random) -> None:
 
 
 async def churn(servers: list[Server], seed: int, clients: int) -> None:
-    """Let a crowd come to ``servers``, do its worst and go."""
+    """Run ``clients`` random clients against ``servers``, together with an operator. Check that they caused errors."""
     operator = asyncio.create_task(operate(servers[0], random.Random(seed)))
     async with asyncio.timeout(60):
-        visitors = [Visitor(servers[number % len(servers)], number, seed) for number in range(clients)]
-        await asyncio.gather(*(visitor.come_and_go() for visitor in visitors))
+        crowd = [RandomClient(servers[number % len(servers)], number, seed) for number in range(clients)]
+        await asyncio.gather(*(client.run() for client in crowd))
     operator.cancel()
     await asyncio.wait([operator])
-    met = {"internal", "timeout", "forbidden", "not_joined"}
+    expected = {"internal", "timeout", "forbidden", "not_joined"}
     for server in servers:
-        assert met <= set(server.gateway.counters.errors), "the crowd was too well behaved to prove anything"
+        assert expected <= set(server.gateway.counters.errors), "the clients caused too few errors"
 
 
-async def left_behind(server: Server) -> dict[str, Any]:
-    """What the server and its broker still know of anybody, by name."""
+async def remaining_state(server: Server) -> dict[str, Any]:
+    """Return what the server and its broker still store about clients, by name."""
     gateway, broker = server.gateway, server.gateway.broker
     kept: dict[str, Any] = {
         "connections": gateway.keepalive.connections,
@@ -232,7 +232,7 @@ async def left_behind(server: Server) -> dict[str, Any]:
         "personal": gateway.delivery.personal,
         "joining": gateway.rooms.subscriptions._joining,
         "deadlines": gateway.commands._deadlines,
-        "beside": gateway.tasks._departures,
+        "departures": gateway.tasks._departures,
         "missed": gateway.sessions._missed,
         "listed": await broker.rooms(),
         "leases": [user_id for user_id in range(USERS) if await broker.connections(user_id)],
@@ -253,22 +253,22 @@ async def left_behind(server: Server) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value}
 
 
-async def nothing_is_left(servers: list[Server], tasks: int) -> None:
-    """Wait until nothing is left behind, and no more than ``tasks`` tasks."""
+async def wait_until_clean(servers: list[Server], tasks: int) -> None:
+    """Wait until no state of clients remains, and at most ``tasks`` tasks."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while [left for server in servers if (left := await left_behind(server))] or len(
+            while [left for server in servers if (left := await remaining_state(server))] or len(
                 asyncio.all_tasks()
             ) > tasks:
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        pytest.fail(f"left behind: {[await left_behind(server) for server in servers]}, {asyncio.all_tasks()}")
+        pytest.fail(f"remaining: {[await remaining_state(server) for server in servers]}, {asyncio.all_tasks()}")
 
 
-def settings(draw: random.Random) -> dict[str, Any]:
-    """What lets a crowd meet every limit."""
+def settings(chance: random.Random) -> dict[str, Any]:
+    """Return settings with limits so low that the clients exceed each of them."""
     return {
-        "plugins": [bad_plugin(draw)],
+        "plugins": [faulty_plugin(chance)],
         "handler_timeout": 0.05,
         "ws_heartbeat_interval": 0.5,
         "ws_max_buffer": 20_000,
@@ -280,34 +280,34 @@ def settings(draw: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_crowd_leaves_nothing_behind(serve: Serve, seed: int):
-    """After all have gone the node knows nobody: no room, no lease, no subscription, no task; and serves on."""
-    draw = random.Random(seed)
-    broker = Sluggish(draw)
-    server = await serve(broker=broker, **settings(draw))
+async def test_no_state_remains(serve: Serve, seed: int):
+    """After all clients are gone, no room, lease, subscription or task remains, and the server works."""
+    chance = random.Random(seed)
+    broker = UnreliableBroker(chance)
+    server = await serve(broker=broker, **settings(chance))
     tasks = len(asyncio.all_tasks())
     await churn([server], seed, CLIENTS)
     assert server.gateway.counters.errors["unavailable"]
-    broker.calm = True
-    await nothing_is_left([server], tasks)
+    broker.is_reliable = True
+    await wait_until_clean([server], tasks)
     async with connect(server) as alice, connect(server, 2, "bob") as bob:
         await bob.join("channel:1")
         await alice.join("channel:1")
         assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 1
 
 
-async def test_a_crowd_leaves_nothing_behind_on_redis(serve: Serve, redis_server: RedisServer, redis_prefix: str):
-    """The same of two nodes that share what they know."""
-    draw = random.Random(3)
+async def test_no_state_remains_on_redis(serve: Serve, redis_server: RedisServer, redis_prefix: str):
+    """The same for two nodes on one Redis."""
+    chance = random.Random(3)
     brokers = [
         RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix, history_size=50)) for _ in range(2)
     ]
-    servers = [await serve(broker=broker, **settings(draw)) for broker in brokers]
-    for server in servers:  # what a broker begins with its first question goes on
-        await left_behind(server)
+    servers = [await serve(broker=broker, **settings(chance)) for broker in brokers]
+    for server in servers:  # the first call starts tasks of the broker that stay
+        await remaining_state(server)
     tasks = len(asyncio.all_tasks())
     await churn(servers, 3, CLIENTS)
-    await nothing_is_left(servers, tasks)
+    await wait_until_clean(servers, tasks)
     async with connect(servers[0]) as alice, connect(servers[1], 2, "bob") as bob:
         await bob.join("channel:1")
         await alice.join("channel:1")

@@ -52,7 +52,7 @@ def alice(server: Any, **more: Any) -> Any:
 # Connection flow.
 
 
-async def test_the_welcome(serve: Serve):
+async def test_welcome(serve: Serve):
     """After a connection, the first frame is the welcome of the page, and nothing follows unasked."""
     async with alice(await serve()) as user:
         assert like(
@@ -63,7 +63,7 @@ async def test_the_welcome(serve: Serve):
         assert await user.settled() == []
 
 
-async def test_the_endpoint(serve: Serve):
+async def test_endpoint(serve: Serve):
     """The WebSocket is at /api/v1/ws/connect with the token as a query parameter, and nowhere else."""
     server = await serve()
     assert PATH == "/api/v1/ws/connect"
@@ -150,7 +150,7 @@ async def test_ping(serve: Serve):
 # Server to client.
 
 
-def test_every_event_type_of_the_page_has_an_owner():
+def test_each_event_type_has_an_owner():
     """The page lists the events that chat, task, project and the core declare, and no others."""
     owned = {name: set(item.plugin.events) for name, item in registry.load().plugins.items()}
     assert owned["chat"] == {"message", "message.edited", "message.deleted"}
@@ -169,7 +169,7 @@ def test_every_event_type_of_the_page_has_an_owner():
         snippet("task.status_changed"),
     ],
 )
-async def test_the_examples_of_events(serve: Serve, example: str):
+async def test_examples_of_events(serve: Serve, example: str):
     """The room receives what a backend publishes over HTTP, exactly as in the examples of the page."""
     server = await serve()
     async with alice(server) as user:
@@ -183,7 +183,7 @@ async def test_the_examples_of_events(serve: Serve, example: str):
         assert body == {"id": frame["id"]}
 
 
-async def test_the_example_of_a_notification(serve: Serve):
+async def test_example_of_a_notification(serve: Serve):
     """A notification reaches every connection of its user, without room and sender, and no other user."""
     server = await serve()
     example = snippet("notification.new")
@@ -201,7 +201,7 @@ async def test_the_example_of_a_notification(serve: Serve):
 
 
 @pytest.mark.parametrize("room", ["project:123", "channel:456", "task:789"])
-async def test_the_room_types(serve: Serve, room: str):
+async def test_room_types(serve: Serve, room: str):
     """Each room type of the page can be joined by a user with access, who can send messages there."""
     async with alice(await serve()) as user:
         assert (await user.join(room))["data"] == {"message": f"Joined room {room}"}
@@ -210,7 +210,7 @@ async def test_the_room_types(serve: Serve, room: str):
 
 
 @pytest.mark.parametrize("room", ["channel:457", "project:456", "task:7890", "user:12345", "user:2"])
-async def test_a_room_without_access_is_4403(serve: Serve, room: str):
+async def test_join_without_access_closes_with_4403(serve: Serve, room: str):
     """An unauthorized join gets an error frame and then the close code 4403 Forbidden; it is not announced."""
     server = await serve()
     async with alice(server) as user, connect(server, 2, "bob") as bob:
@@ -243,12 +243,12 @@ async def test_a_room_without_access_is_4403(serve: Serve, room: str):
     ],
     ids=["none", "empty", "nonsense", "expired", "forged", "ticket"],
 )
-async def test_4401(serve: Serve, query: str):
+async def test_invalid_token_closes_with_4401(serve: Serve, query: str):
     """Without a token, or with an invalid or expired one: 4401 Authentication Failed, with no frame before it."""
     assert await refused(await serve(), PATH + query) == (4401, "Authentication Failed")
 
 
-async def test_4429(serve: Serve):
+async def test_too_many_connections_closes_with_4429(serve: Serve):
     """The sixth connection of a user is closed with 4429; when one of the five ends, there is room again."""
     server = await serve()
     path = f"{PATH}?token={token_for(12345)}"
@@ -271,13 +271,13 @@ class Broken(MemoryBroker):
         raise ZeroDivisionError
 
 
-async def test_4500(serve: Serve):
+async def test_internal_error_closes_with_4500(serve: Serve):
     """A server that fails closes with 4500 Internal Server Error."""
     server = await serve(broker=Broken())
     assert await refused(server, f"{PATH}?token={token_for()}") == (4500, "Internal Server Error")
 
 
-def test_the_close_codes_have_the_reasons_of_the_page():
+def test_close_codes_have_their_reasons():
     """The four original codes are sent with their original reasons."""
     reasons = {(close.code, close.reason) for close in CLOSES}
     assert {
@@ -288,7 +288,7 @@ def test_the_close_codes_have_the_reasons_of_the_page():
     } <= reasons
 
 
-async def test_the_error_frame(serve: Serve):
+async def test_error_frame(serve: Serve):
     """An error is the frame of the page, with a stable code next to its sentence, and the connection stays open."""
     async with alice(await serve()) as user:
         await user.socket.send("hello")
@@ -303,7 +303,7 @@ async def test_the_error_frame(serve: Serve):
 # Best practices and examples.
 
 
-async def test_a_queue_that_is_sent_on_open(serve: Serve):
+async def test_messages_sent_before_the_welcome(serve: Serve):
     """Messages that a client sends before it has read its welcome are carried out, in order, after the welcome."""
     server = await serve()
     peer = await Peer.connect(("127.0.0.1", server.port))
@@ -323,7 +323,7 @@ async def test_a_queue_that_is_sent_on_open(serve: Serve):
     assert [frame["data"]["content"] for frame in frames[3:]] == [str(n) for n in range(20)]
 
 
-async def test_a_client_that_reconnects_goes_on(serve: Serve):
+async def test_reconnect_with_the_same_token(serve: Serve):
     """After a lost connection the same token connects again, as in the example for automatic reconnection."""
     server = await serve()
     token = token_for(12345, expires_in=60)
@@ -333,7 +333,7 @@ async def test_a_client_that_reconnects_goes_on(serve: Serve):
             user.socket.transport.abort()
 
 
-async def test_the_lines_for_wscat(serve: Serve):
+async def test_lines_for_wscat(serve: Serve):
     """The two lines for wscat, typed as they are written, join a room and send a message there."""
     async with connect(await serve()) as user:
         lines = re.findall(r"^> (.+)$", snippet("wscat"), re.MULTILINE)
@@ -347,7 +347,7 @@ async def test_the_lines_for_wscat(serve: Serve):
 # Configuration.
 
 
-def test_the_original_settings():
+def test_original_settings():
     """The variables of the original page have its names and its defaults."""
     chosen = Settings.from_env({"JWT_SECRET": SECRET})
     assert (chosen.max_connections_per_user, chosen.ws_heartbeat_interval, chosen.redis_url) == (5, 30, None)
@@ -356,14 +356,14 @@ def test_the_original_settings():
     assert (chosen.max_connections_per_user, chosen.ws_heartbeat_interval) == (2, 12)
 
 
-async def test_another_limit_of_connections(serve: Serve):
+async def test_connection_limit_setting(serve: Serve):
     """MAX_CONNECTIONS_PER_USER is the limit."""
     server = await serve(max_connections_per_user=1)
     async with alice(server):
         assert await refused(server, f"{PATH}?token={token_for(12345)}") == (4429, "Too Many Connections")
 
 
-def test_the_core_commands_belong_to_the_core():
+def test_core_commands_belong_to_the_core():
     """No plugin can claim the messages of the core."""
     loaded = registry.load()
     for command in ("join_room", "leave_room", "ping", "refresh_token"):
@@ -371,7 +371,7 @@ def test_the_core_commands_belong_to_the_core():
     assert loaded.owner("command", "send_message") == "chat"
 
 
-async def test_who_the_user_is(serve: Serve):
+async def test_user_id_and_name_from_claims(serve: Serve):
     """The id is user_id or else sub, a decimal one as a number; the name is the first of its claims, or the id."""
     server = await serve()
     for claims, data in [

@@ -13,16 +13,16 @@ from docs_pages import snippet
 from redis_servers import free_port
 from shell import PATIENCE, Process
 
-#: Debian has it where only root looks for programs.
-PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+#: Debian installs nginx in a folder that is only on the PATH of root.
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 MISSING = "there is no nginx: install one (`apt-get install nginx-light`), or name its executable in NGINX"
-#: What nginx would keep in places that only root may write to.
+#: The temporary folders of nginx, by default in a place where only root may write.
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def find() -> str:
-    """The executable: NGINX, or one on the PATH. Without any, skip; where CI=true, fail."""
-    found = os.environ.get("NGINX") or shutil.which("nginx", path=PLACES)
+    """Return the executable: NGINX, or one on the PATH. Without one, skip the test, or fail it if CI=true."""
+    found = os.environ.get("NGINX") or shutil.which("nginx", path=SEARCH_PATH)
     if found:
         return found
     if os.environ.get("CI") == "true":
@@ -49,7 +49,7 @@ def _replaced(text: str, old: str, new: str) -> str:
 
 
 class Nginx:
-    """An nginx that listens when this is entered. ``log`` is its access log, ``certificate`` the one that it shows."""
+    """An nginx that listens when the constructor returns. ``log`` is its access log."""
 
     def __init__(self, nodes: Sequence[int], certificate: Path, folder: Path) -> None:
         program = find()
@@ -58,10 +58,10 @@ class Nginx:
         self.log = folder / "roomcast.log"
         path = folder / "nginx.conf"
         path.write_text(configuration(nodes, self.port, certificate, folder))
-        place = ("-p", str(folder), "-c", str(path), "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;")
-        checked = subprocess.run([program, *place, "-t"], capture_output=True, text=True, timeout=PATIENCE)
+        arguments = ("-p", str(folder), "-c", str(path), "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;")
+        checked = subprocess.run([program, *arguments, "-t"], capture_output=True, text=True, timeout=PATIENCE)
         assert checked.returncode == 0, checked.stderr
-        self._process = Process(*place, command=(program,))
+        self._process = Process(*arguments, command=(program,))
 
     def __enter__(self) -> Nginx:
         return self
