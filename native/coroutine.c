@@ -6,7 +6,8 @@ static PyObject *
 start_coroutine(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3 || !PyContext_CheckExact(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "start_coroutine(unstarted: Coroutine, context: Context, on_suspend: Callable)");
+        PyErr_SetString(PyExc_TypeError,
+                        "start_coroutine(unstarted: Coroutine, context: Context, on_suspend: Callable)");
         return NULL;
     }
     PyObject *context = args[1], *on_suspend = args[2];
@@ -24,7 +25,7 @@ start_coroutine(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t c
 }
 
 static PyMethodDef functions[] = {
-    {"start_coroutine", (PyCFunction)(void (*)(void))start_coroutine, METH_FASTCALL, "See fastpath/coroutine.py."},
+    {"start_coroutine", FASTCALL(start_coroutine), "See fastpath/coroutine.py."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -29,7 +29,7 @@ typedef struct {
     int must_escape;
 } Piece;
 
-/* Write `byte` as it appears in a JSON string to `to`, unless `to` is NULL. Return the number of characters: 1, 2 or 6. */
+/* Write `byte` as it appears in a JSON string to `to`, unless `to` is NULL. Return the number of characters. */
 static int
 escape(unsigned char byte, char *to)
 {
@@ -117,7 +117,8 @@ build_envelope(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t ar
 {
     if (arg_count != 4 || !PyUnicode_Check(args[0]) || !(args[1] == Py_None || PyUnicode_Check(args[1])) ||
         !PyBytes_Check(args[2]) || !(args[3] == Py_None || PyUnicode_Check(args[3]))) {
-        PyErr_SetString(PyExc_TypeError, "build_envelope(type: str, room: str | None, data: bytes, sender: str | None)");
+        PyErr_SetString(PyExc_TypeError,
+                        "build_envelope(type: str, room: str | None, data: bytes, sender: str | None)");
         return NULL;
     }
     Piece pieces[12];
@@ -137,7 +138,7 @@ build_envelope(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t ar
 }
 
 static PyMethodDef functions[] = {
-    {"build_envelope", (PyCFunction)(void (*)(void))build_envelope, METH_FASTCALL, "See fastpath/envelope.py."},
+    {"build_envelope", FASTCALL(build_envelope), "See fastpath/envelope.py."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -27,14 +27,14 @@ struct transfer {
 
 enum direction { SEND, RECEIVE };
 
-/* Return 1 if io_uring can be used. Old kernels lack it, most containers forbid it, and ROOMCAST_URING=0 disables it. */
+/* Return 1 if io_uring can be used. Old kernels lack it, most containers forbid it, ROOMCAST_URING=0 disables it. */
 int io_uring_is_ready(void);
 
 /* Do one transfer without waiting, in one system call, and set its result. */
 void transfer_one(enum direction direction, struct transfer *transfer);
 
-/* Do `transfers`, at most MAX_TRANSFERS, in their order and without waiting, and set the result of each. Uses io_uring if
- * that is ready, otherwise one system call for each. */
+/* Do at most MAX_TRANSFERS `transfers` in order, without waiting, and set the result of each. Uses io_uring if that is
+ * ready, otherwise one system call for each. */
 void transfer_all(enum direction direction, struct transfer *transfers, int count);
 
 #endif

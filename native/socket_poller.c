@@ -21,8 +21,8 @@ add_socket_poller(PyObject *Py_UNUSED(module))
 
 /* Batches of MAX_TRANSFERS that are read in one iteration of the event loop. More would delay its other work. */
 #define MAX_BATCHES 8
-/* The size of the first read of each socket, in bytes; most reads are smaller. An odd number of cache lines, so that the
- * buffers do not all begin in the same cache sets. */
+/* The size of the first read of each socket, in bytes. Most reads are smaller. It is an odd number of cache lines, so
+ * that not all buffers begin in the same cache sets. */
 #define FIRST_READ (65 * 64)
 /* The limit of the second read, after a full first one. The rest waits for the next iteration of the loop. */
 #define SECOND_READ (256 * 1024)
@@ -34,7 +34,7 @@ typedef struct {
     char is_within_message; /* the reader has the beginning of a message */
 } Entry;
 
-/* The state of one `read`. It belongs to the poller, because a callback can let another thread run, which has its own. */
+/* The state of one `read`. Each poller has its own, because a callback can let another thread run. */
 typedef struct {
     struct transfer transfers[MAX_TRANSFERS];
     PyObject *readers[MAX_TRANSFERS];
@@ -264,7 +264,7 @@ PyErr_SetRaisedException(PyObject *error)
 
 #endif
 
-/* Pass the current exception to `reader_raised`, unless it must end the process. Return 0, or -1 with an exception set. */
+/* Pass the current exception to `reader_raised`, unless it must end the process. Return 0, or -1 with one set. */
 static int
 report_exception(PyObject *reader)
 {
@@ -335,7 +335,7 @@ socket_poller_read(SocketPoller *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyMethodDef methods[] = {
-    {"fileno", (PyCFunction)socket_poller_fileno, METH_NOARGS, "Return the epoll descriptor, readable when a socket is."},
+    {"fileno", (PyCFunction)socket_poller_fileno, METH_NOARGS, "Return the epoll descriptor."},
     {"add", (PyCFunction)socket_poller_add, METH_VARARGS, "add(fd, reader, is_within_message): read a socket."},
     {"remove", (PyCFunction)socket_poller_remove, METH_O, "Stop reading a socket, if it is read."},
     {"read", (PyCFunction)socket_poller_read, METH_NOARGS, "Read all sockets that are ready, and call their readers."},
@@ -367,7 +367,8 @@ add_socket_poller(PyObject *module)
     str_bytes_received = PyUnicode_InternFromString("bytes_received");
     str_read_failed = PyUnicode_InternFromString("read_failed");
     str_reader_raised = PyUnicode_InternFromString("reader_raised");
-    if (str_messages_received == NULL || str_bytes_received == NULL || str_read_failed == NULL || str_reader_raised == NULL)
+    if (str_messages_received == NULL || str_bytes_received == NULL || str_read_failed == NULL ||
+        str_reader_raised == NULL)
         return -1;
     PyObject *type = PyType_FromSpec(&spec);
     const int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SocketPoller", type);

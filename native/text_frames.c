@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* RFC 6455 section 5.2: the first two bytes of a frame, and the lengths from which 2 or 8 more bytes hold the length. */
+/* RFC 6455 section 5.2, as in the Python twin. */
 #define FINAL_TEXT 0x81
 #define MASKED 0x80
 #define LENGTH_IN_2_BYTES 126
@@ -53,7 +53,7 @@ is_utf8(const char *text, Py_ssize_t size)
     return 0;
 }
 
-/* Append the `length` bytes after `mask` to `payloads`. Return 1, 0 if they are not UTF-8, or -1 with an exception set. */
+/* Append the payload after `mask` to `payloads`. Return 1, 0 if it is not UTF-8, or -1 with an exception set. */
 static int
 append_payload(PyObject *payloads, const unsigned char *mask, Py_ssize_t length)
 {
@@ -144,8 +144,8 @@ encode_event_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_
 }
 
 static PyMethodDef functions[] = {
-    {"decode_text_frames", (PyCFunction)(void (*)(void))decode_text_frames, METH_FASTCALL, "See fastpath/text_frames.py."},
-    {"encode_event_frame", (PyCFunction)(void (*)(void))encode_event_frame, METH_FASTCALL, "See fastpath/text_frames.py."},
+    {"decode_text_frames", FASTCALL(decode_text_frames), "See fastpath/text_frames.py."},
+    {"encode_event_frame", FASTCALL(encode_event_frame), "See fastpath/text_frames.py."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,7 +1,4 @@
-/* The C twin of app/fastpath/write_queue.py.
- *
- * It writes to the sockets directly, without their transports. What a socket does not accept goes to its transport.
- */
+/* The C twin of app/fastpath/write_queue.py. It writes to sockets directly, and passes the rest to their transports. */
 
 #include "native.h"
 
@@ -80,7 +77,7 @@ is_unset(PyObject *attribute)
     return attribute == Py_None || attribute == NULL;
 }
 
-/* Append `frame`, bytes, to `self`, to which the caller holds a reference.
+/* Append `frame`, bytes. The caller holds a reference to `self`.
  * Return 1 if the queue was empty, 0 if not, or -1 with an exception set. */
 static int
 append(WriteQueue *self, PyObject *frame)
@@ -119,7 +116,8 @@ static PyObject *
 enqueue_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 3 || !PyDict_Check(args[0]) || !PyBytes_Check(args[1]) || !PyList_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "enqueue_all(queues: dict, frame: bytes, dirty: list[WriteQueue])");
+        PyErr_SetString(PyExc_TypeError,
+                        "enqueue_all(queues: dict[WriteQueue, None], frame: bytes, dirty: list[WriteQueue])");
         return NULL;
     }
     PyObject *queues = args[0], *frame = args[1], *dirty = args[2];
@@ -208,8 +206,8 @@ transfer_of(const WriteQueue *self, PyObject *data)
     return (struct transfer){.fd = self->fd, .data = PyBytes_AS_STRING(data), .size = PyBytes_GET_SIZE(data)};
 }
 
-/* Return the part of `data`, bytes, after the first `sent` bytes, which `fd` has accepted, or NULL with an exception set.
- * Without memory the rest is lost, so the socket is shut down: no later frame may follow an incomplete one. */
+/* Return the part of `data`, bytes, after the `sent` bytes that `fd` has accepted, or NULL with an exception set.
+ * Without memory the rest is lost. The socket is then shut down, because no frame may follow an incomplete one. */
 static PyObject *
 after_sent(int fd, PyObject *data, Py_ssize_t sent)
 {
@@ -221,8 +219,7 @@ after_sent(int fd, PyObject *data, Py_ssize_t sent)
     return rest;
 }
 
-/* Write `data`, bytes, to the connection of `self`, to which the caller holds a reference.
- * Return 0, or -1 with an exception set. */
+/* Write `data`, bytes. The caller holds a reference to `self`. Return 0, or -1 with an exception set. */
 static int
 write_one(WriteQueue *self, PyObject *data)
 {
@@ -383,7 +380,7 @@ static PyType_Spec spec = {
 };
 
 static PyMethodDef functions[] = {
-    {"enqueue_all", (PyCFunction)(void (*)(void))enqueue_all, METH_FASTCALL, "See fastpath/write_queue.py."},
+    {"enqueue_all", FASTCALL(enqueue_all), "See fastpath/write_queue.py."},
     {"flush_all", flush_all, METH_O, "See fastpath/write_queue.py."},
     {"uses_io_uring", uses_io_uring, METH_NOARGS, "See fastpath/write_queue.py."},
     {NULL, NULL, 0, NULL},
