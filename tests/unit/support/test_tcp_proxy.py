@@ -1,4 +1,4 @@
-"""The proxy that tests of faults use, against a server that echoes."""
+"""The proxy of the tests of faults, in front of an echo server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tcp_proxy import Proxy
 
 @pytest_asyncio.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy before a server that echoes."""
+    """Run a proxy in front of an echo server."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -29,8 +29,8 @@ async def proxy() -> AsyncIterator[Proxy]:
         yield proxy
 
 
-async def test_what_is_sent_comes_through_and_is_counted(proxy: Proxy) -> None:
-    """Bytes go there and back, and their numbers are known."""
+async def test_bytes_are_forwarded_and_counted(proxy: Proxy) -> None:
+    """This holds for both directions."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"x" * 300_000)
     assert await reader.readexactly(300_000) == b"x" * 300_000
@@ -41,7 +41,7 @@ async def test_what_is_sent_comes_through_and_is_counted(proxy: Proxy) -> None:
 
 
 async def test_latency_is_added_in_each_direction(proxy: Proxy) -> None:
-    """An echo takes twice the latency, and what is sent at once comes at once."""
+    """An echo takes twice the latency. Bytes that are sent together arrive together."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     proxy.latency = 0.05
     began = time.monotonic()
@@ -54,7 +54,7 @@ async def test_latency_is_added_in_each_direction(proxy: Proxy) -> None:
 
 
 async def test_a_stall_closes_nothing_and_loses_nothing(proxy: Proxy) -> None:
-    """While it lasts nothing comes; afterwards everything does."""
+    """No bytes arrive during the stall. All of them arrive afterwards."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     proxy.stall(to_server=False)
     writer.write(b"later")
@@ -70,8 +70,8 @@ async def test_a_stall_closes_nothing_and_loses_nothing(proxy: Proxy) -> None:
     assert await other_reader.read() == b""
 
 
-async def test_a_reset_is_one(proxy: Proxy) -> None:
-    """The client gets ECONNRESET, not an end in order; and may connect again."""
+async def test_a_reset_ends_connections(proxy: Proxy) -> None:
+    """The client gets ECONNRESET instead of an end of the stream, and may connect again."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"a")
     assert await reader.readexactly(1) == b"a"
@@ -85,8 +85,8 @@ async def test_a_reset_is_one(proxy: Proxy) -> None:
     writer.close()
 
 
-async def test_it_refuses_until_it_is_started_again(proxy: Proxy) -> None:
-    """New connections are refused, the old ones stay, and the port remains the same."""
+async def test_a_refusing_proxy_can_be_started_again(proxy: Proxy) -> None:
+    """New connections are refused, open ones stay, and the port remains the same."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(b"a")
     assert await reader.readexactly(1) == b"a"
