@@ -2,5 +2,5 @@
 
 ``catalog`` lists all frames; ``asyncapi``, ``openapi`` and ``typescript`` are made from it, with values of
 ``examples``. ``compare`` finds the changes between two AsyncAPI documents that break clients. The package imports the
-plugin API and ``errors``. ``web.pages`` serves the documents, ``cli`` prints them.
+plugin API, ``protocol.messages`` and ``errors``. ``web.pages`` serves the documents, ``cli`` prints them.
 """

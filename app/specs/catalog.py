@@ -7,12 +7,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..builtin_events import COMMANDS
 from ..plugin import Command, EventType
+from ..protocol.messages import MAX_KEY, ROOM_PATTERN
 from ..registry import Registry
 
 JsonSchema = dict[str, Any]
 Kind = Literal["command", "event", "frame"]
 
-ROOM_PATTERN: Final = "^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
 USER_ID: Final[JsonSchema] = {"type": ["integer", "string"], "description": "The user's id, from the token."}
 _EVENT_ID: Final = "An event id, `<epoch>-<offset>`; clients must not interpret it."
 
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
     ``kind`` is ``command`` for frames from clients, ``event`` for frames that are published in rooms, ``frame`` for
     other frames to one client. ``plugin`` is the name of the plugin that declares it. ``data`` is the schema of its
-    data, or None if it has no data. ``room`` tells if the envelope has a room. ``reply`` is the type of the reply to a
+    data, or None if it has no data. ``room`` states if the envelope has a room. ``reply`` is the type of the reply to a
     command. ``rooms`` are the types of rooms that an event may be published in; empty means any.
     """
 
@@ -204,7 +204,7 @@ def envelope(entry: Entry, data: JsonSchema | None) -> JsonSchema:
             required.append("data")
         properties["id"] = {"type": ["string", "integer"], "description": "The reply or the error has the same id."}
         properties["key"] = {
-            **{"type": "string", "minLength": 1, "maxLength": 256},
+            **{"type": "string", "minLength": 1, "maxLength": MAX_KEY},
             "description": "An idempotency key: a repeat within 5 minutes is not carried out, and gets the same reply.",
         }
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any, Final
 
+from ..protocol.messages import ROOM_PATTERN
 from ..registry import Registry
 from .asyncapi import add_nested_schemas
-from .catalog import ROOM_PATTERN, Entry, JsonSchema, catalog
+from .catalog import Entry, JsonSchema, catalog
 from .examples import example
 
 _ROOT: Final = "/api/v1"

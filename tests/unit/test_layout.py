@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("registry", "settings", "transport"),
     },
     # What a server speaks, as documents.
-    "specs": {"builtin_events", "errors", "plugin", "registry"},
+    "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
         *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "plugin"),
         *("registry", "schemas", "specs", "transport"),

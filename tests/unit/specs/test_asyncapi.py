@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from roomcast.errors import CLOSES, ERROR_CODES
-from roomcast.protocol.messages import parse
+from roomcast.protocol.messages import MAX_KEY, parse
 from roomcast.registry import Registry
 from roomcast.specs.asyncapi import asyncapi, frame_example
 from roomcast.specs.catalog import catalog
@@ -63,6 +63,13 @@ def test_all_frames_and_rooms_are_in_the_document(zoo_registry: Registry) -> Non
     assert document["servers"]["this"]["protocol"] == "wss"
     assert [close["code"] for close in document["x-close-codes"]] == [close.code for close in CLOSES]
     assert set(document["x-error-codes"]) == set(ERROR_CODES)
+
+
+def test_the_limit_of_keys_is_that_of_the_server(zoo_registry: Registry) -> None:
+    """Each command may have a key of at most as many characters as the server accepts."""
+    for name, message in asyncapi(zoo_registry)["components"]["messages"].items():
+        if name.startswith("command."):
+            assert message["payload"]["properties"]["key"]["maxLength"] == MAX_KEY
 
 
 def test_examples_are_valid(zoo_registry: Registry) -> None:
