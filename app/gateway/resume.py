@@ -1,4 +1,8 @@
-"""Send a returning client the events that it missed."""
+"""Send a returning client the events that it missed.
+
+``Rooms.join`` uses this for rooms, ``Sessions`` for personal rooms. The events of a history follow the reply in the
+same write. If they exceed ``WS_MAX_BUFFER``, those of a room are sent in portions.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _POLL_INTERVAL: Final = 0.01
 
 
 class Resume:
-    """Replays history to clients, without exceeding ``WS_MAX_BUFFER`` bytes that one has not read."""
+    """Replays history to clients. A client never has more than ``WS_MAX_BUFFER`` unread bytes because of it."""
 
     def __init__(self, node: Node) -> None:
         self._broker: Final = node.broker
@@ -37,7 +41,7 @@ class Resume:
         if self._fits(client, history):
             return response + _event_frames(history)
         self._delivery.send(client, response)
-        self._delivery.leave(room, client)  # a member that resumes again gets live events in the portions as well
+        self._delivery.leave(room, client)  # live events would overtake the portions of a client that is a member
         try:
             history = await self._send_portions(client, room, history, since)
         except BaseException as error:  # the client has received joined_room and is not a member
@@ -48,9 +52,9 @@ class Resume:
         return _event_frames(history)
 
     def replay(self, client: Client, history: History) -> tuple[bytes, bool]:
-        """Return the frames of the events missed in the user's personal room, and True if they are complete.
+        """Return the frames of the events missed in the user's personal room, and True if none is lost.
 
-        If they exceed the limit there are none, because the client would be closed each time it returned.
+        Return no frames if they exceed the limit: they would close the client, again each time it returned.
         """
         if not self._fits(client, history):
             return b"", False
@@ -59,23 +63,24 @@ class Resume:
     async def _send_portions(self, client: Client, room: str, history: History, since: str) -> History:
         """Send the missed events in portions, each when the client has read the one before; return the last portion.
 
-        Sent at once, they would close the client with 1013; it would return, ask for the same events, and never catch
-        up. A client that is too slow for portions is closed in the end, and may resume from where it got to.
+        Sent at once, they would close the client with 1013. It would return, ask for the same events, and never catch
+        up. A client that reads too slowly even for portions is closed when the command times out, and may resume from
+        the last event that it received.
         """
         while client.end is None and history.recovered and not self._fits(client, history):
             if client.unread_bytes:
-                await asyncio.sleep(_POLL_INTERVAL)
+                await self._wait_for_reads(client, history)
             else:
-                portion = b""
-                for event in history.events:
-                    portion += encode_event_frame(event.payload, event.id)
-                    since = event.id
-                    if len(portion) >= self._max_unread // 2:
-                        break
+                portion, since = _first_portion(history, self._max_unread // 2)
                 self._delivery.send(client, portion)
             # Read again after every wait: events published meanwhile are not delivered live to this client.
             history = await self._broker.history(room, since)
         return history
+
+    async def _wait_for_reads(self, client: Client, history: History) -> None:
+        """Wait until the client has read everything, or enough for ``history`` to fit, or has ended."""
+        while client.end is None and client.unread_bytes and not self._fits(client, history):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_INTERVAL)
 
     def _fits(self, client: Client, history: History) -> bool:
         """Return True if the client may be sent all of ``history`` without reading anything."""
@@ -91,16 +96,29 @@ def joined_response(request: Request, **resumed: Any) -> bytes:
     return frames.text(messages.reply("joined_room", data, room=request.room, id=request.id))
 
 
-def since_of(request: Request) -> tuple[bool, str]:
-    """Return True if a ``join_room`` request asks to resume, and the id of the last event seen (may be empty)."""
+def parse_since(request: Request) -> str | None:
+    """Return the id of the last event that the client of a ``join_room`` request has seen, or "" if it has seen none.
+
+    Return None if the client does not ask to resume. Raises ``Refused``.
+    """
     if not request.data:
-        return False, ""
+        return None
     messages.takes_only(request, "since")
     since = request.data["since"]
     if since is not None and not isinstance(since, str):
         message = "give the id of the last event you saw, or null"
         raise Refused("invalid_data", f"data.since: {message}.", {"since": [f"Not a string; {message}."]})
-    return True, since or ""
+    return since or ""
+
+
+def _first_portion(history: History, min_size: int) -> tuple[bytes, str]:
+    """Return the frames of the oldest events, at least ``min_size`` bytes or all, and the id of the last of them."""
+    portion = bytearray()
+    for event in history.events:
+        portion += encode_event_frame(event.payload, event.id)
+        if len(portion) >= min_size:
+            break
+    return bytes(portion), event.id
 
 
 def _event_frames(history: History) -> bytes:

@@ -13,7 +13,7 @@ from ..protocol.messages import Request
 from .client import Client
 from .node import Node
 from .presence import Presence
-from .resume import Resume, joined_response, since_of
+from .resume import Resume, joined_response, parse_since
 from .rules import RoomRules
 from .subscriptions import NodeSubscriptions
 
@@ -47,14 +47,14 @@ class Rooms:
         room = request.room
         if room is None:
             raise messages.bad_room(None)
-        wants_resume, since = since_of(request)
+        since = parse_since(request)
         await self._rules.check(client, room)
         if not self._delivery.has(room, client) and len(client.rooms) >= self._max_rooms:
             raise Refused(
                 "too_many_rooms", f"This connection is in {self._max_rooms} rooms, the most allowed; leave one."
             )
         await self.subscriptions.acquire(room)
-        if wants_resume:
+        if since is not None:
             try:
                 response = await self._resume.respond(client, request, room, since)
             except BaseException:
@@ -69,7 +69,7 @@ class Rooms:
             return
         self.subscriptions.confirm(room)
         is_new = room not in client.rooms  # a member may have been kicked meanwhile
-        if is_new or wants_resume:  # a member that does not resume keeps its pending frames
+        if is_new or since is not None:  # a member that does not resume keeps its pending frames
             self._delivery.join(room, client)
         self._delivery.send(client, response)
         if is_new:
