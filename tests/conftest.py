@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from paths import TESTS
-from redis_servers import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
+from redis_fixtures import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import Serve, no_tasks_left, running
 from zoo_plugin import zoo_registry
 
@@ -24,7 +24,7 @@ except ImportError:
 __all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio", "zoo_registry"]
 
 # Before its import; otherwise its asserts would fail without showing what they compared.
-pytest.register_assert_rewrite("broker_contract")
+pytest.register_assert_rewrite("broker_contract", "outages")
 
 #: A separate package: test_foreign_plugin.py installs it and runs its tests.
 collect_ignore = ["foreign"]

@@ -3,7 +3,7 @@
 A broker stores the events of each room with their order, ids and history. It also knows who is in which room and how
 many connections a user has. Payloads are opaque bytes to it.
 
-Each broker keeps these guarantees, which one test suite checks (``tests/support/broker_contract.py``):
+Each broker keeps these guarantees, which one test suite checks (``tests/support/broker_contract``):
 
 - An event id is ``<epoch>-<offset>``. The offsets of a room count up by one. The epoch changes when the room's history
   was lost.

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from broker_contract import HISTORY_TTL, OTHER, ROOM, BrokerContract, Harness, RecordingListener, split
+from redis_groups import Cluster
 from redis_nodes import StartNode, broker_for, travel
-from redis_servers import Cluster, FreshRedis, RedisServer, until
+from redis_servers import FreshRedis, RedisServer, until
 from tcp_proxy import Proxy
 
 from roomcast.broker.base import Event

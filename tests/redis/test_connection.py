@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_servers import Authority, FreshRedis, RedisServer, over_tls
+from redis_servers import FreshRedis, RedisServer
+from redis_tls import Authority, over_tls
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.connection import RedisConnection, ReplyError, pack
@@ -90,8 +91,8 @@ async def test_a_batch_ends_with_its_marker(open_to: Open, redis_server: RedisSe
     """All replies before the marker are returned together, even if a subscription among them was refused."""
     connection = await open_to(redis_server.url)
     done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    asked = pack(("SUBSCRIBE", "a")) + pack(("ECHO", "1")) + pack(("SUBSCRIBE",)) + pack(("ECHO", "2"))
-    connection.send_batch(asked, b"mark", done.set_result)
+    packed = pack(("SUBSCRIBE", "a")) + pack(("ECHO", "1")) + pack(("SUBSCRIBE",)) + pack(("ECHO", "2"))
+    connection.send_batch(packed, b"mark", done.set_result)
     first, refused, second = await done
     assert (first, second) == (b"1", b"2")
     assert isinstance(refused, ReplyError)
@@ -224,11 +225,11 @@ async def test_errors_do_not_show_the_password(open_to: Open) -> None:
         await reader.read()
         writer.close()
 
-    for answer, told in ((repeat, "too old"), (insist, "refused the greeting: ERR no proxy")):
+    for answer, expected in ((repeat, "too old"), (insist, "refused the greeting: ERR no proxy")):
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            with pytest.raises(Unavailable, match=told) as refused:
+            with pytest.raises(Unavailable, match=expected) as refused:
                 await open_to(f"redis://:s3cret@127.0.0.1:{port}")
             assert "s3cret" not in str(refused.value)
             assert refused.value.__cause__ is None

@@ -9,19 +9,11 @@ import secrets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_nodes import Node, nodes, until
+from redis_nodes import SHORT_LEASE, Node, keys_of, nodes, until
 from redis_servers import FreshRedis, RedisServer, run
 
 from roomcast.broker.base import UserId
 from roomcast.errors import Unavailable
-
-#: A lease that expires within a test, in seconds.
-SHORT = 0.4
-
-
-async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
-    """Return the keys under ``prefix``, and their TTLs in ms."""
-    return {key: await server("PTTL", key) for key in await server("KEYS", f"*{prefix}*")}
 
 
 async def test_concurrent_admits_on_three_nodes(redis_server: RedisServer, redis_prefix: str) -> None:
@@ -64,7 +56,7 @@ async def test_any_user_id_is_valid(redis_server: RedisServer, redis_prefix: str
 
 async def test_leases_of_a_dead_node_expire(redis_server: RedisServer, redis_prefix: str) -> None:
     """Renewed leases stay; those of a dead node expire, and so do their keys."""
-    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (alive, dead):
+    async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (alive, dead):
         assert await alive.leases.admit(1, 1, 3)
         assert [await dead.leases.admit(1, n, 3) for n in (1, 2, 3)] == [True, True, False]
         assert await dead.leases.admit(2, 4, 1)
@@ -98,7 +90,7 @@ async def test_a_key_expires_with_its_last_lease(redis_server: RedisServer, redi
 
 async def test_a_suspended_node_takes_its_leases_again(redis_server: RedisServer, redis_prefix: str) -> None:
     """Leases that expired though their connections are open are taken again, even above the limit."""
-    async with nodes(redis_server.url, redis_prefix, 2, SHORT) as (a, suspended):
+    async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended):
         assert await suspended.leases.admit(1, 1, 1)
         await until(lambda: a.leases.admit(1, 1, 1))
         await suspended.leases.renew()

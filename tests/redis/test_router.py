@@ -7,7 +7,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from redis_servers import Cluster, FreshRedis, RedisServer, SentinelTrio
+from redis_groups import Cluster, SentinelTrio
+from redis_servers import FreshRedis, RedisServer
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.broker import RedisBroker
@@ -245,16 +246,16 @@ async def test_an_unexpected_error_in_a_refresh(
 ) -> None:
     """If reading the topology raises an unexpected error, it is read again."""
     router = await start(sentinel_trio.url)
-    asked = asyncio.Event()
+    has_failed = asyncio.Event()
 
     async def nonsense() -> None:
-        asked.set()
+        has_failed.set()
         raise ValueError("not a port")
 
     with monkeypatch.context() as patch:
         patch.setattr(router.topology, "refresh", nonsense)
         router.refresh_soon()
-        await asked.wait()
+        await has_failed.wait()
     refreshed = asyncio.Event()
     router.on_refresh.append(refreshed.set)
     router.refresh_soon()

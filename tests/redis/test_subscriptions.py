@@ -6,7 +6,8 @@ import asyncio
 
 from broker_contract import OTHER, ROOM, RecordingListener
 from redis.crc import key_slot
-from redis_servers import Cluster, FreshRedis, RedisServer, until
+from redis_groups import Cluster
+from redis_servers import FreshRedis, RedisServer, until
 
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions

@@ -11,7 +11,9 @@ import pytest
 from paths import TESTS
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, TimeoutError
-from redis_servers import Authority, Cluster, FreshRedis, RedisServer, SentinelTrio, over_tls, run, until
+from redis_groups import Cluster, SentinelTrio
+from redis_servers import FreshRedis, RedisServer, run, until
+from redis_tls import Authority, over_tls
 
 
 async def test_a_killed_server_restarts_empty_on_its_port(fresh_redis: FreshRedis) -> None:

@@ -34,7 +34,8 @@ from typing import Any
 import aiohttp
 import orjson
 import websockets
-from redis_servers import Cluster, RedisServer, SentinelTrio
+from redis_groups import Cluster, SentinelTrio
+from redis_servers import RedisServer
 from shell import SECRET, Running
 from websockets.asyncio.client import ClientConnection
 

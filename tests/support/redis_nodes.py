@@ -26,6 +26,9 @@ from roomcast.broker.redis.topology import Address, create_topology
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
 
+#: A lease that expires within a test, in seconds.
+SHORT_LEASE = 0.4
+
 
 class Node:
     """The leases and presence of a node, and the members that were reported as lost or returned."""
@@ -106,6 +109,22 @@ async def until(condition: Callable[[], Awaitable[bool]], pause: float = 0.02) -
     async with asyncio.timeout(15):
         while not await condition():
             await asyncio.sleep(pause)
+
+
+async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
+    """Return the keys under ``prefix`` with a hash tag, and their TTLs in ms."""
+    return {key: await server("PTTL", key) for key in await server("KEYS", f"{{{prefix}:*")}
+
+
+async def is_empty(node: Node, room: str) -> bool:
+    """Return True if the room has no members according to ``node``."""
+    return not await node.presence.members(room)
+
+
+async def has_lost_after_renewal(node: Node, lost: int) -> bool:
+    """Renew, and return True if at least ``lost`` members were reported as lost."""
+    await node.renew()
+    return len(node.lost) >= lost
 
 
 # Whole brokers.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from redis_servers import Cluster, FreshRedis, SentinelTrio, free_port
+from redis_groups import Cluster, SentinelTrio
+from redis_servers import FreshRedis, free_port
 from shell import SECRET
 
 from roomcast.broker.redis.inspection import ServerInfo

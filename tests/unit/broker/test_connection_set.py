@@ -9,11 +9,11 @@ from roomcast.broker.connection_set import ConnectionSet, add, contains, remove,
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
-def test_it_behaves_like_a_set(steps: list[tuple[bool, int]]) -> None:
+def test_it_behaves_like_a_set(operations: list[tuple[bool, int]]) -> None:
     """After any additions and removals it contains what a set would contain, and an empty one is None."""
     connections: ConnectionSet | None = None
     model: set[int] = set()
-    for is_added, connection in steps:
+    for is_added, connection in operations:
         if is_added:
             connections = connection if connections is None else add(connections, connection)
             model.add(connection)

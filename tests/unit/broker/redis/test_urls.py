@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from redis_servers import Authority
+from redis_tls import Authority
 
 from roomcast.broker.redis.urls import SCHEMES, Target, parse
 from roomcast.errors import SettingsError

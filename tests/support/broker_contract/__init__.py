@@ -1,0 +1,35 @@
+"""The contract of every broker: inherit ``BrokerContract`` in a test module, and define a fixture ``harness``."""
+
+from __future__ import annotations
+
+from .events import HistoryContract, PublishContract, SubscribeContract
+from .harness import HISTORY_SIZE, HISTORY_TTL, OTHER, ROOM, Harness, ManualClock, RecordingListener, not_ids, split
+from .lifecycle import CALLS, LifecycleContract
+from .state import ClaimContract, LeaseContract, PresenceContract, RevocationContract
+
+__all__ = [
+    "CALLS",
+    "HISTORY_SIZE",
+    "HISTORY_TTL",
+    "OTHER",
+    "ROOM",
+    "BrokerContract",
+    "Harness",
+    "ManualClock",
+    "RecordingListener",
+    "not_ids",
+    "split",
+]
+
+
+class BrokerContract(
+    PublishContract,
+    SubscribeContract,
+    HistoryContract,
+    LeaseContract,
+    PresenceContract,
+    ClaimContract,
+    RevocationContract,
+    LifecycleContract,
+):
+    """The whole contract. ``harness`` has a new broker with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""

@@ -1,0 +1,132 @@
+"""A broker under test, its listener, and a way to let time pass."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from roomcast.broker.base import Broker, Member
+
+#: The options of the broker in a harness.
+HISTORY_SIZE = 5
+HISTORY_TTL = 60.0
+ROOM = "channel:1"
+OTHER = "channel:2"
+
+
+class RecordingListener:
+    """A listener that records all calls. ``until`` waits, because a broker may report events later."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, bytes]] = []
+        self.resyncs: list[tuple[str, str]] = []
+        self.signals: list[bytes] = []
+        self.signals_lost = 0
+        self.lost_members: list[tuple[str, Member, int]] = []
+        self.returned_members: list[tuple[str, Member, int]] = []
+        self._changed = asyncio.Event()
+
+    def on_event(self, room: str, id: str, payload: bytes) -> None:
+        self.events.append((room, id, payload))
+        self._changed.set()
+
+    def on_resync(self, room: str, last_id: str) -> None:
+        self.resyncs.append((room, last_id))
+        self._changed.set()
+
+    def on_member_lost(self, room: str, member: Member, users: int) -> None:
+        self.lost_members.append((room, member, users))
+        self._changed.set()
+
+    def on_member_returned(self, room: str, member: Member, users: int) -> None:
+        self.returned_members.append((room, member, users))
+        self._changed.set()
+
+    def on_signal(self, message: bytes) -> None:
+        self.signals.append(message)
+        self._changed.set()
+
+    def on_signals_lost(self) -> None:
+        self.signals_lost += 1
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; fail after 10 s."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@dataclass
+class Harness:
+    """A started broker, its listener, and a way to let time pass for the broker."""
+
+    broker: Broker
+    pass_time: Callable[[float], Awaitable[None]]
+    listener: RecordingListener = field(default_factory=RecordingListener)
+
+    async def fill(self, count: int, room: str = ROOM) -> list[str]:
+        """Publish ``count`` events with the payloads b"0", b"1", ...; return their ids."""
+        return [await self.broker.publish(room, b"%d" % i) for i in range(count)]
+
+    async def received_events(self) -> list[tuple[str, str, bytes]]:
+        """Return all events that the listener has received, after a marker event that is published now arrived."""
+        marker = "channel:marker"
+        await self.broker.subscribe([marker])
+        last = await self.broker.publish(marker, b"")
+        await self.listener.until(lambda: (marker, last, b"") in self.listener.events)
+        return [event for event in self.listener.events if event[0] != marker]
+
+
+def split(event_id: str) -> tuple[str, int]:
+    """Return the epoch and the offset of an id; fail if it is not one."""
+    found = re.fullmatch(r"([A-Za-z0-9_.~]+)-(0|[1-9][0-9]*)", event_id)
+    assert found is not None, event_id
+    return found[1], int(found[2])
+
+
+def not_ids(good: str) -> dict[str, str]:
+    """Return strings that a client may send but that are no ids of the room of ``good``, by name."""
+    epoch, offset = split(good)
+    return {
+        "empty": "",
+        "no dash": epoch,
+        "no offset": f"{epoch}-",
+        "only a dash": "-",
+        "no epoch": f"-{offset}",
+        "beyond the top": f"{epoch}-{offset + 1}",
+        "far beyond the top": f"{epoch}-{2**64}",
+        "more digits than int() takes": f"{epoch}-{'9' * 5000}",
+        "many zeros": f"{epoch}-{'0' * 5000}{offset}",
+        "negative": f"{epoch}--1",
+        "signed": f"{epoch}-+{offset}",
+        "leading zero": f"{epoch}-0{offset}",
+        "spaces": f"{epoch}- {offset}",
+        "underscore": f"{epoch}-1_0",
+        "fraction": f"{epoch}-{offset}.0",
+        "other digits": f"{epoch}-\u0663",
+        "superscript": f"{epoch}-\u00b2",
+        "line end": f"{epoch}-{offset}\n",
+        "nul": f"{epoch}-{offset}\0",
+        "lone surrogate": f"{epoch}-\ud800",
+        "another epoch": f"{epoch}x-{offset}",
+        "epoch cut short": f"{epoch[:-1]}-{offset}",
+        "a stream's id": "1700000000000-0",
+        "long": "x" * 100_000,
+    }
+
+
+class ManualClock:
+    """A clock that tests advance."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def pass_time(self, seconds: float) -> None:
+        self.now += seconds
