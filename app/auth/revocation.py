@@ -28,8 +28,8 @@ class Revocations:
     async def check(self, identity: Identity, revision: int = -1) -> int:
         """Raise ``AuthenticationFailed`` if the token of ``identity`` was revoked, ``Unavailable`` if that is unknown.
 
-        Return the revision that the check is valid for. A later check of the same token that is given this revision
-        does not ask the broker, unless this node has received a revocation in between.
+        Return the current revision. Pass it as ``revision`` to the next check of the same token: that check then asks
+        the broker only if this node has received a revocation in between.
         """
         while revision != self._revision:
             revision = self._revision

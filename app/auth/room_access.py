@@ -56,14 +56,14 @@ class RoomAccess:
             )
 
     async def close(self) -> None:
-        """Close the connections to the URL. Running requests are decided with False, within the timeout."""
+        """Close the connections to the URL. Running requests end within the timeout and refuse their joins."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
         await asyncio.gather(*self._requests.values())
 
     def decide(self, identity: Identity, room: str) -> bool | None:
-        """Return True if ``identity`` may join ``room``, or None if only the URL can decide (call ``allows``)."""
+        """Return True if ``identity`` may join ``room``, None if only the URL can decide: then call ``allows``."""
         if room.startswith("user:"):
             return False
         if self._mode == "claims":

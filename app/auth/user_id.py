@@ -1,7 +1,7 @@
-"""User ids: their form, and the one way to write each of them.
+"""User ids: the allowed form, and the normal form of each id.
 
 A token, a path of the HTTP API and the command line may write the id of one user differently: as ``42`` or as ``"42"``.
-Every such text becomes the same id here, so that it names the same user and the same room ``user:42``.
+Both become the same id here, so that they name the same user and the same room ``user:42``.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def parse_user_id(value: object) -> UserId:
 
 
 def normalize_user_id(text: str) -> UserId:
-    """Return ``text`` as a number if it is a decimal number up to ``MAX_NUMBER``, else as it is. Checks nothing."""
+    """Return ``text`` as a number if it is a decimal number up to ``MAX_NUMBER``, otherwise unchanged."""
     return int(text) if _is_decimal(text) and int(text) <= MAX_NUMBER else text
