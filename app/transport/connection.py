@@ -341,7 +341,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
     def _is_reading(self) -> bool:
         """True if we are reading, so that silence means the peer is idle.
 
-        Also True for a peer that has hung up and does not read, for which the transport waits.
+        Also True if the transport is closing and waits until the peer reads the rest or hangs up.
         """
         transport = self._transport
         return self._polled_fd >= 0 or transport is None or transport.is_reading() or transport.is_closing()

@@ -22,7 +22,7 @@ class KeptAlive(Protocol):
     last_read: float
 
     def check(self, now: float) -> None:
-        """Ping, close or abort the connection if that is due at the loop time ``now``."""
+        """Ping or abort the connection if it is silent for too long. ``now`` is the loop time."""
 
     def close(self, close: Close) -> None:
         """Send a close frame, and end."""

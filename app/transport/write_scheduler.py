@@ -40,12 +40,12 @@ class WriteScheduler:
     def flush(self) -> None:
         """Write all queued frames, one write for each connection."""
         dirty = self._dirty
-        deliveries = self._enqueue_room_frames(dirty)  # may call send, which adds to this very list
+        deliveries = self._enqueue_room_frames(dirty)  # may call send, which appends to this list
         self._dirty = []
         self._is_scheduled = False
         try:
             flush_all(dirty)
-        except BaseException:  # of one connection, which loses its frames; those of the others must still be written
+        except BaseException:  # one connection failed and loses its frames; those of the others must still be written
             for connection in dirty:
                 if connection.queued_bytes:
                     self._dirty.append(connection)
