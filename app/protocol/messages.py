@@ -63,7 +63,7 @@ _unknown_field: Final = re.compile(r"Object contains unknown field `(.{0,60}).*`
 
 
 def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
-    """Return the request in ``payload``; raise ``Refused`` with a sentence that says what is wrong.
+    """Return the request in ``payload``; raise ``Refused`` with the reason, for the developer of the client.
 
     The form of the room's name is checked, except for rooms in ``known``, which were checked before: that saves 0.1 us
     for nearly every message. Integers of up to 64 bits keep their exact value. Larger ones are refused when they are
@@ -94,7 +94,7 @@ def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
 
 
 def _bad_envelope(problem: str) -> Refused:
-    """Translate msgspec's sentence ``problem`` into one for a front-end developer."""
+    """Translate msgspec's sentence ``problem`` into a refusal for the developer of the client."""
     if problem.startswith("Expected `object`, got") and "`$" not in problem:
         return Refused("bad_json", 'The frame is not a JSON object; send one like {"type":"ping"}.')
     found = _field_of(problem)
@@ -197,12 +197,12 @@ def pong(id: RequestId | None = None) -> bytes:
 
 def resync(room: str | None, last_id: str) -> bytes:
     """Build the message that events of ``room`` are lost permanently. None means the user's personal room."""
-    data = {"message": "Some events of this room were lost; load its state anew.", "last_id": last_id}
+    data = {"message": "Some events of this room were lost; load its state again.", "last_id": last_id}
     return reply("resync", data, room=room)
 
 
 def error(refused: Refused, *, room: str | None = None, id: RequestId | None = None) -> bytes:
-    """Build the ``error`` message that explains to a client what was refused and why."""
+    """Build the ``error`` message for a refused request."""
     data: dict[str, Any] = {"error": refused.message, "code": refused.code}
     if refused.fields:
         data["fields"] = refused.fields
