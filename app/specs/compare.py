@@ -16,7 +16,7 @@ def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     """Return a line for each change from ``old`` to ``new`` that breaks clients.
 
     A removed type breaks clients. The data of commands, which clients send, must not have more requirements. The data
-    of other frames, which clients receive, must not promise less. Raises ``ValueError`` if ``old`` is not an AsyncAPI
+    of other frames, which clients receive, must not guarantee less. Raises ``ValueError`` if ``old`` is not an AsyncAPI
     document of a roomcast server.
     """
     try:

@@ -30,7 +30,8 @@ _BY_NAME: Final[dict[str, str | int]] = {
 def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) -> Any:
     """Return a value that ``schema`` allows.
 
-    ``name`` is the name of the field, if it is one. References in ``schema`` start at ``root``, by default ``schema``.
+    ``name`` is the name of the field, or empty for data as a whole. References in ``schema`` start at ``root``, by
+    default ``schema``.
     """
     root = schema if root is None else root
     if "$ref" in schema:
