@@ -39,9 +39,9 @@ def has_received_request(handler: web.RequestHandler) -> bool:
 
 
 def parse_upgrade_request(protocol: asyncio.Protocol, head: bytes) -> RawRequestMessage | None:
-    """Return the request in ``head``, or None unless it is a single valid HTTP/1.1 request for an upgrade, bodyless.
+    """Return the request in ``head``. Return None if that is not exactly one valid HTTP/1.1 upgrade without a body.
 
-    aiohttp's parser passes ``protocol`` to the bodies of requests. Its Python version needs one for each request.
+    aiohttp's parser attaches ``protocol`` to the body of each request. Its Python version fails without one.
     """
     parser = HttpRequestParser(protocol, None, MAX_EARLY_BYTES)  # type: ignore[arg-type]
     try:
@@ -95,9 +95,9 @@ class AiohttpUpgradeRequest:
     def detach_transport(self) -> tuple[asyncio.Transport, bytes]:
         """Take the transport from aiohttp without closing it; return it with the bytes that followed the request.
 
-        aiohttp is made to believe that the connection was lost. This relies on three properties of its protocol: bytes
-        after an upgrade request wait in ``_message_tail``, ``connection_lost`` closes only its own ``transport``, and
-        nothing else resumes a paused transport.
+        This calls ``connection_lost`` of aiohttp's protocol while the connection is open. It relies on three properties
+        of the protocol: bytes after an upgrade request wait in ``_message_tail``, ``connection_lost`` closes only the
+        protocol's ``transport``, and nothing else resumes a paused transport.
         """
         protocol: Any = self._request.protocol
         transport: asyncio.Transport = protocol.transport

@@ -9,8 +9,8 @@ from typing import Final
 class Backoff:
     """Exponential back-off: each pause is twice as long as the one before, up to a maximum.
 
-    ``first`` and ``longest`` are in seconds. ``jitter`` is the part of each pause that is random, from 0 to 1: with 0.5
-    a pause takes between half of its length and all of it. The first ``immediate`` retries have no pause.
+    ``first`` and ``longest`` are in seconds. ``jitter`` is the part of each pause that is random, from 0 to 1: with
+    0.5, a pause takes between half of its length and its full length. The first ``immediate`` retries have no pause.
     """
 
     __slots__ = ("_first", "_immediate", "_jitter", "_longest", "_retries")

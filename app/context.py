@@ -27,14 +27,14 @@ class EventPublisher(Protocol):
     def publish(
         self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
     ) -> Awaitable[str]:
-        """Validate ``data`` and publish it; the result is the event's id."""
+        """Validate ``data`` and publish it; the result is the event's id. See ``Service.publish``."""
 
     def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
-        """Return the validated payload."""
+        """Validate ``data`` and return the event as JSON, without an id. Raises ``Refused``."""
 
 
 class LocalMembers(Protocol):
-    """Knows which connections of this node are in which room: ``gateway.delivery.Delivery``."""
+    """The connections of this node in each room: ``gateway.delivery.Delivery``."""
 
     def has(self, room: str, connection: WriteQueue, /) -> bool:
         """Return True if ``connection`` is a member of ``room``."""
@@ -228,8 +228,9 @@ class Context(Service):
     async def since(self, event_id: str, *, about: bool = False) -> list[dict[str, Any]]:
         """Return a stored event of the request's room and all later events, oldest first.
 
-        The result is empty if no event with the id ``event_id`` is stored. With ``about=True``, it has only those later
-        events that contain the id anywhere, such as the edits of a message. Events are dicts as in ``history``.
+        The result is empty if no event with the id ``event_id`` is stored. With ``about=True``, it has only the event
+        itself and the later events that contain its id anywhere, such as the edits of a message. Events are dicts as in
+        ``history``.
 
         Raises:
             Refused: As ``joined``.
@@ -242,8 +243,8 @@ class Context(Service):
         history = await self._host.broker.history(room, f"{epoch}-{int(offset) - 1}")
         if not history.events or history.events[0].id != event_id:
             return []
-        # Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore long events yield to
-        # other coroutines, and events about something else are not parsed.
+        # Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore the search yields to
+        # other coroutines, and does not parse events without the id.
         mark = b'"%b"' % event_id.encode()
         found, work = [decode(history.events[0])], 0
         for event in history.events[1:]:

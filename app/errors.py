@@ -1,4 +1,4 @@
-"""All errors as data: the exceptions, the codes of ``error`` frames, and the close codes.
+"""All errors: the exceptions, the codes of ``error`` frames, and the close codes.
 
 ::
 
@@ -74,7 +74,7 @@ TOO_MANY_MESSAGES = Close(4429, "Too Many Messages", reconnect=True)
 INTERNAL_ERROR = Close(4500, "Internal Server Error", reconnect=True)
 DISCONNECTED = Close(4410, "Disconnected", reconnect=False)
 
-#: All closes that the server sends, for the documentation and for clients that decide if they reconnect.
+#: All closes that the server sends. The documentation lists them, and clients decide by them if they reconnect.
 CLOSES: tuple[Close, ...] = (
     NORMAL,
     PROTOCOL_ERROR,

@@ -46,8 +46,10 @@ async def run_once(
     """Return (True, the answer of ``work``), or (False, the answer of its first run) for a repeated ``key``.
 
     ``timeout`` is how long the work may take, in seconds. A repeat waits up to ``wait`` seconds for the first run to
-    end. Work that raises is forgotten, so that it can be repeated. Raises ``InProgress`` if the first run takes longer
-    than ``wait``, ``KeyReused`` if it had another ``fingerprint``, and ``Unavailable``.
+    end. If the work raises, its key is free again.
+
+    Raises ``InProgress`` if the first run takes longer than ``wait``, ``KeyReused`` if it had another ``fingerprint``,
+    ``Unavailable`` if the broker cannot be reached, and the exceptions of ``work``.
     """
     record = await _claim(broker, key, timeout + CLAIM_GRACE, wait)
     if record is not None:

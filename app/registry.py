@@ -1,7 +1,7 @@
 """Load the plugins of installed packages, and look up their declarations by type.
 
 A plugin that cannot be loaded, or declares a name that another plugin has, raises ``PluginError``: the server does not
-start. The sentence names the packages and their entry points.
+start. Its message names the packages and their entry points.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Registry:
             self._owners["command", type] = core
         for type in FRAMES:
             self._owners["event", type] = core
-        for one in (core, *loaded):
-            self._add(one)
-        for one in self:
-            self._check_room_types(one)
+        for plugin in (core, *loaded):
+            self._add(plugin)
+        for plugin in self:
+            self._check_room_types(plugin)
 
     def _add(self, loaded: LoadedPlugin) -> None:
         plugin = loaded.plugin

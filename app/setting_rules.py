@@ -1,7 +1,7 @@
-"""What one setting may be: its type and bounds, and the formats of prefixes, API keys, URLs and origins.
+"""The rules for single settings: types and bounds, and the formats of prefixes, API keys, URLs and origins.
 
-A failed check raises ``SettingsError``. Its sentence has the name of the variable, its value unless that is secret, and
-what is expected. ``settings`` checks settings that depend on each other, ``signing_keys`` the keys of tokens.
+A failed check raises ``SettingsError``. Its message has the name of the variable, its value unless that is secret, and
+the expected value. ``settings`` checks settings that depend on each other, ``signing_keys`` the keys of tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """The end of a sentence: what to give."""
+        """The allowed values in words, as the end of the sentence "… must be"."""
         if self.choices:
             return " or ".join(self.choices)
         noun = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(self.kind, "a text")

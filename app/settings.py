@@ -219,7 +219,7 @@ class Settings:
             )
 
     def _check_lease(self) -> None:
-        """Require that a lease outlives a silence of Redis that is not yet an outage.
+        """Require that a lease does not expire while Redis is silent for less than ``redis_timeout``.
 
         Nodes renew a lease after a third of its time, so at least two thirds remain when Redis becomes silent.
         """
