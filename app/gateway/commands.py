@@ -34,14 +34,18 @@ log = logging.getLogger("roomcast")
 
 #: The number of requests of one client that may wait for a running command. Beyond that its socket is not read.
 MAX_QUEUED: Final = 64
-#: The deadline of a task that was cancelled already. A handler that suppresses the cancellation is cancelled again.
-_CANCELLED: Final = 0.0
+#: Replaces the deadline of a task that was cancelled because it had exceeded it. This time has always passed, so a
+#: handler that suppresses the cancellation is cancelled again.
+_EXCEEDED: Final = 0.0
 
 BuiltinCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
 
 
 class Commands:
-    """Receives the messages of all clients."""
+    """Receives the messages of all clients (see ``client.MessageHandler``) and runs their commands.
+
+    Owns the tasks of commands that wait, and their deadlines. Each client's queue is in the ``Client``.
+    """
 
     def __init__(self, node: Node, host: PluginHost, rooms: Rooms, token_refresh: TokenRefresh) -> None:
         self._loop: Final = node.loop
@@ -107,13 +111,12 @@ class Commands:
 
     def _perform(self, client: Client, request: Request) -> None:
         """Run a request's command until it returns or waits."""
-        if client.in_flight and (client.in_flight == MAX_QUEUED or not self._may_overlap(request)):
+        type = request.type
+        command = self._registry.commands.get(type)
+        if client.in_flight and (client.in_flight == MAX_QUEUED or not _may_overlap(command, request)):
             client.queued = deque((request,))
             return
-        type = request.type
-        command: Command | None = None
         try:
-            command = self._registry.commands.get(type)
             if command is None:
                 result = self._eager.start(self._builtin_command(type)(client, request))
             else:
@@ -129,7 +132,7 @@ class Commands:
             self._replies.send_failure(client, request, error)
             return
         if result.__class__ is SuspendedCoroutine:
-            if command is not None and command.pipelined and request.key is None:
+            if _may_overlap(command, request):
                 client.in_flight += 1
                 done = self._pipelined_done
             else:
@@ -146,11 +149,6 @@ class Commands:
             known = ", ".join(sorted([*self._builtin, *self._registry.commands]))
             raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
         return command
-
-    def _may_overlap(self, request: Request) -> bool:
-        """Return True if ``request`` may start while pipelined commands of its client are running."""
-        command = self._registry.commands.get(request.type)
-        return command is not None and command.pipelined and request.key is None
 
     async def _perform_once(
         self, command: Command, context: Context, data: dict[str, Any], key: str, request: Request
@@ -182,8 +180,9 @@ class Commands:
     def _done(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
         """Reply to a command that had to wait, and continue with the queued requests."""
         queued, client.queued = client.queued, None
+        assert queued is not None
         self._reply(client, request, command, task)
-        self._perform_queued(client, queued or deque())
+        self._perform_queued(client, queued)
 
     def _pipelined_done(
         self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]
@@ -195,26 +194,27 @@ class Commands:
         if queued is None:
             if client.end is not None:
                 self._rooms.depart(client)
-        elif not client.in_flight or self._may_overlap(queued[0]):
+        elif not client.in_flight or _may_overlap(self._registry.commands.get(queued[0].type), queued[0]):
             client.queued = None
             self._perform_queued(client, queued)
 
     def _reply(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
-        is_timeout = self._deadlines.pop(task) == _CANCELLED
+        is_overdue = self._deadlines.pop(task) == _EXCEEDED
         if task.cancelled() and self.is_stopping:
             log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
-        elif task.cancelled() and not is_timeout:
-            error = asyncio.CancelledError("the handler awaited a cancelled task")
-            self._replies.send_failure(client, request, error)
-        elif task.cancelled():
+        elif task.cancelled() and is_overdue:
             refused = Refused("timeout", f"{request.type} took over {self._timeout:g} s and was cut off.")
             self._replies.send_failure(client, request, refused)
+        elif task.cancelled():
+            error = asyncio.CancelledError("the handler awaited a cancelled task")
+            self._replies.send_failure(client, request, error)
         elif (failure := task.exception()) is not None:
             self._replies.send_failure(client, request, failure)
         elif command is not None and request.id is not None:
             self._replies.send_result(client, request, command, task.result())
 
     def _perform_queued(self, client: Client, queued: deque[Request]) -> None:
+        """Perform queued requests until one of them waits; queue the rest again."""
         was_paused = len(queued) >= MAX_QUEUED
         while queued and client.queued is None and client.end is None:
             self._perform(client, queued.popleft())
@@ -229,7 +229,7 @@ class Commands:
         """Cancel the commands that have exceeded their deadline. The keepalive task calls this every second."""
         now = self._loop.time()
         for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
-            self._deadlines[task] = _CANCELLED
+            self._deadlines[task] = _EXCEEDED
             task.cancel()
 
     async def cancel(self) -> None:
@@ -238,6 +238,11 @@ class Commands:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _may_overlap(command: Command | None, request: Request) -> bool:
+    """Return True if ``request`` may run at the same time as other pipelined commands of its client."""
+    return command is not None and command.pipelined and request.key is None
 
 
 async def _ping(client: Client, request: Request) -> None:

@@ -26,8 +26,8 @@ from .sessions import Sessions
 from .signals import Signals
 from .token_refresh import TokenRefresh
 
-#: How long ``close`` waits until the broker knows that all clients have left, in seconds. After that their leases
-#: expire.
+#: How long ``close`` waits until all clients have left their rooms at the broker, in seconds. The leases of those that
+#: have not left by then expire.
 _DEPARTURE_TIMEOUT: Final = 2.0
 
 
@@ -47,8 +47,6 @@ class Gateway:
         self.keepalive: Final = node.keepalive
         self.tasks: Final = node.tasks
         self.counters: Final = node.counters
-        #: True from the beginning of the shutdown.
-        self.is_draining = False
         self.authenticator: Final = Authenticator(settings)
         self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.room_access: Final = RoomAccess(settings)
@@ -65,6 +63,11 @@ class Gateway:
         self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations)
         self._loop: Final = node.loop
         self._stack: Final = AsyncExitStack()
+
+    @property
+    def is_draining(self) -> bool:
+        """True from the beginning of the shutdown."""
+        return self.commands.is_stopping
 
     async def start(self) -> None:
         """Start the broker, the room access rule, the plugins' lifespans and the keepalive task.
@@ -96,29 +99,26 @@ class Gateway:
 
     async def drain(self) -> None:
         """Close every connection with 1012, spread over ``DRAIN_SECONDS`` to avoid a reconnect storm."""
-        self._begin_stop()
+        self.commands.is_stopping = True
         connections = list(self.keepalive.connections)
         pause = self.settings.drain_seconds / max(len(connections), 1)
         begun = self._loop.time()
         for number, connection in enumerate(connections):
-            ahead = begun + number * pause - self._loop.time()
-            if ahead > 0.01:
-                await asyncio.sleep(ahead)
+            delay = begun + number * pause - self._loop.time()
+            if delay > 0.01:
+                await asyncio.sleep(delay)
             connection.close(SERVICE_RESTART)
 
     async def close(self) -> None:
         """Drop all remaining connections, and stop everything that ``start`` started."""
-        self._begin_stop()
+        self.commands.is_stopping = True
         for connection in list(self.keepalive.connections):
             connection.abort(SERVICE_RESTART)
         await self._wait_for_departures()
         await self._stack.aclose()
 
-    def _begin_stop(self) -> None:
-        self.is_draining = self.commands.is_stopping = True
-
     async def _wait_for_departures(self) -> None:
-        """Wait until all clients have left their rooms, at the broker too, for at most ``_DEPARTURE_TIMEOUT``."""
+        """Wait until all clients have left their rooms at the broker, for at most ``_DEPARTURE_TIMEOUT``."""
         deadline = self._loop.time() + _DEPARTURE_TIMEOUT
         while (self.keepalive.connections or self.tasks.has_departures) and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
