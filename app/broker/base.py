@@ -1,7 +1,7 @@
 """The interface of a broker, the state that all nodes share.
 
-A broker stores the events of each room with their order, ids and history. It also knows who is in which room and how
-many connections a user has. Payloads are opaque bytes to it.
+A broker stores the events of each room with their order, ids and history. It also stores the members of each room, and
+how many connections a user has. Payloads are opaque bytes to it.
 
 Each broker keeps these guarantees, which one test suite checks (``tests/support/broker_contract``):
 
@@ -108,7 +108,7 @@ class Listener(Protocol):
         """Receive a message that a node sent to all nodes. The call may come before ``signal`` returns."""
 
     def on_signals_lost(self) -> None:
-        """Signals may have been lost permanently: read the state again that they report changes of."""
+        """Signals may have been lost permanently. Read the state again whose changes they report."""
 
 
 class BrokerMetric(NamedTuple):

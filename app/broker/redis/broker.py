@@ -249,7 +249,7 @@ class RedisBroker(Broker):
         """See ``Broker``. Raises ``Unavailable`` in the grace period as well."""
         self._check_running()
         if self._grace_left() > 0:
-            raise Unavailable("Redis is back, and the nodes are telling it who is connected; try again soon.")
+            raise Unavailable("Redis is back, and the nodes are writing their leases again; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 
     async def release(self, user_id: UserId, connection: int) -> None:

@@ -106,7 +106,7 @@ def _info_field(info: bytes, name: bytes) -> bytes:
     for line in info.splitlines():
         if line.startswith(name + b":"):
             return line[len(name) + 1 :].strip()
-    raise Unavailable(f"it does not tell its {name.decode()} (INFO server)")
+    raise Unavailable(f"it does not report its {name.decode()} (INFO server)")
 
 
 def _refusal(error: ReplyError, password: str | None) -> str:

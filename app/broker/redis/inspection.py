@@ -19,21 +19,21 @@ from .urls import Target
 class ServerInfo(NamedTuple):
     """The properties of a server. Sizes are in bytes.
 
-    ``used`` is the memory in use, ``limit`` is maxmemory, 0 for none, and ``machine`` the memory of its machine.
-    ``policy`` is maxmemory-policy. ``backlog`` is the limit of unread data of a subscriber, after which the server
-    disconnects it: 0 for none, None if it cannot be read. ``remembers`` is True if each write is appended to a file, so
-    that a restart loses almost nothing; None if that cannot be read.
+    ``used_memory`` is the memory in use, ``max_memory`` is maxmemory, 0 for none, and ``system_memory`` the memory of
+    its machine. ``eviction_policy`` is maxmemory-policy. A subscriber with more than ``output_buffer`` bytes of unread
+    data is disconnected; 0 means no limit, None that it cannot be read. ``is_durable`` is True if each write is
+    appended to a file, so that a restart loses almost nothing; None if that cannot be read.
     """
 
     address: str
     product: str
     version: tuple[int, ...]
-    used: int
-    limit: int
-    machine: int
-    policy: str
-    backlog: int | None
-    remembers: bool | None
+    used_memory: int
+    max_memory: int
+    system_memory: int
+    eviction_policy: str
+    output_buffer: int | None
+    is_durable: bool | None
 
 
 async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  # noqa: ASYNC109  # the connections keep it
@@ -72,19 +72,19 @@ async def _inspect(connection: RedisConnection, address: str) -> ServerInfo:
     try:
         option = "client-output-buffer-limit"
         words = map_value(await connection.execute("CONFIG", "GET", option), option.encode()).decode().split()
-        backlog = int(words[words.index("pubsub") + 1])
+        output_buffer = int(words[words.index("pubsub") + 1])
     except (ReplyError, AttributeError, ValueError):  # hosted servers often refuse CONFIG
-        backlog = None
+        output_buffer = None
     return ServerInfo(
         address=address,
         product=product,
         version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
-        used=int(info.get("used_memory", 0)),
-        limit=int(info.get("maxmemory", 0)),
-        machine=int(info.get("total_system_memory", 0)),
-        policy=info.get("maxmemory_policy", ""),
-        backlog=backlog,
-        remembers={"1": True, "0": False}.get(info.get("aof_enabled", "")),
+        used_memory=int(info.get("used_memory", 0)),
+        max_memory=int(info.get("maxmemory", 0)),
+        system_memory=int(info.get("total_system_memory", 0)),
+        eviction_policy=info.get("maxmemory_policy", ""),
+        output_buffer=output_buffer,
+        is_durable={"1": True, "0": False}.get(info.get("aof_enabled", "")),
     )
 
 
@@ -113,7 +113,7 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
         await broker.release(name, 1)
         await broker.enter(name, name, "doctor", 1)
         if await broker.members(name) != [Member(name, "doctor")]:
-            raise Unavailable("Redis does not tell who was entered into a room.")
+            raise Unavailable("Redis does not return the member that was added to a room.")
         await broker.rooms()
         await broker.leave(name, name, 1)
         await broker.claim(name, 1.0)
@@ -123,6 +123,6 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
         await broker.revoke_all(name, 1.0, 1.0)
         await broker.revoke_one(name, name, 1.0)
         if not await broker.is_revoked(name, 1.0, name):
-            raise Unavailable("Redis does not tell that a token was revoked.")
+            raise Unavailable("Redis does not return the revocation of a token.")
     finally:
         await broker.close()

@@ -127,7 +127,7 @@ class Router:
         A single call that is larger than the buffer is allowed if the buffer is empty.
         """
         if self._buffered + size > self._buffer and self._buffered:
-            raise Unavailable("Redis takes no more: REDIS_BUFFER is full of what waits for it.")
+            raise Unavailable("REDIS_BUFFER is full: too many events wait for Redis.")
         self._buffered += size
 
     def free(self, size: int) -> None:

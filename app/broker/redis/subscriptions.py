@@ -35,7 +35,7 @@ UNKNOWN: Final = -1
 #: ``Subscription.epoch`` of a room that had no event when its server was replaced. Lower than every epoch.
 _BEFORE_ALL: Final = "0"
 
-#: The code of errors that stand for a lost connection.
+#: The code of errors that represent a lost connection.
 _LOST: Final = "LOST"
 #: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
 _RETRIED: Final = TOPOLOGY_ERRORS | {"NOSCRIPT", _LOST}
@@ -269,7 +269,7 @@ class Subscriptions:
         """The keys of these rooms are invalid. New subscriptions fail; others are checked again as quiet rooms."""
         log.warning("The state of %d rooms (%s) cannot be read: %s", len(channels), channels[0].decode(), error)
         for channel in channels:
-            self._drop(channel, Unavailable("Redis does not tell where the room stands; the log says why."))
+            self._drop(channel, Unavailable("The state of the room in Redis cannot be read; the log says why."))
 
     def _subscribe_failed(self, connection: RedisConnection, channels: list[bytes], error: ReplyError) -> None:
         """The server refused the channels, or was lost. New subscriptions fail; others are tried again."""
@@ -282,7 +282,7 @@ class Subscriptions:
             self._router.refresh_soon()
             self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
         for channel in channels:
-            self._drop(channel, Unavailable("Redis did not take the subscription now; try again."))
+            self._drop(channel, Unavailable("Redis refused the subscription; try again."))
 
     def _subscribe_again(self, channels: list[bytes]) -> None:
         for channel in channels:

@@ -150,7 +150,7 @@ class _ClusterTopology(Topology):
                 continue
             self._update(slots, host)
             return
-        raise Unavailable(f"no server of the Redis Cluster tells its slots ({'; '.join(reasons)})")
+        raise Unavailable(f"no server of the Redis Cluster returns the slots ({'; '.join(reasons)})")
 
     async def _request_slots(self, host: str, port: int) -> list[Any]:
         target = self._target
@@ -166,11 +166,14 @@ class _ClusterTopology(Topology):
             slots: list[Any] = await client.execute_command("CLUSTER SLOTS")
             return slots
 
-    def _update(self, slots: list[Any], asked: str) -> None:
-        """Store the map: for each range its first and last slot, and its servers, the primary first."""
+    def _update(self, slots: list[Any], source: str) -> None:
+        """Store the map: for each range its first and last slot, and its servers, the primary first.
+
+        A server that does not know its own host reports it as empty; ``source`` is the host that was asked.
+        """
         found: list[ServerName | None] = [None] * 16384
         for first, last, *servers in slots:
-            names = [((host or b"").decode() or asked, int(port)) for host, port, *_ in servers]
+            names = [((host or b"").decode() or source, int(port)) for host, port, *_ in servers]
             for name in names:
                 self._known.setdefault(name)
             found[first : last + 1] = [names[0]] * (last + 1 - first)
@@ -196,7 +199,7 @@ async def _shielded(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _options(target: Target, timeout: float) -> dict[str, Any]:
-    # By default redis-py asks a server that hangs three more times, with pauses, before we can ask the next one.
+    # By default redis-py retries three times, with pauses. If a server hangs, that would delay the request to the next.
     no_retries = Retry(NoBackoff(), 0)
     options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": no_retries}
     if target.tls:

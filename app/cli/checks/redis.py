@@ -75,24 +75,24 @@ def check_server(server: ServerInfo, is_cluster: bool) -> Iterator[Finding]:
         required = ".".join(map(str, oldest))
         yield Finding(FAIL, f"{name} is too old: it has version {version}, and {required} or later is required.")
     yield from _check_memory(server, name)
-    if server.remembers is False:
+    if server.is_durable is False:
         yield Finding(
             WARN,
             f"{name} loses token revocations when it restarts. Set appendonly yes, unless you never revoke tokens.",
         )
-    if server.backlog is None:
+    if server.output_buffer is None:
         yield Finding(OK, f"{name} does not show its client-output-buffer-limit for pubsub. The default is sufficient.")
-    elif server.backlog == 0:
+    elif server.output_buffer == 0:
         yield Finding(
             WARN,
             f"{name} has no client-output-buffer-limit for pubsub, so a node that hangs can fill its memory. "
             f"Set it to {_OUTPUT_BUFFER}.",
         )
-    elif server.backlog < MIN_OUTPUT_BUFFER:
+    elif server.output_buffer < MIN_OUTPUT_BUFFER:
         yield Finding(
             WARN,
-            f"{name} disconnects nodes that have {server.backlog} bytes to read, which a burst of messages exceeds. "
-            f"Set client-output-buffer-limit {_OUTPUT_BUFFER}.",
+            f"{name} disconnects nodes that have {server.output_buffer} bytes to read, which a burst of messages "
+            f"exceeds. Set client-output-buffer-limit {_OUTPUT_BUFFER}.",
         )
 
 
@@ -101,21 +101,22 @@ def _check_memory(server: ServerInfo, name: str) -> Iterator[Finding]:
 
     With noeviction Redis refuses writes, and publishers get an error. Any other policy deletes data without an error.
     """
-    if server.policy and server.policy != "noeviction":
+    if server.eviction_policy and server.eviction_policy != "noeviction":
         yield Finding(
-            FAIL if server.limit else WARN,
-            f"{name} has maxmemory-policy {server.policy}: when it is full, it deletes the histories of rooms and the "
-            "connections of users without an error. Set it to noeviction; then publishers get an error instead.",
+            FAIL if server.max_memory else WARN,
+            f"{name} has maxmemory-policy {server.eviction_policy}: when it is full, it deletes the histories of rooms "
+            "and the connections of users without an error. Set it to noeviction; then publishers get an error "
+            "instead.",
         )
-    limit = server.limit or server.machine
-    if limit and server.used > FULL * limit:
-        yield Finding(WARN, f"{name} is nearly full: it uses {_mib(server.used)} of {_mib(limit)}.")
-    elif not server.limit:
+    limit = server.max_memory or server.system_memory
+    if limit and server.used_memory > FULL * limit:
+        yield Finding(WARN, f"{name} is nearly full: it uses {_mib(server.used_memory)} of {_mib(limit)}.")
+    elif not server.max_memory:
         yield Finding(
             WARN, f"{name} has no maxmemory: it can use all memory of its machine, until the kernel kills it. Set one."
         )
     else:
-        yield Finding(OK, f"{name} has free memory: it uses {_mib(server.used)} of {_mib(limit)}.")
+        yield Finding(OK, f"{name} has free memory: it uses {_mib(server.used_memory)} of {_mib(limit)}.")
 
 
 def _mib(size: int) -> str:
