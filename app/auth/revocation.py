@@ -55,9 +55,9 @@ class Revocations:
         self._revision += 1
 
     @staticmethod
-    def revokes(order: dict[str, Any], identity: Identity) -> bool:
-        """Return True if ``order``, a signal about the user of ``identity``, revokes the token of ``identity``."""
-        if "token_id" in order:
-            return bool(identity.token_id == order["token_id"])
-        before: float = order["before"]
+    def revokes(signal: dict[str, Any], identity: Identity) -> bool:
+        """Return True if ``signal``, which concerns the user of ``identity``, revokes the token of ``identity``."""
+        if "token_id" in signal:
+            return bool(identity.token_id == signal["token_id"])
+        before: float = signal["before"]
         return identity.issued is None or identity.issued < before

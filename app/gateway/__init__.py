@@ -1,6 +1,7 @@
-"""One node: sessions, commands, rooms, publishing and delivery. Knows neither HTTP nor Redis.
+"""One node: sessions, commands, rooms, publishing and delivery. Independent of HTTP and of Redis.
 
-``Gateway`` creates the parts and starts and stops them. A message takes the path ``client`` -> ``commands`` -> a
+``gateway.py`` creates the parts, and starts and stops them. A message takes the path ``client`` -> ``commands`` -> a
 plugin's handler -> ``publishing`` -> the broker -> ``listener`` -> ``delivery``. The parts do not import
-``gateway.py``; each gets what it needs in its constructor. ``web``, ``workers`` and ``testing`` import this package.
+``gateway.py``. Each receives the other parts that it uses in its constructor. ``web``, ``workers`` and ``testing``
+import this package.
 """

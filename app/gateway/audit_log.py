@@ -10,13 +10,13 @@ _log = logging.getLogger("roomcast.connections")
 
 
 def log_user_event(what: str, client: Client, detail: str) -> None:
-    """Write ``what`` happened to the client's user, with ``detail``."""
+    """Log the event ``what`` of the client's user, with ``detail``."""
     identity = client.identity
     _log.info("%s: user %s (%s) from %s: %s", what, identity.user_id, identity.username, client.remote, detail)
 
 
 def log_end(client: Client, seconds: float) -> None:
-    """Write that the client's connection ended after ``seconds``, and why."""
+    """Log that the client's connection ended after ``seconds``, and why."""
     identity, end = client.identity, client.end
     assert end is not None
     _log.info(

@@ -1,4 +1,4 @@
-"""A connected user: the state that the gateway keeps for one admitted connection."""
+"""One admitted connection: its user, its rooms, and the state of its commands and of its rate limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..transport.write_scheduler import WriteScheduler
 
 
 class MessageHandler(Protocol):
-    """Handles what a client sends: ``commands.Commands``."""
+    """Handles the messages of clients. ``commands.Commands`` implements it."""
 
     def receive(self, client: Client, payload: bytearray) -> None:
         """Handle one text message."""
@@ -25,56 +25,56 @@ class MessageHandler(Protocol):
 
 
 class SessionHandler(Protocol):
-    """Handles the beginning and the end of a client's session: ``sessions.Sessions``."""
+    """Handles the beginning and the end of clients' sessions. ``sessions.Sessions`` implements it."""
 
     def opened(self, client: Client) -> None:
-        """Handle that the client has its transport."""
+        """Handle the beginning: the client has its transport."""
 
     def closing(self, client: Client) -> None:
-        """Handle that the end of the client is decided. The connection still exists."""
+        """Handle the decision to end the session. The connection still exists."""
 
     def ended(self, client: Client) -> None:
-        """Handle that the client's connection is over."""
+        """Handle the end: the connection no longer exists."""
 
     def token_expired(self, client: Client) -> None:
-        """Handle that the client's token has expired."""
+        """Handle the expiry of the client's token."""
 
 
 @lru_cache(maxsize=1024)
 def _intern(remote: str) -> str:
-    """Return one string object for all clients of an address: behind a proxy or a NAT there are many."""
+    """Return the same string object for all clients of an address. Behind a proxy or a NAT, many share one."""
     return remote
 
 
 class Client(Connection):
     """One connection of a user.
 
-    ``id`` is its number on this node, ``remote`` its address for the log, ``opened_at`` the loop time at which it was
-    admitted, ``rooms`` the rooms it joined. ``rate_used_until`` and ``excess_messages`` belong to ``rate_limit``.
-    ``queued`` holds the requests that wait for a running command; None if none is running. ``in_flight`` counts running
-    pipelined commands, beside which other pipelined commands may start. ``has_departed`` is True once the client is
-    being removed from its rooms for good.
+    ``id`` is its number on this node, ``remote`` its address for the log, ``opened_at`` the loop time of its admission,
+    ``rooms`` the rooms that it has joined. ``rate_used_until`` and ``excess_messages`` belong to ``rate_limit``.
+    ``queued`` has the requests that wait for a running command; it is None if no command blocks them. ``in_flight``
+    counts the running pipelined commands, during which other pipelined commands may start. ``has_departed`` is True
+    from the moment that the client leaves all its rooms, which happens once.
     """
 
     __slots__ = (
-        *("_messages", "_sessions", "excess_messages", "has_departed", "id", "identity", "in_flight", "opened_at"),
-        *("queued", "rate_used_until", "remote", "rooms"),
+        *("_message_handler", "_session_handler", "excess_messages", "has_departed", "id", "identity", "in_flight"),
+        *("opened_at", "queued", "rate_used_until", "remote", "rooms"),
     )
 
     def __init__(
         self,
         scheduler: WriteScheduler,
         keepalive: Keepalive,
-        messages: MessageHandler,
-        sessions: SessionHandler,
+        message_handler: MessageHandler,
+        session_handler: SessionHandler,
         *,
         id: int,
         identity: Identity,
         remote: str,
     ) -> None:
         super().__init__(scheduler, keepalive)
-        self._messages: Final = messages
-        self._sessions: Final = sessions
+        self._message_handler: Final = message_handler
+        self._session_handler: Final = session_handler
         self.id = id
         self.identity = identity
         self.remote = _intern(remote)
@@ -93,7 +93,7 @@ class Client(Connection):
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes that this client has not accepted: unsent ones, and those queued for the end of the loop iteration."""
+        """Bytes for this client that the kernel has not accepted: the backlog and the write queue."""
         return self.backlog + self.queued_bytes
 
     def send_json(self, payload: bytes) -> None:
@@ -102,29 +102,29 @@ class Client(Connection):
 
     def on_open(self) -> None:
         """Welcome the client before anything it sent is read."""
-        self._sessions.opened(self)
+        self._session_handler.opened(self)
 
     def on_text(self, payload: bytearray) -> None:
-        """Handle a message."""
-        self._messages.receive(self, payload)
+        """Handle a text message."""
+        self._message_handler.receive(self, payload)
 
     def on_ping(self, payload: bytes) -> None:
         """Answer a ping within the rate limit, because a ping costs the server as much as a message."""
-        if self._messages.allows_ping(self):
+        if self._message_handler.allows_ping(self):
             super().on_ping(payload)
 
     def on_closing(self) -> None:
         """Begin to leave the rooms."""
-        self._sessions.closing(self)
+        self._session_handler.closing(self)
 
     def on_end(self) -> None:
-        """Leave the rooms if that has not begun, and write the log line."""
-        self._sessions.ended(self)
+        """Leave the rooms if that has not begun, and log the end."""
+        self._session_handler.ended(self)
 
     def check(self, now: float) -> None:
         """Check the heartbeat, and end the connection when its token expires."""
         expires = self.identity.expires
         if expires is not None and self.end is None and self.keepalive.unix_time >= expires:
-            self._sessions.token_expired(self)
+            self._session_handler.token_expired(self)
         else:
             super().check(now)

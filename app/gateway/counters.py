@@ -1,4 +1,4 @@
-"""What one node counts for its metrics."""
+"""The counters of one node, for its metrics."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 from ..errors import CLOSES, ERROR_CODES, Close
 from ..transport.connection import LOST, SILENT
 
-#: Ends that the server decides.
+#: Ends that the server decides on.
 SERVER_ENDS: Final = frozenset({*CLOSES, LOST, SILENT})
-#: Ends of clients that close as browsers do: by the page, by leaving the page, without a code.
+#: Ends of clients that close with a browser's codes: 1000 by the page, 1001 when the page is left, 1005 without a code.
 CLIENT_ENDS: Final = {code: Close(code, "Closed By Client", reconnect=False) for code in (1000, 1001, 1005)}
 #: All other ends. A client may close with any code and text, so these are one label.
 OTHER_END: Final = Close(0, "Closed By Client", reconnect=False)
-#: The label of error frames whose code a plugin made up.
+#: The label of error frames whose code a plugin defines.
 PLUGIN_CODE: Final = "plugin"
 
 
 class Counters:
-    """Plain integers, which ``web.ops.metrics`` reads when Prometheus asks."""
+    """Plain integers. All parts of the gateway count here, and ``web.ops.metrics`` reads them for each request."""
 
     def __init__(self) -> None:
         #: Messages received from clients, refused ones included.

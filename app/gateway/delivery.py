@@ -1,7 +1,7 @@
 """The rooms of this node and the fan-out of events to their members.
 
-Synchronous; knows neither brokers nor JSON. All frames of one loop iteration are collected and written at its end (see
-``transport.write_scheduler``), so a room's events are joined once for all its members.
+Synchronous, and independent of the broker and of JSON. All frames of one loop iteration are collected and written at
+its end (see ``transport.write_scheduler``), so the frames of a room are concatenated once for all its members.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..transport.write_scheduler import WriteScheduler
 #: Upper bounds of the delivery time histogram, in seconds.
 DELIVERY_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
-#: In rooms with at least this many members, ``deliver_later`` waits this many seconds for further frames.
+#: In rooms with at least ``CROWD`` members, ``deliver_later`` waits ``CROWD_DELAY`` seconds for further frames.
 CROWD: Final = 50
 CROWD_DELAY: Final = 0.025
 
@@ -25,9 +25,9 @@ CROWD_DELAY: Final = 0.025
 class LocalRoom:
     """A room with members on this node.
 
-    ``members`` is a dict because it keeps their order and is smaller than a set. ``pending`` holds the frames that wait
-    for the next flush, ``is_scheduled`` is True if the room takes part in it. ``late`` maps members who joined while
-    frames were pending to the number of those frames that they already have from the history.
+    ``members`` is a dict because a dict keeps their order and is smaller than a set. ``pending`` has the frames that
+    wait to be written; ``is_scheduled`` is True if they are part of the next flush. ``late`` has the members that
+    joined while frames were pending, each with the number of pending frames at that time, which it does not receive.
     """
 
     __slots__ = ("is_scheduled", "late", "members", "name", "pending")
@@ -40,9 +40,9 @@ class LocalRoom:
         self.late: dict[WriteQueue, int] | None = None
 
     def pending_for(self, connection: WriteQueue) -> bytes:
-        """Return the pending frames that one member does not have yet."""
-        known = self.late.get(connection, 0) if self.late is not None else 0
-        return b"".join(self.pending[known:])
+        """Return the pending frames that ``connection`` is to receive."""
+        skipped = self.late.get(connection, 0) if self.late is not None else 0
+        return b"".join(self.pending[skipped:])
 
 
 class Delivery(WriteScheduler):
@@ -51,7 +51,7 @@ class Delivery(WriteScheduler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.rooms: Final[dict[str, LocalRoom]] = {}
-        #: The users' personal rooms. Nearly each has one member, and a tuple is 300 bytes smaller than a ``LocalRoom``.
+        #: The users' personal rooms. Nearly all have one member, and a tuple is 300 bytes smaller than a ``LocalRoom``.
         self.personal: Final[dict[str, tuple[WriteQueue, ...]]] = {}
         self._scheduled_rooms: list[LocalRoom] = []
         #: For the metrics: the number of deliveries in each interval between the bounds, by the time from ``deliver``
@@ -64,10 +64,9 @@ class Delivery(WriteScheduler):
     # Members.
 
     def join(self, room: str, connection: WriteQueue) -> None:
-        """Add ``connection`` to ``room``. It receives what is delivered from now on.
+        """Add ``connection`` to ``room``. It receives what is delivered from now on, but no frames that are pending.
 
-        Frames that are pending were published before. A member that resumes has them from the history and must not
-        receive them twice, even if it was a member already.
+        A client that resumes has received those from the history. That is also true for one that is a member already.
         """
         entry = self.rooms.get(room)
         if entry is None:
@@ -141,8 +140,8 @@ class Delivery(WriteScheduler):
     def deliver_later(self, room: str, frame: bytes) -> None:
         """Send ``frame`` to every member of ``room`` in order, but in a large room with a delay of ``CROWD_DELAY``.
 
-        If many clients return at once, writing each arrival to all members by itself has quadratic cost: 1,000 joins of
-        one room took 9 s, and take 0.4 to 0.7 s with the delay.
+        If many clients return at once, writing each join to all members by itself has quadratic cost: 1,000 joins of
+        one room take 9 s without the delay and 0.4 to 0.7 s with it.
         """
         entry = self.rooms.get(room)
         if entry is None or entry.is_scheduled or len(entry.members) < CROWD:
@@ -175,7 +174,7 @@ class Delivery(WriteScheduler):
         return deliveries
 
     def _members_on_time(self, room: LocalRoom) -> dict[WriteQueue, None]:
-        """Return the members that receive all pending frames; send the others the frames that they do not have yet."""
+        """Return the members that receive all pending frames; send the late ones the frames since they joined."""
         late = room.late or {}
         members = {connection: None for connection in room.members if connection not in late}
         for connection in late:

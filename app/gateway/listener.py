@@ -1,4 +1,4 @@
-"""Receives what the broker reports and passes it to the parts of the gateway."""
+"""Receives events, signals and lost members from the broker, and passes them to the parts of the gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRESENCE_PREFIX: Final = b'{"type":"user_'
 
 
 class BrokerListener:
-    """The gateway's ``broker.base.Listener``."""
+    """The gateway's implementation of ``broker.base.Listener``."""
 
     def __init__(self, node: Node, presence: Presence, signals: Signals) -> None:
         self._delivery: Final = node.delivery
@@ -36,14 +36,14 @@ class BrokerListener:
             self._delivery.deliver(room, frame)
 
     def on_resync(self, room: str, last_id: str) -> None:
-        """Tell the members that events were lost, and the room's newest id."""
+        """Send ``resync`` to the room's members: events were lost. ``last_id`` is the id of the room's newest event."""
         shown = None if room.startswith("user:") else room
         self._delivery.deliver(room, frames.text(messages.resync(shown, last_id)))
 
     def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        """Announce that a user left whose node died."""
+        """Announce that a user whose node died has left."""
         self._tasks.spawn(self._presence.member_lost(room, member, users))
 
     def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        """Announce that a user of this node is in the room, whom other nodes announced as gone."""
+        """Announce that a user of this node, whom another node announced as gone, is in the room."""
         self._tasks.spawn(self._presence.member_returned(room, member, users))

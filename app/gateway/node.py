@@ -1,4 +1,4 @@
-"""What all parts of the gateway share."""
+"""The objects that all parts of the gateway share."""
 
 from __future__ import annotations
 

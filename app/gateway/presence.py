@@ -1,4 +1,4 @@
-"""Announce that users join and leave rooms."""
+"""Record at the broker that users join and leave rooms, and announce it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ log = logging.getLogger("roomcast")
 
 
 class Presence:
-    """Updates the presence at the broker, and announces changes in rooms of at most ``ANNOUNCE_MAX`` users."""
+    """Updates the presence at the broker, and announces changes in rooms of at most ``ANNOUNCE_MAX`` users.
+
+    A user who leaves is included in this number.
+    """
 
     def __init__(self, node: Node, publishing: Publishing) -> None:
         self._broker: Final = node.broker
@@ -25,7 +28,10 @@ class Presence:
         self._publishing: Final = publishing
 
     async def enter(self, client: Client, room: str) -> None:
-        """Record that ``client`` joined ``room``, and announce its user. An unavailable broker is informed later."""
+        """Record that ``client`` joined ``room``, and announce its user.
+
+        If the broker is unavailable, only log that: it records the join when it returns.
+        """
         identity = client.identity
         try:
             change = await self._broker.enter(room, identity.user_id, identity.username, client.id)
@@ -41,17 +47,17 @@ class Presence:
         return await self._broker.leave(room, client.identity.user_id, client.id)
 
     async def announce_left(self, client: Client, room: str, change: PresenceChange) -> None:
-        """Announce the user of ``client`` if ``change`` says that it has left ``room``. Raises ``Unavailable``."""
+        """Announce the user of ``client`` if ``change`` is its departure from ``room``. Raises ``Unavailable``."""
         if change.user_changed and change.users < self._announce_max:
             await self._announce(UserLeft, room, client.identity)
 
     async def member_lost(self, room: str, member: Member, users: int) -> None:
-        """Announce that ``member`` left, whose node died; ``users`` are left in the room."""
+        """Announce that ``member``, whose node died, has left; ``users`` are still in the room."""
         if users < self._announce_max:
             await self._announce(UserLeft, room, member)
 
     async def member_returned(self, room: str, member: Member, users: int) -> None:
-        """Announce that ``member``, who was announced as gone by mistake, is in the room."""
+        """Announce that ``member``, who was wrongly announced as gone, is in the room with ``users`` in all."""
         if users <= self._announce_max:
             await self._announce(UserJoined, room, member)
 

@@ -15,7 +15,7 @@ from .node import Node
 
 
 class Publishing:
-    """The way of an event from a client, a plugin or the HTTP API to the broker."""
+    """Publishes the events of plugins (for clients too), of the HTTP API and of roomcast itself."""
 
     def __init__(self, node: Node) -> None:
         self._registry: Final = node.registry
@@ -25,7 +25,7 @@ class Publishing:
     def publish(
         self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
     ) -> Awaitable[str]:
-        """Validate ``data`` as ``event``, publish it in ``room``; the result is its id. Raises ``Refused``."""
+        """Validate ``data`` as an ``event`` and publish it in ``room``; the result is its id. Raises ``Refused``."""
         return self._broker.publish(room, self.payload(event, room, data, sender), key)
 
     def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
@@ -34,7 +34,7 @@ class Publishing:
         if kind.published_by_core:
             raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
         body = kind.validator.event(data)
-        has_members = room in self._delivery.rooms  # then its name was checked, and it is not a personal room
+        has_members = room in self._delivery.rooms  # its name was checked, and it is not a personal room
         if not has_members:
             self.check_room(room)
         if kind.rooms:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, Protocol
 
-#: A client may run this many seconds of its rate ahead, and send as much again above it before it is closed.
+#: The size of a burst: the messages of this many seconds. A client that sends as many again in excess is closed.
 BURST_SECONDS: Final = 5
 
 
-class Limited(Protocol):
-    """The state of the limit for one client."""
+class RateLimited(Protocol):
+    """The state of one client. ``client.Client`` has it in its slots."""
 
-    #: Loop time up to which the client's rate is used up.
+    #: The loop time up to which the client's rate is used up; it is in the future after a burst.
     rate_used_until: float
-    #: Messages above the limit since the client was last below it.
+    #: Refused messages since the client last had no burst to make up for.
     excess_messages: int
 
 
 class Verdict(Enum):
-    """What happens to a message."""
+    """What to do with a message."""
 
     ALLOW = "allow"
     REFUSE = "refuse"
@@ -33,8 +33,8 @@ class RateLimit:
         self.rate: Final = rate
         self._interval: Final = 1 / rate if rate else 0.0
 
-    def check(self, client: Limited, now: float) -> Verdict:
-        """Count a message of ``client`` at the loop time ``now``."""
+    def check(self, client: RateLimited, now: float) -> Verdict:
+        """Count a message of ``client`` at the loop time ``now``; return what to do with it."""
         interval = self._interval
         if not interval:
             return Verdict.ALLOW

@@ -1,4 +1,4 @@
-"""Reply to requests: results, refusals and failures."""
+"""Reply to requests with results, refusals and failures."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Replies:
         self._closes_on_forbidden: Final = node.settings.forbidden_join == "close"
 
     def send_result(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
-        """Send what a command's handler returned."""
+        """Send the result of a command's handler. A result that is not a JSON object becomes the error ``internal``."""
         try:
             if result is not None and not isinstance(result, Mapping):
                 raise Refused("internal", f"a {result.__class__.__name__} and not a dict")
             client.send_json(messages.reply(command.reply, result or {}, room=request.room, id=request.id))
         except Refused as refused:
-            log.error("The handler of %s returned what cannot be its reply: %s", request.type, refused)
+            log.error("The handler of %s returned a value that cannot be sent: %s", request.type, refused)
             self.send_error(client, _internal(request), request.room, request.id)
 
     def send_failure(self, client: Client, request: Request, error: BaseException) -> None:
-        """Send why a request failed. An unexpected ``error`` becomes ``internal``, with the traceback in the log."""
+        """Send the error frame for a request that failed. An unexpected error is logged and sent as ``internal``."""
         if isinstance(error, Refused):
             refused = error
         elif isinstance(error, JoinForbidden):

@@ -1,4 +1,8 @@
-"""Join and leave rooms."""
+"""Join and leave rooms.
+
+A membership has four parts, which change together: ``Client.rooms``, the room's members in ``Delivery``, the node's
+subscription, and the presence at the broker.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,10 @@ class Rooms:
             await self._after_leave(client, room, is_unused)
 
     def depart(self, client: Client) -> None:
-        """Begin to remove a client from all its rooms, once, and not before its running commands are done."""
+        """Begin to remove a client from all its rooms, unless that has begun.
+
+        Does nothing while commands of the client are running. ``Commands`` calls this again when they are done.
+        """
         if not client.has_departed and client.queued is None and not client.in_flight:
             client.has_departed = True
             self._tasks.start_departure(self._depart(client))
@@ -103,7 +110,7 @@ class Rooms:
     async def _depart(self, client: Client) -> None:
         """Remove the client from all its rooms and release its lease."""
         rooms, client.rooms = client.rooms, ()
-        # The local state first, even if the broker fails: nothing may be written to a client that has ended.
+        # The local state first, so that nothing is written to a client that has ended, even if the broker fails.
         left = [(room, self._delivery.leave(room, client)) for room in rooms]
         is_last = self._delivery.leave_personal(client.personal_room, client)
         try:
@@ -115,7 +122,7 @@ class Rooms:
             await self._broker.release(client.identity.user_id, client.id)
 
     async def _after_leave(self, client: Client, room: str, is_unused: bool) -> None:
-        """Update the broker after the client left ``room``, which has no members here if ``is_unused``; announce it."""
+        """Update the broker after the client left ``room``; announce it. ``is_unused``: it has no more members here."""
         try:
             try:
                 change = await self._presence.leave(client, room)
@@ -129,7 +136,7 @@ class Rooms:
 
 
 async def _finish(rest: Coroutine[Any, Any, None]) -> None:
-    """Await the ``rest`` of a command whose reply is sent. Cancelling it is no error: the reply remains true."""
+    """Await the ``rest`` of a command that was replied to. If it is cancelled, the reply is still correct: only log."""
     try:
         await rest
     except asyncio.CancelledError:

@@ -51,5 +51,5 @@ class RoomRules:
 
 def _personal_room_sentence(room: str, *, is_own: bool) -> str:
     if is_own:
-        return f"You are in your own room, {room}, from the start and hear its events; nobody joins one."
-    return f"{room} is another user's own room; nobody joins one. What is sent to you comes without your joining."
+        return f"You are in your own room, {room}, from the start; it cannot be joined."
+    return f"{room} is another user's own room and cannot be joined. You receive your own events without a join."

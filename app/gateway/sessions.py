@@ -17,10 +17,10 @@ from .rooms import Rooms
 
 
 class Sessions:
-    """Creates clients, and handles the beginning and the end of their connections (see ``client.SessionHandler``)."""
+    """Creates clients, and handles the beginning and the end of their sessions (see ``client.SessionHandler``)."""
 
     def __init__(
-        self, node: Node, messages: MessageHandler, rooms: Rooms, resume: Resume, revocations: Revocations
+        self, node: Node, message_handler: MessageHandler, rooms: Rooms, resume: Resume, revocations: Revocations
     ) -> None:
         self._loop: Final = node.loop
         self._broker: Final = node.broker
@@ -28,11 +28,11 @@ class Sessions:
         self._keepalive: Final = node.keepalive
         self._counters: Final = node.counters
         self._max_connections_per_user: Final = node.settings.max_connections_per_user
-        self._messages: Final = messages
+        self._message_handler: Final = message_handler
         self._rooms: Final = rooms
         self._resume: Final = resume
         self._revocations: Final = revocations
-        #: What clients that asked for it missed in their user's personal room, until they are welcomed.
+        #: The history of the personal room of each client that resumes, from ``admit`` until ``opened``.
         self._missed: Final[dict[Client, History]] = {}
         self._last_id = 0
 
@@ -50,7 +50,7 @@ class Sessions:
         client = Client(
             self._delivery,
             self._keepalive,
-            self._messages,
+            self._message_handler,
             self,
             id=self._last_id,
             identity=identity,
@@ -77,7 +77,7 @@ class Sessions:
         return client
 
     async def release(self, client: Client) -> None:
-        """Undo ``admit`` for a client whose transport closed before the client took it over."""
+        """Undo ``admit`` for a client that does not take over its transport, for example because that has closed."""
         self._missed.pop(client, None)
         try:
             await self._rooms.subscriptions.release(client.personal_room)
@@ -103,7 +103,7 @@ class Sessions:
         self._loop.call_soon(self._rooms.depart, client)
 
     def ended(self, client: Client) -> None:
-        """Leave the client's rooms if that has not begun; count the end and write its log line."""
+        """Leave the client's rooms if that has not begun; count and log the end."""
         self._rooms.depart(client)
         assert client.end is not None
         self._counters.count_end(client.end)

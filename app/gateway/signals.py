@@ -1,4 +1,4 @@
-"""Orders that reach all nodes: kick a user from a room, disconnect a user, revoke tokens."""
+"""Signals, which reach all nodes: kick a user from a room, disconnect a user, revoke tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _RETRY_PAUSE: Final = 1.0
 
 
 class Signals:
-    """Sends orders through the broker, and carries out those that arrive for the clients of this node."""
+    """Sends signals through the broker, and carries out those that concern clients of this node.
+
+    ``auth.revocation`` sends the signals that revoke tokens.
+    """
 
     def __init__(self, node: Node, rooms: Rooms, revocations: Revocations) -> None:
         self._broker: Final = node.broker
@@ -39,23 +42,23 @@ class Signals:
         await self._broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
 
     def received(self, message: bytes) -> None:
-        """Carry out an order that some node sent."""
-        order: dict[str, Any] = orjson.loads(message)
-        if order["do"] == "revoke":
+        """Carry out a signal that any node sent, this one included."""
+        signal: dict[str, Any] = orjson.loads(message)
+        if signal["do"] == "revoke":
             self._revocations.invalidate_checks()
-        for client in self._clients_of(order["user_id"]):
-            if order["do"] == "disconnect":
+        for client in self._clients_of(signal["user_id"]):
+            if signal["do"] == "disconnect":
                 client.close(DISCONNECTED)
-            elif order["do"] == "revoke":
-                if self._revocations.revokes(order, client.identity):
+            elif signal["do"] == "revoke":
+                if self._revocations.revokes(signal, client.identity):
                     self._close_revoked(client)
-            elif order["room"] in client.rooms:
-                room = order["room"]
+            elif signal["room"] in client.rooms:
+                room = signal["room"]
                 log_user_event("removed from a room", client, room)
                 self._tasks.start_departure(self._rooms.remove(client, room, f"Removed from room {room}"))
 
     def lost(self) -> None:
-        """Reread which tokens were revoked: orders may have been lost. Kicks and disconnects are not repeated."""
+        """Check all tokens again, because signals may have been lost. Lost kicks and disconnects are not repeated."""
         self._revocations.invalidate_checks()
         self._tasks.spawn(self._review_tokens())
 

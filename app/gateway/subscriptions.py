@@ -1,4 +1,4 @@
-"""Which rooms this node has subscribed to at the broker, for members and for clients about to become members."""
+"""The subscriptions of this node at the broker: the rooms that have members here, or are about to."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class NodeSubscriptions:
         try:
             await self._broker.subscribe((room,))
         except BaseException:
-            # A member that left meanwhile kept the subscription for this client, and the broker may have made it before
-            # it failed.
+            # The broker may have subscribed before it failed. A member that left meanwhile did not unsubscribe, because
+            # this client was about to join.
             with contextlib.suppress(Unavailable):
                 await self.release(room)
             raise
 
     def confirm(self, room: str) -> None:
-        """Record that the client of ``acquire`` is a member now, or about to be one without waiting."""
+        """Record that the client of ``acquire`` is a member, or becomes one before anything waits."""
         joining = self._joining[room] - 1
         if joining:
             self._joining[room] = joining

@@ -1,4 +1,4 @@
-"""The tasks of one node that no client waits for."""
+"""The background tasks of one node. No client waits for their result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BackgroundTasks:
         #: Starts coroutines without a task for each.
         self.eager: Final = EagerRunner(loop)
         self._tasks: Final[set[asyncio.Task[Any]]] = set()
-        #: Those of the tasks that remove a client from rooms.
+        #: The subset of ``_tasks`` that removes clients from rooms.
         self._departures: Final[set[asyncio.Task[Any]]] = set()
 
     @property
@@ -39,7 +39,7 @@ class BackgroundTasks:
         return suspended.task if isinstance(suspended, SuspendedCoroutine) else None
 
     def start_departure(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work``, which removes a client from rooms: at once as far as it goes, the rest in a task."""
+        """Run ``work``, which removes a client from rooms, until it waits; the rest continues in a task."""
         try:
             rest = self.start(work)
         except Exception:

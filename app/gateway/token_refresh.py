@@ -1,4 +1,4 @@
-"""The ``refresh_token`` command: continue with a newer token, without the rooms that it no longer covers."""
+"""The ``refresh_token`` command: replace the token of a connection, and leave the rooms that it does not cover."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("roomcast")
 
 
 class TokenRefresh:
-    """Replaces the identity of a client, and reviews its rooms."""
+    """Replaces the identity of a client, and removes it from rooms that the new token does not allow."""
 
     def __init__(
         self, node: Node, authenticator: Authenticator, revocations: Revocations, rooms: Rooms, rules: RoomRules
@@ -37,7 +37,7 @@ class TokenRefresh:
         self._under_review: Final[set[tuple[Client, str]]] = set()
 
     async def refresh(self, client: Client, request: Request) -> None:
-        """Continue with the token in the request, which must be the same user's; reply ``token_refreshed``."""
+        """Use the token in the request from now on; reply ``token_refreshed``. It must belong to the same user."""
         messages.takes_only(request, "token")
         token = (request.data or {}).get("token")
         if not isinstance(token, str):
@@ -50,7 +50,7 @@ class TokenRefresh:
             raise Refused("bad_token", f"The new token is refused. {failed}") from None
         if identity.user_id != client.identity.user_id:
             log_user_event("new token refused", client, f"it is of user {identity.user_id}")
-            raise Refused("bad_token", "The new token is another user's; connect anew to change the user.")
+            raise Refused("bad_token", "The new token is another user's; reconnect to change the user.")
         client.identity = identity
         client.send_json(messages.reply("token_refreshed", {"expires": identity.expires}, id=request.id))
         await self._review_rooms(client)
@@ -70,8 +70,9 @@ class TokenRefresh:
     async def _review_room(self, client: Client, room: str) -> None:
         """Remove the client from ``room`` if the plugin's rule refuses the newest token.
 
-        A client that sends tokens faster than the rule decides is not reviewed for each of them. The second refusal
-        removes it; otherwise it could stay as long as it continues.
+        A token that arrives while the rule is evaluated starts no second review; this one evaluates the rule again. A
+        client could therefore stay by sending tokens faster than the rule decides, so the second refusal removes it
+        even if a newer token has arrived.
         """
         membership = (client, room)
         if membership in self._under_review:
