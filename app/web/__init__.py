@@ -1,6 +1,6 @@
 """The HTTP side of a node: ``upgrade`` (the WebSocket handshake), ``api``, ``pages`` and ``ops`` (health, metrics).
 
-``server`` listens and stops, ``routes`` adds all routes, the other modules are shared by the packages. Handlers find
-the gateway in the application under ``app_keys.GATEWAY``. Only ``upgrade`` and ``aiohttp_internals`` touch sockets.
-``workers``, ``cli`` and ``testing`` import this package; it imports ``gateway``, ``specs`` and what is below them.
+``server`` listens and stops, ``routes`` adds all routes, and the packages share the other modules. Handlers find the
+gateway in the application under ``app_keys.GATEWAY``. ``workers``, ``cli`` and ``testing`` import this package. It
+imports ``gateway``, ``specs`` and the packages below them.
 """

@@ -17,7 +17,7 @@ API_ROOT: Final = "/api/v1"
 
 
 def add_routes(app: web.Application) -> None:
-    """Add all routes to ``app``, which has its gateway."""
+    """Add all routes to ``app``, in which the gateway is stored already."""
     router = app.router
     app[TICKET_LIMIT] = TicketLimit()
     router.add_get(handshake.PATH, handshake.connect)
@@ -44,7 +44,7 @@ def add_routes(app: web.Application) -> None:
 
 def add_api_routes(router: web.UrlDispatcher) -> None:
     """Add the routes that need the API key."""
-    # A room or a user id is anything but a slash, so that the handlers can refuse a wrong one with a sentence.
+    # The patterns accept any text without a slash, so that the handlers can refuse a wrong room or id with a sentence.
     room, user = f"{API_ROOT}/rooms/{{room:[^/]+}}", f"{API_ROOT}/users/{{user_id:[^/]+}}"
     router.add_post(f"{API_ROOT}/events", events.publish)
     router.add_get(f"{API_ROOT}/rooms", rooms.list_rooms)
