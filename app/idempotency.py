@@ -66,10 +66,10 @@ async def run_once(
     return True, answer
 
 
-async def _claim(broker: Broker, key: str, lapse: float, wait: float) -> bytes | None:
+async def _claim(broker: Broker, key: str, ttl: float, wait: float) -> bytes | None:
     """Claim ``key`` and return None, or return the record of its first run."""
     deadline = asyncio.get_running_loop().time() + wait
-    while not (claimed := await broker.claim(key, lapse)):
+    while not (claimed := await broker.claim(key, ttl)):
         # The first run may be on another node, so polling is the only way to find out that it ended.
         if asyncio.get_running_loop().time() >= deadline:
             raise InProgress(key)

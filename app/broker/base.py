@@ -212,8 +212,8 @@ class Broker(ABC):
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> PresenceChange:
         """Add a ``connection`` of this node to ``room``. Entering twice changes nothing.
 
-        A user has one ``username`` in a room, the one given last. If this raises ``Unavailable``, the connection is in
-        the room nevertheless: it is written when the shared part is reachable, and reported to the listener with
+        A user has one ``username`` in a room, the one given last. Even if this raises ``Unavailable``, the connection
+        enters the room: it is written when the shared part can be reached, and the listener receives
         ``on_member_returned``.
         """
 
@@ -221,8 +221,8 @@ class Broker(ABC):
     async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
         """Remove a ``connection`` of this node from ``room``. Leaving a room it is not in changes nothing.
 
-        If this raises ``Unavailable``, the connection has left nevertheless: that is written when the shared part is
-        reachable.
+        Even if this raises ``Unavailable``, the connection leaves the room: that is written when the shared part can be
+        reached.
         """
 
     @abstractmethod
@@ -236,12 +236,11 @@ class Broker(ABC):
     # Claims and one-time values.
 
     @abstractmethod
-    async def claim(self, key: str, lapse: float) -> bytes | bool:
+    async def claim(self, key: str, ttl: float) -> bytes | bool:
         """Claim the work that ``key`` identifies.
 
         Return True if the caller has the claim now, False if another caller has it, or the answer that was stored with
-        ``settle``. A claim that is not settled within ``lapse`` seconds expires, so that a crash does not block its
-        key.
+        ``settle``. A claim that is not settled within ``ttl`` seconds expires, so that a crash does not block its key.
         """
 
     @abstractmethod
@@ -260,14 +259,14 @@ class Broker(ABC):
 
     @abstractmethod
     async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
-        """Revoke the tokens of ``user_id`` that were issued before a Unix time; remember it for ``ttl`` seconds.
+        """Revoke the tokens of ``user_id`` that were issued before a Unix time, for ``ttl`` seconds.
 
         If it is called several times, the latest ``before`` counts.
         """
 
     @abstractmethod
     async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
-        """Revoke one token of ``user_id``; remember it for ``ttl`` seconds."""
+        """Revoke one token of ``user_id``, for ``ttl`` seconds."""
 
     @abstractmethod
     async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:

@@ -269,14 +269,14 @@ class MemoryBroker(Broker):
 
     # Claims and one-time values.
 
-    async def claim(self, key: str, lapse: float) -> bytes | bool:
+    async def claim(self, key: str, ttl: float) -> bytes | bool:
         """See ``Broker``."""
         self._check_running()
         now = self._clock()
         known = self._claims.get(key, now)
         if known is not None:
             return known
-        self._claims.put(key, False, now, lapse)
+        self._claims.put(key, False, now, ttl)
         return True
 
     async def settle(self, key: str, answer: bytes | None) -> None:

@@ -78,10 +78,10 @@ class UnreliableBroker(MemoryBroker):
         self._fail()
         return change
 
-    async def claim(self, key: str, lapse: float) -> bytes | bool:
+    async def claim(self, key: str, ttl: float) -> bytes | bool:
         await self._wait()
         self._fail()
-        return await super().claim(key, lapse)
+        return await super().claim(key, ttl)
 
     async def settle(self, key: str, answer: bytes | None) -> None:
         await super().settle(key, answer)

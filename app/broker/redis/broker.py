@@ -101,8 +101,8 @@ class RedisBroker(Broker):
         """See ``Broker``. Raises ``Unavailable`` if Redis cannot be reached within the option ``wait``."""
         options, keys = self._options, self._keys
         self._tls = self._target.ssl_context()
-        # Leases are renewed every third, so the first ones expire two thirds of a lease after a server fell silent.
-        # The silence is noticed ``timeout`` later.
+        # Leases are renewed after a third of their time. So the first ones expire two thirds of a lease after a server
+        # fell silent, and the node detects the silence ``timeout`` seconds after its beginning.
         expiry = max(options.lease * 2 / 3 - options.timeout, 0)
         topology = create_topology(self._target, options.timeout)
         self._router = Router(topology, self._open_connection, options.buffer, expiry)
@@ -286,10 +286,10 @@ class RedisBroker(Broker):
 
     # Claims and one-time values.
 
-    async def claim(self, key: str, lapse: float) -> bytes | bool:
+    async def claim(self, key: str, ttl: float) -> bytes | bool:
         """See ``Broker``."""
         self._check_running()
-        known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(lapse * 1000),))
+        known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(ttl * 1000),))
         if known == 1:
             return True
         answer: bytes = known
