@@ -47,7 +47,7 @@ def _ignore(reply: Any) -> None:
 
 
 class _PendingReply:
-    """A command without a reply so far; with ``marker`` a batch, whose replies end with that one."""
+    """A command whose reply is pending. With ``marker``, it is a batch, whose last reply is ``marker``."""
 
     __slots__ = ("marker", "on_reply", "replies", "since")
 
@@ -80,8 +80,8 @@ class RedisConnection(asyncio.Protocol):
 
     ``on_push`` receives pushes. ``on_lost`` is called once, with the reason for which the connection ended, and must
     not raise. Exceptions of ``on_push`` and of reply callbacks are logged. If the server is silent for ``timeout``
-    seconds while a reply is pending, the connection is dropped: a stopped process (SIGSTOP) or a machine that vanished
-    cannot be detected in another way.
+    seconds while a reply is pending, the connection is dropped: there is no other way to detect a stopped
+    process (SIGSTOP) or a machine without power.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class RedisConnection(asyncio.Protocol):
     def send(self, packed: bytes, on_reply: Callable[[Any], None] | None) -> None:
         """Send a packed command at the end of this loop iteration.
 
-        ``on_reply`` receives its reply, perhaps a ``ReplyError``. It is not called if the connection is lost before;
-        ``unanswered`` returns it then.
+        ``on_reply`` receives its reply, perhaps a ``ReplyError``. If the connection is lost first, it is not
+        called and stays in ``unanswered``.
         """
         self._pending.append(_PendingReply(self._loop.time(), on_reply))
         self._write(packed)
@@ -119,7 +119,8 @@ class RedisConnection(asyncio.Protocol):
     def send_batch(self, packed: bytes, marker: bytes, on_replies: Callable[[Any], None]) -> None:
         """Send packed commands, then a PING with ``marker``; ``on_replies`` receives all replies before the PING's.
 
-        Meant for subscriptions: a push confirms them, a reply refuses them. So the number of replies is not known.
+        Meant for subscriptions: a push confirms a subscription, and only a refusal is a reply, so the number of replies
+        varies.
         """
         self._pending.append(_PendingReply(self._loop.time(), on_replies, marker))
         self._write(packed + pack(("PING", marker)))

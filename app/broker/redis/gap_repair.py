@@ -29,7 +29,7 @@ _RETRY_PAUSE: Final = 1.0
 
 
 class EventSink(Protocol):
-    """Receives the fetched events and the messages that were held back: the receiver."""
+    """Receives the fetched events and the messages that were held back. ``Receiver`` implements it."""
 
     def on_message(self, subscription: Subscription, message: bytes) -> None:
         """Process a message of the room's channel."""
@@ -38,7 +38,7 @@ class EventSink(Protocol):
         """Pass an event to the listener."""
 
     def report_loss(self, subscription: Subscription, epoch: str, offset: int) -> None:
-        """Tell the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
+        """Report to the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
 
 
 class GapRepair:

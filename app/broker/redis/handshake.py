@@ -17,7 +17,7 @@ Credentials = tuple[str | None, str | None]
 
 _REFUSALS: Final = {
     "WRONGPASS": "it refused the user name or the password in REDIS_URL",
-    "NOAUTH": "it wants a password; give it in REDIS_URL",
+    "NOAUTH": "it requires a password; give it in REDIS_URL",
     "NOPROTO": "it is too old: it does not speak RESP3 (Redis 6.2 or later does)",
     "LOADING": "it is still loading its data",
 }
@@ -57,10 +57,10 @@ async def open_connection(
                 _, connection = await loop.create_connection(
                     create, *address, ssl=tls, server_hostname=address[0] if tls else None
                 )
-            await _greet(connection, credentials, db, scripts)
+            await _set_up(connection, credentials, db, scripts)
             is_ready = True
             if not connection.is_open:
-                raise Unavailable("the connection broke as it was made")
+                raise Unavailable("the connection broke during the handshake")
             return connection
     except TimeoutError:
         raise Unavailable(f"it has not answered for {timeout:g} s") from None
@@ -71,10 +71,11 @@ async def open_connection(
         raise Unavailable(reason) from error
     finally:
         if not is_ready and connection is not None:
-            connection.abort("it was given up as it was made")
+            connection.abort("the handshake failed")
 
 
-async def _greet(connection: RedisConnection, credentials: Credentials, db: int, scripts: Sequence[Script]) -> None:
+async def _set_up(connection: RedisConnection, credentials: Credentials, db: int, scripts: Sequence[Script]) -> None:
+    """Authenticate, check that the server is a primary, select ``db`` and load ``scripts``; raise ``Unavailable``."""
     user, password = credentials
     hello: list[Part] = ["HELLO", 3]
     if password is not None:
@@ -110,8 +111,8 @@ def _info_field(info: bytes, name: bytes) -> bytes:
 
 
 def _refusal(error: ReplyError, password: str | None) -> str:
-    """Explain why a server refused the greeting. Some servers repeat the command, so the password is removed."""
+    """Return the reason for which a server refused the handshake, without the password, which some servers repeat."""
     if str(error).startswith("ERR unknown command"):
-        return "it does not know HELLO or INFO: it is too old (Redis 6.2 or later does), or they were taken from it"
+        return "it has no HELLO or INFO: it is too old (Redis 6.2 or later has both), or they are disabled"
     text = str(error).replace(password, "…") if password else str(error)
     return _REFUSALS.get(error.code, f"it refused the greeting: {text}")

@@ -61,7 +61,7 @@ class Keys:
         return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:l"
 
     def presence(self, room: str) -> tuple[str, str, str]:
-        """Return the keys of a room's presence: nodes, users, and users who are gone (see ``lua/presence.lua``)."""
+        """Return the keys of a room's presence: nodes, users, users announced as gone (see ``lua/presence.lua``)."""
         tag = f"{{{self.prefix}:{room}}}"
         return f"{tag}:n", f"{tag}:p", f"{tag}:g"
 

@@ -1,8 +1,8 @@
 """Writes the presence of this node's users to the server.
 
 Each write contains the current state of some users, not a change. Only one write per room is in flight. Users that
-could not be written stay pending. So this node and the server agree in the end, whatever is lost between them, and each
-arrival and departure is announced once.
+could not be written stay pending. So the server has the state of this node in the end, even if messages are lost, and
+each arrival and departure is announced once.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class LocalRoom:
 class PendingUser:
     """A user whose state on the server may differ from the one on this node.
 
-    ``announced`` is the name under which the other nodes know the user through this node, or None if they do not.
-    ``waiters`` wait for the next write.
+    ``announced`` is the name with which this node announced the user to the others, or None if it did not. ``waiters``
+    wait for the next write.
     """
 
     __slots__ = ("announced", "is_renamed", "waiters")
@@ -104,7 +104,7 @@ class PresenceWriter:
     ) -> asyncio.Future[PresenceChange]:
         """Write a user who entered or left; the result is what the caller must return.
 
-        ``announced`` is the name under which the others knew the user before this change, if no write is pending.
+        ``announced`` is the name with which the user was announced before this change, if no write is pending.
         """
         writes = self._writes_of(room)
         pending = writes.pending.get(user_id)
@@ -145,7 +145,7 @@ class PresenceWriter:
             await asyncio.wait(tasks)
 
     def is_written(self, room: str) -> bool:
-        """Return True if the server should know this node in ``room``: it has users there that are not pending."""
+        """Return True if the server should have this node in ``room``: some of its users there are not pending."""
         local, writes = self._rooms.get(room), self.writes.get(room)
         if local is None or writes is None:
             return local is not None

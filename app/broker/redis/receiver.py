@@ -153,7 +153,7 @@ class Receiver:
             log.exception("An event in room %s could not be delivered", room)
 
     def report_loss(self, subscription: Subscription, epoch: str, offset: int) -> None:
-        """Tell the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
+        """Report to the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
         subscription.epoch, subscription.last_offset = epoch, offset
         if not self._lossy_rooms:
             self._loop.call_later(_LOSS_LOG_DELAY, self._log_losses)
@@ -164,7 +164,7 @@ class Receiver:
     def _log_losses(self) -> None:
         rooms, self._lossy_rooms = list(self._lossy_rooms), {}
         examples = ", ".join(rooms[:3]) + (", …" if len(rooms) > 3 else "")
-        log.warning("Redis has lost events of %d rooms (%s); their members were told to resync", len(rooms), examples)
+        log.warning("Redis has lost events of %d rooms (%s); their members received a resync", len(rooms), examples)
 
     # Checks of the state.
 

@@ -37,7 +37,7 @@ def format_name(name: ServerName) -> str:
 class ReconnectingConnection:
     """A connection to the server ``name`` that is made again whenever it is lost.
 
-    ``connection`` is the current one, or None, and then ``reason`` says why. ``find_address`` returns the server's
+    ``connection`` is the current one. If it is None, ``reason`` is the reason. ``find_address`` returns the server's
     address before each attempt, and ``connect`` connects to it. ``on_up`` and ``on_down`` are called for each change.
     ``purpose`` is shown in log lines.
     """

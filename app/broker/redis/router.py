@@ -23,7 +23,7 @@ from .topology import ServerName, Topology
 
 log = logging.getLogger("roomcast.redis")
 
-#: How long a call that may not wait is rerouted, in seconds.
+#: For how long a call that may not wait is rerouted, in seconds.
 _REROUTE_TIMEOUT: Final = 1.0
 #: How often the topology is read while all servers can be reached, and otherwise, in seconds.
 _REFRESH_INTERVAL: Final = 5.0
@@ -141,9 +141,9 @@ class Router:
     ) -> asyncio.Future[Any]:
         """Run ``script`` on the server of ``keys[0]``; all keys must share a hash tag. The result is its reply.
 
-        Raises ``Unavailable``, at once or from the future. With ``wait`` the call waits up to so many seconds, counted
-        from the beginning of the outage, for a server that cannot be reached. It is also sent again if the connection
-        breaks before the reply. Meanwhile it takes ``size`` bytes of the buffer.
+        Raises ``Unavailable``, at once or from the future. If the server cannot be reached, the call waits up to
+        ``wait`` seconds from the beginning of the outage. If the connection breaks before the reply, a call with
+        ``wait`` is sent again. Until its reply it takes ``size`` bytes of the buffer.
         """
         return self._begin(Call(script, keys, args, self._loop.create_future()), wait, size)
 
@@ -195,7 +195,7 @@ class Router:
         if not call.deadline:
             call.deadline = now + _REROUTE_TIMEOUT
         if call.deadline <= now:
-            call.fail(f"Redis does not take it now: {reason}.")
+            call.fail(f"Redis refuses the command at the moment: {reason}.")
             return
         self._unrouted.append(call)
         self.refresh_soon()
@@ -207,7 +207,7 @@ class Router:
             queue.expire(now)
         for call in self._unrouted:
             if call.deadline <= now:
-                call.fail("Redis has no server for it now.")
+                call.fail("No Redis server stores its key at the moment.")
         self._expiry_timer = self._loop.call_later(_FAST_REFRESH_INTERVAL, self._expire_calls)
 
     # Topology.

@@ -32,7 +32,7 @@ class Script:
 
 
 class ScriptRunner(Protocol):
-    """Runs scripts. ``Router`` implements this; ``Leases`` and ``Presence`` need no more of it."""
+    """Runs scripts: the part of ``Router`` that ``Leases`` and ``Presence`` use."""
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Awaitable[Any]:
         """Run ``script`` on the server of ``keys``. Raises ``Unavailable``, at once or from the result."""

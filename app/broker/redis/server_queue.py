@@ -70,7 +70,7 @@ class Call:
 
 
 class QueueOwner(Protocol):
-    """The owner of a queue: the router."""
+    """The owner of a queue. ``Router`` implements it."""
 
     @property
     def topology(self) -> Topology:
@@ -122,7 +122,7 @@ class ServerQueue:
             raise Unavailable(self.problem())
 
     def problem(self) -> str:
-        """Return a sentence that says why the server cannot be reached."""
+        """Return a sentence with the reason for which the server cannot be reached."""
         return f"Redis at {format_name(self.name)} cannot be reached: {self.link.reason}."
 
     def _on_up(self, connection: RedisConnection) -> None:

@@ -29,7 +29,7 @@ ServerName = tuple[str, int] | str
 
 
 class Topology(ABC):
-    """The servers that store the keys. ``name`` identifies a key's server; ``address`` is read at each connect."""
+    """The servers that store the keys. ``name`` returns the server of a key, ``address`` its current address."""
 
     #: Counts up whenever keys moved from one server to another.
     version = 0
@@ -49,7 +49,7 @@ class Topology(ABC):
         return name
 
     async def refresh(self) -> None:  # noqa: B027  # a single server does not move
-        """Read the current servers; raise ``Unavailable`` if none of those asked answers."""
+        """Read the current servers; raise ``Unavailable`` if no server or sentinel answers."""
 
 
 def create_topology(target: Target, timeout: float) -> Topology:

@@ -90,7 +90,7 @@ def parse(url: str, *, ca: str | None = None) -> Target:
     addresses = tuple(_address(one, _PORTS[kind]) for one in hosts.split(","))
     service, db = _path(kind, path, options)
     if kind == "single" and len(addresses) > 1:
-        raise _wrong("names several servers; redis+sentinel:// or redis+cluster:// says what they are to each other")
+        raise _wrong("names several servers; for several, use redis+sentinel:// or redis+cluster://")
     shown = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses)
     tail = f"/{service}" if service else ""
     return Target(
@@ -160,7 +160,7 @@ def _path(kind: Kind, path: str, options: dict[str, str]) -> tuple[str | None, i
         name, _, path = path.partition("/")
         service = name or "mymaster"
         if not _SERVICE.fullmatch(service):
-            raise _wrong("has a name of the Sentinel service that is none")
+            raise _wrong("has a name of the Sentinel service that is invalid")
     text = path or options.get("db", "") or "0"
     if not re.fullmatch(r"[0-9]{1,4}", text):
         raise _wrong("has a database that is not a number")

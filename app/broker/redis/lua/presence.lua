@@ -1,7 +1,7 @@
 -- Shared by the scripts for a room's presence. Appended to server_time.lua.
 -- KEYS: nodes, the nodes with members in the room (a zset: node -> end of its lease in ms);
 --   users (a hash: user -> JSON {name, at, nodes: {node: connections}}, at is the time of arrival in microseconds);
---   gone, users who were announced as gone without their node's knowledge (a zset: user -> time in ms).
+--   gone, users who were announced as gone without a request of their node (a zset: user -> time in ms).
 -- ARGV: the calling node; the length of its lease in ms; '1' if nodes with an expired lease may be removed.
 
 local nodes, users, gone = KEYS[1], KEYS[2], KEYS[3]
@@ -17,7 +17,7 @@ local function own_lease_state()
   return tonumber(lease_end) > now and 1 or 2
 end
 
--- The keys outlive a lease, so that a node that returns after a pause can tell dead nodes from lost data.
+-- The keys outlive a lease, so that a node that returns after a pause finds expired leases. No keys mean lost data.
 local function set_expiry()
   redis.call('PEXPIRE', nodes, 4 * lease)
   redis.call('PEXPIRE', users, 4 * lease)

@@ -1,6 +1,6 @@
 -- Writes the current state of some of a node's users. A repeat has no effect.
 -- ARGV, after those of presence.lua: '1' if the node still has members in the room; for each user: the user, the name,
---   the number of connections on this node, '1' if other nodes know the user through this node, '1' if the name is new.
+--   the number of connections on this node, '1' if this node has announced the user, '1' if the name is new.
 -- Returns the state of the node's lease before; for each user 1 if the change must be announced (an arrival if the user
 --   has connections, otherwise a departure); the removed users of dead nodes and their names; the number of users.
 
