@@ -108,7 +108,7 @@ class Listener(Protocol):
         """Receive a message that a node sent to all nodes. The call may come before ``signal`` returns."""
 
     def on_signals_lost(self) -> None:
-        """Signals may have been lost permanently. Read the state again whose changes they report."""
+        """Signals may have been lost permanently: re-read the state whose changes they report."""
 
 
 class BrokerMetric(NamedTuple):

@@ -169,7 +169,7 @@ class _ClusterTopology(Topology):
     def _update(self, slots: list[Any], source: str) -> None:
         """Store the map: for each range its first and last slot, and its servers, the primary first.
 
-        A server that does not know its own host reports it as empty; ``source`` is the host that was asked.
+        A server may leave its own host empty, which stands for ``source``, the host that returned the map.
         """
         found: list[ServerName | None] = [None] * 16384
         for first, last, *servers in slots:
