@@ -3,8 +3,8 @@
 ``native/text_frames.c`` is the C twin of ``decode_text_frames`` and ``encode_event_frame``. ``protocol.frames`` handles
 everything else that RFC 6455 allows.
 
-Thus the server parses frames in three places. ``protocol.frames.FrameReader`` reads any data, but takes 1.8 us for a
-text frame of 150 bytes, because its state is kept between reads. The function in this module takes 0.6 us, and the C
+The server therefore parses frames in three places. ``protocol.frames.FrameReader`` reads any data, but takes 1.8 us for
+a text frame of 150 bytes, because its state is kept between reads. The function in this module takes 0.6 us, and the C
 twin 0.12 us; for two frames the figures are 3.0, 1.2 and 0.17 us. A message that returns to its sender costs 20 us in
 Python and 13 us in C, so each copy saves 4 to 6 % of it. The tests compare all three.
 """
@@ -23,7 +23,7 @@ TEXT: Final = 0x1
 FINAL_TEXT: Final = FIN | TEXT
 #: The bit of the second byte that marks a masked frame; the other bits are the length.
 MASKED: Final = 0x80
-#: Lengths that are not lengths: the length follows in 2 or 8 bytes.
+#: Values of the length that mean that the length follows in 2 or 8 bytes.
 LENGTH_IN_2_BYTES: Final = 126
 LENGTH_IN_8_BYTES: Final = 127
 

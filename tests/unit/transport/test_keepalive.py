@@ -124,9 +124,9 @@ async def test_all_connections_are_checked_and_the_callback_is_called():
     loop = asyncio.get_running_loop()
     keepalive = Keepalive(loop, 0.04, 1000, 1000)
     checked: list[int] = []
-    rounds = asyncio.Event()
+    checked_all = asyncio.Event()
 
-    class One(Connection):
+    class CheckedConnection(Connection):
         def __init__(self, number: int) -> None:
             super().__init__(Delivery(loop), keepalive)
             self.number = number
@@ -136,13 +136,13 @@ async def test_all_connections_are_checked_and_the_callback_is_called():
             checked.append(self.number)
             keepalive.connections.pop(self, None)
 
-    everyone = [One(number) for number in range(2 * Keepalive.CHUNK + 1)]
-    keepalive.connections.update(dict.fromkeys(everyone))
+    connections = [CheckedConnection(number) for number in range(2 * Keepalive.CHUNK + 1)]
+    keepalive.connections.update(dict.fromkeys(connections))
 
-    async def also() -> None:
-        rounds.set()
+    async def after_check() -> None:
+        checked_all.set()
 
-    checking = asyncio.create_task(keepalive.run(also))
-    await wait_for(rounds)
+    checking = asyncio.create_task(keepalive.run(after_check))
+    await wait_for(checked_all)
     checking.cancel()
     assert checked == list(range(2 * Keepalive.CHUNK + 1))

@@ -38,7 +38,7 @@ async def test_a_violation_closes_with_its_code(data, code, reason):
     """Messages before it are answered. The close frame arrives, and the server hangs up without a reset."""
     async with serving(max_message=1000) as service:
         peer, echo = await service.connect()
-        await peer.send(masked(TEXT, b"good") + data + masked(TEXT, b"not heard"))
+        await peer.send(masked(TEXT, b"good") + data + masked(TEXT, b"ignored"))
         assert await peer.frame() == (TEXT, b"good")
         assert await peer.frame() == (CLOSE, code.to_bytes(2, "big") + reason.encode())
         assert await peer.hung_up()
