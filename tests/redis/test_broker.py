@@ -206,6 +206,7 @@ async def test_a_room_that_is_left_and_joined_repeatedly(node: StartNode) -> Non
     await b.broker.subscribe([ROOM])
     id = await a.broker.publish(ROOM, b"x")
     assert await b.received_events() == [(ROOM, id, b"x")]
+    assert a.listener.events == []
 
 
 @pytest.mark.parametrize("outage", ["killed", "stopped"])
