@@ -16,11 +16,12 @@ from typing import Any, Final
 from ...errors import Unavailable
 from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
-from .reconnect import OnLost, OpenConnection, ReconnectingConnection, format_name
+from .reconnect import OpenConnection
 from .router import Router
 from .scripts import Script
 from .server_queue import TOPOLOGY_ERRORS
-from .topology import Address, ServerName
+from .subscriber_connections import CONNECTION_LOST, SubscriberConnections
+from .topology import ServerName
 
 log = logging.getLogger("roomcast.redis")
 
@@ -35,10 +36,8 @@ UNKNOWN: Final = -1
 #: ``Subscription.epoch`` of a room that had no event when its server was replaced. Lower than every epoch.
 _BEFORE_ALL: Final = "0"
 
-#: The code of errors that represent a lost connection.
-_LOST: Final = "LOST"
 #: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
-_RETRIED: Final = TOPOLOGY_ERRORS | {"NOSCRIPT", _LOST}
+_RETRIED: Final = TOPOLOGY_ERRORS | {"NOSCRIPT", CONNECTION_LOST}
 
 
 class Subscription:
@@ -58,37 +57,8 @@ class Subscription:
         self.is_active = True
 
 
-class _Subscriber:
-    """The connection to one server for its subscriptions."""
-
-    def __init__(
-        self, name: ServerName, subscriptions: Subscriptions, router: Router, open_connection: OpenConnection
-    ) -> None:
-        self.name: Final = name
-        self._router: Final = router
-        self._subscriptions: Final = subscriptions
-        self._run_id = b""
-
-        async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
-            return await open_connection(address, subscriptions.on_push, on_lost)
-
-        self.link: Final = ReconnectingConnection(
-            name, "subscriptions", router.topology.address, connect, self._on_up, self._on_down
-        )
-
-    def _on_up(self, connection: RedisConnection) -> None:
-        before, self._run_id = self._run_id, connection.run_id
-        was_replaced = before not in (b"", connection.run_id)
-        self._subscriptions.on_server_up(self.name, connection, was_replaced=was_replaced)
-
-    def _on_down(self, connection: RedisConnection, reason: str) -> None:
-        for on_replies in connection.unanswered:
-            on_replies(ReplyError(f"{_LOST} {reason}"))
-        self._router.refresh_soon()
-
-
 class Subscriptions:
-    """The subscribed rooms of one node, and one connection per server for them.
+    """The subscribed rooms of one node. Owns the connections for them.
 
     ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, its epoch and newest
     offset or None, after it was subscribed and after each reconnect. Reading the state lets the room live for
@@ -108,13 +78,12 @@ class Subscriptions:
         self.by_channel: Final[dict[bytes, Subscription]] = {}
         self._router: Final = router
         self._keys: Final = keys
-        self._open_connection: Final = open_connection
+        self._connections: Final = SubscriberConnections(router, open_connection, self)
         self._room_ttl_ms: Final = room_ttl_ms
         self._on_message: Final = on_message
         self._on_state: Final = on_state
         self._loop: Final = asyncio.get_running_loop()
         self._is_sharded: Final = router.topology.is_cluster
-        self._subscribers: Final[dict[ServerName, _Subscriber]] = {}
         #: By channel: done when the subscription is ready.
         self._waiters: Final[dict[bytes, asyncio.Future[None]]] = {}
         #: The channels to subscribe (True) or unsubscribe at the end of this loop iteration.
@@ -122,36 +91,23 @@ class Subscriptions:
         #: This node's own channel, to test the path through Redis and back.
         self._echo_channel: Final = keys.echo_channel(node).encode()
         self._echo: asyncio.Future[None] | None = None
-        self._topology_version = 0
-        router.on_refresh.append(self._update_subscribers)
 
     # Lifecycle.
 
     async def start(self, wait: float) -> None:
         """Connect; raise ``Unavailable`` if that takes longer than ``wait`` seconds."""
-        deadline = self._loop.time() + wait
-        self._update_subscribers()
-        while problems := self.problems():
-            if self._loop.time() > deadline:
-                raise Unavailable(problems[0])
-            await asyncio.sleep(0.01)
+        await self._connections.start(wait)
 
     async def close(self) -> None:
         """Close all connections, which ends all subscriptions."""
-        for subscriber in list(self._subscribers.values()):
-            await subscriber.link.close()
-        self._subscribers.clear()
+        await self._connections.close()
         self.by_channel.clear()
         for channel in list(self._waiters):
             self._finish(channel, Unavailable("This node is closing its broker."))
 
     def problems(self) -> list[str]:
         """Return a sentence for each server whose subscriptions are down."""
-        return [
-            f"Redis at {format_name(one.name)} cannot be reached (subscriptions): {one.link.reason}."
-            for one in self._subscribers.values()
-            if one.link.connection is None
-        ]
+        return self._connections.problems()
 
     # Rooms.
 
@@ -169,7 +125,7 @@ class Subscriptions:
         for room in rooms:
             channel = self._keys.channel(room).encode()
             if channel not in self.by_channel:
-                self._connection_of(channel)  # raises if the server cannot be reached
+                self._connections.get(channel)  # raises if the server cannot be reached
                 self.by_channel[channel] = Subscription(room)
                 self._waiters[channel] = self._loop.create_future()
                 self._change(channel, True)
@@ -200,7 +156,7 @@ class Subscriptions:
         added: dict[RedisConnection, list[bytes]] = {}
         for channel, is_wanted in changes.items():
             try:
-                connection = self._connection_of(channel)
+                connection = self._connections.get(channel)
             except Unavailable as error:
                 if is_wanted:
                     self._drop(channel, error)
@@ -211,15 +167,6 @@ class Subscriptions:
             connection.send_and_forget(b"".join([pack((command, channel)) for channel in channels]))
         for connection, channels in added.items():
             self._subscribe_all(connection, channels)
-
-    def _connection_of(self, channel: bytes) -> RedisConnection:
-        """Return the connection to the server of ``channel``; raise ``Unavailable``."""
-        name = self._router.topology.name(channel)
-        subscriber = self._subscribers.get(name)
-        if subscriber is None or subscriber.link.connection is None:
-            reason = "not connected yet" if subscriber is None else subscriber.link.reason
-            raise Unavailable(f"Redis at {format_name(name)} cannot be reached (subscriptions): {reason}.")
-        return subscriber.link.connection
 
     # SUBSCRIBE and its replies.
 
@@ -277,7 +224,7 @@ class Subscriptions:
             connection.send(pack(("SCRIPT", "LOAD", ROOM_STATE.text)), None)
             self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
             return
-        if error.code != _LOST:
+        if error.code != CONNECTION_LOST:
             log.warning("Redis refused a subscription: %s", error)
             self._router.refresh_soon()
             self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
@@ -307,32 +254,20 @@ class Subscriptions:
             waiter.set_exception(error)
             waiter.exception()  # mark it as retrieved: perhaps no caller waits any more
 
-    # Connections.
+    # Called by the connections.
 
-    def _update_subscribers(self) -> None:
-        """Connect to each new server, and subscribe to rooms that moved to another server."""
-        topology = self._router.topology
-        names = topology.names()
-        for name in names:
-            if name not in self._subscribers:
-                self._subscribers[name] = _Subscriber(name, self, self._router, self._open_connection)
-            else:
-                self._subscribers[name].link.update_address(topology.address(name))
-        if topology.version != self._topology_version:
-            # Slots have moved, perhaps between servers that are connected already. Subscribing twice has no effect.
-            self._topology_version = topology.version
-            self._subscribe_again(list(self.by_channel))
-            with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
-                self._subscribe_echo(self._connection_of(self._echo_channel))
-        for name in [name for name in self._subscribers if name not in names]:
-            asyncio.ensure_future(self._subscribers.pop(name).link.close())  # noqa: RUF006  # nothing depends on it
+    def on_slots_moved(self) -> None:
+        """Subscribe to all rooms again: some may be on other servers now. Subscribing twice has no effect."""
+        self._subscribe_again(list(self.by_channel))
+        with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
+            self._subscribe_echo(self._connections.get(self._echo_channel))
 
     def on_server_up(self, name: ServerName, connection: RedisConnection, *, was_replaced: bool) -> None:
         """A server is connected: subscribe to all its rooms and read their states.
 
         ``was_replaced`` is True if another process than before runs at its address.
         """
-        channels = [channel for channel in self.by_channel if self._is_on(channel, name)]
+        channels = [channel for channel in self.by_channel if self._connections.is_on(channel, name)]
         if was_replaced:
             # The first event of a room without events may have been acknowledged and lost together with its
             # announcement. With an epoch below all others, the new epoch of the room counts as a loss.
@@ -340,14 +275,8 @@ class Subscriptions:
                 if not subscription.epoch and subscription.last_offset != UNKNOWN:
                     subscription.epoch = _BEFORE_ALL
         self._subscribe_all(connection, channels)
-        if self._is_on(self._echo_channel, name):
+        if self._connections.is_on(self._echo_channel, name):
             self._subscribe_echo(connection)
-
-    def _is_on(self, channel: bytes, name: ServerName) -> bool:
-        try:
-            return self._router.topology.name(channel) == name
-        except Unavailable:
-            return False
 
     def on_push(self, push: list[Any]) -> None:
         """Process a message or confirmation that a server pushed."""
