@@ -9,7 +9,7 @@ import pytest
 from broker_contract import HISTORY_TTL, OTHER, ROOM, BrokerContract, Harness, RecordingListener, split
 from redis_groups import Cluster
 from redis_nodes import StartNode, broker_for, travel
-from redis_servers import FreshRedis, RedisServer, until
+from redis_servers import FreshRedis, RedisServer, wait_for_server
 from tcp_proxy import Proxy
 
 from roomcast.broker.base import Event
@@ -254,7 +254,7 @@ async def test_a_node_that_starts_with_redis_waits_for_others(fresh_redis: Fresh
         server.kill()
         await server.start()
         starting = asyncio.create_task(c.broker.start(c.listener))
-        await until(lambda: has_node(server), "the new node reaches the server")
+        await wait_for_server(lambda: has_node(server), "the new node reaches the server")
         await asyncio.wait([starting], timeout=0.2)  # without the grace period it would start within this time
         await proxy.start()
         await starting

@@ -9,7 +9,7 @@ import pytest
 from broker_contract import RecordingListener
 from outages import ROOM, TIMEOUT, members_are, nodes, split, until_true
 from redis_groups import Cluster, SentinelTrio
-from redis_servers import FreshRedis, until
+from redis_servers import FreshRedis, wait_for_server
 from serving import PATH, connect, refused, token_for
 from tcp_proxy import Proxy
 
@@ -44,7 +44,7 @@ async def test_redis_is_killed(fresh_redis: FreshRedis) -> None:
         await ours.end()
         ours.check(lost=True)
         for node in ours.servers:
-            await until(lambda node=node: members_are(node, {1, 2, 3, 4}), "the members are listed again")
+            await wait_for_server(lambda node=node: members_are(node, {1, 2, 3, 4}), "the members are listed again")
         types = {frame["type"] for one in ours.members for frame in one.frames}
         assert "user_left" not in types
 
@@ -109,7 +109,7 @@ async def test_subscriptions_are_killed(fresh_redis: FreshRedis) -> None:
     server = await fresh_redis()
     async with nodes(server.url, server.url) as ours:
         for _ in range(5):
-            await until(lambda: server("CLIENT", "KILL", "TYPE", "pubsub"), "there is a subscription to kill")
+            await wait_for_server(lambda: server("CLIENT", "KILL", "TYPE", "pubsub"), "there is a subscription to kill")
             published = ours.acked
             await until_true(lambda before=published: ours.acked > before + 20, "more is published")
         await ours.until_recovered(time.monotonic(), "CLIENT KILL TYPE pubsub")
@@ -155,7 +155,7 @@ async def test_redis_disconnects_a_slow_subscriber(fresh_redis: FreshRedis) -> N
                 await until_true(lambda: not publisher.pending, "it is published")
             return bool((await server.info("stats"))["client_output_buffer_limit_disconnections"])
 
-        await until(cut_off, "Redis cuts the subscriber off")
+        await wait_for_server(cut_off, "Redis cuts the subscriber off")
         proxy.flow()
         await ours.until_recovered(time.monotonic(), f"cut off after {publisher.sent} messages")
         await ours.end()
@@ -191,7 +191,7 @@ async def test_cluster_failover(redis_cluster: Cluster) -> None:
         assert not ours.failed
         ours.check(lost=True)
         await before.start()
-        await until(redis_cluster.is_ready, "the cluster is whole again")
+        await wait_for_server(redis_cluster.is_ready, "the cluster is whole again")
 
 
 class Announcer(RecordingListener):

@@ -9,8 +9,9 @@ import secrets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_nodes import SHORT_LEASE, Node, keys_of, nodes, until
+from redis_nodes import SHORT_LEASE, Node, keys_of, nodes
 from redis_servers import FreshRedis, RedisServer, run
+from waiting import wait_until
 
 from roomcast.broker.base import UserId
 from roomcast.errors import Unavailable
@@ -66,9 +67,9 @@ async def test_leases_of_a_dead_node_expire(redis_server: RedisServer, redis_pre
             await alive.leases.renew()
             return await alive.leases.count(1) == 1 and await keys_of(redis_server, redis_prefix) != {}
 
-        await until(is_free)
+        await wait_until(is_free)
         assert [await alive.leases.admit(1, n, 3) for n in (2, 3, 4)] == [True, True, False]
-        await until(lambda: _holds(redis_server, redis_prefix, keys=0))
+        await wait_until(lambda: _holds(redis_server, redis_prefix, keys=0))
 
 
 async def _holds(server: RedisServer, prefix: str, keys: int) -> bool:
@@ -92,7 +93,7 @@ async def test_a_suspended_node_takes_its_leases_again(redis_server: RedisServer
     """Leases that expired though their connections are open are taken again, even above the limit."""
     async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended):
         assert await suspended.leases.admit(1, 1, 1)
-        await until(lambda: a.leases.admit(1, 1, 1))
+        await wait_until(lambda: a.leases.admit(1, 1, 1))
         await suspended.leases.renew()
         assert await a.leases.count(1) == 2
         await suspended.leases.release(1, 1)
@@ -106,13 +107,13 @@ async def test_an_outage_of_redis(fresh_redis: FreshRedis, redis_prefix: str) ->
         assert all([await a.leases.admit(1, n, 5) for n in (1, 2, 3)])
         assert await b.leases.admit(1, 1, 5)
         server.kill()
-        await until(lambda: _is_refused(a))
+        await wait_until(lambda: _is_refused(a))
         assert await a.leases.admit(1, 3, 5)
         await a.leases.release(1, 1)
         await a.leases.release(1, 2)
         await a.leases.renew()
         await server.start()
-        await until(a.reaches_redis)
+        await wait_until(a.reaches_redis)
         assert await a.leases.count(1) == 4
         await a.leases.restore()
         await a.leases.restore()
@@ -140,7 +141,7 @@ async def test_redis_lost_its_data(fresh_redis: FreshRedis, redis_prefix: str) -
         server.kill()
         await server.start()
         for node in three:
-            await until(node.reaches_redis)
+            await wait_until(node.reaches_redis)
             await node.leases.restore()
         assert [await three[0].leases.count(user) for user in (1, 2, "only 0", "only 2")] == [3, 0, 1, 1]
         assert not await three[1].leases.admit(1, 9, 3)
@@ -178,7 +179,7 @@ async def test_close_without_redis(fresh_redis: FreshRedis, redis_prefix: str) -
     async with nodes(server.url, redis_prefix, 1) as (node,):
         await node.leases.admit(1, 1, 5)
         server.kill()
-        await until(lambda: _is_refused(node))
+        await wait_until(lambda: _is_refused(node))
         await node.leases.close()
 
 

@@ -6,8 +6,9 @@ import asyncio
 import random
 from collections import Counter
 
-from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes, until
+from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes
 from redis_servers import FreshRedis, RedisServer
+from waiting import wait_until
 
 from roomcast.broker.base import Member, PresenceChange
 
@@ -195,7 +196,7 @@ class TestDeadNodes:
                 await asyncio.gather(*[node.renew() for node in three])
                 return sum(len(node.lost) for node in three) >= 50
 
-            await until(all_are_lost)
+            await wait_until(all_are_lost)
             await asyncio.gather(*[node.presence.members(ROOM) for node in three], *[node.renew() for node in three])
             lost = Counter(event for node in three for event in node.lost)
             expected = [Member(n, f"u{n}", 0) for n in range(1, 50)] + [Member(dead.name, dead.name, 0)]
@@ -210,7 +211,7 @@ class TestDeadNodes:
             await dead.presence.enter(ROOM, 1, "alice", 1)
             await dead.presence.enter(OTHER, 2, "bob", 1)
             await dead.die()
-            await until(lambda: is_empty(a, ROOM))
+            await wait_until(lambda: is_empty(a, ROOM))
             assert await a.presence.rooms() == {}
             assert a.lost[0] == (ROOM, Member(1, "alice", 0), 0)
 
@@ -230,7 +231,7 @@ class TestDeadNodes:
             for user_id in (1, 2):
                 await suspended.presence.enter(ROOM, user_id, f"u{user_id}", 5)
             await a.presence.enter(ROOM, 2, "u2", 6)
-            await until(lambda: has_lost_after_renewal(a, lost=1))
+            await wait_until(lambda: has_lost_after_renewal(a, lost=1))
             assert a.lost == [(ROOM, Member(1, "u1", 0), 1)]
             await suspended.renew()
             assert suspended.returned == [(ROOM, Member(1, "u1", 1), 2)]
@@ -243,9 +244,9 @@ class TestDeadNodes:
             for user_id in range(150):
                 await suspended.presence.enter(ROOM, user_id, "name", 5)
             await a.presence.enter(ROOM, "a", "a", 1)
-            await until(lambda: has_lost_after_renewal(a, lost=150))
+            await wait_until(lambda: has_lost_after_renewal(a, lost=150))
             assert await suspended.presence.leave(ROOM, 0, 5) == PresenceChange(False, 1)
-            await until(lambda: _has(a, 150))
+            await wait_until(lambda: _has(a, 150))
             assert Counter(member.user_id for _, member, _ in suspended.returned) == Counter(range(1, 150))
             assert suspended.lost == []
 

@@ -9,9 +9,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes, until
+from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes
 from redis_servers import FreshRedis, RedisServer, run
 from tcp_proxy import Proxy
+from waiting import wait_until
 
 from roomcast.broker.base import Member, PresenceChange
 from roomcast.errors import Unavailable
@@ -40,7 +41,7 @@ class TestOutages:
             await a.presence.enter(ROOM, 5, "goes and comes", 1)
             server.kill()
             for node in (a, b):
-                await until(lambda node=node: _is_cut_off(node))  # type: ignore[misc]
+                await wait_until(lambda node=node: _is_cut_off(node))  # type: ignore[misc]
             for user_id in (2, 3, 5):
                 assert await a.presence.leave(ROOM, user_id, 1) == PresenceChange(False, 4)
             with pytest.raises(Unavailable):
@@ -52,7 +53,7 @@ class TestOutages:
             await a.presence.leave(ROOM, 6, 2)
             await server.start()
             for node in (b, a):
-                await until(node.reaches_redis)
+                await wait_until(node.reaches_redis)
                 await node.restore()
             assert await b.presence.members(ROOM) == [
                 Member(3, "stays on b"),
@@ -73,11 +74,11 @@ class TestOutages:
                 await node.presence.enter(ROOM, 1, "alice", 1)
             server.kill()
             for node in three:
-                await until(lambda node=node: _is_cut_off(node))  # type: ignore[misc]
+                await wait_until(lambda node=node: _is_cut_off(node))  # type: ignore[misc]
                 await node.presence.leave(ROOM, 1, 1)
             await server.start()
             for node in three:
-                await until(node.reaches_redis)
+                await wait_until(node.reaches_redis)
             await asyncio.gather(*[node.restore() for node in three])
             assert sum(len(node.lost) for node in three) == 1
             assert await is_empty(three[0], ROOM)
@@ -96,7 +97,7 @@ class TestOutages:
             await asyncio.sleep(lease * 1.2)
             server.resume()
             for node in three:
-                await until(node.reaches_redis)
+                await wait_until(node.reaches_redis)
             await three[0].renew()
             assert len(await three[0].presence.members(ROOM)) == 3
             for node in three[1:]:
@@ -115,11 +116,11 @@ class TestOutages:
             for user_id in (1, 2):
                 await cut.presence.enter(ROOM, user_id, "name", 1)
             await proxy.stop()
-            await until(lambda: _is_cut_off(cut))
+            await wait_until(lambda: _is_cut_off(cut))
             await cut.presence.leave(ROOM, 1, 1)
-            await until(lambda: has_lost_after_renewal(a, lost=2))
+            await wait_until(lambda: has_lost_after_renewal(a, lost=2))
             await proxy.start()
-            await until(cut.reaches_redis)
+            await wait_until(cut.reaches_redis)
             await cut.restore()
             assert sorted(member.user_id for _, member, _ in a.lost) == [1, 2]
             assert cut.lost == []
@@ -147,7 +148,7 @@ class TestOutages:
         async with nodes(server.url, redis_prefix, 1) as (node,):
             await node.presence.enter(ROOM, 1, "alice", 1)
             server.kill()
-            await until(lambda: _is_cut_off(node))
+            await wait_until(lambda: _is_cut_off(node))
             await node.presence.close()
 
 
@@ -206,7 +207,7 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
         for operations in rounds:
             await asyncio.gather(*[run_operation(*one) for one in operations])
         for node in three:
-            await until(node.reaches_redis)
+            await wait_until(node.reaches_redis)
             await node.restore()
         for room in (ROOM, OTHER):
             assert sorted(await three[0].presence.members(room), key=repr) == model.members(room)

@@ -7,7 +7,7 @@ import asyncio
 from broker_contract import OTHER, ROOM, RecordingListener
 from redis.crc import key_slot
 from redis_groups import Cluster
-from redis_servers import FreshRedis, RedisServer, until
+from redis_servers import FreshRedis, RedisServer, wait_for_server
 
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
@@ -39,7 +39,7 @@ async def test_a_room_with_invalid_keys(fresh_redis: FreshRedis, redis_prefix: s
         async def is_left() -> bool:
             return await subscribers(server, redis_prefix, ROOM) == 0
 
-        await until(is_left, "the invalid room is unsubscribed")
+        await wait_for_server(is_left, "the invalid room is unsubscribed")
         await server("DEL", f"{{{redis_prefix}:{ROOM}}}:m")
         await broker.subscribe([ROOM])
     finally:
@@ -87,7 +87,7 @@ async def test_ping_after_a_slot_moved(redis_cluster: Cluster, redis_prefix: str
         async def has_moved() -> bool:
             return await redis_cluster.primary_of(channel) is to
 
-        await until(has_moved, "the slot has moved")
+        await wait_for_server(has_moved, "the slot has moved")
 
     try:
         await broker.ping()
@@ -98,7 +98,7 @@ async def test_ping_after_a_slot_moved(redis_cluster: Cluster, redis_prefix: str
             broker._router.refresh_soon()
             return broker._router.topology.name(channel.encode()) == name
 
-        await until(is_known, "the node has read the new slots")
+        await wait_for_server(is_known, "the node has read the new slots")
         await before("CLIENT", "KILL", "TYPE", "pubsub")
 
         async def can_ping() -> bool:
@@ -109,7 +109,7 @@ async def test_ping_after_a_slot_moved(redis_cluster: Cluster, redis_prefix: str
                 return False
             return True
 
-        await until(can_ping, "a ping succeeds")
+        await wait_for_server(can_ping, "a ping succeeds")
     finally:
         await broker.close()
         await move(before)
@@ -132,6 +132,6 @@ async def test_leaving_and_joining_in_one_loop_iteration(fresh_redis: FreshRedis
         async def is_left() -> bool:
             return await subscribers(server, redis_prefix, ROOM) == 0
 
-        await until(is_left, "the room is unsubscribed")
+        await wait_for_server(is_left, "the room is unsubscribed")
     finally:
         await broker.close()

@@ -12,7 +12,7 @@ from paths import TESTS
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, TimeoutError
 from redis_groups import Cluster, SentinelTrio
-from redis_servers import FreshRedis, RedisServer, run, until
+from redis_servers import FreshRedis, RedisServer, run, wait_for_server
 from redis_tls import Authority, over_tls
 
 
@@ -105,7 +105,7 @@ def test_servers_end_with_the_test_process() -> None:
                 return True
             return False
 
-        run(until(is_gone, "the server is gone"))
+        run(wait_for_server(is_gone, "the server is gone"))
     finally:
         server.close()
         for path in Path(directory).iterdir():
@@ -134,4 +134,4 @@ async def test_the_cluster_replaces_a_killed_primary(redis_cluster: Cluster) -> 
     after = await redis_cluster.failed_over("a", before)
     assert await after("GET", "a") == "1"
     await before.start()
-    await until(redis_cluster.is_ready, "the cluster is whole again")
+    await wait_for_server(redis_cluster.is_ready, "the cluster is whole again")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from serving import PATH, PATIENCE, token_for
+from serving import PATH, token_for
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.web.server import Server
@@ -16,13 +15,6 @@ ROOM = "channel:1"
 def frame_types(frames: list[dict[str, Any]]) -> list[str]:
     """Return the types of ``frames``."""
     return [frame["type"] for frame in frames]
-
-
-async def wait_until(condition: Any) -> None:
-    """Wait for a condition of the server, which runs on the same event loop."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def members(server: Server, room: str = ROOM) -> dict[int | str, int]:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
-from redis_servers import until
+from redis_servers import wait_for_server
 from serving import PATH, User, call, connect, refused, running, token_for
 
 from roomcast.broker.redis.broker import RedisBroker
@@ -149,7 +149,7 @@ async def until_true(condition: Callable[[], object], what: str) -> None:
     async def holds() -> object:
         return condition()
 
-    await until(holds, what)
+    await wait_for_server(holds, what)
 
 
 class Nodes:
@@ -184,9 +184,9 @@ class Nodes:
     async def until_recovered(self, since: float, what: str) -> None:
         """Wait until messages reach all members and all nodes are ready; print the durations from ``since`` on."""
         try:
-            await until(self._round, "a message of each publisher reaches all members")
+            await wait_for_server(self._round, "a message of each publisher reaches all members")
             caught_up = time.monotonic() - since
-            await until(self._are_ready, "all nodes are ready")
+            await wait_for_server(self._are_ready, "all nodes are ready")
         except AssertionError as error:
             for one in self.publishers:
                 error.add_note(one.state)
@@ -225,7 +225,7 @@ class Nodes:
                     return False
             return True
 
-        await until(named, f"/health/ready names {part}")
+        await wait_for_server(named, f"/health/ready names {part}")
 
     async def check_refusals(self) -> None:
         """Check an outage: pings are answered, new connections closed with 4500, and the API returns 503."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Self, TypeVar
 
 from redis.crc import key_slot
-from redis_servers import RedisServer, free_port, until
+from redis_servers import RedisServer, free_port, wait_for_server
 
 #: The silence after which a server counts as down, for the others of a Cluster and for Sentinel, in milliseconds.
 NODE_TIMEOUT = 1500
@@ -77,10 +77,10 @@ class SentinelTrio(_ServerGroup):
         """Start the data servers first, so that the sentinels find the replica with their first INFO."""
         await self.data[0].start()
         await self.data[1].start()
-        await until(self._in_sync, "the replica is in sync")
+        await wait_for_server(self._in_sync, "the replica is in sync")
         await asyncio.gather(*(sentinel.start() for sentinel in self.sentinels))
         await self._tune("publish-period", 100, "info-period", 500)
-        await until(self._have_found_each_other, "the sentinels have found each other and the replica")
+        await wait_for_server(self._have_found_each_other, "the sentinels have found each other and the replica")
         # Four publish periods are how long a sentinel accepts a new primary that no other sentinel has announced.
         await self._tune("publish-period", 2000, "info-period", 1000)
 
@@ -106,7 +106,7 @@ class SentinelTrio(_ServerGroup):
             named = [await one("SENTINEL", "GET-PRIMARY-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
             return {int(port) for _, port in named} == {after.port} and (await after("ROLE"))[0] == "master"
 
-        await until(is_named, f"{after.address} becomes the primary")
+        await wait_for_server(is_named, f"{after.address} becomes the primary")
         return after
 
     async def _in_sync(self) -> bool:
@@ -152,10 +152,10 @@ class Cluster(_ServerGroup):
             await primary("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
         names = await self._each(lambda server: server("CLUSTER", "MYID"))
         for replica, name in zip(self.servers[3:], names, strict=False):
-            await until(
+            await wait_for_server(
                 lambda server=replica, id=name: server("CLUSTER", "REPLICATE", id), "a replica has found its primary"
             )
-        await until(self.is_ready, "the cluster is ok everywhere and its replicas are in sync")
+        await wait_for_server(self.is_ready, "the cluster is ok everywhere and its replicas are in sync")
 
     async def is_ready(self) -> bool:
         """Return True if every running server reports the state ok, and every running replica is in sync."""
@@ -192,5 +192,5 @@ class Cluster(_ServerGroup):
         async def moved() -> bool:
             return await self.primary_of(key) is not before and await self.is_ready()
 
-        await until(moved, f"{key} is on another server than {before.address}")
+        await wait_for_server(moved, f"{key} is on another server than {before.address}")
         return await self.primary_of(key)

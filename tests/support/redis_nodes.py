@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from broker_contract import HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
 from redis.asyncio import Redis
-from redis_servers import RedisServer
-from redis_servers import until as until_server
+from redis_servers import RedisServer, wait_for_server
 
 from roomcast.broker.base import Member
 from roomcast.broker.redis.broker import RedisBroker
@@ -104,13 +102,6 @@ async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: st
         ]
 
 
-async def until(condition: Callable[[], Awaitable[bool]], pause: float = 0.02) -> None:
-    """Poll ``condition`` until it is True; fail after 15 s."""
-    async with asyncio.timeout(15):
-        while not await condition():
-            await asyncio.sleep(pause)
-
-
 async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
     """Return the keys under ``prefix`` with a hash tag, and their TTLs in ms."""
     return {key: await server("PTTL", key) for key in await server("KEYS", f"{{{prefix}:*")}
@@ -194,4 +185,4 @@ async def until_repaired(harness: Harness) -> None:
     async def is_not_pending() -> bool:
         return subscription_of(harness).pending is None
 
-    await until_server(is_not_pending, "the gap is repaired")
+    await wait_for_server(is_not_pending, "the gap is repaired")

@@ -13,6 +13,7 @@ The fixtures are in ``redis_fixtures.py``.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -28,6 +29,7 @@ from typing import Any, Self, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from waiting import wait_until
 
 #: How long tests wait for a server, in seconds. Longer than any operation on loopback takes.
 PATIENCE = 20.0
@@ -35,21 +37,16 @@ _T = TypeVar("_T")
 _used_ports: set[int] = set()
 
 
-async def until(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
+async def wait_for_server(condition: Callable[[], Awaitable[object]], what: str, patience: float = PATIENCE) -> None:
     """Wait until ``condition`` returns a true value. Errors of a server count as False."""
-    try:
-        async with asyncio.timeout(patience):
-            while not await _holds(condition):
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"not within {patience:g} s: {what}") from None
 
+    async def is_true() -> bool:
+        try:
+            return bool(await condition())
+        except (RedisError, OSError):
+            return False
 
-async def _holds(condition: Callable[[], Awaitable[object]]) -> bool:
-    try:
-        return bool(await condition())
-    except (RedisError, OSError):
-        return False
+    await wait_until(is_true, what, patience=patience)
 
 
 @cache
@@ -64,10 +61,12 @@ def free_port() -> int:
     """Return a port that is free now, below the range that the kernel assigns to clients.
 
     A server must find its port free when it restarts. Also, a client that connects to a closed port of the kernel's
-    range is assigned that same port once in 28,000 times, and is then connected to itself.
+    range is assigned that same port once in 28,000 times, and is then connected to itself. Each process of pytest-xdist
+    has 5,000 ports of its own.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
     while True:
-        port = random.randrange(12_000, 32_000)
+        port = random.randrange(12_000 + 5_000 * worker, 17_000 + 5_000 * worker)
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
             if port not in _used_ports:
@@ -136,7 +135,7 @@ class RedisServer:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            await until(self._answers, f"{self.address} answers; its log:\n{self.log}")
+            await wait_for_server(self._answers, f"{self.address} answers; its log:\n{self.log}")
         except BaseException:
             self.kill()
             raise
@@ -202,7 +201,7 @@ class RedisServer:
         async def ended() -> bool:
             return process.poll() is not None
 
-        await until(ended, f"{self.address} ends")
+        await wait_for_server(ended, f"{self.address} ends")
         self._process = None
 
     async def restart(self) -> None:

@@ -10,11 +10,16 @@ from inspect import isawaitable
 PATIENCE = 10.0
 
 
-async def wait_until(condition: Callable[[], object], *, patience: float = PATIENCE, pause: float = 0.001) -> None:
-    """Call ``condition``, a plain or an async function, every ``pause`` seconds until it returns a true value."""
-    async with asyncio.timeout(patience):
-        while True:
-            result = condition()
-            if await result if isawaitable(result) else result:
-                return
-            await asyncio.sleep(pause)
+async def wait_until(
+    condition: Callable[[], object], what: str = "the condition is true", *, patience: float = PATIENCE
+) -> None:
+    """Call ``condition``, a plain or an async function, until it returns a true value."""
+    try:
+        async with asyncio.timeout(patience):
+            while True:
+                result = condition()
+                if await result if isawaitable(result) else result:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {patience:g} s: {what}") from None

@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 import websockets
-from gateway_tools import wait_until
 from handshakes import request
 from sample_commands import SampleCommands
 from serving import PATH, Serve, User, call, connect, refused, token_for, url
+from waiting import wait_until
 from wire import Peer, masked
 
 from roomcast.logs import RedactingFilter

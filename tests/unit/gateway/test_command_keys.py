@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway_tools import wait_until
 from sample_commands import SampleCommands
 from serving import Serve, connect
+from waiting import wait_until
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from gateway_tools import wait_until
 from sample_commands import Anything, SampleCommands
 from serving import Serve, User, connect
+from waiting import wait_until
 
 from roomcast import Context, Plugin
 from roomcast.gateway.commands import MAX_QUEUED

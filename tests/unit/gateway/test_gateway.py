@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from gateway_tools import is_empty, wait_until
+from gateway_tools import is_empty
 from handshakes import request
 from serving import PATH, Serve, connect, refused, token_for
+from waiting import wait_until
 from wire import Peer
 
 from roomcast import Plugin

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 from faulty_broker import FaultyBroker
-from gateway_tools import frame_types, is_empty, members, offset, wait_until
+from gateway_tools import frame_types, is_empty, members, offset
 from serving import Serve, User, call, connect
+from waiting import wait_until
 
 from roomcast.gateway.delivery import CROWD
 

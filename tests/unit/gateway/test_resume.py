@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from gateway_tools import frame_types, is_empty, members, numbers, offset, publish_numbered, wait_until
+from gateway_tools import frame_types, is_empty, members, numbers, offset, publish_numbered
 from serving import Serve, User, connect
+from waiting import wait_until
 
 from roomcast.errors import TOO_SLOW
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from faulty_broker import FaultyBroker
-from gateway_tools import frame_types, is_empty, members, wait_until
+from gateway_tools import frame_types, is_empty, members
 from serving import Serve, connect
 from slow_rule import waiting_rule
+from waiting import wait_until
 
 ROOM = "channel:1"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from faulty_broker import FaultyBroker
-from gateway_tools import wait_until
 from serving import Serve, connect
+from waiting import wait_until
 
 ROOM = "channel:1"
 

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from gateway_tools import frame_types, is_empty, members, wait_until
+from gateway_tools import frame_types, is_empty, members
 from serving import Serve, connect, token_for
+from waiting import wait_until
 
 from roomcast import Context, Plugin
 
