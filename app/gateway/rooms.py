@@ -1,7 +1,8 @@
 """Join and leave rooms.
 
-A membership has four parts, which change together: ``Client.rooms``, the room's members in ``Delivery``, the node's
-subscription, and the presence at the broker.
+A membership has four parts: the room's name in ``Client.rooms``, the client among the room's members in ``Delivery``,
+the node's subscription, and the presence at the broker. This module changes them, except that ``resume`` takes a client
+out of ``Delivery`` while it sends portions.
 """
 
 from __future__ import annotations
@@ -122,7 +123,10 @@ class Rooms:
             await self._broker.release(client.identity.user_id, client.id)
 
     async def _after_leave(self, client: Client, room: str, is_unused: bool) -> None:
-        """Update the broker after the client left ``room``; announce it. ``is_unused``: it has no more members here."""
+        """Update the broker after the client left ``room``, and announce it.
+
+        ``is_unused`` is True if the room has no members on this node any more.
+        """
         try:
             try:
                 change = await self._presence.leave(client, room)
