@@ -83,7 +83,7 @@ static int
 append(WriteQueue *self, PyObject *frame)
 {
     PyObject *pending = self->pending;
-    if (is_unset(self->pending)) {
+    if (is_unset(pending)) {
         Py_XSETREF(self->pending, Py_NewRef(frame));
         return 1;
     }
@@ -250,9 +250,8 @@ write_one(WriteQueue *self, PyObject *data)
 static int
 can_send_directly(const WriteQueue *self)
 {
-    if (self->fd < 0 || self->paused || is_unset(self->writer) || is_unset(self->pending))
-        return 0;
-    return size_of(self->pending) >= 0;
+    return self->fd >= 0 && !self->paused && !is_unset(self->writer) && !is_unset(self->pending) &&
+           size_of(self->pending) >= 0;
 }
 
 /* Send the frames of dirty[begin:end] with io_uring, where that is possible without the transport.
@@ -270,13 +269,13 @@ send_batch(PyObject *dirty, Py_ssize_t begin, Py_ssize_t end)
         WriteQueue *queue = (WriteQueue *)PyList_GET_ITEM(dirty, i);
         if (!PyObject_TypeCheck(queue, write_queue_type) || !can_send_directly(queue))
             continue; /* flush_all handles it, or raises TypeError */
-        PyObject *taken = write_queue_take(queue, NULL);
-        failed = taken == NULL;
+        data[count] = write_queue_take(queue, NULL);
+        failed = data[count] == NULL;
         if (failed)
             break;
         queues[count] = queue;
-        data[count] = taken;
-        transfers[count++] = transfer_of(queue, taken);
+        transfers[count] = transfer_of(queue, data[count]);
+        count++;
     }
     transfer_all(SEND, transfers, count);
     Py_ssize_t emptied = 0;
