@@ -134,9 +134,9 @@ class Client:
     # Receiving.
 
     async def next(self, type: str | None = None, *, room: str | None = None) -> dict[str, Any]:
-        """Remove and return the oldest event of ``type`` in ``room``; wait for it if there is none. None means any.
+        """Remove and return the oldest event of ``type`` in ``room``, and wait for one if needed. None means any.
 
-        Raises ``AssertionError``, which lists ``events``, if there is none within ``EVENT_TIMEOUT``.
+        Raises ``AssertionError``, which lists ``events``, if no such event arrives within ``EVENT_TIMEOUT``.
         """
         try:
             async with asyncio.timeout(EVENT_TIMEOUT):
@@ -151,7 +151,7 @@ class Client:
     async def nothing(self, type: str | None = None, *, room: str | None = None) -> None:
         """Raise ``AssertionError`` if ``events`` has an event of ``type`` in ``room``. None means any.
 
-        This sends a ping and waits for the pong, so that everything is received that the server sent before.
+        This sends a ping and waits for the pong. Before the pong, all earlier frames of the server arrive.
         """
         await self._request("ping")
         if matching := self._matching(type, room):
