@@ -48,8 +48,8 @@ class Registry:
         self.commands: dict[str, Command] = {}
         self.events: dict[str, EventType] = {}
         self.rooms: dict[str, RoomType] = {}
-        #: Events by type and by schema class, so that each publish needs one look-up.
-        self._events: dict[str | type[Schema], EventType] = {}
+        #: ``events`` by type and by schema class, so that each publish needs one look-up.
+        self._event_lookup: dict[str | type[Schema], EventType] = {}
         #: The plugin that declares each type. Keys are the kind and the type.
         self._owners: dict[tuple[str, str], LoadedPlugin] = {}
         core = LoadedPlugin(builtin, "roomcast", "core")
@@ -76,7 +76,7 @@ class Registry:
         self.events.update(plugin.events)
         self.rooms.update(plugin.rooms)
         for event in plugin.events.values():
-            self._events[event.type] = self._events[event.validator.schema.__class__] = event
+            self._event_lookup[event.type] = self._event_lookup[event.validator.schema.__class__] = event
 
     def _check_room_types(self, loaded: LoadedPlugin) -> None:
         """Raise ``PluginError`` if an event is limited to a room type that no plugin declares."""
@@ -95,7 +95,7 @@ class Registry:
 
     def event(self, event: str | type[Schema]) -> EventType:
         """Return the declaration of an event, given its type or its schema; raise ``Refused`` if there is none."""
-        found = self._events.get(event)
+        found = self._event_lookup.get(event)
         if found is None:
             name = event if isinstance(event, str) else event.__name__
             raise Refused("unknown_type", f"No plugin declares an event {name[:60]!r}; `roomcast plugins` lists them.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from environs import Env, EnvValidationError
@@ -258,7 +258,7 @@ def describe() -> list[Variable]:
 
 def _default(value: Any) -> str:
     """Return a default as an operator would write it, or an empty string for None."""
-    if value is None or value is MISSING or value == ():
+    if value is None or value == ():
         return ""
     if isinstance(value, bool):
         return str(value).lower()
