@@ -260,8 +260,8 @@ def _user_paths() -> dict[str, JsonSchema]:
 def _monitoring_paths() -> dict[str, JsonSchema]:
     body = {"application/json": {"schema": {"type": "object"}}}
     probe = {
-        "200": {"description": "Yes.", "content": body},
-        "503": {"description": "No; the body names the part that is down.", "content": body},
+        "200": {"description": "The process runs, or the node is ready.", "content": body},
+        "503": {"description": "The node is not ready; the body names the part that is down.", "content": body},
     }
     metrics = {"200": {"description": "In the format that Accept selects.", "content": {"text/plain": {}}}}
     return {
