@@ -48,9 +48,9 @@ class History(NamedTuple):
     """The stored events of a room.
 
     ``events`` are the events after the requested ``since``, oldest first. ``recovered`` is False if the history does
-    not reach back to ``since``: it is too old, of another epoch, or not an id of this room. ``events`` is then empty.
-    ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if nothing was
-    published yet.
+    not reach back to ``since``, because that is too old, of another epoch, or not an id of this room; ``events`` is
+    then empty. ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if
+    nothing was published yet.
     """
 
     events: Sequence[Event]
@@ -93,7 +93,7 @@ class Listener(Protocol):
         """Events of a subscribed room were lost permanently. ``last_id`` is the room's newest id."""
 
     def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        """A user left ``room`` without a call of ``leave`` that reported it, for example because its node died.
+        """A user left ``room``, and no call of ``leave`` reported it, for example because the user's node died.
 
         ``users`` is the number of users left. Called on one node only, which announces it.
         """

@@ -15,9 +15,9 @@ EVENT_OVERHEAD: Final = 56
 class EventLog:
     """The stored events of one room. The newest one has the offset ``last_offset``.
 
-    ``payloads`` and ``times`` run in parallel. Ids are built when they are read. Both are a list and an array because
-    an empty deque takes 624 bytes and most rooms are quiet. The broker trims them in larger steps, because deleting at
-    the front moves all other elements.
+    ``payloads`` and ``times`` have one element for each event; ids are built when they are read. They are a list and an
+    array, because an empty deque takes 624 bytes and most rooms are quiet. The broker trims them in larger steps,
+    because deleting at the front moves all other elements.
     """
 
     __slots__ = ("created", "last_offset", "payloads", "prefix", "times")

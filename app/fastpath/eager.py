@@ -19,7 +19,7 @@ from .coroutine import Awaited
 
 
 class SuspendedCoroutine:
-    """A coroutine that waits. ``task`` runs the rest of it."""
+    """A ``task`` for the rest of one coroutine. It waits for ``hand_over``."""
 
     __slots__ = ("_handover", "context", "task")
 

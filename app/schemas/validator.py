@@ -25,7 +25,7 @@ class Validator:
     ``event(data)``
         For data from a handler or a backend to clients: returns ``schema.dump(schema.load(data))``.
 
-    Neither returns or changes the dict that it was given. Both raise ``Refused("invalid_data")``. Its ``fields`` maps
+    Neither changes or returns its argument. Both raise ``Refused("invalid_data")``. Its ``fields`` maps
     the dotted path of each invalid field (``items.0``) to a list of messages; the path ``""`` is the data as a whole.
 
     Raises ``TypeError`` if ``schema`` is not a Schema class, ``ValueError`` if it cannot be instantiated or describes a

@@ -75,7 +75,7 @@ class GapRepair:
     def on_state(self, subscription: Subscription, state: list[bytes] | None) -> None:
         """Compare a subscription with the room's current epoch and newest offset, or None for a room without events.
 
-        A new subscription begins there. Another one that differs is repaired.
+        A new subscription begins with that state. An older one that differs from it is repaired.
         """
         epoch, offset = ("", 0) if state is None else (state[0].decode(), int(state[1]))
         if subscription.last_offset == UNKNOWN:
@@ -112,7 +112,7 @@ class GapRepair:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         room = subscription.room
         while self._is_current(subscription):
-            # Events announced so far are in the stream that is read next. If not, no node published them.
+            # The stream that is read next has all events announced so far, so their messages are not needed.
             subscription.pending = []
             try:
                 page = await self._stream.read(

@@ -31,11 +31,10 @@ _CLOSE_TIMEOUT: Final = 2.0
 class Presence:
     """The presence of ``node``, an id that no other node has, with a lease of ``lease`` seconds in each of its rooms.
 
-    ``on_member_lost`` receives users who left without a call of ``leave`` that reported it: their node died, or they
-    left while the server could not be reached. ``on_member_returned`` receives users whose arrival must be announced
-    without a call of ``enter`` that reported it: they came while the server could not be reached, or were announced as
-    gone while this node was suspended. Only one node gets each of these calls. Both callbacks run on the loop and must
-    not block or raise.
+    ``on_member_lost`` receives users whose departure no call of ``leave`` reported: their node died, or they left while
+    the server could not be reached. ``on_member_returned`` receives users whose arrival must be announced and no call
+    of ``enter`` reported: they came while the server could not be reached, or were announced as gone while this node
+    was suspended. Each call is made on one node only. Both callbacks run on the loop and must not block or raise.
     """
 
     def __init__(
