@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 import websockets
+from handshakes import request
 from marshmallow import Schema
 from redis_servers import RedisServer
 from serving import PATH, PATIENCE, Serve, connect, token_for, url
@@ -151,11 +152,8 @@ class RandomClient:
     async def _abort_handshake(self) -> None:
         """Disconnect during the handshake."""
         _, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
-        request = (
-            f"GET {PATH}?since=&token={token_for(self._user)} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        writer.write(request.encode()[: self._random.choice([50, None])])
+        path = f"{PATH}?since=&token={token_for(self._user)}"
+        writer.write(request(path)[: self._random.choice([50, None])])
         await asyncio.sleep(self._random.random() * 0.02)
         writer.transport.abort()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import websockets
 from docs_pages import PAGES, snippet
+from handshakes import request
 from serving import PATH, SECRET, Serve, call, connect, refused, token_for, url
 from wire import Peer, masked
 
@@ -311,13 +312,9 @@ async def test_messages_sent_before_the_welcome(serve: Serve):
         {"type": "join_room", "room": "channel:1"},
         *({"type": "send_message", "room": "channel:1", "data": {"content": str(n)}} for n in range(20)),
     ]
-    head = (
-        f"GET {PATH}?token={token_for()} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    await peer.send(head.encode() + b"".join(masked(TEXT, json.dumps(message).encode()) for message in queue))
+    await peer.send(request() + b"".join(masked(TEXT, json.dumps(message).encode()) for message in queue))
     await peer.head()
-    frames = [json.loads((await peer.frame())[1]) for _ in range(23)]
+    frames = [await peer.event() for _ in range(23)]
     peer.close()
     assert [frame["type"] for frame in frames] == ["connected", "joined_room", "user_joined", *["message"] * 20]
     assert [frame["data"]["content"] for frame in frames[3:]] == [str(n) for n in range(20)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +15,6 @@ from waiting import PATIENCE
 from wire import Peer
 
 from roomcast.broker.memory import MemoryBroker
-from roomcast.protocol.frames import TEXT
 from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
@@ -107,7 +105,7 @@ class Running:
         peer = await self.peer()
         await peer.send(request(**headers))
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await event(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
         return peer
 
     async def no_pending(self) -> None:
@@ -135,13 +133,6 @@ async def serving(
         finally:
             for peer in run.peers:
                 peer.close()
-
-
-async def event(peer: Peer) -> dict[str, Any]:
-    """Read the next frame, which must be a text frame, and return its JSON."""
-    opcode, payload = await peer.frame()
-    assert opcode == TEXT
-    return json.loads(payload)
 
 
 class GatedBroker(MemoryBroker):

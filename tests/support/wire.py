@@ -1,12 +1,14 @@
 """For tests close to the socket: a client that sends and reads exactly the bytes that the test wants."""
 
 import asyncio
+import json
 import socket
 import struct
+from typing import Any
 
 from waiting import PATIENCE
 
-from roomcast.protocol.frames import CLOSE, PONG
+from roomcast.protocol.frames import CLOSE, PONG, TEXT
 
 #: The masking key of the examples in RFC 6455 section 5.7.
 MASK = bytes.fromhex("37fa213d")
@@ -86,6 +88,13 @@ class Peer:
         elif length == 127:
             (length,) = struct.unpack("!Q", await self.read(8))
         return first & 0x0F, await self.read(length)
+
+    async def event(self) -> dict[str, Any]:
+        """Read one frame, which must be text, and return its JSON."""
+        opcode, payload = await self.frame()
+        assert opcode == TEXT
+        event: dict[str, Any] = json.loads(payload)
+        return event
 
     async def closed_with(self) -> tuple[int, str]:
         """Read frames up to the close frame; return its code and reason."""

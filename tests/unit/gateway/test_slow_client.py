@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 from handshakes import request
@@ -36,21 +35,13 @@ async def non_reading_client(server: Server) -> AsyncIterator[tuple[Peer, Client
             + masked(TEXT, json.dumps({"type": "join_room", "room": ROOM, "data": {"since": ""}}).encode())
         )
         await peer.head()
-        assert (await next_frame(peer))["type"] == "connected"
-        joined = await next_frame(peer)
+        assert (await peer.event())["type"] == "connected"
+        joined = await peer.event()
         (client,) = set(server.gateway.keepalive.connections) - known
         assert isinstance(client, Client)
         yield peer, client, joined["data"]["last_id"]
     finally:
         peer.close()
-
-
-async def next_frame(peer: Peer) -> dict[str, Any]:
-    """Return the next frame, which must be text."""
-    opcode, payload = await peer.frame()
-    assert opcode == TEXT
-    frame: dict[str, Any] = json.loads(payload)
-    return frame
 
 
 async def publish_large(server: Server, number: int) -> str:

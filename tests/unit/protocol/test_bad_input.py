@@ -8,12 +8,12 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
+from handshakes import request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import PATH, Serve, connect, running, token_for
+from serving import Serve, connect, running
 from wire import Peer, masked
 
 from roomcast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
@@ -28,24 +28,12 @@ async def raw(server: Server) -> AsyncIterator[Peer]:
     """Yield a client that sends arbitrary bytes, after its handshake and ``connected``."""
     peer = await Peer.connect(("127.0.0.1", server.port))
     try:
-        await peer.send(
-            f"GET {PATH}?token={token_for()} HTTP/1.1\r\nHost: localhost\r\n".encode()
-            + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-            + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        await peer.send(request())
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await next_message(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
         yield peer
     finally:
         peer.close()
-
-
-async def next_message(peer: Peer) -> dict[str, Any]:
-    """Return the next frame, which must be text, as JSON."""
-    opcode, payload = await peer.frame()
-    assert opcode == TEXT
-    frame: dict[str, Any] = json.loads(payload)
-    return frame
 
 
 PING_JSON = b'{"type":"ping","id":"alive"}'
@@ -54,7 +42,7 @@ PING_JSON = b'{"type":"ping","id":"alive"}'
 async def is_open(peer: Peer) -> bool:
     """Return True if the connection answers a ping, and sends nothing before the answer."""
     await peer.send(masked(TEXT, PING_JSON))
-    frame = await next_message(peer)
+    frame = await peer.event()
     return (frame["type"], frame.get("id")) == ("pong", "alive")
 
 
@@ -182,7 +170,7 @@ async def assert_closed_with(server: Server, data: bytes, code: int) -> None:
     """Send ``data`` on a new connection, which the server must close with ``code``."""
     async with raw(server) as peer:
         await peer.send(masked(TEXT, PING_JSON))
-        assert (await next_message(peer))["type"] == "pong"
+        assert (await peer.event())["type"] == "pong"
         await peer.send(data)
         assert (await peer.closed_with())[0] == code
         assert await peer.hung_up()
@@ -222,7 +210,7 @@ async def test_a_message_of_the_maximum_size_is_accepted(serve: Serve):
     server = await serve(ws_max_message_size=500)
     async with raw(server) as peer:
         await peer.send(masked(TEXT, PING_JSON.ljust(500)))
-        assert (await next_message(peer))["type"] == "pong"
+        assert (await peer.event())["type"] == "pong"
     await assert_closed_with(server, masked(TEXT, PING_JSON.ljust(501)), 1009)
 
 
@@ -232,7 +220,7 @@ async def test_a_character_may_be_split_between_fragments(serve: Serve):
     async with raw(await serve()) as peer:
         for cut in range(len(message) + 1):
             await peer.send(masked(TEXT, message[:cut], fin=False) + masked(CONTINUATION, message[cut:]))
-            assert (await next_message(peer))["id"] == "né€𝄞"
+            assert (await peer.event())["id"] == "né€𝄞"
 
 
 async def test_pings_between_fragments_are_answered_at_once(serve: Serve):
@@ -243,7 +231,7 @@ async def test_pings_between_fragments_are_answered_at_once(serve: Serve):
             await peer.send(masked(opcode, bytes([byte]), fin=False) + masked(PING, b"?") + masked(PONG, b"!"))
             assert await peer.frame() == (PONG, b"?")
         await peer.send(masked(CONTINUATION, PING_JSON[-1:]))
-        assert (await next_message(peer))["id"] == "alive"
+        assert (await peer.event())["id"] == "alive"
         assert await is_open(peer)
 
 
@@ -258,10 +246,10 @@ async def test_frames_may_be_split_at_any_byte(serve: Serve):
                 await asyncio.sleep(0)
                 await peer.send(frame[cut:])
                 if frame[0] & 0x80:
-                    assert (await next_message(peer))["type"] == "pong"
+                    assert (await peer.event())["type"] == "pong"
                 else:
                     await peer.send(masked(CONTINUATION, PING_JSON[9:]))
-                    assert (await next_message(peer))["id"] == "alive"
+                    assert (await peer.event())["id"] == "alive"
 
 
 # Generated data.
@@ -281,7 +269,7 @@ async def _send_all(messages: list[str | bytes]) -> None:
             async with raw(server) as peer:
                 if isinstance(message, str):
                     await peer.send(masked(TEXT, message.encode("utf-8", "replace")))
-                    assert (await next_message(peer))["type"] == "error"
+                    assert (await peer.event())["type"] == "error"
                     assert await is_open(peer)
                 else:
                     await peer.send(message)

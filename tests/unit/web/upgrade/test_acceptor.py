@@ -11,7 +11,7 @@ import traceback
 from typing import Any
 
 import pytest
-from handshakes import IN_PARTS, TOKEN, GatedBroker, event, request, serving
+from handshakes import IN_PARTS, TOKEN, GatedBroker, request, serving
 from serving import PATH, token_for
 from websockets.asyncio.client import connect, unix_connect
 from wire import PATIENCE, Peer, closing, masked
@@ -262,7 +262,7 @@ async def test_silent_connections_are_dropped():
             await peer.cut_off()
         await running.no_pending()
         await served.send(PING)
-        assert (await event(served))["type"] == "pong"
+        assert (await served.event())["type"] == "pong"
 
 
 async def test_a_silent_connection_that_is_lost_is_forgotten():
@@ -394,4 +394,4 @@ async def test_events_of_the_personal_room_follow_the_connected_frame():
     async with serving(broker=PublishingBroker()) as running:
         peer = await running.start_handshake(path=f"{PATH}?token={token_for(7)}")
         await peer.head()
-        assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "hi"]
+        assert [(await peer.event())["type"], (await peer.event())["type"]] == ["connected", "hi"]

@@ -10,7 +10,7 @@ import ssl
 import pytest
 from aiohttp import web
 from aiohttp.web import RequestHandler
-from handshakes import ACCEPT, IN_PARTS, TOKEN, GatedBroker, event, request, serving
+from handshakes import ACCEPT, IN_PARTS, TOKEN, GatedBroker, request, serving
 from serving import PATH, SECRET, new_gateway, token_for
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -38,13 +38,13 @@ async def test_the_handshake_of_the_rfc():
         status, *headers = head.rstrip().split(b"\r\n")
         assert status == b"HTTP/1.1 101 Switching Protocols"
         assert sorted(headers) == [b"Connection: Upgrade", ACCEPT, b"Upgrade: websocket"]
-        assert (await event(peer))["data"] == {
+        assert (await peer.event())["data"] == {
             "message": "Connected successfully",
             "user_id": 1,
             "username": "alice",
         }
         await peer.send(masked(TEXT, b'{"type":"ping"}'))
-        assert (await event(peer))["type"] == "pong"
+        assert (await peer.event())["type"] == "pong"
 
 
 async def test_frames_in_the_packet_of_the_request_are_answered():
@@ -55,9 +55,9 @@ async def test_frames_in_the_packet_of_the_request_are_answered():
             peer = await running.peer()
             await peer.send(request() + early)
             await peer.head()
-            assert (await event(peer))["type"] == "connected"
+            assert (await peer.event())["type"] == "connected"
             await peer.send((ping * 2)[len(early) :])
-            assert [(await event(peer))["type"], (await event(peer))["type"]] == ["pong", "pong"]
+            assert [(await peer.event())["type"], (await peer.event())["type"]] == ["pong", "pong"]
 
 
 async def test_many_frames_after_the_request_are_answered():
@@ -68,9 +68,9 @@ async def test_many_frames_after_the_request_are_answered():
         peer = await running.peer()
         sending = asyncio.create_task(peer.send(request() + message * count))
         await peer.head()
-        assert (await event(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
         for _ in range(count):
-            assert (await event(peer))["type"] == "pong"
+            assert (await peer.event())["type"] == "pong"
         await sending
 
 
@@ -92,7 +92,7 @@ async def test_a_request_may_arrive_byte_by_byte():
         for byte in request(Connection="keep-alive, UPGRADE", Upgrade="WebSocket"):
             await peer.send(bytes([byte]))
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await event(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
 
 
 async def test_a_handshake_may_follow_another_request():
@@ -105,7 +105,7 @@ async def test_a_handshake_may_follow_another_request():
         size = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
         await peer.read(size)
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await event(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
 
 
 # Requests that are not handshakes
@@ -351,7 +351,7 @@ async def test_frames_during_the_handshake_are_answered(parts):
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
-        assert [(await event(peer))["type"], (await event(peer))["type"]] == ["connected", "pong"]
+        assert [(await peer.event())["type"], (await peer.event())["type"]] == ["connected", "pong"]
 
 
 @IN_PARTS
@@ -369,7 +369,7 @@ async def test_many_frames_during_the_handshake_pause_reading(parts):
                 await asyncio.sleep(0)
         broker.gate.set()
         await peer.head()
-        assert (await event(peer))["type"] == "connected"
+        assert (await peer.event())["type"] == "connected"
         for _ in range(count):
             assert await peer.pong() == bytes(100)
         assert await peer.closed_with() == (1000, "")
@@ -386,7 +386,7 @@ async def test_an_incomplete_request_is_dropped(sent):
         await peer.cut_off()
         await running.no_pending()
         await served.send(masked(TEXT, b'{"type":"ping"}'))
-        assert (await event(served))["type"] == "pong"
+        assert (await served.event())["type"] == "pong"
 
 
 async def test_slow_bytes_do_not_extend_the_timeout():
@@ -431,7 +431,7 @@ async def test_aiohttp_has_the_internals_that_the_handshake_relies_on():
         peers = [await running.start_handshake(2) for _ in range(2)] + [await running.start_handshake()]
         for peer in peers:
             assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-            assert (await event(peer))["type"] == "connected"
+            assert (await peer.event())["type"] == "connected"
         await running.no_pending()
         assert len(running.gateway.keepalive.connections) == 3
         assert len(asyncio.all_tasks()) == before, "a connection has no task"
@@ -443,7 +443,7 @@ async def test_aiohttp_has_the_internals_that_the_handshake_relies_on():
                 gc.collect()
         for peer in peers:
             await peer.send(masked(TEXT, b'{"type":"ping"}'))
-            assert (await event(peer))["type"] == "pong"
+            assert (await peer.event())["type"] == "pong"
 
 
 async def test_an_ended_connection_is_not_in_memory():
@@ -544,7 +544,7 @@ async def test_a_shutdown_takes_drain_seconds():
         assert await peers[0].frame() == (CLOSE, b"\x03\xf4Service Restart")
         assert not stopping.done()
         await peers[-1].send(masked(TEXT, b'{"type":"ping"}'))
-        assert (await event(peers[-1]))["type"] == "pong"
+        assert (await peers[-1].event())["type"] == "pong"
         for peer in peers[1:]:
             assert await peer.frame() == (CLOSE, b"\x03\xf4Service Restart")
         for peer in peers:
