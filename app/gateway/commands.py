@@ -246,5 +246,5 @@ def _may_overlap(command: Command | None, request: Request) -> bool:
 
 
 async def _ping(client: Client, request: Request) -> None:
-    messages.takes_only(request)
+    messages.refuse_other_fields(request)
     client.send_json(messages.pong(request.id))

@@ -1,4 +1,4 @@
-"""One node: creates the parts of the gateway, and starts and stops them."""
+"""Create the parts of one node, and start and stop them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def parse_since(request: Request) -> str | None:
     """
     if not request.data:
         return None
-    messages.takes_only(request, "since")
+    messages.refuse_other_fields(request, "since")
     since = request.data["since"]
     if since is not None and not isinstance(since, str):
         message = "give the id of the last event you saw, or null"

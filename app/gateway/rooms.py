@@ -86,7 +86,7 @@ class Rooms:
         room = request.room
         if room is None:
             raise messages.bad_room(None)
-        messages.takes_only(request)
+        messages.refuse_other_fields(request)
         if room == client.personal_room:
             raise Refused("bad_room", f"{room} is your own room; you are in it for as long as you are connected.")
         await _finish(self.remove(client, room, f"Left room {room}", request.id))

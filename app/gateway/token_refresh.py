@@ -38,7 +38,7 @@ class TokenRefresh:
 
     async def refresh(self, client: Client, request: Request) -> None:
         """Use the token in the request from now on; reply ``token_refreshed``. It must belong to the same user."""
-        messages.takes_only(request, "token")
+        messages.refuse_other_fields(request, "token")
         token = (request.data or {}).get("token")
         if not isinstance(token, str):
             raise Refused("invalid_data", "data.token: give the new token.", {"token": ["Missing or not a string."]})

@@ -115,7 +115,7 @@ def _clause(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:200].replace("`", "'")
 
 
-def takes_only(request: Request, *fields: str) -> None:
+def refuse_other_fields(request: Request, *fields: str) -> None:
     """Raise ``Refused`` if the ``data`` of a built-in command contains fields other than ``fields``."""
     for field in request.data or ():
         if field not in fields:

@@ -97,8 +97,8 @@ class Router:
         queues = list(self._queues.values())
         self._queues.clear()
         for queue in queues:
-            connection = queue.link.connection
-            await queue.link.close()
+            connection = queue.reconnecting.connection
+            await queue.reconnecting.close()
             for call in [*(connection.unanswered if connection is not None else ()), *queue.pending]:
                 if isinstance(call, Call):
                     call.fail("This node is closing its broker.")
@@ -107,7 +107,7 @@ class Router:
 
     def problems(self) -> list[str]:
         """Return a sentence for each server that cannot be reached."""
-        return [queue.problem() for queue in self._queues.values() if queue.link.connection is None]
+        return [queue.problem() for queue in self._queues.values() if queue.reconnecting.connection is None]
 
     # Buffer.
 
@@ -214,7 +214,7 @@ class Router:
 
     def on_server_up(self, queue: ServerQueue) -> None:
         """Find out if the server may have lost data, and call ``on_server_return``."""
-        connection = queue.link.connection
+        connection = queue.reconnecting.connection
         if connection is not None:
             now = self._loop.time()
             if queue.run_id:
@@ -274,14 +274,14 @@ class Router:
             if name not in self._queues:
                 self._queues[name] = ServerQueue(name, self, self._open_connection)
             else:
-                self._queues[name].link.update_address(self.topology.address(name))
+                self._queues[name].reconnecting.update_address(self.topology.address(name))
         for name in [name for name in self._queues if name not in names]:
             queue = self._queues.pop(name)
-            connection = queue.link.connection
+            connection = queue.reconnecting.connection
             self._unrouted += [call for call in queue.pending if not call.future.done()]
             for call in connection.unanswered if connection is not None else ():
                 if isinstance(call, Call):
                     self.reroute(call, "its server left") if call.wait else call.fail("Its Redis server left.")
-            asyncio.ensure_future(queue.link.close())  # noqa: RUF006  # nothing depends on it
+            asyncio.ensure_future(queue.reconnecting.close())  # noqa: RUF006  # nothing depends on it
         for callback in self.on_refresh:
             callback()

@@ -104,13 +104,13 @@ class ServerQueue:
         async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
             return await open_connection(address, lambda push: None, on_lost)
 
-        self.link: Final = ReconnectingConnection(
+        self.reconnecting: Final = ReconnectingConnection(
             name, "commands", owner.topology.address, connect, self._on_up, self._on_down
         )
 
     def send(self, call: Call) -> None:
         """Send ``call`` now, or queue it if it may wait; otherwise raise ``Unavailable``."""
-        connection = self.link.connection
+        connection = self.reconnecting.connection
         call.queue = self
         if connection is not None:
             connection.send(call.pack(connection), call)
@@ -123,7 +123,7 @@ class ServerQueue:
 
     def problem(self) -> str:
         """Return a sentence with the reason for which the server cannot be reached."""
-        return f"Redis at {format_name(self.name)} cannot be reached: {self.link.reason}."
+        return f"Redis at {format_name(self.name)} cannot be reached: {self.reconnecting.reason}."
 
     def _on_up(self, connection: RedisConnection) -> None:
         calls = list(self.pending)
@@ -149,7 +149,7 @@ class ServerQueue:
 
     def on_error(self, call: Call, error: ReplyError) -> None:
         """The server did not execute ``call``: load the script, send the call to another server, or fail it."""
-        connection = self.link.connection
+        connection = self.reconnecting.connection
         if error.code == "NOSCRIPT" and call.script is not None and connection is not None:
             connection.send(pack(("SCRIPT", "LOAD", call.script.text)), None)
             connection.send(call.pack(connection), call)

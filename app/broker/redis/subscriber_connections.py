@@ -45,13 +45,13 @@ class _Subscriber:
         async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
             return await open_connection(address, owner.on_push, on_lost)
 
-        self.link: Final = ReconnectingConnection(
+        self.reconnecting: Final = ReconnectingConnection(
             name, "subscriptions", router.topology.address, connect, self._on_up, self._on_down
         )
 
     def problem(self) -> str:
         """Return a sentence with the reason for which there is no connection."""
-        return _problem(self._name, self.link.reason)
+        return _problem(self._name, self.reconnecting.reason)
 
     def _on_up(self, connection: RedisConnection) -> None:
         before, self._run_id = self._run_id, connection.run_id
@@ -88,12 +88,12 @@ class SubscriberConnections:
     async def close(self) -> None:
         """Close all connections."""
         for subscriber in list(self._subscribers.values()):
-            await subscriber.link.close()
+            await subscriber.reconnecting.close()
         self._subscribers.clear()
 
     def problems(self) -> list[str]:
         """Return a sentence for each server without a connection."""
-        return [one.problem() for one in self._subscribers.values() if one.link.connection is None]
+        return [one.problem() for one in self._subscribers.values() if one.reconnecting.connection is None]
 
     def get(self, channel: bytes) -> RedisConnection:
         """Return the connection to the server of ``channel``; raise ``Unavailable``."""
@@ -101,9 +101,9 @@ class SubscriberConnections:
         subscriber = self._subscribers.get(name)
         if subscriber is None:
             raise Unavailable(_problem(name, "not connected yet"))
-        if subscriber.link.connection is None:
+        if subscriber.reconnecting.connection is None:
             raise Unavailable(subscriber.problem())
-        return subscriber.link.connection
+        return subscriber.reconnecting.connection
 
     def is_on(self, channel: bytes, name: ServerName) -> bool:
         """Return True if ``channel`` is on the server ``name`` now."""
@@ -120,12 +120,12 @@ class SubscriberConnections:
             if name not in self._subscribers:
                 self._subscribers[name] = _Subscriber(name, self._owner, self._router, self._open_connection)
             else:
-                self._subscribers[name].link.update_address(topology.address(name))
+                self._subscribers[name].reconnecting.update_address(topology.address(name))
         if topology.version != self._topology_version:
             self._topology_version = topology.version
             self._owner.on_slots_moved()
         for name in [name for name in self._subscribers if name not in names]:
-            asyncio.ensure_future(self._subscribers.pop(name).link.close())  # noqa: RUF006  # nothing depends on it
+            asyncio.ensure_future(self._subscribers.pop(name).reconnecting.close())  # noqa: RUF006  # nothing depends on it
 
 
 def _problem(name: ServerName, reason: str) -> str:

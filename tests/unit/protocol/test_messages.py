@@ -213,16 +213,16 @@ def test_request_id_finds_the_id_of_a_refused_message(payload, id):
     assert messages.request_id(payload) == id
 
 
-def test_takes_only_refuses_other_fields():
+def test_fields_beyond_the_known_are_refused():
     """The error names the unknown field. No data and an empty object are equivalent."""
-    messages.takes_only(Request("ping"))
-    messages.takes_only(Request("ping", data={}))
-    messages.takes_only(Request("join_room", data={"since": "x"}), "since")
+    messages.refuse_other_fields(Request("ping"))
+    messages.refuse_other_fields(Request("ping", data={}))
+    messages.refuse_other_fields(Request("join_room", data={"since": "x"}), "since")
     with pytest.raises(Refused, match=r"data\.colour: ping takes no data\.") as caught:
-        messages.takes_only(Request("ping", data={"colour": 1}))
+        messages.refuse_other_fields(Request("ping", data={"colour": 1}))
     assert caught.value.fields == {"colour": ["Unknown field."]}
     with pytest.raises(Refused, match=r"data\.till: join_room takes only since\."):
-        messages.takes_only(Request("join_room", data={"since": "x", "till": "y"}), "since")
+        messages.refuse_other_fields(Request("join_room", data={"since": "x", "till": "y"}), "since")
 
 
 # Building.
