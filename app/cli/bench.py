@@ -23,7 +23,7 @@ _OTHER_FILES = 64
 @click.command()
 @url_option(DEFAULT_WS_URL)
 @click.option("--connections", type=click.IntRange(1), default=1000, show_default=True, help="Connections to open.")
-@click.option("--rooms", type=click.IntRange(1), default=10, show_default=True, help="Rooms to spread them over.")
+@click.option("--rooms", type=click.IntRange(1), default=10, show_default=True, help="Rooms that they join.")
 @click.option("--publishers", type=click.IntRange(1), help="Connections that publish.  [default: one in each room]")
 @click.option(
     "--rate",
@@ -41,9 +41,9 @@ _OTHER_FILES = 64
     "--duration", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="Seconds to publish."
 )
 @click.option("--size", type=click.IntRange(1, 10_000), default=64, show_default=True, help="Characters per message.")
-@click.option("--ramp", type=click.IntRange(1), default=100, show_default=True, help="Handshakes in flight.")
+@click.option("--ramp", type=click.IntRange(1), default=100, show_default=True, help="Most handshakes in flight.")
 @click.option("--token-secret", envvar="JWT_SECRET", show_envvar=True, help="JWT_SECRET of the server.")
-@click.option("--token", help="One token for all connections. By default each connection is another user.")
+@click.option("--token", help="One token for all connections. By default each connection has a user of its own.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bench(
     url: str,
@@ -63,8 +63,11 @@ def bench(
 
     Opens connections, publishes messages, and shows deliveries per second, lost messages and latencies.
 
-    Each connection is another user, so the JWT_SECRET of the server is needed. A message is delivered to all members of
-    its room: 1000 connections in 10 rooms and 100 messages per second make 10,000 deliveries per second.
+    Each connection has a user of its own. The command makes the tokens of these users with the JWT_SECRET of the
+    server.
+
+    A message is delivered to all members of its room: 1000 connections in 10 rooms and 100 messages per second make
+    10,000 deliveries per second.
     """
     limit = raise_file_limit()
     if limit is not None and connections > limit - _OTHER_FILES:
@@ -95,8 +98,8 @@ def _tokens(connections: int, token: str | None, secret: str | None) -> list[str
     if token is not None:
         if connections > 1:
             click.echo(
-                f"All {connections} connections are of one user, which MAX_CONNECTIONS_PER_USER (5 by default) of the "
-                "server must allow. With --token-secret each connection is another user.",
+                f"All {connections} connections belong to one user, so MAX_CONNECTIONS_PER_USER of the server (5 by "
+                "default) must allow that many. With --token-secret each connection has a user of its own.",
                 err=True,
             )
         return [token.strip()] * connections
@@ -108,7 +111,7 @@ def _tokens(connections: int, token: str | None, secret: str | None) -> list[str
 
 
 def _show_progress(text: str) -> None:
-    """Print the progress on standard error: on a terminal always in the same line, otherwise in a line each."""
+    """Print ``text`` on standard error. On a terminal it replaces the previous line of progress."""
     if sys.stderr.isatty():
         click.echo(f"\r{text}\x1b[K", nl=False, err=True)
     else:

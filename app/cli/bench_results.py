@@ -1,14 +1,15 @@
-"""What ``roomcast bench`` measures: latencies, the numbers of a run, and how they are printed."""
+"""The results of ``roomcast bench``: the histogram of latencies, the numbers of a run, and the printed table."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Final, NamedTuple
 
-#: A latency is counted in a class of less than 1 % width: this many bits after the first of its microseconds are kept.
+#: The precision of a latency in microseconds: its first bit and this many more are kept, so a bucket of the histogram
+#: is less than 1 % wide.
 _BITS: Final = 7
-#: If the client uses more than this part of a core, it is likely the bottleneck.
-BUSY: Final = 0.9
+#: A client that uses more than this part of a core is likely the bottleneck.
+BUSY_CPU: Final = 0.9
 
 
 class Latencies:
@@ -26,8 +27,11 @@ class Latencies:
         if value > self._longest:
             self._longest = value
 
-    def milliseconds(self, share: float) -> float:
-        """Return the latency that ``share`` (0 to 1) of all do not exceed. 1 gives the longest; 0 if there are none."""
+    def quantile(self, share: float) -> float:
+        """Return the latency in milliseconds that the given share (0 to 1) of the latencies does not exceed.
+
+        A share of 1 gives the longest latency. Without latencies the result is 0.
+        """
         left = share * self._counts.total()
         for index in sorted(self._counts):
             left -= self._counts[index]
@@ -40,8 +44,8 @@ class Latencies:
 class Result(NamedTuple):
     """The result of a run. The names of the fields are those of ``--json``. Latencies are in milliseconds.
 
-    ``refused`` counts the connections that did not get a ``connected``, ``closes`` those that ended later, each by
-    code and reason. ``client_cpu`` is the part of a core that the bench itself used.
+    ``refused`` counts the connections that ended before a ``connected`` frame, ``closes`` those that ended after it.
+    Both count by code and reason. ``client_cpu`` is the part of a core that the bench itself used.
     """
 
     connections: int
@@ -66,9 +70,9 @@ class Result(NamedTuple):
 
 
 def explain_result(result: Result, wanted: float | None) -> list[str]:
-    """Return sentences that explain the numbers. ``wanted`` is the number of messages to send, if that was fixed."""
+    """Return sentences that explain the numbers. ``wanted`` is the planned number of messages; None without a rate."""
     notes = []
-    if result.client_cpu > BUSY:
+    if result.client_cpu > BUSY_CPU:
         notes.append(
             f"This client used {result.client_cpu:.0%} of a core. It is likely the bottleneck, and the server can do "
             "more. Run several benches at the same time, on other machines, and add up their results."

@@ -25,17 +25,19 @@ SETTLE_TIMEOUT: Final = 2.0
 #: A connection that has not joined its room after this many seconds counts as failed.
 JOIN_TIMEOUT: Final = 30.0
 
+#: The content of a message is ``@``, the time in nanoseconds, the number of its publisher, a space and the padding.
 _MARK: Final = b'"content":"@'
-_DIGITS: Final = 20
+_TIME_DIGITS: Final = 20
+_PUBLISHER_DIGITS: Final = 8
 
 
 class Plan(NamedTuple):
     """What a run does.
 
-    ``tokens`` has one token for each connection. Connections are spread over ``rooms``, and so are the first
-    ``publishers`` of them. All publishers together send ``rate`` messages per second; or, if ``window`` is not 0, each
-    has that many in flight. ``duration`` is in seconds. At most ``ramp`` handshakes are in flight. ``size`` is the
-    length of a message's content in characters.
+    ``tokens`` has one token for each connection. The connections are distributed evenly over ``rooms``, and so are the
+    ``publishers`` among them. All publishers together send ``rate`` messages per second. If ``window`` is not 0, each
+    publisher instead keeps that many messages in flight. ``duration`` is in seconds. At most ``ramp`` handshakes are in
+    flight. ``size`` is the length of a message's content in characters.
     """
 
     target: Target
@@ -64,7 +66,7 @@ class Member(WebSocketClient):
         self.joined: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def on_open(self) -> None:
-        """Join the room. A server that refuses the connection opens it too, then closes it with the reason."""
+        """Join the room. A refused connection is opened too: the server closes it afterwards, with the reason."""
         self.send(orjson.dumps({"type": "join_room", "room": self.room}))
 
     def on_text(self, payload: bytes) -> None:
@@ -95,8 +97,10 @@ class Bench:
         self.opened = 0
         self._progress = progress
         self._loop: Final = asyncio.get_running_loop()
+        #: The connections that have joined each room and have not ended.
         self._members: Final[dict[str, list[Member]]] = {room: [] for room in plan.rooms}
         self._publishers: list[Member] = []
+        #: The number of each publisher. Its messages contain the number.
         self._numbers: dict[Member, int] = {}
         self._latencies: Final = Latencies()
         self._errors: Final[Counter[str]] = Counter()
@@ -107,7 +111,7 @@ class Bench:
         self._published = 0
         self._expected = 0
         self._delivered = 0
-        self._padding = "x" * max(plan.size - _DIGITS - 10, 0)
+        self._padding = "x" * max(plan.size - len("@ ") - _TIME_DIGITS - _PUBLISHER_DIGITS, 0)
 
     async def run(self) -> Result:
         """Connect, publish, wait for missing messages and close. Raises ``RoomcastError`` if no connection joined."""
@@ -192,23 +196,28 @@ class Bench:
     def _publish(self, publisher: Member) -> None:
         if not publisher.is_open:
             return
-        content = f"@{time.monotonic_ns():0{_DIGITS}d}{self._numbers[publisher]:08d} {self._padding}"
+        number = self._numbers[publisher]
+        content = f"@{time.monotonic_ns():0{_TIME_DIGITS}d}{number:0{_PUBLISHER_DIGITS}d} {self._padding}"
         command = {"type": "send_message", "room": publisher.room, "data": {"content": content}}
         self._published += 1
         self._expected += len(self._members[publisher.room])
         publisher.send(orjson.dumps(command))
 
     def on_delivery(self, member: Member, payload: bytes, at: int) -> None:
-        """Count a message; its time is at ``at``. If ``member`` published it in a window, publish the next one."""
+        """Count a delivery to ``member``; its time of publishing is at the index ``at`` of ``payload``.
+
+        In a window, the delivery of a member's own message lets the member publish the next one.
+        """
         self._delivered += 1
-        self._latencies.add(time.monotonic_ns() - int(payload[at : at + _DIGITS]))
+        number_at = at + _TIME_DIGITS
+        self._latencies.add(time.monotonic_ns() - int(payload[at:number_at]))
         if self.plan.window and self._is_publishing:
             number = self._numbers.get(member)
-            if number is not None and number == int(payload[at + _DIGITS : at + _DIGITS + 8]):
+            if number is not None and number == int(payload[number_at : number_at + _PUBLISHER_DIGITS]):
                 self._publish(member)
 
     def on_error(self, member: Member, payload: bytes) -> None:
-        """Count an error frame. A message that was refused is not expected."""
+        """Count an error frame. A refused message is not expected to arrive."""
         data = orjson.loads(payload)["data"]
         self._errors[str(data.get("code"))] += 1
         if not member.joined.done():
@@ -220,7 +229,7 @@ class Bench:
                 self._loop.call_later(0.1, self._publish, member)
 
     def on_end(self, member: Member, end: End) -> None:
-        """Count a connection that was closed or refused. Later messages are not expected there."""
+        """Count a connection that was closed or refused. Later messages are not expected to reach it."""
         if self._is_over:
             return
         (self._closes if member.is_connected else self._refused)[str(end)] += 1
@@ -228,7 +237,7 @@ class Bench:
             self._members[member.room].remove(member)
 
     async def _settle(self) -> None:
-        """Wait until all expected messages have arrived, or none arrives any more."""
+        """Wait until all expected messages have arrived, or none has arrived for ``SETTLE_TIMEOUT``."""
         last, since = self._delivered, time.monotonic()
         while self._delivered < self._expected and time.monotonic() - since < SETTLE_TIMEOUT:
             await asyncio.sleep(0.02)
@@ -259,7 +268,7 @@ class Bench:
         return ", ".join(f"{number} x {what}" for what, number in problems.most_common())
 
     def _result(self, handshakes: float, seconds: float, delivered: int, cpu: float) -> Result:
-        latency = self._latencies.milliseconds
+        latency = self._latencies.quantile
         wanted = None if self.plan.window else self.plan.rate * self.plan.duration
         result = Result(
             connections=len(self.plan.tokens),

@@ -28,6 +28,7 @@ TOKEN_LIFETIME: Final = 12 * 3600
 #: The number of ports that are tried, beginning with the one asked for.
 MAX_PORTS: Final = 20
 
+#: The room and the event of the printed lines.
 ROOM: Final = "project:1"
 EVENT: Final = {
     "type": "task.created",
@@ -59,8 +60,8 @@ def dev(host: str, port: int) -> None:
 def dev_settings(environ: Mapping[str, str]) -> Settings:
     """Return settings for one run on a developer's machine: those in ``environ``, with permissive defaults.
 
-    Pages of all origins may connect, because the development server of a front end has another origin. A foreign page
-    has no token.
+    Pages of all origins may connect, because the development server of a front end has another origin. Pages of other
+    sites still need a token.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
     defaults = {
@@ -75,7 +76,10 @@ def dev_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def find_free_port(host: str, wanted: int) -> int:
-    """Return ``wanted`` or the next free port. If none of them is free, return ``wanted``: listening reports why."""
+    """Return the first free port from ``wanted`` on.
+
+    If the first ``MAX_PORTS`` are in use, return ``wanted``. Listening on it then fails with the reason.
+    """
     if wanted == 0:
         return 0
     ports = range(wanted, min(wanted + MAX_PORTS, 65536))
@@ -126,7 +130,7 @@ def _instructions(url: str, settings: Settings) -> list[str]:
 
 
 def _variables(url: str, settings: Settings, token: str) -> dict[str, str]:
-    """Return the environment of the other commands. A JWT_SECRET from the environment is not repeated."""
+    """Return the environment variables for other commands. A JWT_SECRET from the environment is not repeated."""
     variables = {"ROOMCAST_TOKEN": token, "API_KEY": settings.api_key or ""}
     if settings.jwt_secret is not None and not os.environ.get("JWT_SECRET", "").strip():
         variables["JWT_SECRET"] = settings.jwt_secret

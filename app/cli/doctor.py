@@ -22,14 +22,14 @@ _COLORS: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
 @click.command()
 @host_option()
 @port_option()
-@click.option("--url", help="Check the server that runs at this URL as well, instead of whether the port is free.")
+@click.option("--url", help="Also check the server at this URL. Without it, check that the port is free.")
 def doctor(host: str, port: int, url: str | None) -> None:
     """Check a deployment for problems.
 
-    Checks settings, secrets, plugins, limits, the clock and Redis; with --url also a running server. Run it in the
-    environment of the server.
+    Checks settings, secrets, plugins, limits, the clock and Redis; with --url also a running server. Run it with the
+    environment variables of the server.
 
-    The status is 1 if a check fails.
+    The exit status is 1 if a check fails.
     """
 
     async def print_findings() -> bool:

@@ -23,15 +23,16 @@ from .websocket_client import End, Ended, Stream
 #: at the same moment.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
-#: After this many seconds without a message the client sends a ping. After as many more the connection counts as lost.
+#: After this many seconds without a message the client sends a ping. After the same time again without an answer, the
+#: connection counts as lost.
 MAX_SILENCE: Final = 45.0
 
 _ACCESS: Final = "its rooms claim, or the rule of the room's type, must allow it; see `roomcast token --room`"
 
-#: Close codes after which another attempt would end in the same way, with what to do.
+#: The close codes after which another attempt would fail too, each with the sentence for the user.
 FINAL_ENDS: Final = {
-    4401: "The server does not accept the token (4401): it is wrong, expired, or signed with another secret; its log "
-    "says which. Get a new one with `roomcast token`.",
+    4401: "The server does not accept the token (4401): the token is wrong, expired, or signed with another secret; "
+    "the server's log has the reason. Get a new one with `roomcast token`.",
     4403: f"The token gives no access to the room (4403): {_ACCESS}.",
     4410: "An operator has disconnected this user (4410).",
     4429: "The user has as many connections as allowed (4429): close another one, or raise MAX_CONNECTIONS_PER_USER on "
@@ -48,10 +49,10 @@ FINAL_ENDS: Final = {
 def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | None, raw: bool) -> None:
     """Print the events of rooms as they happen.
 
-    Each event is a line: time, room, type, sender, data. Events sent to the user of the token are printed too, with -
-    for the room; without ROOM, only those.
+    Prints each event as a line: time, room, type, sender, data. Events sent to the user of the token are printed too,
+    with - as the room. Without ROOM, only those are printed.
 
-    Without a token, one is made with JWT_SECRET if that is set. If the connection is lost, the command reconnects and
+    Without a token, the command makes one with JWT_SECRET. If the connection is lost, the command reconnects and
     prints the missed events, as far as the server's history reaches back. Messages about the connection go to standard
     error.
     """
@@ -77,7 +78,10 @@ def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | Non
 
 
 def _token_source(token: str | None) -> Callable[[], str]:
-    """Return a function that returns ``token``, or a new token for each call if there is none."""
+    """Return a function that returns ``token``, or that makes a new token for each call if ``token`` is empty.
+
+    Raises ``SettingsError`` if there is neither a token nor JWT_SECRET.
+    """
     if token is not None and token.strip():
         return lambda: token.strip()
     if not os.environ.get("JWT_SECRET", "").strip():
@@ -207,7 +211,7 @@ class Listener:
             self._out(frame.decode() if self._raw else event_line(message))
 
     def _set_last_id(self, room: str | None, id: str | None) -> None:
-        """Store the id of the last event of ``room``, or of the personal room if that is None."""
+        """Store the id of the last event of ``room``. None stands for the personal room."""
         if id is not None and room is None:
             self._last_user_id = id
         elif id is not None and room in self._last_ids:

@@ -1,4 +1,4 @@
-"""What several commands share: options, the event loop that they run on, and the error for wrong input."""
+"""Shared by the commands: options, the event loop, and the error for wrong input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 
 class BadInput(click.ClickException):
-    """The options, settings or plugins cannot be used: one sentence on standard error and status 2."""
+    """Wrong options, settings or plugins. Prints one sentence on standard error and ends with status 2."""
 
     exit_code = 2
 

@@ -9,6 +9,7 @@ import click
 
 from .. import registry
 from ..registry import LoadedPlugin
+from ..specs.catalog import CORE_COMMANDS
 from ..workers.process import VERSION
 
 
@@ -39,7 +40,8 @@ def _describe(loaded: LoadedPlugin) -> dict[str, Any]:
         # Built-in plugins have the version of roomcast.
         "package": loaded.distribution if " " in loaded.distribution else f"{loaded.distribution} {VERSION}",
         "entry_point": loaded.entry_point,
-        "commands": [*plugin.commands],
+        # The gateway handles the commands of the core, so the plugin ``core`` does not declare them.
+        "commands": [*(CORE_COMMANDS if plugin.name == "core" else plugin.commands)],
         "events": [*plugin.events],
         "room_types": [*plugin.rooms],
         "routes": [f"{route.method} /plugins/{plugin.name}{route.path}" for route in plugin.routes],

@@ -39,11 +39,13 @@ def publish(
 ) -> None:
     """Publish events, as a backend does.
 
-    Publishes an event of TYPE with the data JSON in ROOM, and prints its id.
+    Publishes an event of TYPE in ROOM, and prints its id. JSON is the data of the event, or - to read the data from
+    standard input. If the data is a list, each of its elements becomes an event.
 
-    If JSON is -, the data is read from standard input. A list there is the data of several events. If TYPE is - and
-    there is no other argument, standard input has one complete event or a list of them: {"type", "room", "data",
-    "sender"}. Of several events, either all are published or none.
+    With - as the only argument, the command reads one complete event or a list of them from standard input. A complete
+    event is an object with type, room, data and perhaps sender.
+
+    Of several events, either all are published or none.
 
     \b
     roomcast publish task.deleted project:1 '{"task_id": 7}'
@@ -83,7 +85,7 @@ def parse_events(text: str, type: str | None, room: str | None, sender: str | No
 
 
 async def post_events(url: str, api_key: str, events: Any, idempotency_key: str | None) -> list[str]:
-    """Publish one event or a list at the server of ``url``. Return the ids. Raises ``RoomcastError``."""
+    """Publish one event or a list of events at ``url``, and return the ids. Raises ``RoomcastError``."""
     headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
     if idempotency_key is not None:
         headers["Idempotency-Key"] = idempotency_key

@@ -1,4 +1,4 @@
-"""``roomcast schema``: the API of a server with the installed plugins, as a document, and what has changed in it."""
+"""``roomcast schema``: print the API of a server with the installed plugins, or the changes that break clients."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ FORMATS: Final = ("asyncapi", "openapi", "typescript")
 @click.command()
 @click.option("--format", type=click.Choice(FORMATS), default="asyncapi", show_default=True, help="Output format.")
 @click.option(
-    "--client", default=CLIENT, show_default=True, help="For TypeScript: module from which the client is imported."
+    "--client", default=CLIENT, show_default=True, help="With typescript: module from which to import the client."
 )
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
-    help="Instead, list the changes since this AsyncAPI file that break clients.",
+    metavar="FILE",
+    help="List the changes that break clients, compared with this earlier output (asyncapi).",
 )
 def schema(format: str, client: str, against: Path | None) -> None:
     """Print the API of a server with the installed plugins.
@@ -35,7 +36,7 @@ def schema(format: str, client: str, against: Path | None) -> None:
     AsyncAPI describes the commands, events and replies of the WebSocket, OpenAPI the HTTP API. TypeScript declares the
     types for roomcast.js.
 
-    With --against, the status is 1 if a change since the given output would break clients.
+    With --against, the command lists changes instead. The exit status is 1 if there are any.
     """
     loaded = registry.load()
     if against is None:

@@ -29,7 +29,7 @@ from .options import host_option, port_option
     help="Number of processes that serve the port. More than one needs REDIS_URL.",
 )
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, if in another file (PEM).")
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
 def serve(
     host: str, port: int, workers: int, tls_cert: Path | None, tls_key: Path | None, unix_socket: Path | None

@@ -15,7 +15,7 @@ from ..auth.user_id import normalize_user_id
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
 from ..settings import Settings
 
-#: Claims that ``token`` sets by options of their own.
+#: Claims that have an option of their own.
 _OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
 
 
@@ -23,7 +23,10 @@ _OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
 @click.option("--user-id", required=True, help="Id of the user. A decimal id becomes a number.")
 @click.option("--username", help="Name that other users see.  [default: the id]")
 @click.option(
-    "--room", "rooms", multiple=True, help="Room that the user may join: channel:1, channel:* or *; may be repeated."
+    "--room",
+    "rooms",
+    multiple=True,
+    help="Room that the user may join: channel:1, channel:* or *; may be repeated.  [default: none]",
 )
 @click.option("--expires-in", type=click.FloatRange(1), default=3600, show_default=True, help="Lifetime in seconds.")
 @click.option(

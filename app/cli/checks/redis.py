@@ -1,4 +1,4 @@
-"""Check the Redis servers that REDIS_URL names, and perform there once each operation of a node."""
+"""Check the Redis servers of REDIS_URL, and perform each operation of a node on them once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import SettingsError, Unavailable
 from ...settings import Settings
 from .finding import FAIL, OK, WARN, Finding
 
-#: The oldest versions: GETDEL is new in 6.2, sharded pub/sub of a Cluster in 7.0.
+#: The oldest supported versions. Redis 6.2 added GETDEL, 7.0 sharded pub/sub in a Cluster.
 OLDEST: Final = (6, 2)
 OLDEST_CLUSTER: Final = (7, 0)
 #: A server that uses more than this part of its memory is nearly full.

@@ -38,12 +38,13 @@ async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIter
         yield Finding(OK, f"{url} reports that the server is ready.")
     else:
         yield Finding(FAIL, f"{url} answers with HTTP status {response.status}: {text}")
-    if skew := _check_clock(response.headers.get("Date")):
-        yield skew
+    if finding := _check_clock(response.headers.get("Date")):
+        yield finding
     yield await _check_websocket(target, environ)
 
 
 def _check_clock(date: str | None) -> Finding | None:
+    """Compare the Date header of a response with this clock. Return None if there is no valid date."""
     try:
         seconds = time.time() - parsedate_to_datetime(date or "").timestamp()
     except ValueError:
