@@ -15,7 +15,7 @@ from typing import Any
 
 from .settings import Settings
 
-# In a repr, a word may follow an escape such as \r, and an escape may be a space.
+# A repr shows white space as an escape such as \r. A word may begin after an escape, and an escape counts as a space.
 _WORD_START = r"(?:\b|(?<=\\[a-z]))"
 _SPACE = r"(?:\s|\\{1,4}[a-z])"
 
@@ -48,7 +48,7 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 def configure(settings: Settings, worker: int | None = None) -> None:
-    """Log to standard error in ``log_format`` from ``log_level`` on. Another call replaces the handler.
+    """Log to standard error, with the format and the level of ``settings``. Another call replaces the handler.
 
     ``worker`` is the number of this worker, if several write to the same standard error. Each line contains it.
     """
@@ -139,7 +139,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return the message with its arguments. Arguments that do not fit must not raise in the caller of the logger."""
+    """Return the message with its arguments. If they do not fit, return it without them: logging must not raise."""
     try:
         return record.getMessage()
     except Exception:

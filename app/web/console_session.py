@@ -40,10 +40,11 @@ def is_logged_in(request: web.BaseRequest, api_key: str) -> bool:
 
 
 def is_console(request: web.Request) -> bool:
-    """Return True if the console's own page sent ``request`` and its user is logged in, or this is ``roomcast dev``.
+    """Return True if the console's own page sent ``request``, and its user is logged in.
 
-    The cookie is not enough, because browsers add it to requests of other pages too. The header and the Origin show
-    that the console's page sent the request. Browsers omit Origin from a GET to the page's own origin.
+    ``roomcast dev`` needs no login. The cookie alone is not enough, because browsers add it to requests of other pages
+    too. The header and the Origin show that the console's page sent the request. Browsers omit Origin from a GET to the
+    page's own origin.
     """
     if HEADER not in request.headers or not is_allowed_origin(request):
         return False

@@ -1,9 +1,9 @@
 """Protects ``roomcast dev`` from DNS rebinding: requests must name this machine in their Host header.
 
 The dev server trusts every local user: its console creates tokens and calls the API without a key. The same-origin
-policy of browsers keeps other sites out, unless an attacker makes a host name point at 127.0.0.1: then a page under
-that name has the same origin as the server. Its requests have the name in ``Host``, so only names are served that an
-attacker cannot own.
+policy of browsers keeps other sites out. But an attacker can make a host name point at 127.0.0.1, so that a page under
+that name has the same origin as the server. The requests of such a page have the name in ``Host``. Therefore the server
+answers only requests for names that an attacker cannot own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The JSON responses of the HTTP API, and how exceptions become error responses.
 
-An error is ``{"error": sentence, "code": word}``, with more fields for some codes. A code that error frames use too has
-the same meaning here. ``STATUS`` has the HTTP status of each code.
+An error is ``{"error": sentence, "code": word}``, with more fields for some codes. Codes that are also those of error
+frames have the same meaning. ``STATUS`` has the HTTP status of each code.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
 
 
 async def _send_and_close(request: web.Request, response: web.Response, linger: float) -> None:
-    """Send ``response``, read and discard for up to ``linger`` seconds what the client still sends, and close.
+    """Send ``response``, read and discard the rest of the request for up to ``linger`` seconds, and close.
 
     If a socket is closed with unread bytes, the kernel sends a reset, and the client can lose the response. aiohttp
-    would read on by itself, but for 10 s, and even after the client has disconnected.
+    would continue to read by itself, even after the client has disconnected.
     """
     response.force_close()
     await response.prepare(request)

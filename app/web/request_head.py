@@ -1,6 +1,6 @@
-"""Reads what several endpoints need of a request: the bearer token, the client's address, the page's origin.
+"""Functions that read the head of a request: the bearer token, the client's address, the page's origin.
 
-It works with requests that aiohttp has parsed and with those of ``upgrade.acceptor``.
+They take requests of aiohttp and those of ``upgrade.acceptor``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bearer_token(request: RequestHead) -> str | None:
 def remote_address(request: RequestHead, *, trust_proxy: bool) -> str:
     """Return the address of the client: the peer's, or the last one in X-Forwarded-For if the proxy is trusted.
 
-    Only the last entry is the proxy's own; the client may have sent the others. Most proxies append it to the client's
+    The proxy adds the last entry; the client may have sent the others. Most proxies append the entry to the client's
     header, HAProxy adds a second header.
     """
     forwarded = request.headers.getall("X-Forwarded-For", [""])[-1] if trust_proxy else ""

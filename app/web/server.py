@@ -30,10 +30,10 @@ hide_versions()
 MAX_BODY: Final = 1024 * 1024
 #: The options of aiohttp's runner.
 RUNNER_OPTIONS: Final[dict[str, Any]] = {
-    "access_log": None,  # it would contain URLs with tokens
+    "access_log": None,  # its lines would contain URLs with tokens
     "keepalive_timeout": 30,
     "shutdown_timeout": 1,
-    # How long aiohttp reads on after an early response. Its default is 10 s, even while the server stops.
+    # How long aiohttp continues to read after an early response. Its default is 10 s, even while the server stops.
     "lingering_time": 2,
     # Our keepalive replaces TCP's, for which each transport would keep a socket object.
     "tcp_keepalive": False,
@@ -41,9 +41,9 @@ RUNNER_OPTIONS: Final[dict[str, Any]] = {
 
 
 class Address(NamedTuple):
-    """Where to listen: ``host`` and ``port``, or ``unix_socket``, or ``sockets`` that are bound; with ``tls`` if given.
+    """Where to listen: on ``unix_socket`` if it is set, otherwise on ``host`` and ``port``. With ``tls``, serve TLS.
 
-    ``sockets`` are bound to the other fields.
+    ``sockets`` are sockets that the supervisor has bound to that address. Without any, the server binds its own.
     """
 
     host: str = "127.0.0.1"
@@ -158,7 +158,7 @@ class Server:
 
 
 async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
-    """Run ``server`` until the event is set. Calls ``ready`` when it listens."""
+    """Run ``server`` until the event ``until`` is set. Calls ``ready`` when the server listens."""
     await server.start()
     try:
         ready(server)

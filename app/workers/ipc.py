@@ -1,7 +1,7 @@
 """Messages between the supervisor and a worker, over a pair of Unix sockets that no other process has.
 
-A message is a line with its kind and the length of its body, followed by the body: ``metrics 5\\nhello``. If one side
-ends, the other side's channel ends too. A worker then knows that its supervisor is gone.
+A message is a line with its kind and the length of its body, followed by the body: ``metrics 5\\nhello``. The end of
+one process closes the channel of the other. A worker detects by this that its supervisor has ended.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Channel:
 
 
 class Question:
-    """A question to the other process: a message of ``kind``, which is answered within ``timeout`` seconds or not.
+    """A message of ``kind`` that asks the other process, and waits up to ``timeout`` seconds for the answer.
 
-    There is at most one question in flight. Callers that ask in the meantime share its answer. So frequent scrapes do
-    not multiply the messages, and no messages queue up for a process that does not answer.
+    At most one message is in flight. Callers that ask in the meantime share its answer. So frequent scrapes do not
+    multiply the messages, and no messages queue up for a process that does not answer.
     """
 
     def __init__(self, channel: Channel, kind: str, timeout: float) -> None:
@@ -93,7 +93,7 @@ class Question:
         self._answer: asyncio.Future[bytes] | None = None
 
     async def ask(self) -> bytes:
-        """Return the answer, or nothing if there is none in time."""
+        """Return the answer, or an empty body if there is none in time."""
         if self._channel.is_closed:
             return b""
         if (answer := self._answer) is None:
@@ -103,7 +103,7 @@ class Question:
         return answer.result() if answer.done() else b""
 
     def resolve(self, body: bytes) -> None:
-        """Give ``body`` to all callers that wait for the answer: empty if there will be none."""
+        """Return ``body`` to all callers that wait. An empty body means that there will be no answer."""
         if self._answer is not None:
             self._answer.set_result(body)
             self._answer = None

@@ -22,12 +22,12 @@ class ListeningSockets:
     socket, each worker accepts what it can, and got 126 to 274. Long-lived connections keep such an imbalance for
     hours.
 
-    The supervisor keeps every socket open. So connections that a worker had not accepted when it died are not reset,
-    but wait for its replacement. If the replacement has to wait, the supervisor closes the socket, and new connections
-    go to the other workers.
+    The supervisor keeps every socket open. Connections that a worker had not accepted when it died are therefore not
+    reset: its replacement accepts them. During a pause before the replacement starts, the supervisor closes the socket,
+    so that new connections go to the other workers.
 
-    A Unix socket cannot be shared that way, and other systems do not balance. There all workers use one socket, which
-    stays open as long as any process has it.
+    A Unix socket cannot be shared by SO_REUSEPORT, and other systems do not balance. In both cases all workers use one
+    socket, which stays open as long as any process has it.
     """
 
     def __init__(self, address: Address) -> None:
@@ -38,7 +38,7 @@ class ListeningSockets:
         self.port = address.port
 
     def bind(self) -> list[socket.socket]:
-        """Return bound sockets for one worker. The worker listens on them. Raises ``OSError``."""
+        """Return bound sockets, on which one worker listens. Raises ``OSError``."""
         if self._shared:
             return self._shared
         if self._address.unix_socket is not None:

@@ -40,7 +40,7 @@ HAS_UVLOOP: Final = importlib.util.find_spec("uvloop") is not None
 
 VERSION: Final = importlib.metadata.version("roomcast")
 
-#: A lower limit of open files is soon reached: each connection is one.
+#: A lower limit of open files causes a warning. Each connection is an open file.
 MIN_OPEN_FILES: Final = 10_000
 RAISE_LIMIT: Final = "raise the limit (ulimit -n, or LimitNOFILE in a systemd unit)"
 
@@ -66,8 +66,8 @@ def run(
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process immediately.
 
     ``on_start`` is called when the loop begins, with the event that stops the server. ``on_ready`` is called when
-    clients can connect. Logs the address, unless ``address`` has sockets: then the supervisor that bound them does.
-    ``peers`` gives access to the other workers, if this is one of several.
+    clients can connect. ``peers`` gives access to the other workers, if this is one of several. Logs the address,
+    unless ``address`` has sockets: the supervisor, which bound them, logs it then.
 
     Raises ``PluginError`` or ``StartError``. With Redis it raises ``SettingsError`` if REDIS_URL is wrong, and
     ``Unavailable`` if Redis does not answer within REDIS_WAIT.
@@ -185,11 +185,11 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 def _tune_gc() -> None:
     """Keep the garbage collector from stopping the event loop.
 
-    By default a full collection starts by itself and visits every object: with 5,000 connections it takes 26 to 33 ms
-    (Python 3.11), in which no client is served. What the start has created stays, so it is frozen and no longer
-    visited. Reference counts free connections and events, so collections find little and can be rare. A threshold of
-    50,000 new objects is too rare: a young collection then takes 7 to 17 ms while many clients connect, against 2 to 3
-    ms at 10,000, for the same total.
+    By default a full collection starts by itself and visits every object. With 5,000 connections it takes 26 to 33 ms
+    (Python 3.11), in which no client is served. The objects that exist after the start are permanent, so they are
+    frozen and no longer visited. Reference counts free connections and events, so collections find little and can be
+    rare. A threshold of 50,000 new objects is too high: a young collection then takes 7 to 17 ms while many clients
+    connect, against 2 to 3 ms at 10,000, for the same total.
     """
     gc.collect()
     gc.freeze()
@@ -197,7 +197,7 @@ def _tune_gc() -> None:
 
 
 def raise_file_limit() -> int | None:
-    """Raise the limit of open files as far as this process may. Return it, or None if there is no limit."""
+    """Raise this process's limit of open files to the highest value allowed. Return it; None means no limit."""
     try:
         import resource
     except ImportError:  # Windows

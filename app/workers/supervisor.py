@@ -6,10 +6,10 @@ its environment makes it a worker. A worker that dies is started again, and one 
 Each worker has a channel (``ipc.py``) to the supervisor. A worker reports that it is ready, or why it cannot start, and
 answers pings. The supervisor sends the order to stop. The end of the channel counts as that order, so workers stop when
 the supervisor is killed. The order is a message and not a signal, because systemd signals all processes of a service at
-once: a worker would get a second signal, which cuts off its clients.
+once: a worker would get a second signal, which ends it without a drain.
 
-Metrics travel over the same channels. Sockets at paths would need a writable directory, which not every container has,
-and a cleanup after crashes.
+Metrics are sent over the same channels. Sockets at paths would need a writable directory, which not every container
+has, and a cleanup after crashes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
 log = logging.getLogger("roomcast")
 
-#: After a worker has run this long, in seconds, its back-off begins again.
+#: The back-off of a worker begins again after it has run for this many seconds.
 STEADY: Final = 60.0
 #: The pauses before a worker is started again, in seconds. The first restart has none.
 FIRST_PAUSE: Final = 0.5
@@ -97,7 +97,7 @@ class Supervisor:
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
     async def run(self) -> None:
-        """Return after the stop. Raises ``StartError`` if a worker could not start the first time."""
+        """Run the workers until the stop. Raises ``StartError`` if a worker could not start the first time."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -124,7 +124,7 @@ class Supervisor:
         signal.raise_signal(number)
 
     def _stop(self) -> None:
-        """Close the sockets, which accept connections as long as any process has them open; then stop the workers."""
+        """Close the sockets, which accept connections while any process has them open. Then stop the workers."""
         self._stopping.set()
         self._sockets.close_all()
         for slot in self._slots:
@@ -150,7 +150,7 @@ class Supervisor:
             await self._pause(slot, end, backoff.next_pause())
 
     async def _pause(self, slot: _Slot, end: str, pause: float) -> None:
-        """Wait ``pause`` seconds before a worker is started again; ``end`` says how the last process ended."""
+        """Wait ``pause`` seconds before a worker is started again. ``end`` describes how the last process ended."""
         if pause:
             self._sockets.close(slot.sockets)
         failure = f" ({slot.failure})" if slot.failure else ""
@@ -161,7 +161,7 @@ class Supervisor:
                 await self._stopping.wait()
 
     async def _run_worker(self, slot: _Slot) -> str:
-        """Run a worker until it ends. Return how it ended, as the end of a sentence."""
+        """Run a worker until it ends. Return how it ended, in words that follow "worker 1"."""
         slot.failure = ""
         ours, theirs = socket.socketpair()
         try:
@@ -177,7 +177,7 @@ class Supervisor:
         watching = asyncio.create_task(self._kill_when_hung(slot, worker, child))
         status = await child.wait()
         watching.cancel()
-        # It ends with the process, unless a plugin has forked another one, which has the channel too.
+        # ``receive`` returns when the process ends. A process that a plugin has forked may keep the channel open.
         await asyncio.wait([receiving], timeout=_DRAIN_TIMEOUT)
         receiving.cancel()
         worker.channel.close()

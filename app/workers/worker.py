@@ -14,7 +14,6 @@ from typing import Any, Final
 import orjson
 
 from ..errors import RoomcastError
-from ..gateway.gateway import Gateway
 from ..settings import Settings
 from ..web.ops import metrics, worker_metrics
 from ..web.server import Address, Server
@@ -60,7 +59,7 @@ class Worker:
             sys.exit(1)
 
     async def _connect(self, stop: asyncio.Event) -> None:
-        """Open the channel. Set ``stop`` when the supervisor asks for it or ends; report any other stop to it."""
+        """Open the channel to the supervisor, and receive its messages. Report to it when ``stop`` is set."""
         # A duplicate, because ``serve`` reports a failure after the loop has closed the channel.
         self._channel = await Channel.open(self._socket.dup())
         self._peer_metrics = Question(self._channel, GATHER, GATHER_TIMEOUT)
@@ -73,13 +72,13 @@ class Worker:
         self._channel.send(READY)
 
     async def _receive(self, stop: asyncio.Event) -> None:
-        """Handle the supervisor's messages until it closes the channel."""
+        """Handle the supervisor's messages. Set ``stop`` when it orders that, or when the channel ends."""
         try:
             async for kind, body in self._channel.messages():
                 if kind == PING:
                     self._channel.send(PONG)
                 elif kind == METRICS:
-                    self._spawn(self._send_metrics(self._gateway))
+                    self._spawn(self._send_metrics())
                 elif kind == GATHERED:
                     self._peer_metrics.resolve(body)
                 elif kind == STOP:
@@ -93,18 +92,18 @@ class Worker:
         await stop.wait()
         self._channel.send(STOPPING)
 
-    async def _send_metrics(self, gateway: Gateway) -> None:
+    async def _send_metrics(self) -> None:
         """Send the metrics, or an empty body if that fails: the supervisor asks again only after an answer."""
         text = b""
         try:
-            text = worker_metrics.encode_metrics(await metrics.collect(gateway))
+            text = worker_metrics.encode_metrics(await metrics.collect(self._gateway))
         except Exception:
             log.exception("cannot collect the metrics")
         finally:
             self._channel.send(METRICS, text)
 
     async def _gather_metrics(self) -> Mapping[int, str]:
-        """Return the metrics of each other worker that answers, by the workers' numbers."""
+        """Return the metrics of the other workers that answer, by the workers' numbers."""
         body = await self._peer_metrics.ask()
         return {int(number): text for number, text in orjson.loads(body or b"{}").items()}
 

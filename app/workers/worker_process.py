@@ -1,4 +1,4 @@
-"""The supervisor's view of one worker process: its messages, its metrics, and whether it hangs."""
+"""A worker process as the supervisor sees it: handles its messages, requests its metrics, and detects that it hangs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .ipc import FAILED, METRICS, PING, PONG, READY, STOP, STOPPING, Channel, Qu
 
 #: Seconds between two pings.
 HEARTBEAT: Final = 1.0
-#: A worker that has not answered a ping for this many heartbeats hangs. This leaves time to a machine that swaps. It is
-#: shorter than clients wait for a pong (WS_HEARTBEAT_INTERVAL, by default 30 s) before they reconnect.
+#: A worker that has not answered a ping for this many heartbeats hangs. A machine that swaps can answer within this
+#: time, and clients wait longer for a pong before they reconnect (WS_HEARTBEAT_INTERVAL, by default 30 s).
 MAX_MISSED: Final = 15
 
 #: How long a worker may take to send its metrics, in seconds.
@@ -35,7 +35,7 @@ class WorkerProcess:
         self._awaits_pong = False
 
     async def receive(self) -> None:
-        """Handle the worker's messages until its end."""
+        """Handle the worker's messages until it ends."""
         try:
             async for kind, body in self.channel.messages():
                 if kind == PONG:
@@ -52,11 +52,11 @@ class WorkerProcess:
             self._metrics.resolve(b"")
 
     async def wait_until_hung(self) -> None:
-        """Ping the worker; return when it serves and has not answered for ``MAX_MISSED`` heartbeats.
+        """Ping the worker while it serves. Return when it has not answered for ``MAX_MISSED`` heartbeats.
 
-        Counts the heartbeats of this process rather than wall time. If the machine was suspended, or a container was
-        frozen, that counts as one heartbeat, and the workers have the others to answer. A worker that starts or drains
-        is not pinged: both may take any time.
+        Counts the heartbeats of this process rather than wall time. A suspended machine or a frozen container costs one
+        heartbeat, so that the worker can still answer in the remaining ones. A worker that starts or drains is not
+        pinged, because both may take any time.
         """
         missed = 0
         while missed < MAX_MISSED:
@@ -71,10 +71,10 @@ class WorkerProcess:
         return self._is_ready and not self._is_stopping
 
     async def metrics(self) -> str:
-        """Return the worker's metrics in the OpenMetrics format: empty before it serves, or without a timely answer."""
+        """Return the worker's metrics in the OpenMetrics format; empty if it does not serve yet or answer in time."""
         return (await self._metrics.ask()).decode() if self._is_ready else ""
 
     def stop(self) -> None:
-        """Let the worker drain and end."""
+        """Order the worker to drain and end."""
         self._is_stopping = True
         self.channel.send(STOP)

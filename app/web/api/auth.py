@@ -42,7 +42,7 @@ def check_api_key(request: web.Request) -> None:
 
 
 def requires_api_key(handler: Handler) -> Handler:
-    """Return ``handler`` for requests that may use the API. Others, and exceptions, are answered in JSON."""
+    """Return ``handler`` with a check of the API key. Refusals and exceptions are answered in JSON."""
 
     @wraps(handler)
     async def wrapper(request: web.Request) -> web.StreamResponse:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ...broker.base import Publication
 from ...errors import Refused
 from ...gateway.gateway import Gateway
 from ..json_errors import Failure
 
-#: How many events a request may have. A list of them keeps the event loop busy for about 10 ms.
+_T = TypeVar("_T")
+
+#: How many events a request may have. This number keeps the event loop busy for about 10 ms.
 MAX_EVENTS: Final = 1000
 #: How many problems of one event are reported.
 MAX_PROBLEMS: Final = 20
 
-#: The fields of an event with their types, as Python's and in words. ``sender`` may be missing or null.
+#: The fields of an event, each with its Python type and a description of it. ``sender`` may be missing or null.
 _FIELDS: Final[dict[str, tuple[type[Any], str]]] = {
     "type": (str, "a string"),
     "room": (str, "a string"),
@@ -27,7 +29,10 @@ _FIELD_OF_CODE: Final = {"unknown_type": "type", "bad_room": "room", "unknown_ro
 
 
 class Problem(NamedTuple):
-    """One problem of an event: the ``field`` (as ``data.title``; empty for the whole event), a sentence and a code."""
+    """One problem of an event: the path of the ``field``, a sentence and a code. The path is empty for the whole event.
+
+    The path of a field in the data is, for example, ``data.title``.
+    """
 
     field: str
     error: str
@@ -35,7 +40,7 @@ class Problem(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The error, preceded by the field if that is in the data. Errors of other fields name their field."""
+        """The error, preceded by the field if the field is in the data. Errors of other fields name their field."""
         return f"{self.field}: {self.error}" if self.field.startswith("data.") else self.error
 
 
@@ -50,19 +55,18 @@ class _EventCheck:
     def prepare(self, key: str | None) -> Publication | None:
         """Return the publication of the event, or None if there are problems."""
         self._check_envelope()
-        prepared: list[Publication] = []
         event = self._event
         if not self.problems:
             fields = (event["type"], event["room"], event["data"], event.get("sender"))
-            self._collect(lambda: prepared.append(self._gateway.publishing.prepare(*fields, key)))
-        if prepared:
-            return prepared[0]
+            publication = self._collect(lambda: self._gateway.publishing.prepare(*fields, key))
+            if publication is not None:
+                return publication
         if isinstance(event, dict):
             self._check_parts(event.get("type"), event.get("room"), event.get("data"))
         return None
 
     def _check_envelope(self) -> None:
-        """Check which fields there are, and their types."""
+        """Check the names of the fields and the types of their values."""
         event = self._event
         if not isinstance(event, dict):
             self._add("", "An event must be an object with type, room, data and perhaps sender.", "bad_message")
@@ -88,10 +92,10 @@ class _EventCheck:
             if event_type is not None and event_type.rooms and ":" in room:
                 self._collect(lambda: gateway.publishing.check_destination(event_type, room))
 
-    def _collect(self, check: Callable[[], Any]) -> None:
-        """Call ``check``; if it raises ``Refused``, add its problems."""
+    def _collect(self, check: Callable[[], _T]) -> _T | None:
+        """Return the result of ``check``. If it raises ``Refused``, add its problems and return None."""
         try:
-            check()
+            return check()
         except Refused as refused:
             field = _FIELD_OF_CODE.get(refused.code)
             if field is not None or not refused.fields:
@@ -99,6 +103,7 @@ class _EventCheck:
             for path, messages in (refused.fields or {}).items():
                 error = " ".join(map(str, messages)) if isinstance(messages, list) else str(messages)
                 self._add(f"data.{path}" if path else "data", error, refused.code)
+        return None
 
     def _add(self, field: str, error: str, code: str) -> None:
         is_known = any(problem.field == field for problem in self.problems)

@@ -15,7 +15,7 @@ from ..json_errors import RETRY_AFTER, Failure
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """Return the key of ``request``, or None if it has none; raise ``Failure`` if it cannot be one."""
+    """Return the idempotency key of ``request``, or None without one. Raise ``Failure`` if the key is invalid."""
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
         return None
@@ -31,10 +31,10 @@ async def run_request_once(
     work: Callable[[], Awaitable[Any]],
     timeout: float,  # noqa: ASYNC109  # it bounds the work and the wait of a repeat
 ) -> tuple[bool, Any]:
-    """Return (True, the result of ``work``), or (False, the result of its first run) for a repeated ``key``.
+    """Run ``work`` unless ``key`` was used before. Return (True, its result), or (False, the result of the first run).
 
-    A repeat waits up to ``timeout`` seconds for the first run to end. Raises ``Failure`` if that is not enough, or if
-    the first request had another ``body``. A request that failed is forgotten, so that it can be repeated.
+    A repeat waits up to ``timeout`` seconds for the first run to end. Raises ``Failure`` if the first run takes longer,
+    or if the first request had another ``body``. The key of a failed request is dropped, so that it can be repeated.
     """
 
     async def encoded() -> bytes:

@@ -23,14 +23,14 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def room_in_path(request: web.Request) -> str:
-    """Return the room in the path; raise ``Refused`` if it is not the name of one."""
+    """Return the room in the path; raise ``Refused`` if its name is invalid."""
     room = request.match_info["room"]
     request.app[GATEWAY].publishing.check_room(room)
     return room
 
 
 def user_id_in_path(request: web.Request) -> UserId:
-    """Return the user id in the path as tokens have it: a decimal number is an int. Raises ``Refused``."""
+    """Return the user id in the path, as an int if it is a decimal number. Raises ``Refused``."""
     text = request.match_info["user_id"]
     try:
         return parse_user_id(text)
@@ -82,7 +82,7 @@ def decode_json(body: bytes) -> Any:
 
 
 def _with_line(body: bytes, problem: str) -> str:
-    """Return msgspec's sentence with line and column instead of the byte, if it has one."""
+    """Return msgspec's error message, with the line and the column in place of the byte's position."""
     problem = problem.removeprefix("JSON is malformed: ")
     problem = problem[:1].lower() + problem[1:]
     found = re.search(r" \(byte ([0-9]+)\)", problem)

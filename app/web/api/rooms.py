@@ -34,7 +34,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
 
 @requires_api_key
 async def read_history(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET …/history?since=&limit=``: the oldest events after an id, or the newest events, as clients get them.
+    """Answer ``GET …/history?since=&limit=``: the oldest events after an id, or without one the newest events.
 
     ``more`` is true if the room has later events than the last one returned. If the history does not reach back to
     ``since``, ``recovered`` is false and there are no events.
@@ -60,9 +60,9 @@ def _history_range(request: web.Request) -> tuple[str | None, int | None]:
 
 @requires_api_key
 async def kick(request: web.Request) -> web.StreamResponse:
-    """Answer ``DELETE …/members/{user_id}``: remove a user from a room; return how many connections were in it.
+    """Answer ``DELETE …/members/{user_id}``: remove a user from a room, and return the number of connections removed.
 
-    For a user who is not in the room, that is 0. The user may join again.
+    The number is 0 for a user who is not in the room. The user may join again.
     """
     gateway, room, user_id = request.app[GATEWAY], room_in_path(request), user_id_in_path(request)
     connections = sum(one.connections for one in await gateway.broker.members(room) if one.user_id == user_id)

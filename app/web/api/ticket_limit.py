@@ -11,8 +11,8 @@ from aiohttp import web
 
 from ...broker.base import UserId
 
-#: How many unused tickets of one user a node issues. A user has far fewer connections, and each ticket is stored with
-#: its token of up to 8 KB.
+#: How many unused tickets of one user a node issues. A user has far fewer connections. Each ticket is stored with its
+#: token, which may have 8 KB.
 MAX_UNUSED: Final = 100
 
 

@@ -56,7 +56,7 @@ def _is_allowed(request: web.Request) -> bool:
 
 @allow_cross_origin
 async def preflight(request: web.Request) -> web.StreamResponse:
-    """Answer ``OPTIONS``: what a page of another origin may send (Fetch standard, CORS-preflight)."""
+    """Answer ``OPTIONS`` with the method and headers that pages may send (Fetch standard, CORS-preflight)."""
     headers = {
         "Access-Control-Allow-Methods": "POST",
         "Access-Control-Allow-Headers": "Authorization, Content-Type",

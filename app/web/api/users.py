@@ -23,9 +23,9 @@ MAX_AHEAD: Final = 60
 
 @requires_api_key
 async def disconnect(request: web.Request) -> web.StreamResponse:
-    """Answer ``DELETE /api/v1/users/{user_id}/connections``: close them with 4410; return how many there were.
+    """Answer ``DELETE /api/v1/users/{user_id}/connections``: close a user's connections with 4410.
 
-    For a user without connections, that is 0. The user may connect again.
+    The response has their number, which may be 0. The user may connect again.
     """
     gateway, user_id = request.app[GATEWAY], user_id_in_path(request)
     connections = await gateway.broker.connections(user_id)
@@ -59,7 +59,7 @@ async def revoke_one(request: web.Request) -> web.StreamResponse:
 
 
 def _before(request: web.Request, default: int) -> float:
-    """Return the Unix time in the query. One far ahead is refused: it would lock the user out until then."""
+    """Return the Unix time in the query. A time in the future is refused: it would lock the user out until then."""
     given = query_with(request, "before").get("before")
     if given is None:
         return default

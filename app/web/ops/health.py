@@ -1,4 +1,4 @@
-"""``/health/live`` tells whether to restart the process, ``/health/ready`` whether to send it clients."""
+"""Health checks: a process that fails ``/health/live`` needs a restart, ``/health/ready`` is for load balancers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PING_TIMEOUT: Final = 2.0
 
 
 async def live(request: web.Request) -> web.StreamResponse:
-    """Answer 200. If there is no answer, the event loop is stuck and the process should be restarted."""
+    """Answer 200. Without an answer, the event loop is blocked, and the process should be restarted."""
     return json_response({"live": True})
 
 

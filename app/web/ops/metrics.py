@@ -1,6 +1,6 @@
 """``GET /metrics`` for Prometheus: the counters of this node, or of all workers of one server.
 
-Nothing is counted here. The gateway counts in plain integers, and this module reads and names them for each request.
+The gateway counts in plain integers. For each request, this module reads them and gives them names.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _delivery_seconds(delivery: Delivery) -> Metric:
 
 
 def _errors(gateway: Gateway) -> Metric:
-    """Return the error frames by code. Each code is there from the start, so that rates include its first error."""
+    """Return the error frames by code. Each code begins with 0, so that rates include its first error."""
     help = "Error frames sent to clients, by data.code. All codes of plugins are counted as plugin."
     family = CounterMetricFamily("roomcast_errors", help, labels=["code"])
     for code in (*ERROR_CODES, PLUGIN_CODE):
@@ -109,7 +109,7 @@ def _errors(gateway: Gateway) -> Metric:
 
 
 def _connection_ends(gateway: Gateway) -> Metric:
-    """Return the ends of connections. Clients may close with any code, so only the usual ones have a label."""
+    """Return the ends of connections. Clients may close with any code, so only usual codes have labels of their own."""
     help = "Connections that ended or were refused, by close code and reason; 1006 means without a close frame."
     family = CounterMetricFamily("roomcast_connection_ends", help, labels=["code", "reason"])
     ends = {*(end for end in SERVER_ENDS if end.reason), *CLIENT_ENDS.values(), OTHER_END}

@@ -1,7 +1,7 @@
-"""The metrics of several workers of one server, merged by the worker that is asked.
+"""The metrics of several workers of one server, merged by the worker that answers the request.
 
-Each sample gets the label ``worker`` with its worker's number. The samples are not added up: the counters of a worker
-that was restarted begin at 0, and Prometheus can correct that only for each worker by itself.
+Each sample gets the label ``worker`` with its worker's number. The samples are not added up, because the counters of a
+restarted worker begin at 0: Prometheus detects such a reset only in the series of one worker.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PEERS: Final = web.AppKey("peers", Peers)
 
 
 class Families(Collector):
-    """Metrics that are collected already, for functions of prometheus-client that take a collector."""
+    """Passes collected metrics to functions of prometheus-client that take a collector."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families: Final = families

@@ -131,7 +131,7 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
         "header": console_session.HEADER,
         "socket": handshake.PATH,
         "commands": [
-            *(_shown(registry, "command", type, text, data or {}) for type, (text, data, _) in CORE_COMMANDS.items()),
+            *(_entry(registry, "command", type, text, data or {}) for type, (text, data, _) in CORE_COMMANDS.items()),
             *(_command(registry, one) for one in registry.commands.values()),
         ],
         "events": [_event(registry, one) for one in registry.events.values()],
@@ -146,13 +146,13 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
 
 
 def _command(registry: Registry, command: Command) -> dict[str, Any]:
-    return _shown(registry, "command", command.type, command.description, command.validator.json_schema())
+    return _entry(registry, "command", command.type, command.description, command.validator.json_schema())
 
 
 def _event(registry: Registry, event: EventType) -> dict[str, Any]:
-    shown = _shown(registry, "event", event.type, event.description, event.validator.json_schema())
-    return shown | {"rooms": event.rooms, "publishable": not event.published_by_core}
+    data = _entry(registry, "event", event.type, event.description, event.validator.json_schema())
+    return data | {"rooms": event.rooms, "publishable": not event.published_by_core}
 
 
-def _shown(registry: Registry, kind: str, type: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _entry(registry: Registry, kind: str, type: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": type, "plugin": registry.owner(kind, type), "description": description, "schema": schema}

@@ -62,12 +62,12 @@ async def show_docs(request: web.Request) -> web.StreamResponse:
 def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:
     """Return the page's data. With ``has_console`` its examples have links that open them in the console."""
     registry = gateway.registry
-    shown = [_shown(entry, _has_form(gateway, entry) and has_console) for entry in catalog(registry)]
+    entries = [_entry_data(entry, _has_form(gateway, entry) and has_console) for entry in catalog(registry)]
     return {
         "groups": [
-            ("Commands", "What a client sends.", _of(shown, "command")),
-            ("Events", "What is published in a room, and sent to all of its members.", _of(shown, "event")),
-            ("Replies", "What the server sends to one client.", _of(shown, "frame")),
+            ("Commands", "What a client sends.", _of_kind(entries, "command")),
+            ("Events", "What is published in a room, and sent to all of its members.", _of_kind(entries, "event")),
+            ("Replies", "What the server sends to one client.", _of_kind(entries, "frame")),
         ],
         "rooms": list(registry.rooms.values()),
         "errors": ERROR_CODES,
@@ -78,8 +78,8 @@ def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:
     }
 
 
-def _of(shown: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in shown if one["kind"] == kind]
+def _of_kind(entries: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [entry for entry in entries if entry["kind"] == kind]
 
 
 def _has_form(gateway: Gateway, entry: Entry) -> bool:
@@ -89,7 +89,8 @@ def _has_form(gateway: Gateway, entry: Entry) -> bool:
     return entry.kind == "command"
 
 
-def _shown(entry: Entry, has_link: bool) -> dict[str, Any]:
+def _entry_data(entry: Entry, has_link: bool) -> dict[str, Any]:
+    """Return the page's data for one type of frame."""
     frame = frame_example(entry)
     link = ""
     if has_link:

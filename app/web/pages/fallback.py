@@ -1,4 +1,4 @@
-"""``/``, and the answers to requests for which there is no route: they name the path that was probably meant."""
+"""``/``, and the responses to requests that no other route matches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Login and logout of the console. Wrong keys are limited for each address, so that the key cannot be guessed."""
+"""Login and logout of the console. An address may enter few wrong keys, so that the key cannot be guessed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRONG_KEYS_WINDOW: Final = 60.0
 class LoginAttempts:
     """Allows each address at most ``limit`` attempts within ``window`` seconds of ``clock``.
 
-    The ``max_addresses`` that tried last are remembered.
+    Only the latest ``max_addresses`` addresses are stored.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LoginAttempts:
         return max(attempts[0] + self._window - self._clock(), 0.0)
 
     def add(self, address: str) -> None:
-        """Count an attempt, and forget addresses whose attempts are over."""
+        """Count an attempt, and drop addresses whose attempts are older than the window."""
         now = self._clock()
         attempts = self._attempts.pop(address, None) or deque(maxlen=self._limit)
         attempts.append(now)
@@ -83,7 +83,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
     remote = remote_address(request, trust_proxy=settings.trust_proxy)
     attempts = request.app[_ATTEMPTS]
-    if wait := ceil(attempts.wait(remote)):  # for the right key too, or an attacker could go on guessing
+    if wait := ceil(attempts.wait(remote)):  # even with the right key, or an attacker could continue to guess
         return render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})
     if not isinstance(given, str) or not console_session.is_key(given.strip(), settings.api_key):
         attempts.add(remote)

@@ -53,7 +53,7 @@ def add_routes(app: web.Application) -> None:
 def file_handler(content: bytes, content_type: str, headers: Mapping[str, str], *, may_compress: bool) -> Handler:
     """Return a handler that sends ``content`` with ``headers``, or 304 if the client has it (RFC 9110 section 13.1.2).
 
-    The compressed body is built once, now. Each content encoding has an ETag of its own.
+    The content is compressed here, not for each request. Each content encoding has an ETag of its own.
     """
     plain = Body(content, hashlib.sha256(content).hexdigest()[:32])
     compressed = Body(_compress(content), f"{plain.etag}-gzip") if may_compress else None

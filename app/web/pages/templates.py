@@ -31,8 +31,8 @@ def render(
 ) -> web.Response:
     """Return the page that ``template`` makes of ``context``.
 
-    ``policy`` are the directives of its Content-Security-Policy. In them ``{nonce}`` stands for the response's nonce,
-    which the template finds as ``nonce``.
+    ``policy`` are the directives of its Content-Security-Policy. In the directives ``{nonce}`` stands for the nonce of
+    the response; the template has it in the variable ``nonce``.
     """
     nonce = secrets.token_urlsafe(16)
     response = aiohttp_jinja2.render_template(template, request, {**context, "nonce": nonce}, status=status)

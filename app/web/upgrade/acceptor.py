@@ -4,9 +4,9 @@ For each request aiohttp creates a protocol handler, two tasks, a timer and a re
 WebSocket needs none of them, and they take 100 of the 350 µs that a connection costs with its first join (uvloop 0.23,
 Python 3.11).
 
-Only the common case is handled here: a whole handshake request in one piece that can be answered with 101, parsed by
-aiohttp's own parser. Everything else is passed on with the same bytes, as if aiohttp had accepted the connection:
-other paths, requests in pieces, requests with a body, and all that is answered with an error.
+Only the common case is handled here: a whole handshake request in one piece that can be answered with 101. aiohttp's
+own parser parses it. All other requests are passed on with the same bytes, as if aiohttp had accepted the connection:
+other paths, requests in pieces, requests with a body, and requests that are answered with an error.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Acceptor:
                 self._drop(connection)
 
     def _drop(self, connection: PendingConnection) -> None:
-        """Close a connection that is not admitted, without reading what it still sends."""
+        """Close a connection that is not admitted, without reading more from it."""
         self._silent.pop(connection, None)
         if connection.transport is not None:
             connection.transport.close()

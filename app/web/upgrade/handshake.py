@@ -1,8 +1,8 @@
 """The WebSocket handshake: check the request, authenticate the user, answer 101 and give the socket to a connection.
 
 ``acceptor`` parses most requests, aiohttp the others. aiohttp would keep the request, its headers, a parser, two tasks
-and a queue as long as the connection lives. Nothing of this is needed after the 101, so the transport is detached from
-its request.
+and a queue until the connection ends. None of them is needed after the 101, so the transport is detached from its
+request.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class UpgradeRequest(RequestHead, Protocol):
 
 
 class DetachedResponse(web.StreamResponse):
-    """The response to a request whose transport was detached. aiohttp treats it as one to a lost client."""
+    """The response to a request whose transport was detached. aiohttp handles it like one to a lost client."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Refuse to be sent."""
@@ -76,7 +76,7 @@ _DETACHED: Final = DetachedResponse()
 
 
 class RefusedConnection(Connection):
-    """A connection that is closed as soon as it is open, so that the client receives the reason."""
+    """A connection that is opened and closed at once, so that the client receives the reason."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class RefusedConnection(Connection):
 
 
 class Credentials(NamedTuple):
-    """A client's token or ticket, and the subprotocol to confirm if the token came in that."""
+    """A client's token or ticket, and the subprotocol to confirm if the client offered ``bearer``."""
 
     token: str | None
     ticket: str | None
@@ -93,7 +93,7 @@ class Credentials(NamedTuple):
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
-    """Handle ``GET /api/v1/ws/connect`` if aiohttp has read the request."""
+    """Handle a ``GET /api/v1/ws/connect`` that aiohttp has parsed."""
     gateway, upgrade = request.app[GATEWAY], AiohttpUpgradeRequest(request)
     try:
         accept = check_request(upgrade, gateway.settings.allowed_origins)
@@ -164,7 +164,7 @@ def _read_credentials(request: UpgradeRequest) -> Credentials:
 async def _open_session(
     gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, credentials: Credentials
 ) -> Client | Close:
-    """Return the client for ``request``, or how to close it. Refusals are logged with more detail."""
+    """Return the client for ``request``, or the close frame that refuses it. The log has more detail on a refusal."""
     remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
     try:
         identity = await _authenticate(gateway, credentials)
@@ -190,7 +190,7 @@ async def _open_session(
 
 
 async def _authenticate(gateway: Gateway, credentials: Credentials) -> Identity:
-    """Return the user of ``credentials``; raise ``AuthenticationFailed``. A ticket is used up by this."""
+    """Return the user of ``credentials``; raise ``AuthenticationFailed``. A ticket cannot be used again afterwards."""
     token = credentials.token
     if credentials.ticket is not None:
         stored = await gateway.broker.take(f"ticket/{credentials.ticket[:128]}")
