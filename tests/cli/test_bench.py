@@ -1,4 +1,4 @@
-"""``roomcast bench``: its numbers are correct, against running servers."""
+"""``roomcast bench``: the correctness of its numbers, against running servers."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_with_a_window_all_messages_arrive(server):
 
 
 def test_the_default_output_is_a_table(server):
-    """Progress goes to standard error, the table to standard output. Without a terminal, neither has escapes."""
+    """Progress goes to standard error, the table to standard output. Without a terminal, neither has escape codes."""
     args = ("--connections", "4", "--rooms", "1", "--duration", "1.2", "--rate", "20")
     done = roomcast("bench", "--url", server.ws, *args, JWT_SECRET=SECRET)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_the_default_output_is_a_table(server):
 
 
 def test_refused_messages_are_not_lost_messages():
-    """Messages over the rate limit are counted by their error code, and a note says what to do."""
+    """Messages over the rate limit are counted by their error code, and a note explains what to do."""
     with Running(WS_MESSAGE_RATE="1") as strict:
         result = measure(strict, "--connections", "4", "--rooms", "1", "--duration", "0.5", "--rate", "20", "--json")
         assert set(result["errors"]) == {"rate_limited"}
@@ -67,7 +67,7 @@ def test_refused_messages_are_not_lost_messages():
 
 
 def test_one_token_for_all_connections_exceeds_the_limit_of_a_user(server):
-    """A warning comes first. The connections over the limit count as refused, by their close code."""
+    """The command first prints a warning. Connections over the limit count as refused, by their close code."""
     token = roomcast("token", "--user-id", "1", "--room", "*", JWT_SECRET=SECRET).stdout.strip()
     args = ("--connections", "7", "--rooms", "1", "--duration", "0.2", "--json")
     done = roomcast("bench", "--url", server.ws, *args, "--token", token)
@@ -83,7 +83,7 @@ def test_one_token_for_all_connections_exceeds_the_limit_of_a_user(server):
 
 
 def test_a_bench_that_cannot_run_is_one_sentence(server):
-    """The reasons: no token, no server, a token that the server refuses, more connections than open files."""
+    """No token, no server, a refused token, and more connections than open files each print one sentence."""
     assert "JWT_SECRET" in refusal("bench", "--connections", "1")
     assert "cannot be reached" in refusal("bench", "--url", "ws://127.0.0.1:1", status=1, JWT_SECRET=SECRET)
     few = ("bench", "--url", server.ws, "--connections", "2")

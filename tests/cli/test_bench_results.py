@@ -1,4 +1,4 @@
-"""The latencies of a bench: percentiles in constant space."""
+"""The latencies of a bench: quantiles in constant space."""
 
 import random
 
@@ -18,14 +18,14 @@ def latencies_of(microseconds) -> Latencies:
 
 
 def test_without_a_delivery_the_latency_is_zero():
-    """Every percentile of an empty histogram is 0."""
+    """Every quantile of an empty histogram is 0."""
     assert Latencies().quantile(0.5) == Latencies().quantile(1) == 0
 
 
 @given(st.lists(st.integers(0, 10**8), min_size=1, max_size=50), st.sampled_from([0.5, 0.9, 0.99]))
 @settings(max_examples=200)
-def test_a_percentile_is_accurate_to_one_per_cent(values, share):
-    """It is at most 1 % above that of the sorted values. The longest latency is exact."""
+def test_a_quantile_is_accurate_to_one_per_cent(values, share):
+    """A quantile is at most 1 % above that of the sorted values. The longest latency is exact."""
     latencies = latencies_of(values)
     index = -(-len(values) * round(share * 100) // 100) - 1
     exact = sorted(values)[index] / 1000
@@ -35,7 +35,7 @@ def test_a_percentile_is_accurate_to_one_per_cent(values, share):
 
 @pytest.mark.parametrize("count", [100, 10_000])
 def test_space_does_not_grow_with_the_count(count):
-    """The number of classes depends on the range of the latencies only."""
+    """The number of buckets depends only on the range of the latencies."""
     draw = random.Random(1)
     latencies = latencies_of(draw.randrange(10**6) for _ in range(count))
     assert len(latencies._counts) <= 128 * 14

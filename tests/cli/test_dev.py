@@ -49,7 +49,7 @@ def test_the_printed_lines_work_unchanged(dev):
 
 
 def test_the_exported_variables_suffice_for_the_other_commands(dev):
-    """In another shell they allow publish, listen, and token, and the server accepts that token."""
+    """In another shell, publish, listen and token work with them, and the server accepts the token."""
     exports = next(line.strip() for line in dev.out if line.strip().startswith("export "))
     names = re.findall(r"([A-Z_]+)=", exports)
     assert names == ["ROOMCAST_TOKEN", "API_KEY", "JWT_SECRET", "ROOMCAST_URL"]
@@ -68,7 +68,7 @@ def test_the_exported_variables_suffice_for_the_other_commands(dev):
 
 
 def test_dev_names_what_is_open(dev):
-    """The first line says that it is for development, and which rooms and origins are open."""
+    """The first line contains "for development", and which rooms and origins are open."""
     assert dev.out[0].endswith("rooms: open to all users; origins: all)")
     with Running("dev", "--port", "0", ROOM_ACCESS="claims", ALLOWED_ORIGINS="https://a.example") as running:
         running.wait_for("rooms: by ROOM_ACCESS; origins: by ALLOWED_ORIGINS", running.out)
@@ -90,7 +90,7 @@ def test_dev_logs_no_secret(dev):
 
 
 def test_dev_takes_the_next_port_if_its_own_is_in_use(server):
-    """The text of the second server says which port it has."""
+    """The text of the second server contains the port that it took."""
     port = int(server.url.rpartition(":")[2])
     with Running("dev", "--port", str(port)) as second:
         second.wait_for(f"Port {port} is in use", second.out)
@@ -100,7 +100,7 @@ def test_dev_takes_the_next_port_if_its_own_is_in_use(server):
 
 
 def test_dev_keeps_the_secret_and_the_key_that_are_set():
-    """Tokens that a front end has remain valid, and the secret is not printed."""
+    """Tokens signed with the JWT_SECRET of the environment are valid, and the secret is not printed."""
     with Running("dev", "--port", "0", JWT_SECRET=SECRET, API_KEY=API_KEY) as running:
         running.wait_for(f"Bearer {API_KEY}", running.out)
         token = running.wait_for(r"#token=(\S+)", running.out)[1]
@@ -110,7 +110,7 @@ def test_dev_keeps_the_secret_and_the_key_that_are_set():
 
 
 def test_dev_makes_no_token_with_a_public_key(tmp_path):
-    """Another program signs the tokens, so the printed lines have the placeholder TOKEN."""
+    """Another program signs the tokens, so the printed lines contain the placeholder TOKEN."""
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     with Running("dev", "--port", "0", JWT_PUBLIC_KEY=str(tmp_path / "key.pem")) as running:

@@ -18,7 +18,7 @@ def test_a_good_deployment_passes(server):
 
 
 def test_every_wrong_setting_is_reported():
-    """One does not hide another, and a name that is similar to a setting is a warning."""
+    """Each wrong setting is a failure of its own, and a name that is similar to a setting is a warning."""
     bad = {"JWT_SECRET": "short", "DRAIN_SECONDS": "-1", "LOG_FORMAT": "xml", "WS_MESAGE_RATE": "5"}
     done = roomcast("doctor", "--port", "0", **bad)
     assert done.returncode == 1
@@ -30,7 +30,7 @@ def test_every_wrong_setting_is_reported():
 
 
 def test_a_port_in_use_and_a_server_with_another_secret_fail(server):
-    """Both are failures, with the reason."""
+    """Both are failures, and each contains the reason."""
     port = server.url.rpartition(":")[2]
     done = roomcast("doctor", "--port", port, JWT_SECRET=SECRET)
     assert done.returncode == 1
@@ -56,7 +56,7 @@ def test_redis_is_checked(redis_server: RedisServer, redis_prefix: str):
 
 @pytest.mark.parametrize("native", ["0", "1"])
 def test_missing_c_code_is_a_warning(native: str):
-    """The warning says what to do. ROOMCAST_NATIVE is not reported as a misspelt setting."""
+    """The warning explains what to do. ROOMCAST_NATIVE is not reported as a misspelt setting."""
     done = roomcast("doctor", JWT_SECRET=SECRET, ROOMCAST_NATIVE=native)
     is_reported = "WARN" in done.stdout and "25 to 50 % more CPU time. Install a C compiler" in done.stdout
     assert is_reported is (native == "0" or not fastpath.IS_NATIVE)

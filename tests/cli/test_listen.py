@@ -1,4 +1,4 @@
-"""``roomcast listen``: it prints all events across lost connections, or reports that some may be missing."""
+"""``roomcast listen``: it prints all events despite lost connections, or reports that some may be missing."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
@@ -65,7 +65,7 @@ async def listener_of(server: Server, *rooms: str, **options):
 
 
 async def test_events_during_a_lost_connection_follow():
-    """The listener reconnects, prints the missed events once and in order, and reports that this was all."""
+    """The listener reconnects, prints the missed events once and in order, and reports that nothing was missed."""
     async with running() as server, listener_of(server, "task:1") as (out, note):
         gateway = server.gateway
         for connection in list(gateway.keepalive.connections):
@@ -87,7 +87,7 @@ async def test_a_gap_in_the_history_is_reported():
 
 
 async def test_events_to_the_user_during_a_lost_connection_follow():
-    """This holds before the first such event, and without a room."""
+    """Missed events to the user are printed, even if there were none before and no room is given."""
     async with running() as server, listener_of(server) as (out, note):
         gateway = server.gateway
 
@@ -139,7 +139,7 @@ async def test_a_cancelled_listener_closes_its_connection():
         assert connection.end.code == 1000
 
 
-def test_a_line_cannot_steer_the_terminal():
+def test_an_event_cannot_control_the_terminal():
     """Control characters are escaped, and an event stays on one line."""
     text = event_line({"type": "message", "sender": "\x1b[31mred\nline", "data": {"content": "\u202eevil\x9b"}})
     assert text.isprintable()
@@ -150,7 +150,7 @@ def test_a_line_cannot_steer_the_terminal():
 
 
 def test_since_prints_later_events_first(server):
-    """With --since, the events after that one are printed."""
+    """With --since, the events after that id are printed before new events."""
     first = publish(server, "task.deleted", "project:2", '{"task_id": 1}').stdout.strip()
     publish(server, "task.deleted", "project:2", '{"task_id": 2}')
     with listening(server, "project:2", "--since", first) as listener:
@@ -161,14 +161,14 @@ def test_since_prints_later_events_first(server):
 
 
 def test_a_wrong_token_ends_the_command(server):
-    """The sentence has 4401 and what to do, and does not repeat the token."""
+    """The sentence contains 4401 and what to do, and does not repeat the token."""
     sentence = refusal("listen", "task:1", "--url", server.ws, "--token", "a.wrong.token", status=1)
     assert "4401" in sentence
     assert "a.wrong.token" not in sentence
 
 
 def test_a_forbidden_room_ends_the_command(server):
-    """The sentence has the room and 4403."""
+    """The sentence contains the room and 4403."""
     token = roomcast("token", "--user-id", "1", "--room", "channel:1", JWT_SECRET=SECRET).stdout.strip()
     done = roomcast("listen", "channel:2", "--url", server.ws, ROOMCAST_TOKEN=token)
     assert done.returncode == 1
@@ -177,7 +177,7 @@ def test_a_forbidden_room_ends_the_command(server):
 
 
 def test_a_personal_room_needs_a_token_of_its_user(server):
-    """A personal room cannot be joined. The sentence names the command that prints its events, which works."""
+    """A personal room cannot be joined. The error contains a command that prints its events, and that command works."""
     done = roomcast("listen", "task:1", "user:7", "--url", server.ws, JWT_SECRET=SECRET)
     assert done.returncode == 2
     assert 'roomcast listen --token "$(roomcast token --user-id 7)"' in done.stderr
@@ -189,13 +189,13 @@ def test_a_personal_room_needs_a_token_of_its_user(server):
 
 
 def test_listening_needs_a_token():
-    """The sentence names all ways to give one."""
+    """The sentence lists all ways to give a token."""
     sentence = refusal("listen", "task:1")
     assert all(word in sentence for word in ("--token", "ROOMCAST_TOKEN", "JWT_SECRET"))
 
 
 def test_a_listener_survives_a_restart_of_the_server():
-    """It reconnects. The history of the embedded broker is gone, so it reports that events may be missing."""
+    """The listener reconnects. The embedded broker has lost its history, so it reports that events may be missing."""
     with Running() as first:
         port = first.url.rpartition(":")[2]
         listener = listening(first, "project:1")

@@ -53,7 +53,7 @@ def test_a_refused_event_is_explained(server, args, words):
 
 
 def test_each_wrong_event_of_several_is_named(server):
-    """A line has its index, its field and the reason, and none of the events is published."""
+    """Each wrong event has a line with its index, its field and the reason. None of the events is published."""
     events = [{"type": "task.deleted", "room": "task:9", "data": data} for data in ({"task_id": 1}, {}, {"id": 2})]
     with listening(server, "task:9") as listener:
         done = publish(server, "-", stdin=json.dumps(events))

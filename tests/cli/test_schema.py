@@ -1,4 +1,4 @@
-"""Tests of ``cli.schema``: the command ``roomcast schema``."""
+"""``roomcast schema``: its formats, and the comparison with an earlier document."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from shell import refusal, roomcast
 
 
 @pytest.mark.slow
-def test_schema_command(tmp_path: Path) -> None:
-    """The command prints each format; ``--against`` lists breaking changes and sets the exit status."""
+def test_each_format_is_printed_and_breaking_changes_are_listed(tmp_path: Path) -> None:
+    """The output is valid in each format. With ``--against``, breaking changes are listed and set the exit status."""
     printed = roomcast("schema")
     assert printed.returncode == 0
     document = json.loads(printed.stdout)

@@ -32,7 +32,7 @@ URL = f"/api/v1/ws/connect?token={TOKEN}"
     ],
 )
 def test_wrong_options_and_settings_are_one_sentence(args, variables, words):
-    """The status is 2, and there is no traceback and no log line."""
+    """The exit status is 2, and there is no traceback and no log line."""
     assert words in refusal("serve", "--port", "0", *args, **{"JWT_SECRET": SECRET, **variables})
 
 
@@ -60,7 +60,7 @@ def certificates(tmp_path_factory):
 
 
 def test_tls_is_served(certificates):
-    """A client that trusts the certificate connects over wss; ``listen``, which does not, reports that."""
+    """A client that trusts the certificate connects over wss; ``listen``, which does not trust it, reports that."""
     cert, key = str(certificates / "cert.pem"), str(certificates / "key.pem")
     trusting = ssl.create_default_context(cafile=cert)
     with Running("serve", "--port", "0", "--tls-cert", cert, "--tls-key", key) as server:
@@ -81,6 +81,6 @@ def test_tls_is_served(certificates):
     ],
 )
 def test_a_key_that_does_not_fit_is_refused(certificates, key, words):
-    """The sentence names the fault, and OpenSSL does not ask for a passphrase."""
+    """The sentence contains the fault, and OpenSSL does not ask for a passphrase."""
     args = ("--tls-cert", str(certificates / "cert.pem"), "--tls-key", str(certificates / key))
     assert words in refusal("serve", "--port", "0", *args, JWT_SECRET=SECRET)

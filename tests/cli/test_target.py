@@ -1,4 +1,4 @@
-"""The address of a server, from a URL."""
+"""The address of a server, parsed from a URL."""
 
 import pytest
 
@@ -23,12 +23,12 @@ def test_a_url_is_parsed(url, expected):
 
 
 def test_the_default_path_is_that_of_the_server():
-    """Clients connect to the path that the server serves."""
+    """The default path is the one at which the server accepts WebSockets."""
     assert handshake.PATH == PATH
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://h", "ws://", "ws://h:99999", "ws://[::1"])
 def test_a_wrong_url_is_refused(url):
-    """The sentence has an example."""
+    """The error sentence contains an example."""
     with pytest.raises(RoomcastError, match=r"like ws://127\.0\.0\.1:8000"):
         parse_target(url)

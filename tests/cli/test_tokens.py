@@ -28,7 +28,7 @@ def test_a_token_has_the_claims_that_were_asked_for():
 
 
 def test_a_token_has_the_time_of_its_creation():
-    """Without ``iat`` it would count as older than any revocation of its user. A given claim takes precedence."""
+    """Without ``iat`` a token would count as older than any revocation of its user. A given claim takes precedence."""
     begun = int(time.time())
     issued = identity_of("--user-id", "1").issued
     assert issued is not None
@@ -55,7 +55,7 @@ def test_a_token_is_for_the_audience_and_issuer_of_the_settings():
     ],
 )
 def test_no_token_without_a_good_secret(args, variables, words):
-    """The sentence names the variable."""
+    """The error sentence contains the name of the variable."""
     assert words in refusal("token", "--user-id", "1", *args, **variables)
 
 
@@ -66,7 +66,7 @@ def test_a_token_that_no_server_would_accept_is_not_printed():
 
 @pytest.mark.parametrize("claim", ["exp=1", "rooms=[]", "novalue", "=x"])
 def test_claims_with_an_option_of_their_own_are_refused(claim):
-    """--claim adds claims, and does not replace those of other options."""
+    """--claim refuses the claims of other options, such as the user id and the rooms."""
     done = roomcast("token", "--user-id", "1", "--claim", claim, JWT_SECRET=SECRET)
     assert done.returncode == 2
     assert "--claim" in done.stderr

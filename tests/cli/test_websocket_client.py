@@ -1,4 +1,4 @@
-"""The WebSocket client, against a peer that sends given bytes."""
+"""The WebSocket client of the commands, against a peer that sends given bytes."""
 
 import asyncio
 import base64
@@ -96,7 +96,7 @@ async def test_pings_and_close_frames_are_answered():
 
 
 async def test_the_token_is_in_a_header_and_not_in_the_url():
-    """Proxies log URLs, but not this header."""
+    """Proxies log URLs, but not the Authorization header."""
     async with Peer(CLOSE_FRAME) as peer:
         await receive_all(peer, "the.token.itself")
     line, _, head = peer.request.partition(b"\r\n")
@@ -115,7 +115,7 @@ async def test_the_token_is_in_a_header_and_not_in_the_url():
     ],
 )
 async def test_other_ends_have_codes_too(data, code):
-    """A frame that roomcast never sends, or a lost connection, ends with a code."""
+    """A frame that roomcast never sends and a lost connection each end with a code."""
     async with Peer(data) as peer:
         stream = await Stream.open(peer.target, None)
         if not data:
@@ -139,7 +139,7 @@ async def test_other_ends_have_codes_too(data, code):
     ],
 )
 async def test_a_refused_upgrade_is_explained(answer, end):
-    """The end has the status and the first line of the body, or says that this is not a WebSocket server."""
+    """The end has the status and the first line of the body, or states that this is not a WebSocket server."""
     async with Peer(answer=answer) as peer:
         with pytest.raises(Ended) as ended:
             await Stream.open(peer.target, None)

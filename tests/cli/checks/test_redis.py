@@ -41,13 +41,13 @@ async def test_a_good_redis_passes(fresh_redis: FreshRedis, redis_prefix: str):
 
 
 async def test_without_redis_there_are_no_findings():
-    """There are none without REDIS_URL, or with wrong Redis settings, which another check reports."""
+    """Without REDIS_URL, or with Redis settings that another check reports as wrong, there are no findings."""
     assert not [finding async for finding in check_redis({"JWT_SECRET": SECRET})]
     assert await findings("redis://127.0.0.1:1", REDIS_LEASE="-1") == {}
 
 
 async def test_an_eviction_policy_is_a_failure(fresh_redis: FreshRedis, redis_prefix: str):
-    """With a limit of memory, Redis would delete data without an error. Without a limit the policy is a warning."""
+    """With maxmemory, the policy deletes data without an error. Without maxmemory it is only a warning."""
     redis = await fresh_redis(maxmemory="100mb", maxmemory_policy="volatile-lru")
     assert level_of(await findings(redis.url, redis_prefix), "maxmemory-policy volatile-lru") == FAIL
     await redis("CONFIG", "SET", "maxmemory", 0)
@@ -57,7 +57,7 @@ async def test_an_eviction_policy_is_a_failure(fresh_redis: FreshRedis, redis_pr
 
 
 async def test_lost_revocations_are_a_warning(fresh_redis: FreshRedis, redis_prefix: str):
-    """Without an append-only file a restart loses them. A server that hides its configuration gets no warning."""
+    """Without an append-only file a restart loses them. A Redis that hides its configuration gets no warning."""
     words = "loses token revocations when it restarts"
     redis = await fresh_redis(**GOOD | {"appendonly": "no"})
     assert level_of(await findings(redis.url, redis_prefix), words) == WARN
@@ -127,7 +127,7 @@ async def test_a_redis_that_hangs_is_a_failure(fresh_redis: FreshRedis, redis_pr
 
 
 async def test_every_primary_of_a_cluster_is_checked(redis_cluster: Cluster, redis_prefix: str):
-    """Each primary has findings of its own. The operations of a node are tried on all of them together."""
+    """Each primary has findings of its own. The operations of a node are tried on the whole Cluster."""
     found = await findings(redis_cluster.url, redis_prefix)
     assert len([sentence for sentence in found if " answers (version " in sentence]) == 3
     assert level_of(found, ALL_OPERATIONS) == OK

@@ -30,7 +30,7 @@ def cookie_of(response: web.Response) -> str:
 
 
 def test_a_cookie_of_the_same_key_is_accepted():
-    """A request without a cookie is not logged in."""
+    """A cookie that was signed with the key is a login. A request without a cookie is not."""
     assert console_session.is_logged_in(request_with(cookie_of(log_in())), KEY)
     assert not console_session.is_logged_in(make_mocked_request("GET", "/console"), KEY)
 

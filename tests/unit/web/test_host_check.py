@@ -23,12 +23,12 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("host", "own"), [(host, True) for host in OWN] + [(host, False) for host in FOREIGN])
 def test_localhost_and_addresses_are_own_hosts(host: str, own: bool):
-    """A name that somebody else can own is refused, even if it begins or ends like one of them."""
+    """Names that an attacker can own are refused, even if they begin or end like localhost or an address."""
     assert is_own_host(host, "127.0.0.1") is own
 
 
 def test_the_host_of_the_option_is_an_own_host():
-    """The operator has named it with --host."""
+    """The host of --host is accepted, because the operator chose it."""
     assert is_own_host("Devbox.example:8000", "devbox.example")
     assert not is_own_host("other.example:8000", "devbox.example")
 
@@ -37,7 +37,7 @@ def test_the_host_of_the_option_is_an_own_host():
     "path", ["/", "/console", "/health/live", "/nowhere", "/api/v1/rooms", "/api/v1/nowhere", PATH]
 )
 async def test_dev_refuses_foreign_hosts(gateway_client: GatewayClient, path: str):
-    """Every path does, with a sentence that says what to do; under /api in JSON."""
+    """Every path gets a sentence that explains what to do; under /api it is in JSON."""
     client = await gateway_client(dev=True)
     response = await client.get(path, headers=WITH_KEY | {"Host": f"evil.example:{client.port}"})
     assert response.status == 421
@@ -54,7 +54,7 @@ async def test_dev_serves_its_own_hosts(gateway_client: GatewayClient):
 
 
 async def test_dev_gives_foreign_pages_no_socket_and_no_token(gateway_client: GatewayClient):
-    """The requests are those of a page whose host name points at this machine: Host and Origin agree."""
+    """A page under a host name that points at this machine is refused, although its Host and Origin agree."""
     client = await gateway_client(dev=True)
     host = f"evil.example:{client.port}"
     headers = {"Host": host, "Origin": f"http://{host}", "X-Roomcast-Console": "1"}

@@ -22,7 +22,7 @@ from roomcast.web.request_head import bearer_token, is_allowed_origin, remote_ad
     ],
 )
 def test_the_remote_address_is_the_trusted_proxys_entry(lines: list[str], trusted: bool, remote: str):
-    """It is the last entry, in the client's header or in a second one. The client may have sent the others."""
+    """The proxy's entry is the last one, in the client's header or in a second one. The client may send the others."""
     headers = CIMultiDict([("X-Forwarded-For", line) for line in lines])
     request = make_mocked_request("GET", "/", headers)
     assert remote_address(request.clone(remote=""), trust_proxy=trusted) == remote

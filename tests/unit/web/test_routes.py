@@ -1,4 +1,4 @@
-"""What holds for every endpoint of the HTTP API: the key, an unavailable broker, unknown paths and caches."""
+"""Behaviour of every endpoint of the HTTP API: the key, an unavailable broker, unknown paths and caches."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_an_unavailable_broker_is_503(gateway_client: GatewayClient, metho
 
 
 async def test_unknown_paths_and_methods_are_answered_in_json(gateway_client: GatewayClient):
-    """404 for a path, 405 with the allowed methods for a method; both without a key."""
+    """An unknown path gets 404, a wrong method 405 with the allowed methods. Neither needs a key."""
     client = await gateway_client()
     for method, path in [
         ("GET", "/api/v1/"),

@@ -9,7 +9,7 @@ from wire import Peer
 
 @pytest.mark.parametrize("request_line", ["GET /health/live HTTP/1.1", "GET /nowhere HTTP/1.1", "BREW /pot HTCPCP/1.0"])
 async def test_responses_do_not_reveal_versions(serve: Serve, request_line: str):
-    """This holds for valid requests and for bytes that are not HTTP."""
+    """No response has the versions of Python or aiohttp, even to bytes that are not HTTP."""
     server = await serve()
     peer = await Peer.connect(("127.0.0.1", server.port))
     await peer.send(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())

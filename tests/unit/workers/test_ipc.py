@@ -1,4 +1,4 @@
-"""The channel between a worker and the supervisor delivers whole messages, and one question serves many callers."""
+"""The channel between a worker and the supervisor: messages arrive whole, and many callers share one question."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_messages_arrive_whole_and_in_order(ends):
 
 
 async def test_an_incomplete_message_is_dropped():
-    """A process that was killed while it wrote has sent the messages before that one only."""
+    """Of a process that was killed while it wrote, only the whole messages arrive."""
     ours, theirs = socket.socketpair()
     channel = await Channel.open(ours)
     theirs.sendall(encode(READY) + encode(METRICS, b"all of it")[:-1])
@@ -90,7 +90,7 @@ async def test_an_unanswered_question_is_not_repeated(ends):
 
 
 async def test_an_answer_without_a_question_is_dropped(ends):
-    """It is not taken for the answer to the next question."""
+    """A late answer is not used for the next question."""
     one, _ = ends
     question = Question(one, METRICS, 0.01)
     question.resolve(b"unasked")

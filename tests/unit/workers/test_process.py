@@ -27,7 +27,7 @@ def is_welcomed(client) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(number):
-    """The server closes its clients with 1012, ends with status 0, and logs both, without the token."""
+    """The server closes its clients with 1012, logs the signal and the stop, not the token, and ends with status 0."""
     with Running() as server, connect(server.ws + URL) as client:
         assert is_welcomed(client)
         server.signal(number)
@@ -73,12 +73,12 @@ def test_the_start_is_one_log_line():
     ],
 )
 def test_an_address_that_cannot_be_used_is_one_sentence(args, words):
-    """The status is 1, and there is no traceback."""
+    """The exit status is 1, and there is no traceback."""
     assert words in refusal("serve", "--port", "0", *args, status=1, JWT_SECRET=SECRET)
 
 
 def test_a_port_in_use_is_refused():
-    """serve does not choose another port by itself, because the proxy in front of it relies on the port."""
+    """``serve`` does not choose another port by itself, because a proxy relies on the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         sentence = refusal("serve", "--port", str(port), status=1, JWT_SECRET=SECRET)
@@ -114,7 +114,7 @@ def test_an_unreachable_redis_stops_the_start():
 
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])
 def test_an_unreachable_sentinel_or_cluster_reveals_no_password(kind):
-    """The error of redis-py is passed on without the passwords that some of its versions put into it."""
+    """Some versions of redis-py put passwords into their errors. The sentence does not contain them."""
     port = free_port()
     url = f"redis+{kind}://app:pa55@127.0.0.1:{port}?sentinel_username=watch&sentinel_password=w4tch"
     done = roomcast("serve", "--port", "0", JWT_SECRET=SECRET, REDIS_URL=url, REDIS_WAIT="0.3")

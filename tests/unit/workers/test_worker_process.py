@@ -11,7 +11,7 @@ from roomcast.workers.worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
 
 class Clocked(asyncio.SelectorEventLoop):
-    """A loop whose clock can be moved forward."""
+    """An event loop whose clock can be moved forward."""
 
     ahead = 0.0
 
@@ -92,7 +92,7 @@ def watched_worker(test: Callable[[Watched], Awaitable[None]]) -> Callable[[], N
 
 @watched_worker
 async def test_a_worker_that_answers_does_not_hang(watched):
-    """It is pinged again and again."""
+    """A worker that answers is pinged again and again."""
     await watched.sends(READY)
     assert not await watched.after_heartbeats(MAX_MISSED * 4)
     assert watched.received.count(PING) > MAX_MISSED
@@ -100,7 +100,7 @@ async def test_a_worker_that_answers_does_not_hang(watched):
 
 @watched_worker
 async def test_a_worker_that_does_not_answer_hangs(watched):
-    """It hangs after 15 to 17 seconds, and was pinged once."""
+    """A silent worker hangs after 15 to 17 seconds, and was pinged once."""
     await watched.sends(READY)
     watched.answers = False
     assert not await watched.after_heartbeats(MAX_MISSED - 1)
@@ -135,7 +135,7 @@ async def test_a_suspended_machine_counts_as_one_heartbeat(watched):
 
 @watched_worker
 async def test_a_worker_that_starts_does_not_hang(watched):
-    """Plugins may take any time to start: a worker is not pinged before it is ready."""
+    """Plugins may take any time to start, so a worker is not pinged before it is ready."""
     watched.answers = False
     assert not await watched.after_heartbeats(MAX_MISSED * 4)
     assert watched.received == []
@@ -143,7 +143,7 @@ async def test_a_worker_that_starts_does_not_hang(watched):
 
 @watched_worker
 async def test_a_worker_that_drains_does_not_hang(watched):
-    """This holds even if a ping was unanswered when the drain began."""
+    """A drain may take any time, even if a ping was unanswered when it began."""
     await watched.sends(READY)
     watched.answers = False
     assert not await watched.after_heartbeats(MAX_MISSED - 1)
@@ -154,7 +154,7 @@ async def test_a_worker_that_drains_does_not_hang(watched):
 
 @watched_worker
 async def test_a_worker_that_is_stopped_does_not_hang(watched):
-    """After the order to stop it may take any time."""
+    """A worker may take any time after the order to stop."""
     await watched.sends(READY)
     watched.answers = False
     assert not await watched.after_heartbeats(MAX_MISSED - 1)
@@ -165,7 +165,7 @@ async def test_a_worker_that_is_stopped_does_not_hang(watched):
 
 @watched_worker
 async def test_the_reason_of_a_failed_start_is_kept(watched):
-    """It is stored, and not passed on as a message."""
+    """The reason is stored in ``failure``, and not passed on as a message."""
     await watched.sends(FAILED, "Nö.".encode())
     assert watched.process.failure == "Nö."
     assert watched.messages == []
@@ -173,7 +173,7 @@ async def test_the_reason_of_a_failed_start_is_kept(watched):
 
 @watched_worker
 async def test_metrics_come_from_a_worker_that_serves(watched):
-    """There are none before it is ready, and none if it ends before it answers."""
+    """A worker has no metrics before it is ready, and none if it ends before it answers."""
     assert await watched.process.metrics() == ""
     await watched.sends(READY)
     asking = asyncio.create_task(watched.process.metrics())

@@ -22,7 +22,7 @@ async def test_a_users_token_is_not_an_api_key(gateway_client: GatewayClient):
 
 
 async def test_the_scheme_is_case_insensitive(gateway_client: GatewayClient):
-    """See RFC 9110 section 11.1."""
+    """The scheme of the Authorization header may have any case (RFC 9110 section 11.1)."""
     client = await gateway_client()
     response = await client.get(ROOMS, headers={"Authorization": f"bearer {KEY}"})
     assert response.status == 200
@@ -45,7 +45,7 @@ async def test_no_key_and_no_token_is_logged(
 
 
 async def test_the_consoles_page_may_use_the_api_after_login(gateway_client: GatewayClient):
-    """The cookie together with the console's header is as good as the key. Any page can send the cookie alone."""
+    """The cookie together with the console's header is accepted. The cookie alone, which any page can send, is not."""
     client = await gateway_client(console=True)
     await client.post("/console/login", data={"key": KEY})
     assert client.session.cookie_jar.filter_cookies(client.make_url("/"))

@@ -128,7 +128,7 @@ async def test_all_problems_are_reported_at_once(gateway_client: GatewayClient):
 
 
 async def test_the_refusal_of_one_event_has_the_shape_of_an_error_frame(gateway_client: GatewayClient):
-    """``fields`` contains the fields of the data, so that a form can show both; it has none of the envelope."""
+    """``fields`` contains only fields of the data, as in an error frame, so that a form can show either."""
     client = await gateway_client()
     status, body = await publish(client, {**GOOD, "data": {}, "database": 1})
     assert (status, body["code"]) == (422, "bad_message")

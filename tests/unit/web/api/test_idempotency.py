@@ -37,7 +37,7 @@ async def titles(client: TestClient) -> list[str]:
 
 
 class SlowBroker(MemoryBroker):
-    """Publishes when the test sets ``let``."""
+    """A broker that publishes when the test sets ``let``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SlowBroker(MemoryBroker):
 
 
 class LosingBroker(MemoryBroker):
-    """Loses its connection once, before or after it publishes."""
+    """A broker that loses its connection once, before or after it publishes."""
 
     def __init__(self, *, after: bool) -> None:
         super().__init__()
@@ -124,14 +124,14 @@ async def test_an_invalid_key_is_refused(gateway_client: GatewayClient, key: str
 
 
 async def test_two_keys_are_refused(gateway_client: GatewayClient):
-    """It is unclear which of two headers is meant."""
+    """A request with two Idempotency-Key headers is refused, because it is unclear which one counts."""
     client = await gateway_client()
     status, body = await publish(client, task_created(), "a", "b")
     assert (status, body["code"]) == (400, "bad_idempotency_key")
 
 
 async def test_a_key_may_have_128_printable_characters(gateway_client: GatewayClient):
-    """Spaces and slashes are allowed."""
+    """A key of that length is accepted, and may contain spaces and slashes."""
     client = await gateway_client()
     key = ' !"/:*{}~'.strip().ljust(127, " ") + "."
     assert (await publish(client, task_created(), key)) == (await publish(client, task_created(), key))
@@ -173,7 +173,7 @@ async def test_a_repeat_waits_for_a_running_request(gateway_client: GatewayClien
 
 
 async def test_a_repeat_waits_for_at_most_handler_timeout(gateway_client: GatewayClient):
-    """Then it gets 409 with Retry-After, while the first request continues."""
+    """After that time the repeat gets 409 with Retry-After, while the first request continues."""
     broker = SlowBroker()
     client = await gateway_client(broker=broker, handler_timeout=0.1)
     first = asyncio.create_task(publish(client, task_created(), "k-1"))
@@ -189,7 +189,7 @@ async def test_a_repeat_waits_for_at_most_handler_timeout(gateway_client: Gatewa
 
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_failed_request_can_be_repeated(gateway_client: GatewayClient, after: bool):
-    """The events are published once, whether the broker failed before or after it had published them."""
+    """The events are published once, even if the broker failed after it had published them."""
     client = await gateway_client(broker=LosingBroker(after=after))
     status, body = await publish(client, [task_created("A"), task_created("B")], "k-1")
     assert (status, body["code"]) == (503, "unavailable")

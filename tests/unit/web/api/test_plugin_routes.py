@@ -75,7 +75,7 @@ async def test_a_route_is_under_its_plugins_name(gateway):
 
 
 async def test_a_route_uses_the_service(gateway, connect):
-    """It can publish, list members and read the history."""
+    """A route can publish, list members and read the history."""
     alice = await connect("alice", rooms=["channel:1"])
     await alice.join("channel:1")
     await alice.next("user_joined")
@@ -111,7 +111,7 @@ async def test_expected_exceptions_are_not_logged(gateway, caplog, how, status, 
 
 
 async def test_aiohttps_exceptions_are_responses(gateway):
-    """A plugin may raise one to answer."""
+    """An exception of aiohttp that a plugin raises becomes the response."""
     async with gateway.session.get("/plugins/demo/fails/gone") as response:
         assert (response.status, await response.text()) == (410, "moved to nowhere")
 
@@ -136,7 +136,7 @@ async def test_an_exception_is_500_and_logged(gateway, connect, caplog, how, log
 
 
 async def test_an_exception_in_a_response_closes_the_connection(gateway, caplog):
-    """The client can tell that the response is incomplete, and the exception is logged."""
+    """The client detects that the response is incomplete, and the exception is logged."""
     async with gateway.session.get("/plugins/demo/fails/late") as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):

@@ -81,7 +81,7 @@ async def test_the_history_has_the_events_as_clients_received_them(gateway_clien
 
 
 async def test_the_history_continues_after_an_id(gateway_client: GatewayClient):
-    """With ``since`` it has the oldest ``limit`` events after that id, else the newest ``limit`` events."""
+    """With ``since`` the response has the oldest ``limit`` events after that id, else the newest ``limit`` events."""
     client = await gateway_client()
     await publish_three(client)
     path = f"{ROOMS}/channel:1/history"
@@ -116,7 +116,7 @@ async def test_a_wrong_query_is_refused(gateway_client: GatewayClient, query: st
 
 
 async def test_a_kick_removes_all_connections_of_the_user(gateway_client: GatewayClient):
-    """The user and the room are informed, other users stay, and the user may join again."""
+    """The user and the room receive frames, other users stay, and the user may join again."""
     client = await gateway_client()
     async with connect(client) as alice, connect(client) as tab, connect(client, 2, "bob") as bob:
         for one in (alice, tab, bob):
@@ -157,7 +157,7 @@ async def test_a_kick_of_an_absent_user_is_not_an_error(gateway_client: GatewayC
     ],
 )
 async def test_an_invalid_room_is_422(gateway_client: GatewayClient, room: str, code: str, tail: str):
-    """The error is a sentence, whatever the name consists of."""
+    """The response has an error sentence, for any characters in the name."""
     client = await gateway_client()
     method = "DELETE" if tail == "members/1" else "GET"
     response = await client.request(method, URL(f"{ROOMS}/{room}/{tail}", encoded=True), headers=WITH_KEY)

@@ -6,7 +6,7 @@ from roomcast.web.api.ticket_limit import MAX_UNUSED, TicketLimit
 
 
 def test_a_user_has_a_limited_number_of_unused_tickets():
-    """The next one is refused until a ticket is used or expires. Other users are not affected."""
+    """Another ticket is refused until one is used or expires. Other users are not affected."""
     now = 0.0
     tickets = TicketLimit(lambda: now)
     for number in range(MAX_UNUSED):

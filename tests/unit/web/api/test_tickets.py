@@ -29,7 +29,7 @@ async def ticket_for(client: TestClient, token: str) -> str:
 
 
 async def test_a_ticket_admits_its_user_once(gateway_client: GatewayClient):
-    """The user is the one of the token. The second use of the ticket is refused with 4401."""
+    """The connection has the user of the ticket. The second use of the ticket is refused with 4401."""
     client = await gateway_client()
     ticket = await ticket_for(client, token_for(7, "bob", ["channel:1"]))
     async with connect(client, path=f"{PATH}?ticket={ticket}") as bob:
@@ -53,7 +53,7 @@ async def test_of_simultaneous_uses_of_a_ticket_one_is_admitted(gateway_client: 
 
 
 async def test_a_user_has_a_limited_number_of_unused_tickets(gateway_client: GatewayClient):
-    """Then requests get 429 with Retry-After until a ticket is used. Other users still get tickets."""
+    """At the limit, requests get 429 with Retry-After until a ticket is used. Other users still get tickets."""
     client = await gateway_client()
     tickets = [await ticket_for(client, token_for(7)) for _ in range(MAX_UNUSED)]
     response = await client.post(TICKETS, headers=bearer(token_for(7)))
@@ -83,7 +83,7 @@ async def test_the_response_has_the_lifetime_and_is_not_cached(gateway_client: G
 
 
 async def test_a_ticket_expires(gateway_client: GatewayClient):
-    """After TICKET_TTL it is refused like an unknown ticket."""
+    """After TICKET_TTL a ticket is refused like an unknown one."""
     now = 0.0
     client = await gateway_client(ticket_ttl=12, broker=MemoryBroker(clock=lambda: now))
     early, late = [await ticket_for(client, token_for()) for _ in range(2)]
@@ -95,7 +95,7 @@ async def test_a_ticket_expires(gateway_client: GatewayClient):
 
 @pytest.mark.parametrize("ticket", ["", "x", "x" * 5000, "%00", "ticket%2Fx", "null"])
 async def test_an_unknown_ticket_is_refused(gateway_client: GatewayClient, ticket: str):
-    """It is refused with 4401, also while another ticket is unused."""
+    """An unknown ticket gets 4401, even while another ticket is unused."""
     client = await gateway_client()
     await ticket_for(client, token_for())
     assert await refused(client, f"{PATH}?ticket={ticket}") == REFUSED
@@ -121,7 +121,7 @@ async def test_a_ticket_of_an_expired_token_is_refused(gateway_client: GatewayCl
     ],
 )
 async def test_a_ticket_needs_a_valid_token(gateway_client: GatewayClient, headers: dict[str, str], error: str):
-    """The response is 401 with a challenge and the reason. The API key is not a token; the URL is not searched."""
+    """Without one the response is 401 with a challenge and the reason. An API key or a token in the URL is not used."""
     client = await gateway_client()
     response = await client.post(f"{TICKETS}?token={token_for()}", headers=headers)
     assert response.status == 401
@@ -132,7 +132,7 @@ async def test_a_ticket_needs_a_valid_token(gateway_client: GatewayClient, heade
 
 
 async def test_tokens_and_tickets_are_not_logged(gateway_client: GatewayClient, caplog: pytest.LogCaptureFixture):
-    """This holds when a ticket is issued, used, used again, and refused."""
+    """No log line contains either when a ticket is issued, used, used again, or refused."""
     for logger in ("roomcast", "aiohttp"):
         caplog.set_level(logging.DEBUG, logger=logger)
     client = await gateway_client(allowed_origins=(APP,))
@@ -163,7 +163,7 @@ PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-He
 
 
 async def test_a_page_of_an_allowed_origin_gets_tickets(gateway_client: GatewayClient):
-    """Its preflight request succeeds, and it can read both a ticket and an error."""
+    """The page's preflight request succeeds, and the page can read both a ticket and an error."""
     client = await gateway_client(allowed_origins=(APP,))
     origin = {"Origin": APP}
     response = await client.options(TICKETS, headers=origin | PREFLIGHT)
@@ -186,7 +186,7 @@ async def test_a_page_of_an_allowed_origin_gets_tickets(gateway_client: GatewayC
 async def test_a_page_of_another_origin_is_refused(
     gateway_client: GatewayClient, allowed: tuple[str, ...], origin: str
 ):
-    """Its preflight request and its request get 403, without the headers that would let it read the error."""
+    """The page's requests get 403, without the headers that would allow it to read the error."""
     client = await gateway_client(allowed_origins=allowed)
     for method, headers in (("OPTIONS", PREFLIGHT), ("POST", {})):
         headers = bearer(token_for()) | headers | {"Origin": origin}
@@ -227,7 +227,7 @@ async def test_an_origin_cannot_inject_a_header(serve: Serve):
 
 
 async def test_other_endpoints_do_not_allow_other_origins(gateway_client: GatewayClient):
-    """No page may use the API key, even with an allowed origin: the key must not be in a browser."""
+    """No page may use the API key, even with an allowed origin, because the key must not be in a browser."""
     client = await gateway_client(allowed_origins=(APP,))
     response = await client.options("/api/v1/events", headers={"Origin": APP} | PREFLIGHT)
     assert response.status == 405

@@ -16,7 +16,7 @@ async def delete(client: TestClient, path: str) -> tuple[int, Any]:
 
 
 async def test_a_disconnect_closes_all_connections_of_the_user(gateway_client: GatewayClient):
-    """They end with 4410, other users stay connected, and the user may connect again."""
+    """The connections end with 4410, other users stay connected, and the user may connect again."""
     client = await gateway_client()
     async with connect(client) as alice, connect(client) as tab, connect(client, 2, "bob") as bob:
         path = "/api/v1/users/1/connections"
@@ -36,7 +36,7 @@ async def test_a_disconnect_of_an_absent_user_is_not_an_error(gateway_client: Ga
 
 @pytest.mark.parametrize(("text", "user_id"), [("7", 7), ("007", "007"), ("bob-2", "bob-2"), ("9" * 17, "9" * 17)])
 async def test_an_id_in_a_path_is_the_one_of_tokens(gateway_client: GatewayClient, text: str, user_id: int | str):
-    """A decimal id is a number, as in a token; any other id is a string."""
+    """A decimal id in a path is a number, as in a token. Any other id is a string."""
     client = await gateway_client()
     async with connect(client, text, "someone") as someone:
         assert someone.welcome["data"]["user_id"] == user_id
@@ -48,7 +48,7 @@ async def test_an_id_in_a_path_is_the_one_of_tokens(gateway_client: GatewayClien
 
 
 async def test_an_invalid_user_id_is_422(gateway_client: GatewayClient):
-    """Every endpoint with a user id in its path refuses it."""
+    """Every endpoint with a user id in its path refuses an invalid one."""
     client = await gateway_client()
     of_user = [f"/api/v1/users/a%20b/{rest}" for rest in ("connections", "tokens", "tokens/t")]
     for path in (*of_user, "/api/v1/rooms/channel:1/members/a%20b"):

@@ -20,7 +20,7 @@ READY = {"broker": "ok", "connections": "ok", "plugins": "ok"}
 
 
 class HangingBroker(MemoryBroker):
-    """Never answers a ping, like a process that is stopped."""
+    """A broker that never answers a ping, like a process that is stopped."""
 
     async def ping(self) -> None:
         await asyncio.Event().wait()
@@ -83,7 +83,7 @@ async def test_a_redis_that_is_down_is_503(gateway_client: GatewayClient, fresh_
 
 
 async def test_a_draining_node_is_live_but_not_ready(gateway_client: GatewayClient):
-    """Load balancers with an open connection learn that the node accepts no clients."""
+    """Load balancers with an open connection receive 503, so that they send no more clients."""
     client = await gateway_client(drain_seconds=2)
     async with connect(client) as alice, connect(client, 2, "bob") as bob:
         assert (await get(client, "/health/ready"))[0] == 200

@@ -1,4 +1,4 @@
-"""``/metrics``: what is counted under which name, and that no user, room or key is in it."""
+"""``/metrics``: the names and values of the metrics, and that they contain no user, room or key."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_single_process_has_no_worker_metrics(gateway_client: GatewayCli
 
 
 async def test_metrics_reveal_no_names(gateway_client: GatewayClient):
-    """They contain no user, room, message, token or key."""
+    """The metrics contain no user, room, message, token or key."""
     client = await gateway_client()
     async with connect(client, 4711, "alice") as alice:
         await alice.join("channel:secret")
@@ -104,7 +104,7 @@ async def test_metrics_reveal_no_names(gateway_client: GatewayClient):
 
 
 async def test_gauges_rise_and_fall(gateway_client: GatewayClient):
-    """They count the current connections, users, rooms and memberships."""
+    """The gauges count the current connections, users, rooms and memberships."""
     client = await gateway_client()
     names = ("connections", "users", "rooms", "members")
 
@@ -170,7 +170,7 @@ async def test_delivery_times_are_a_histogram(gateway_client: GatewayClient):
 
 
 async def test_errors_are_counted_by_code(gateway_client: GatewayClient):
-    """Every code is there from the start with 0, and there are no others."""
+    """Every code begins with 0, and no other code has a sample."""
     client = await gateway_client()
     codes = {labels[0] for name, labels in await scrape(client) if name == "errors_total"}
     assert codes == {*ERROR_CODES, "plugin"}
@@ -184,7 +184,7 @@ async def test_errors_are_counted_by_code(gateway_client: GatewayClient):
 
 
 async def test_every_end_of_a_connection_is_there_from_the_start(gateway_client: GatewayClient):
-    """Each close of the server and of clients is there with 0, so that rates include the first one."""
+    """Each close of the server and of clients begins with 0, so that rates include the first one."""
     client = await gateway_client()
     ends = {labels: n for (name, labels), n in (await scrape(client)).items() if name == "connection_ends_total"}
     expected = {(str(end.code), end.reason) for end in (*CLOSES, LOST, SILENT) if end.reason}
@@ -204,7 +204,7 @@ async def test_every_end_of_a_connection_is_there_from_the_start(gateway_client:
     ],
 )
 async def test_a_client_cannot_create_labels(gateway_client: GatewayClient, code: int, reason: str, label: str):
-    """A client may close with any code and text. The metrics have four labels for that."""
+    """A client may close with any code and text. All other codes than the usual ones share a label."""
     client = await gateway_client()
     before = (await scrape(client)).keys()
     async with connect(client) as alice:
@@ -214,7 +214,7 @@ async def test_a_client_cannot_create_labels(gateway_client: GatewayClient, code
 
 
 async def test_ends_are_counted_by_code_and_reason(gateway_client: GatewayClient):
-    """Refused, disconnected, forbidden, invalid, lost and excess connections have a label each."""
+    """Refused, disconnected, forbidden, invalid, lost and excess connections each have a label."""
     client = await gateway_client(max_connections_per_user=1)
 
     async def ended(end: errors.Close) -> None:
@@ -245,7 +245,7 @@ async def test_ends_are_counted_by_code_and_reason(gateway_client: GatewayClient
 
 
 async def test_an_incomplete_handshake_is_not_counted(gateway_client: GatewayClient):
-    """It is neither a connection nor the end of one."""
+    """An incomplete handshake is neither a connection nor the end of one."""
     client = await gateway_client()
     peer = await Peer.connect(("127.0.0.1", client.port))
     await peer.send(b"GET /api/v1/ws/connect HTTP/1.1\r\n")
@@ -266,7 +266,7 @@ async def test_the_metrics_of_the_process_are_included(gateway_client: GatewayCl
 
 
 async def test_draining_is_a_metric(gateway_client: GatewayClient):
-    """It is 0 until the node drains its clients, then 1."""
+    """The metric is 0 until the node drains its clients, then 1."""
     client = await gateway_client()
     assert await value(client, "draining") == 0
     await client.app[GATEWAY].drain()
@@ -283,7 +283,7 @@ async def test_two_servers_in_one_process_have_separate_metrics(gateway_client: 
 
 
 async def test_redis_has_metrics_if_it_is_used(gateway_client: GatewayClient, fresh_redis: FreshRedis):
-    """Its state, waiting calls, buffered bytes and resyncs. The embedded broker has none of them."""
+    """Redis has metrics of its state, waiting calls, buffered bytes and resyncs. The embedded broker has none."""
     assert not [name for name, _ in await scrape(await gateway_client()) if name.startswith("redis")]
     redis = await fresh_redis()
     client = await gateway_client(broker=RedisBroker(parse_url(redis.url), RedisOptions(wait=60.0)))

@@ -57,7 +57,7 @@ def test_each_sample_has_the_number_of_its_worker():
 
 @pytest.mark.parametrize("text", ["", "# HELP", "half_a_line{", "roomcast_connections 1\n"])
 def test_a_worker_without_readable_metrics_counts_as_silent(text):
-    """It does not affect the other metrics. A missing worker counts as silent too."""
+    """Unreadable metrics do not affect those of other workers. A missing worker counts as silent too."""
     merged = merge_workers([GaugeMetricFamily("g", "Help.", 1)], peers(2, 4), {1: text, 3: encoded(errors(a=1))})
     assert samples(merged, "roomcast_workers_silent") == [({}, 2)]
     assert samples(merged, "g") == [({"worker": "2"}, 1)]
@@ -65,7 +65,7 @@ def test_a_worker_without_readable_metrics_counts_as_silent(text):
 
 
 def test_a_family_of_another_worker_only_is_included():
-    """The worker that merges does not need to have the family."""
+    """A family is included even if the merging worker does not have it."""
     merged = merge_workers([], peers(1, 2), {2: encoded(InfoMetricFamily("roomcast", "Help.", {"version": "1"}))})
     assert [(family.name, family.type) for family in merged][1:] == [("roomcast", "info")]
 

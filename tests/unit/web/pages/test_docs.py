@@ -75,7 +75,7 @@ def test_every_endpoint_is_tested() -> None:
 
 
 async def test_the_page_is_static(gateway_client: GatewayClient) -> None:
-    """Its policy allows no script and no other files. Without a console it has no links to it."""
+    """The page's policy allows no script and no other files. Without a console the page has no links to it."""
     client = await gateway_client()
     response = await client.get("/docs")
     text = await response.text()

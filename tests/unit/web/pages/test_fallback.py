@@ -8,7 +8,7 @@ from serving import GatewayClient, url
 
 @pytest.mark.parametrize("options", [{"dev": True}, {"console": True}])
 async def test_the_root_redirects_to_the_console(gateway_client: GatewayClient, options: dict[str, bool]):
-    """This holds if there is a console."""
+    """A server with a console redirects ``/`` to it."""
     client = await gateway_client(**options)
     response = await client.get("/", allow_redirects=False)
     assert (response.status, response.headers["Location"]) == (302, "/console")
@@ -16,7 +16,7 @@ async def test_the_root_redirects_to_the_console(gateway_client: GatewayClient, 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_the_root_without_a_console_introduces_the_server(gateway_client: GatewayClient, method: str):
-    """It names the endpoints and how to turn the console on."""
+    """The text lists the endpoints, and how to turn the console on."""
     client = await gateway_client()
     response = await client.request(method, "/")
     assert (response.status, response.content_type) == (200, "text/plain")
@@ -28,7 +28,7 @@ async def test_the_root_without_a_console_introduces_the_server(gateway_client: 
 
 @pytest.mark.parametrize("path", ["/index.html", "/ws", "/health", "/console", "/plugins/none", "//x", "/%3Cb%3E"])
 async def test_an_unknown_path_is_404(gateway_client: GatewayClient, path: str):
-    """The response is plain text and names the path of the WebSocket endpoint."""
+    """The response is plain text and contains the path of the WebSocket endpoint."""
     client = await gateway_client()
     response = await client.session.get(url(client, path))  # the test client refuses paths that begin with two slashes
     assert (response.status, response.content_type) == (404, "text/plain")
@@ -39,7 +39,7 @@ async def test_an_unknown_path_is_404(gateway_client: GatewayClient, path: str):
 
 @pytest.mark.parametrize(("method", "path", "allowed"), [("POST", "/", "GET, HEAD"), ("PUT", "/metrics", "GET, HEAD")])
 async def test_a_wrong_method_is_405(gateway_client: GatewayClient, method: str, path: str, allowed: str):
-    """The response names the allowed methods."""
+    """The response contains the allowed methods."""
     client = await gateway_client()
     response = await client.request(method, path)
     assert (response.status, response.headers["Allow"]) == (405, allowed)

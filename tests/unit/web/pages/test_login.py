@@ -6,7 +6,7 @@ from roomcast.web.pages.login import LoginAttempts
 
 
 def test_an_address_has_a_limited_number_of_attempts_in_a_window():
-    """It has to wait until the oldest attempt leaves the window. Other addresses are not affected."""
+    """At the limit, the address has to wait until its oldest attempt leaves the window. Other addresses do not."""
     now = 100.0
     attempts = LoginAttempts(3, 60, clock=lambda: now)
     for at in (100.0, 110.0, 120.0):
@@ -24,7 +24,7 @@ def test_an_address_has_a_limited_number_of_attempts_in_a_window():
 
 
 def test_old_addresses_are_forgotten():
-    """Addresses are forgotten after their window, and the oldest ones if there are too many."""
+    """Addresses are dropped after their window, and the oldest ones when there are too many."""
     now = 0.0
     attempts = LoginAttempts(1, 60, max_addresses=3, clock=lambda: now)
     for address in "abcd":

@@ -1,4 +1,4 @@
-"""The client's files as they are served to pages, and the bundle as it is built from its sources."""
+"""The client's files as they are served to pages, and the committed bundle against its sources."""
 
 from __future__ import annotations
 

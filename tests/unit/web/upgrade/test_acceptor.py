@@ -1,4 +1,4 @@
-"""The acceptor on real servers: it answers plain handshakes, and passes everything else on to aiohttp unchanged."""
+"""The acceptor on real servers: it answers plain handshakes, and passes all other requests on to aiohttp unchanged."""
 
 import asyncio
 import contextlib
@@ -74,7 +74,7 @@ async def test_the_acceptor_answers_as_aiohttp_does(change):
 
 @pytest.mark.slow
 def test_the_acceptor_works_with_aiohttps_parser_in_python():
-    """That parser is used where aiohttp is not compiled."""
+    """Where aiohttp is not compiled, the acceptor uses aiohttp's parser in Python."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "answers_as_aiohttp"],
         env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},
@@ -94,7 +94,7 @@ async def test_the_connected_frame_answers_since():
 
 
 async def test_a_ticket_is_valid_once_in_the_acceptor_and_in_aiohttp():
-    """The second use is refused, even if the other one handles it."""
+    """The second use is refused, even if one use is in the acceptor and the other in aiohttp."""
     async with serving() as running:
         await running.broker.put("ticket/abc", json.dumps(TOKEN).encode(), 30.0)
         assert "connected" in await read_answer(await running.start_handshake(path=f"{PATH}?ticket=abc"))
@@ -106,14 +106,14 @@ async def test_a_ticket_is_valid_once_in_the_acceptor_and_in_aiohttp():
 @IN_PARTS
 @pytest.mark.parametrize(("trusted", "remote"), [(True, "10.0.0.1"), (False, "127.0.0.1")])
 async def test_the_remote_address_comes_from_a_trusted_proxy(parts, trusted, remote):
-    """Without TRUST_PROXY it is the address of the peer."""
+    """Without TRUST_PROXY the address is that of the peer."""
     async with serving(trust_proxy=trusted) as running:
         await read_answer(await running.start_handshake(parts, X_Forwarded_For="made up, 10.0.0.1"))
         assert [client.remote for client in running.gateway.keepalive.connections] == [remote]
 
 
 async def test_the_acceptor_answers_over_tls(certificate, server_tls):
-    """A handshake, early bytes and a refusal do not reach aiohttp."""
+    """A handshake, early bytes and a refusal over TLS are handled without aiohttp."""
     trust = ssl.create_default_context(cafile=certificate)
     async with serving(address=Address(port=0, tls=server_tls)) as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", running.server.port, ssl=trust)
@@ -148,7 +148,7 @@ async def test_requests_over_tls_are_passed_on(certificate, server_tls):
 
 
 async def test_the_acceptor_answers_on_a_unix_socket(tmp_path):
-    """The clients have no address."""
+    """Clients of a Unix socket have no address."""
     path = tmp_path / "roomcast.sock"
     async with serving(address=Address(unix_socket=path)) as running:
         async with unix_connect(str(path), uri=f"ws://localhost{PATH}?token={TOKEN}") as client:
@@ -214,7 +214,7 @@ async def test_other_requests_are_passed_on_unchanged(data):
 
 
 async def test_a_refused_origin_is_logged_once(caplog):
-    """The acceptor and aiohttp's handler both check it."""
+    """The acceptor and aiohttp's handler both check the origin, and only one of them logs the refusal."""
     async with serving() as running:
         assert (await read_answer(await running.start_handshake(Origin="https://evil.example")))[0].startswith(
             b"HTTP/1.1 403"
@@ -254,7 +254,7 @@ async def test_a_connection_that_is_passed_on_keeps_its_start_time():
 
 
 async def test_silent_connections_are_dropped():
-    """A connection that sends nothing is closed after HANDSHAKE_TIMEOUT. Clients stay."""
+    """A connection that sends nothing is closed after HANDSHAKE_TIMEOUT. Clients stay connected."""
     async with serving(handshake_timeout=0.2) as running:
         silent = [await running.peer() for _ in range(3)]
         served = await running.connected()
@@ -266,7 +266,7 @@ async def test_silent_connections_are_dropped():
 
 
 async def test_a_silent_connection_that_is_lost_is_forgotten():
-    """Load balancers make such connections as health checks."""
+    """A connection that ends without a request leaves nothing. Load balancers check the health like this."""
     async with serving() as running:
         peer = await running.peer()
         async with asyncio.timeout(PATIENCE):
@@ -280,7 +280,7 @@ async def test_a_silent_connection_that_is_lost_is_forgotten():
 
 
 async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
-    """If the broker does not answer within the timeout, the client is closed."""
+    """If the broker does not answer within the timeout, the client's connection is closed."""
     monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
     broker = GatedBroker()
     async with serving(broker=broker) as running:
@@ -294,7 +294,7 @@ async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
 
 
 async def test_a_release_that_hangs_does_not_delay_the_shutdown(monkeypatch):
-    """A cancelled handshake releases its slot, and the shutdown waits for that only until the timeout."""
+    """A cancelled handshake releases its slot. The shutdown waits for that only until the timeout."""
     monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
 
     class StuckBroker(MemoryBroker):
@@ -324,7 +324,7 @@ async def test_a_release_that_hangs_does_not_delay_the_shutdown(monkeypatch):
 
 
 async def test_a_connection_after_the_shutdown_is_closed():
-    """The kernel may have accepted it before the listener was closed."""
+    """A connection that the kernel accepted before the listener was closed is closed at once."""
     async with serving() as running:
         await running.server._acceptor.close()
         peer = await running.peer()
@@ -368,7 +368,7 @@ async def head_of_101() -> list[bytes]:
 
 
 async def test_an_unexpected_exception_is_logged_and_closes(caplog):
-    """The client is not left without an answer."""
+    """An unexpected exception in a handshake closes the connection, so that the client does not wait."""
     broker = FailingRelease(RuntimeError("out of order"))
     async with serving(broker=broker, drain_seconds=0.3) as running:
         peer = await running.start_handshake()

@@ -1,4 +1,4 @@
-"""The handshake on real servers: admissions, refusals, and that aiohttp releases the connection."""
+"""The handshake on real servers: admissions, refusals, and that aiohttp keeps nothing of the connection."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ LOOPS = ("uvloop",)
 
 
 async def test_the_handshake_of_the_rfc():
-    """The key of RFC 6455 section 1.3 gets its answer, then the ``connected`` frame, and commands work."""
+    """The key of RFC 6455 section 1.3 gets its answer. The ``connected`` frame follows, and commands work."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request())
@@ -48,7 +48,7 @@ async def test_the_handshake_of_the_rfc():
 
 
 async def test_frames_in_the_packet_of_the_request_are_answered():
-    """They may be complete or cut in the middle. The answers follow the ``connected`` frame."""
+    """The frames may be complete or cut in the middle. The answers follow the ``connected`` frame."""
     ping = masked(TEXT, b'{"type":"ping"}')
     async with serving() as running:
         for early in (ping, ping + ping[:9], ping[:1]):
@@ -61,7 +61,7 @@ async def test_frames_in_the_packet_of_the_request_are_answered():
 
 
 async def test_many_frames_after_the_request_are_answered():
-    """aiohttp pauses reading, and the connection resumes it."""
+    """aiohttp pauses reading when there are many frames, and the connection resumes it."""
     message = masked(TEXT, b'{"type":"ping"}')
     count = 20_000
     async with serving(ws_message_rate=0) as running:
@@ -75,7 +75,7 @@ async def test_many_frames_after_the_request_are_answered():
 
 
 async def test_a_close_in_the_packet_of_the_request_is_answered():
-    """The client closes before it is admitted."""
+    """A client may close the connection before it is admitted."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request() + closing(1001))
@@ -86,7 +86,7 @@ async def test_a_close_in_the_packet_of_the_request_is_answered():
 
 
 async def test_a_request_may_arrive_byte_by_byte():
-    """Its Connection header may list more than Upgrade, in any case."""
+    """The handshake succeeds. Its Connection header may list more than Upgrade, in any case."""
     async with serving() as running:
         peer = await running.peer()
         for byte in request(Connection="keep-alive, UPGRADE", Upgrade="WebSocket"):
@@ -96,7 +96,7 @@ async def test_a_request_may_arrive_byte_by_byte():
 
 
 async def test_a_handshake_may_follow_another_request():
-    """The connection is kept alive after the first response."""
+    """A connection that is kept alive after its first response can become a WebSocket."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" + request())
@@ -126,7 +126,7 @@ NOT_A_HANDSHAKE = {
 
 @pytest.mark.parametrize(("change", "status", "header"), NOT_A_HANDSHAKE.values(), ids=NOT_A_HANDSHAKE)
 async def test_a_request_that_is_not_a_handshake_is_refused(change, status, header):
-    """See RFC 6455 section 4.2.1. No client is admitted and no slot is taken."""
+    """The request gets an HTTP error (RFC 6455 section 4.2.1). No client is admitted and no slot is taken."""
     async with serving() as running:
         peer = await running.peer()
         await peer.send(request(**change))
@@ -148,7 +148,7 @@ async def test_a_token_in_the_query():
 
 
 async def test_a_token_in_the_authorization_header():
-    """The scheme is case-insensitive."""
+    """The token is accepted with a scheme in any case."""
     async with serving() as running:
         for scheme in ("Bearer", "bearer"):
             async with connect(running.url, additional_headers={"Authorization": f"{scheme} {TOKEN}"}) as client:
@@ -205,7 +205,7 @@ async def test_a_refused_token_is_closed_with_4401_after_the_upgrade(path, heade
 
 
 async def test_frames_of_a_refused_client_are_ignored():
-    """It receives a close frame, even if it sent invalid frames after the request."""
+    """A refused client receives the close frame, even if it sent invalid frames after the request."""
     async with serving() as running:
         for early in (masked(TEXT, b'{"type":"ping"}'), masked(BINARY, b"x"), b"\xff" * 100):
             peer = await running.peer()
@@ -220,7 +220,7 @@ async def test_frames_of_a_refused_client_are_ignored():
 
 
 async def test_a_refusal_confirms_the_subprotocol():
-    """Otherwise the browser reports 1006 and not the reason."""
+    """Without the confirmation, the browser would report 1006 and not the reason."""
     async with serving() as running, connect(running.url, subprotocols=["bearer", "garbage"]) as client:
         assert client.subprotocol == "bearer"
         with pytest.raises(ConnectionClosed) as closed:
@@ -229,7 +229,7 @@ async def test_a_refusal_confirms_the_subprotocol():
 
 
 async def test_a_broker_that_fails_is_4500():
-    """The client may connect again."""
+    """The connection is closed with 4500, and the client may connect again."""
 
     class FailingBroker(MemoryBroker):
         async def admit(self, user_id: int | str, connection: int, limit: int) -> bool:
@@ -267,7 +267,7 @@ async def test_a_broker_that_fails_is_4500():
     ],
 )
 async def test_pages_of_other_sites_are_refused_before_the_upgrade(allowed, origin, is_admitted):
-    """They get 403, even with a valid token. Programs send no Origin."""
+    """Such pages get 403, even with a valid token. Programs, which send no Origin, are admitted."""
     async with serving(allowed_origins=allowed) as running:
         peer = await running.peer()
         await peer.send(request(Origin=origin))
@@ -299,7 +299,7 @@ async def test_a_connection_above_the_limit_is_4429():
 
 
 async def test_refused_connections_take_no_slot():
-    """After several refusals the slot of a connection that ends is free."""
+    """After several refusals, the slot of a connection that ends is free again."""
     async with serving(max_connections_per_user=1) as running:
         first = await running.connected()
         for _ in range(3):
@@ -339,7 +339,7 @@ async def test_a_client_that_disconnects_during_the_handshake_leaves_nothing(how
 
 @IN_PARTS
 async def test_frames_during_the_handshake_are_answered(parts):
-    """They arrive after the request and before the 101."""
+    """Frames that arrive between the request and the 101 are answered after it."""
     broker = GatedBroker()
     async with serving(broker=broker) as running:
         peer = await running.start_handshake(parts)
@@ -356,7 +356,7 @@ async def test_frames_during_the_handshake_are_answered(parts):
 
 @IN_PARTS
 async def test_many_frames_during_the_handshake_pause_reading(parts):
-    """The connection resumes it, and all frames are answered."""
+    """The connection resumes reading, and all frames are answered."""
     broker = GatedBroker()
     ping, count = masked(PING, bytes(100)), 6000
     async with serving(broker=broker, ws_max_buffer=1 << 30, ws_message_rate=0) as running:
@@ -378,7 +378,7 @@ async def test_many_frames_during_the_handshake_pause_reading(parts):
 
 @pytest.mark.parametrize("sent", [b"", b"G", request()[:-1], b"POST /x HTTP/1.1\r\nHost: a\r\n"])
 async def test_an_incomplete_request_is_dropped(sent):
-    """It is closed after HANDSHAKE_TIMEOUT without a response. Clients stay."""
+    """Its connection is closed after HANDSHAKE_TIMEOUT without a response. Clients stay connected."""
     async with serving(handshake_timeout=0.1) as running:
         served = await running.connected()
         peer = await running.peer()
@@ -390,7 +390,7 @@ async def test_an_incomplete_request_is_dropped(sent):
 
 
 async def test_slow_bytes_do_not_extend_the_timeout():
-    """An attacker could otherwise keep connections open (slowloris)."""
+    """Otherwise an attacker could keep connections open by sending slowly (slowloris)."""
     async with serving(handshake_timeout=0.1) as running:
         peer = await running.peer()
         with contextlib.suppress(ConnectionError):
@@ -447,7 +447,7 @@ async def test_aiohttp_has_the_internals_that_the_handshake_relies_on():
 
 
 async def test_an_ended_connection_is_not_in_memory():
-    """This holds after a close, after a reset and after a protocol error."""
+    """After a close, a reset or a protocol error, nothing refers to the connection."""
     async with serving() as running:
         peers = [await running.connected() for _ in range(3)]
         kinds = {type(one) for one in running.gateway.keepalive.connections}
@@ -465,7 +465,7 @@ async def test_an_ended_connection_is_not_in_memory():
 # TLS and Unix sockets
 
 
-async def test_tls(certificate, server_tls):
+async def test_handshakes_over_tls(certificate, server_tls):
     """Admission, commands, closes by both sides and a refusal work over TLS."""
     trust = ssl.create_default_context(cafile=certificate)
     async with serving(address=Address(port=0, tls=server_tls)) as running:
@@ -496,8 +496,8 @@ async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
         await peer.cut_off()
 
 
-async def test_a_unix_socket(tmp_path):
-    """The address of the clients is "unix"."""
+async def test_a_handshake_on_a_unix_socket(tmp_path):
+    """The client is admitted, and its address is "unix"."""
     path = tmp_path / "roomcast.sock"
     async with serving(address=Address(unix_socket=path)) as running:
         async with unix_connect(str(path), uri=f"ws://localhost{PATH}?token={TOKEN}") as client:
@@ -521,7 +521,7 @@ async def test_a_port_in_use_fails_the_start():
 
 
 async def test_a_shutdown_closes_all_clients_with_1012():
-    """Afterwards connections are refused, and ``stop`` returns."""
+    """After the close frames connections are refused, and ``stop`` returns."""
     async with serving(max_connections_per_user=20) as running:
         peers = [await running.connected() for _ in range(10)]
         port = running.server.port
@@ -537,7 +537,7 @@ async def test_a_shutdown_closes_all_clients_with_1012():
 
 
 async def test_a_shutdown_takes_drain_seconds():
-    """The clients are closed one after the other. The last one works until its turn."""
+    """The clients are closed one after the other over DRAIN_SECONDS. The last one is served until then."""
     async with serving(max_connections_per_user=20, drain_seconds=0.5) as running:
         peers = [await running.connected() for _ in range(5)]
         stopping = asyncio.create_task(running.server.stop())
@@ -555,7 +555,7 @@ async def test_a_shutdown_takes_drain_seconds():
 
 @IN_PARTS
 async def test_a_client_in_a_handshake_is_closed_with_1012(parts):
-    """It gets no ``connected`` frame and takes no slot."""
+    """During a shutdown such a client gets no ``connected`` frame and takes no slot."""
     broker = GatedBroker()
     async with serving(broker=broker, drain_seconds=0.3) as running:
         peer = await running.start_handshake(parts)
@@ -586,7 +586,7 @@ async def test_a_shutdown_drops_connections_without_a_request():
 
 
 async def test_the_response_to_a_refused_origin_names_the_setting():
-    """A WebSocket library shows it to the developer."""
+    """The body, which a WebSocket library shows to the developer, contains ALLOWED_ORIGINS."""
     async with serving() as running:
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"{running.url}?token={TOKEN}", origin="https://evil.example")
