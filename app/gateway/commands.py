@@ -230,10 +230,13 @@ class Commands:
         now = self._loop.time()
         for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
             self._deadlines[task] = _EXCEEDED
-            task.cancel()
+            # A command that suspended in the previous iteration, if that took long, resumes later in this one. If it
+            # were cancelled before that, it could not clean up, and a join would keep its subscription.
+            self._loop.call_soon(task.cancel)
 
     async def cancel(self) -> None:
         """Cancel all running commands and wait for their end."""
+        await asyncio.sleep(0)  # as in cancel_overdue
         tasks = list(self._deadlines)
         for task in tasks:
             task.cancel()

@@ -51,6 +51,33 @@ async def test_a_handler_that_hangs(serve: Serve, sample: SampleCommands) -> Non
         assert (await alice.recv())["id"] == 2
 
 
+async def test_an_overdue_command_that_has_just_suspended(serve: Serve, monkeypatch) -> None:
+    """It is cancelled at its ``await`` and cleans up, even if its deadline passed in the iteration that started it."""
+    plugin = Plugin("late")
+    ends: list[str] = []
+
+    @plugin.command("late", Anything)
+    async def late(ctx: Context, data: dict[str, Any]) -> None:
+        # Before the loop resumes this command:
+        asyncio.get_running_loop().call_soon(cancel_overdue)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    def cancel_overdue() -> None:
+        with pytest.raises(StopIteration):
+            server.gateway.commands.cancel_overdue().send(None)
+
+    server = await serve(plugins=[plugin])
+    monkeypatch.setattr(server.gateway.commands, "_timeout", -1.0)
+    async with connect(server) as alice:
+        await alice.send("late", id=1)
+        assert (await alice.recv())["data"]["code"] == "timeout"
+    assert ends == ["cancelled"]
+
+
 @pytest.mark.parametrize("wait_first", [False, True])
 async def test_a_handler_that_awaits_a_cancelled_future(serve: Serve, wait_first: bool) -> None:
     """The caller gets ``internal``, not ``timeout``, and the connection stays open."""
