@@ -1,4 +1,4 @@
-"""Three nodes behind nginx, as in docs/operations.md: a restart or a crash of a node causes no loss of events."""
+"""Three nodes behind nginx, as in docs/operations.md: no event is lost when a node restarts or crashes."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_rolling_restart(site: Site) -> None:
 
 
 async def test_killed_node(site: Site) -> None:
-    """Its clients reconnect to the other nodes and miss nothing. The clients of the other nodes stay connected."""
+    """Its clients reconnect to the other nodes and miss no event. The clients of the other nodes stay connected."""
     async with subscribing(site, 30) as subscribers:
         for number in range(10):
             await publish(site, number)

@@ -27,7 +27,7 @@ from roomcast.web.server import Server
 
 CLIENTS = 100
 USERS = 15
-STEPS = 12
+REQUESTS = 12
 ROOMS = ("channel:1", "channel:2", "task:1", "project:1", "moody:1", "moody:2")
 
 
@@ -123,7 +123,7 @@ def faulty_plugin(chance: random.Random) -> Plugin:
 
 
 class RandomClient:
-    """A client that sends ``STEPS`` random requests without waiting for replies."""
+    """A client that sends ``REQUESTS`` random requests without waiting for replies."""
 
     def __init__(self, server: Server, number: int, seed: int) -> None:
         self._server = server
@@ -133,7 +133,7 @@ class RandomClient:
 
     async def run(self) -> None:
         """Connect, send some requests and disconnect, until all requests are sent."""
-        left = STEPS
+        left = REQUESTS
         while left > 0:
             if self._random.random() < 0.1:
                 await self._abort_handshake()
@@ -144,9 +144,9 @@ class RandomClient:
                 path += f"&since={self._last_ids.get('', '')}"
             with contextlib.suppress(websockets.ConnectionClosed, ConnectionError):
                 async with websockets.connect(url(self._server, path, "ws"), proxy=None, close_timeout=1) as socket:
-                    steps = self._random.randint(1, left)
-                    left -= steps
-                    await self._send(socket, steps)
+                    count = self._random.randint(1, left)
+                    left -= count
+                    await self._send(socket, count)
             left -= 1
 
     async def _abort_handshake(self) -> None:
@@ -157,10 +157,10 @@ class RandomClient:
         await asyncio.sleep(self._random.random() * 0.02)
         writer.transport.abort()
 
-    async def _send(self, socket: Any, steps: int) -> None:
+    async def _send(self, socket: Any, count: int) -> None:
         reader = asyncio.create_task(self._read(socket))
         try:
-            for _ in range(steps):
+            for _ in range(count):
                 await socket.send(orjson.dumps(self._random_request()).decode())
                 if self._random.random() < 0.5:
                     await asyncio.sleep(self._random.random() * 0.02)

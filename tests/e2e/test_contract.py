@@ -54,7 +54,7 @@ def alice(server: Any, **more: Any) -> Any:
 
 
 async def test_welcome(serve: Serve):
-    """After a connection, the first frame is the welcome of the page, and nothing follows unasked."""
+    """After a connection, the first frame is the welcome of the page. No other frame follows without a request."""
     async with alice(await serve()) as user:
         assert like(
             user.welcome,
@@ -279,7 +279,7 @@ async def test_internal_error_closes_with_4500(serve: Serve):
 
 
 def test_close_codes_have_their_reasons():
-    """The four original codes are sent with their original reasons."""
+    """The four close codes of the original page are sent with their reasons."""
     reasons = {(close.code, close.reason) for close in CLOSES}
     assert {
         (4401, "Authentication Failed"),
@@ -305,7 +305,7 @@ async def test_error_frame(serve: Serve):
 
 
 async def test_messages_sent_before_the_welcome(serve: Serve):
-    """Messages that a client sends before it has read its welcome are carried out, in order, after the welcome."""
+    """Messages that a client sends before it reads its welcome are carried out, in order, after the welcome."""
     server = await serve()
     peer = await Peer.connect(("127.0.0.1", server.port))
     queue = [

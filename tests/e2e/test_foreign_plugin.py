@@ -1,4 +1,4 @@
-"""Tests of a plugin in another package: it loads and works, and its failures affect nobody else."""
+"""Tests of a plugin in another package: it loads and works, and its failures do not affect other requests."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Team:
         return user
 
     async def leave(self) -> None:
-        """Close all connections, because a stopping server waits for them."""
+        """Close all connections, because a server that stops waits for them."""
         for user in self.users:
             await user.close()
 

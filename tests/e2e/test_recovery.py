@@ -21,5 +21,5 @@ async def test_measure_one_fault(fault: str) -> None:
 
 
 def test_each_fault_has_its_own_description():
-    """No two faults have the same row title."""
+    """No two faults have the same title in the table."""
     assert len({what for what, _, _ in FAULTS.values()}) == len(FAULTS) == 6

@@ -44,7 +44,7 @@ def path(user: int = 1) -> str:
     return f"/api/v1/ws/connect?token={token}"
 
 
-class Two(Running):
+class TwoWorkers(Running):
     """A server with two workers, which both serve when this returns."""
 
     def __init__(self, redis_server, prefix: str, *args: str, **variables: str) -> None:
@@ -67,7 +67,7 @@ class Two(Running):
 @pytest.fixture
 def two(redis_server, redis_prefix):
     """A server with two workers on one port."""
-    with Two(redis_server, redis_prefix) as server:
+    with TwoWorkers(redis_server, redis_prefix) as server:
         yield server
 
 
@@ -80,7 +80,7 @@ def joined(stack: ExitStack, server: Running, user: int):
 
 
 def until(client, type: str) -> dict:
-    """Return the next message of ``type``; drop those before it."""
+    """Return the next message of ``type``; drop earlier messages."""
     while True:
         message = json.loads(client.recv(PATIENCE))
         if message["type"] == type:
@@ -88,7 +88,7 @@ def until(client, type: str) -> dict:
 
 
 def crowd(stack: ExitStack, server: Running, count: int) -> list:
-    """Return ``count`` clients in the room, each of another user."""
+    """Connect ``count`` clients, each of another user, and let them join the room."""
     return [joined(stack, server, user) for user in range(1, count + 1)]
 
 
@@ -174,7 +174,7 @@ def test_workers_are_one_server(two):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("everyone", [False, True], ids=["supervisor", "all processes"])
 def test_a_signal_drains_all(two, number, everyone):
-    """Each client is closed with 1012, if the supervisor is signalled or all processes are, as by systemd."""
+    """Clients are closed with 1012, if only the supervisor is signalled and if all processes are, as by systemd."""
     with ExitStack() as stack:
         clients = crowd(stack, two, 6)
         for pid in two.pids.values() if everyone else ():
@@ -193,7 +193,7 @@ def test_a_signal_drains_all(two, number, everyone):
 
 def test_a_second_signal_ends_all_at_once(redis_server, redis_prefix):
     """The supervisor and all workers end without waiting for the drain."""
-    with Two(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
+    with TwoWorkers(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
         crowd(stack, server, 6)
         server.signal(signal.SIGTERM)
         server.wait_for("SIGTERM: closing", server.err)
@@ -238,7 +238,7 @@ def test_a_worker_that_died_is_replaced(two):
 
 
 def test_connections_survive_a_worker_that_did_not_accept_them(two):
-    """When the worker dies, its replacement accepts them; none is reset."""
+    """When the worker dies, its replacement accepts these connections; none is reset."""
     pid = two.pids[1]
     os.kill(pid, signal.SIGSTOP)
     host, port = two.url.removeprefix("http://").split(":")
@@ -276,8 +276,8 @@ def test_a_worker_that_is_signalled_drains_and_is_replaced(two):
 
 @pytest.mark.parametrize("how", ["stopped", "blocked"])
 def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
-    """It is killed and replaced, the log has the reason, and the other worker is unaffected."""
-    with Two(redis_server, redis_prefix, command=IMPATIENT) as server, ExitStack() as stack:
+    """The worker is killed and replaced, the log has the reason, and the other worker is unaffected."""
+    with TwoWorkers(redis_server, redis_prefix, command=IMPATIENT) as server, ExitStack() as stack:
         pids = server.pids
         if how == "stopped":
             os.kill(pids[1], signal.SIGSTOP)
@@ -311,7 +311,7 @@ def test_metrics_cover_all_workers(two):
 
 
 def test_metrics_leave_out_a_worker_that_hangs_or_is_gone(two):
-    """It is counted as silent, and included again when its replacement serves."""
+    """The worker is counted as silent, and included again when its replacement serves."""
     os.kill(two.pids[2], signal.SIGSTOP)
     with ExitStack() as stack:
         asked = [stack.enter_context(ask(two, "/metrics")) for _ in range(16)]
@@ -320,13 +320,13 @@ def test_metrics_leave_out_a_worker_that_hangs_or_is_gone(two):
         assert silent(families) == 1
         assert by_worker(families, "connections").keys() == {"1"}
     os.kill(two.pids[2], signal.SIGKILL)
-    while silent(families):  # until the supervisor knows that it serves
+    while silent(families):  # until the replacement has reported to the supervisor that it serves
         families = scrape(two)
     assert by_worker(families, "connections").keys() == {"1", "2"}
 
 
 def test_metrics_come_without_a_supervisor_that_hangs(two):
-    """The worker returns its own metrics. Afterwards the supervisor kills no worker."""
+    """A worker returns its own metrics. After the supervisor continues, it kills no worker."""
     pids = two.pids
     two.signal(signal.SIGSTOP)
     assert silent(scrape(two)) == 1
@@ -337,7 +337,7 @@ def test_metrics_come_without_a_supervisor_that_hangs(two):
 
 def test_metrics_cover_all_workers_during_the_drain(redis_server, redis_prefix):
     """A scraper with an open connection sees both workers drain."""
-    with Two(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
+    with TwoWorkers(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
         keep_both_draining(stack, server)
         client = stack.enter_context(ask(server, "/metrics"))
         assert by_worker(scraped(client), "draining") == {"1": 0, "2": 0}
@@ -351,9 +351,9 @@ def test_metrics_cover_all_workers_during_the_drain(redis_server, redis_prefix):
 
 
 def test_a_unix_socket_is_shared(redis_server, redis_prefix, tmp_path):
-    """Clients connect through it, even after a worker was replaced, and the stop removes it."""
+    """Clients connect through the socket, even after a worker was replaced. The stop removes the socket."""
     socket_path = tmp_path / "s"
-    with Two(redis_server, redis_prefix, "--unix-socket", str(socket_path)) as server:
+    with TwoWorkers(redis_server, redis_prefix, "--unix-socket", str(socket_path)) as server:
         assert server.url == f"unix:{socket_path}"
         os.kill(server.pids[1], signal.SIGTERM)
         server.wait_for_starts(3)
@@ -376,7 +376,7 @@ def test_a_failed_start_of_a_worker_stops_the_supervisor():
 
 
 def test_a_port_in_use_is_refused(two, redis_server):
-    """Otherwise SO_REUSEPORT would let two servers share the port, each with a part of the clients."""
+    """Two servers must not share a port by SO_REUSEPORT, each with a part of the clients."""
     port = two.url.rpartition(":")[2]
     variables = {"JWT_SECRET": SECRET, "API_KEY": API_KEY, "REDIS_URL": redis_server.url}
     sentence = refusal("serve", "--workers", "2", "--port", port, status=1, **variables)
@@ -399,7 +399,7 @@ def test_an_address_that_cannot_be_used_is_one_sentence(redis_server, args, word
 
 
 def test_several_workers_need_redis_and_posix():
-    """Either reason is a sentence. One worker needs neither."""
+    """Without Redis and on other systems, several workers are refused with a sentence. One worker needs neither."""
     alone, shared = Settings(jwt_secret=SECRET), Settings(jwt_secret=SECRET, redis_url="redis://localhost")
     with pytest.raises(SettingsError, match="--workers 2 needs REDIS_URL"):
         check(2, alone)

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from broker_contract import ROOM, Harness
-from redis_nodes import StartNode, broker_for, travel
+from redis_nodes import StartNode, age_state, broker_for
 from redis_servers import RedisServer
 
 from roomcast.broker.redis.broker import RedisBroker
@@ -21,7 +21,7 @@ async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[St
     """``await node()`` starts another node on the shared server."""
 
     async def pass_time(seconds: float) -> None:
-        await travel(redis_server, redis_prefix, seconds)
+        await age_state(redis_server, redis_prefix, seconds)
 
     async with AsyncExitStack() as stack:
 
@@ -36,7 +36,7 @@ async def node(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[St
 
 @pytest.fixture
 async def subscribed(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator[Harness]:
-    """A subscribed on the shared server, subscribed to ``ROOM``."""
+    """A broker on the shared server, subscribed to ``ROOM``."""
     subscribed = Harness(RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)), asyncio.sleep)
     await subscribed.broker.start(subscribed.listener)
     await subscribed.broker.subscribe([ROOM])

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from broker_contract import HISTORY_TTL, OTHER, ROOM, BrokerContract, Harness, RecordingListener, split
 from redis_groups import Cluster
-from redis_nodes import StartNode, broker_for, travel
+from redis_nodes import StartNode, age_state, broker_for
 from redis_servers import FreshRedis, RedisServer, wait_for_server
 from tcp_proxy import Proxy
 
@@ -21,7 +21,7 @@ async def harness(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator
     """A harness with a broker on the shared server."""
 
     async def pass_time(seconds: float) -> None:
-        await travel(redis_server, redis_prefix, seconds)
+        await age_state(redis_server, redis_prefix, seconds)
 
     harness = Harness(broker_for(redis_server.url, redis_prefix), pass_time)
     await harness.broker.start(harness.listener)
@@ -43,7 +43,7 @@ class TestOnACluster(BrokerContract):
         async def pass_time(seconds: float) -> None:
             for server in redis_cluster.servers:
                 if (await server("ROLE"))[0] == "master":
-                    await travel(server, redis_prefix, seconds)
+                    await age_state(server, redis_prefix, seconds)
 
         harness = Harness(broker_for(redis_cluster.url, redis_prefix), pass_time)
         await harness.broker.start(harness.listener)
@@ -51,7 +51,7 @@ class TestOnACluster(BrokerContract):
         await harness.broker.close()
 
     async def test_rooms_on_all_servers(self, redis_cluster: Cluster, redis_prefix: str) -> None:
-        """Rooms on different servers work alike, and ``subscribe`` and ``rooms`` cover all servers."""
+        """Rooms on different servers work in the same way. ``subscribe`` and ``rooms`` cover all servers."""
         a, b = (Harness(broker_for(redis_cluster.url, redis_prefix), asyncio.sleep) for _ in range(2))
         for harness in (a, b):
             await harness.broker.start(harness.listener)
@@ -130,9 +130,9 @@ async def test_reading_the_history_does_not_shorten_its_ttl(
     a = await node()
     first = await a.broker.publish(ROOM, b"first")
     await a.broker.history(ROOM)
-    await travel(redis_server, redis_prefix, HISTORY_TTL / 6)
+    await age_state(redis_server, redis_prefix, HISTORY_TTL / 6)
     second = await a.broker.publish(ROOM, b"second")
-    await travel(redis_server, redis_prefix, HISTORY_TTL * 11 / 12)
+    await age_state(redis_server, redis_prefix, HISTORY_TTL * 11 / 12)
     history = await a.broker.history(ROOM, first)
     assert (history.recovered, history.events) == (True, [Event(second, b"second")])
 
@@ -150,7 +150,7 @@ async def test_a_stream_that_was_evicted(node: StartNode, redis_server: RedisSer
 
 
 async def test_a_cancelled_close_closes_connections(redis_server: RedisServer, redis_prefix: str) -> None:
-    """If ``close`` is cancelled, the connections and tasks end nevertheless."""
+    """A cancelled ``close`` still ends all connections and tasks."""
     broker = broker_for(redis_server.url, redis_prefix)
     await broker.start(RecordingListener())
     await broker.enter(ROOM, 1, "alice", 1)
@@ -174,7 +174,7 @@ async def test_signals_reach_every_node(node: StartNode) -> None:
 
 
 async def test_ping(node: StartNode) -> None:
-    """A ping succeeds if commands, subscriptions and the message to the node itself work."""
+    """A ping succeeds if commands, subscriptions and a message from the node to itself work."""
     a = await node()
     await a.broker.ping()
     await asyncio.gather(*[a.broker.ping() for _ in range(5)])

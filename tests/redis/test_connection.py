@@ -1,4 +1,4 @@
-"""One connection to Redis: pipelining, pushes, how it events, and how opening it fails."""
+"""One connection to Redis: pipelining, pushes, its end, and errors while it opens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[..., Awaitable[RedisConnection]]
 
 
 class Events:
-    """The pushes of a connection, and how it ended."""
+    """Records the pushes of a connection, and how it ended."""
 
     def __init__(self) -> None:
         self.pushes: list[list[Any]] = []
@@ -107,7 +107,7 @@ async def test_scripts_are_loaded_when_it_opens(open_to: Open, fresh_redis: Fres
 
 
 async def test_a_server_closes_the_connection(open_to: Open, events: Events, fresh_redis: FreshRedis) -> None:
-    """The end is reported once, and the callbacks without a reply are known."""
+    """The end is reported once, and ``unanswered`` contains the callbacks without a reply."""
     server = await fresh_redis()
     connection = await open_to(server.url)
     server.pause()
@@ -120,7 +120,7 @@ async def test_a_server_closes_the_connection(open_to: Open, events: Events, fre
 
 
 async def test_a_server_hangs(open_to: Open, events: Events, fresh_redis: FreshRedis) -> None:
-    """A stopped server is detected by its silence, even without a command."""
+    """A stopped server is detected because it does not answer, even without a command."""
     server = await fresh_redis()
     await open_to(server.url, timeout=0.5)
     server.pause()
@@ -146,7 +146,7 @@ async def test_connection_refused(open_to: Open) -> None:
 
 
 async def test_a_server_does_not_answer_the_greeting(open_to: Open, redis_server: RedisServer) -> None:
-    """A server that accepts the connection and stays silent is given up after the timeout."""
+    """If the server accepts the connection and stays silent, opening fails after the timeout."""
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         proxy.stall()
         with pytest.raises(Unavailable, match=r"has not answered for 0\.3 s"):

@@ -205,7 +205,7 @@ class Announcer(RecordingListener):
 
 
 async def test_a_node_closes_as_redis_returns(fresh_redis: FreshRedis, redis_prefix: str) -> None:
-    """A user who left during an outage is announced by the node, even though it is about to close."""
+    """A node announces a user who left during an outage, even if the node closes as Redis returns."""
     redis = await fresh_redis()
     ending = RedisBroker(parse(redis.url), RedisOptions(prefix=redis_prefix, timeout=TIMEOUT))
     other = RedisBroker(parse(redis.url), RedisOptions(prefix=redis_prefix, timeout=TIMEOUT))

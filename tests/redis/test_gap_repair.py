@@ -90,7 +90,7 @@ async def test_an_older_state_is_restored(subscribed: Harness, redis_server: Red
 
 
 async def test_a_repair_that_fails_is_retried(subscribed: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gap is repaired in the end, even if reading the stream raised an unexpected error."""
+    """A gap is repaired even if reading the stream first raises an unexpected error."""
     assert isinstance(subscribed.broker, RedisBroker)
     stream = subscribed.broker._receiver.repair._stream
     await subscribed.fill(2)

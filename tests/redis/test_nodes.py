@@ -1,4 +1,4 @@
-"""Several nodes on one Redis, as clients and backends see them: it makes no difference which node they use."""
+"""Several nodes on one Redis: clients and backends may use any of them, with the same results."""
 
 from __future__ import annotations
 

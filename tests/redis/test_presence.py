@@ -41,7 +41,7 @@ class TestEnterAndLeave:
             assert a.lost == a.returned == b.lost == b.returned == []
 
     async def test_concurrent_enters_and_leaves(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Of concurrent enters on three nodes exactly one per user reports a change, and so of the leaves."""
+        """Of concurrent enters on three nodes exactly one per user reports a change. The same holds for leaves."""
         async with nodes(redis_server.url, redis_prefix, 3) as three:
             connections = [(n % 3, n % 20, n) for n in range(600)]
             random.shuffle(connections)
@@ -153,7 +153,7 @@ class TestRooms:
             assert await a.presence.rooms() == expected
 
     async def test_every_key_expires(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """All keys of rooms expire at most four leases after the last renewal, and so does the list of rooms."""
+        """All keys of rooms, and the list of rooms, expire at most four leases after the last renewal."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
             for n in range(40):
                 await (a, b)[n % 2].presence.enter(f"task:{n % 7}", n, "name", n)
@@ -226,7 +226,7 @@ class TestDeadNodes:
             assert a.lost == b.lost == []
 
     async def test_a_suspended_node_returns(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Users of a node that was removed as dead return at its next renewal, and are announced if they were gone."""
+        """A node that was removed as dead restores its users at its next renewal, and announces the lost ones."""
         async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended):
             for user_id in (1, 2):
                 await suspended.presence.enter(ROOM, user_id, f"u{user_id}", 5)

@@ -42,7 +42,7 @@ async def offsets(harness: Harness, room: str = ROOM) -> list[int]:
 
 
 async def test_queued_events_are_sent_in_batches(harness: Harness, redis_server: RedisServer) -> None:
-    """Of many concurrent publishes in one room, the later ones are sent in few batches, all in order."""
+    """Of many concurrent publishes in one room, the later ones are sent in few batches, in order."""
     await harness.broker.subscribe([ROOM])
     before = (await redis_server.info("commandstats"))["cmdstat_evalsha"]["calls"]
     ids = await asyncio.gather(*[harness.broker.publish(ROOM, b"%d" % i) for i in range(1000)])

@@ -1,4 +1,4 @@
-"""Reconnecting."""
+"""Reconnecting to a Redis server after an unexpected error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roomcast.broker.redis.topology import Address
 
 
 async def test_an_unexpected_error_does_not_end_the_attempts(redis_server: RedisServer) -> None:
-    """If connecting raises another error than Unavailable, it is tried again."""
+    """If connecting raises another error than Unavailable, the attempt is repeated."""
     attempts = 0
     up: asyncio.Future[RedisConnection] = asyncio.get_running_loop().create_future()
 

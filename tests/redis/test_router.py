@@ -77,7 +77,7 @@ async def test_calls_without_wait_fail_at_once(start: Start, fresh_redis: FreshR
 
 
 async def test_calls_with_wait_keep_their_order(start: Start, fresh_redis: FreshRedis) -> None:
-    """With ``wait``, calls wait for the server and are executed in order."""
+    """With ``wait``, calls are queued until the server returns, and are executed in order."""
     server = await fresh_redis()
     router = await start(server.url)
     server.kill()

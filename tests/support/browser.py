@@ -1,4 +1,4 @@
-"""Start a real Chromium for the tests that need one."""
+"""Starts a real Chromium for the tests that need one."""
 
 import os
 import shutil

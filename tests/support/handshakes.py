@@ -1,4 +1,4 @@
-"""For tests of the handshake: servers with access to their internals, and clients that send requests byte by byte."""
+"""For tests of the handshake: servers with access to their internals, and clients that send any bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from roomcast.web.server import Address, Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
 TOKEN = token_for()
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # from RFC 6455 section 1.3, and so is the answer to it:
+#: The key of RFC 6455 section 1.3, and the header that answers it.
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 HEADERS = {
     "Host": "localhost",
@@ -29,7 +30,7 @@ HEADERS = {
     "Sec-WebSocket-Key": KEY,
 }
 
-#: In how many parts the request is sent. The acceptor handles requests in one part, aiohttp those in two.
+#: The number of parts in which the request is sent. The acceptor handles requests in one part, aiohttp those in two.
 IN_PARTS = pytest.mark.parametrize("parts", [1, 2], ids=["one part", "two parts"])
 
 
@@ -108,13 +109,13 @@ class Running:
         assert (await peer.event())["type"] == "connected"
         return peer
 
-    async def no_pending(self) -> None:
+    async def wait_until_released(self) -> None:
         """Wait until the acceptor and aiohttp have released all connections."""
         async with asyncio.timeout(PATIENCE):
             while self.pending:
                 await asyncio.sleep(0)
 
-    async def no_clients(self) -> None:
+    async def wait_until_ended(self) -> None:
         """Wait until the last WebSocket has ended."""
         async with asyncio.timeout(PATIENCE):
             while self.gateway.keepalive.connections:
@@ -136,7 +137,7 @@ async def serving(
 
 
 class GatedBroker(MemoryBroker):
-    """A broker that admits no client until the test sets ``gate``. It sets ``asked`` when it is asked to."""
+    """A broker whose ``admit`` sets ``asked``, then waits until the test sets ``gate``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,11 +16,11 @@ from shell import PATIENCE, Process
 #: Debian installs nginx in a folder that is only on the PATH of root.
 SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 MISSING = "there is no nginx: install one (`apt-get install nginx-light`), or name its executable in NGINX"
-#: The temporary folders of nginx, by default in a place where only root may write.
+#: The temporary folders of nginx. By default they are in a folder that only root may write.
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
-def find() -> str:
+def find_nginx() -> str:
     """Return the executable: NGINX, or one on the PATH. Without one, skip the test, or fail it if CI=true."""
     found = os.environ.get("NGINX") or shutil.which("nginx", path=SEARCH_PATH)
     if found:
@@ -31,7 +31,7 @@ def find() -> str:
 
 
 def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Path) -> str:
-    """Return the page's configuration with 127.0.0.1, these ports of the nodes, and ``folder`` for the logs."""
+    """Return the configuration in docs/operations.md with these ports of the nodes, and ``folder`` for the logs."""
     text = snippet("nginx")
     for number, node in enumerate(nodes, 1):
         text = _replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{node}")
@@ -44,7 +44,7 @@ def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Pa
 
 
 def _replaced(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1, f"{old!r} is not once in the configuration of nginx"
+    assert text.count(old) == 1, f"the configuration of nginx in docs/operations.md must contain {old!r} once"
     return text.replace(old, new)
 
 
@@ -52,7 +52,7 @@ class Nginx:
     """An nginx that listens when the constructor returns. ``log`` is its access log."""
 
     def __init__(self, nodes: Sequence[int], certificate: Path, folder: Path) -> None:
-        program = find()
+        program = find_nginx()
         self.port = free_port()
         self.certificate = certificate
         self.log = folder / "roomcast.log"

@@ -137,7 +137,7 @@ class Publisher(Member):
         await until_true(lambda: not self.pending or not self.is_connected, "all was answered")
 
     async def close(self) -> None:
-        """Stop speaking and reading."""
+        """Stop sending and reading."""
         self._sending.cancel()
         await asyncio.gather(self._sending, return_exceptions=True)
         await super().close()
@@ -179,7 +179,7 @@ class Nodes:
         """Stop sending, and wait until everything was answered and delivered."""
         for publisher in self.publishers:
             await publisher.end()
-        await self._round()
+        await self._send_round()
 
     async def until_recovered(self, since: float, what: str) -> None:
         """Wait until messages reach all members and all nodes are ready; print the durations from ``since`` on."""
@@ -197,7 +197,7 @@ class Nodes:
             f"\n{what}: first messages after {first:.2f} s, caught up after {caught_up:.2f} s, ready at {ready:.2f} s"
         )
 
-    async def _round(self) -> bool:
+    async def _send_round(self) -> bool:
         """Let each publisher send a message; return True if all were acknowledged and delivered."""
         sent = []
         for publisher in self.publishers:

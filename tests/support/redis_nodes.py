@@ -94,7 +94,7 @@ async def router_to(url: str) -> AsyncIterator[Router]:
 
 @asynccontextmanager
 async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n") -> AsyncIterator[list[Node]]:
-    """Start ``count`` nodes, named ``stem`` and a number, on the server at ``url``. They renew only when told to."""
+    """Start ``count`` nodes, named ``stem`` and a number, at ``url``. They renew only when a test calls ``renew``."""
     async with AsyncExitStack() as stack:
         yield [
             Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease)
@@ -136,7 +136,7 @@ async def _subscribers(client: Redis, channel: bytes) -> int:
     return sum(int(reply[1]) if isinstance(reply[0], bytes) else int(reply[0][1]) for reply in counts)
 
 
-async def travel(server: RedisServer, prefix: str, seconds: float) -> None:
+async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
     """Move the stored state ``seconds`` into the past: the TTLs of keys, and the times of events.
 
     State that running nodes renew stays as it is: leases, presence, and rooms with a subscription.

@@ -17,7 +17,7 @@ from roomcast.settings import describe
 
 SECRET = "a secret of the tests, long enough for anything"
 API_KEY = "an-api-key-of-the-tests"
-#: The timeout of every wait, in seconds. Whatever takes longer does not happen at all.
+#: The timeout of every wait, in seconds. It is much longer than any expected wait.
 PATIENCE = 30.0
 #: The data of a valid event of type task.created.
 TASK = '{"task_id": 7, "title": "From a shell"}'

@@ -159,7 +159,7 @@ class Ledger:
 
 
 def text_of(event: dict[str, Any]) -> str:
-    """Return a text that identifies an event: the publisher's own text, or the type with the user's name."""
+    """Return a text that identifies an event: the text from the publisher, or the type with the user's name."""
     data = event["data"]
     if event["type"] == "message":
         return str(data["content"])

@@ -15,10 +15,10 @@ from soak_ledger import NEMESIS
 from soak_nodes import CALL_ERRORS, Node
 from soak_world import World
 
-#: How long the nodes take to register their leases again after Redis has returned, in seconds. Nodes refuse connections
-#: meanwhile. Two nodes do not know of this: one that is stopped, and one that starts after Redis was only stopped.
+#: How long the nodes take to register their leases again after Redis has returned, in seconds. Nodes refuse
+#: connections meanwhile, except a node that was stopped, and one that starts after Redis was stopped without data loss.
 GRACE = 2.0
-#: How long the connection limit may be exceeded after such a node runs, in seconds.
+#: How long the connection limit may be exceeded after such a node continues or starts, in seconds.
 TOLERANCE = 5.0
 
 

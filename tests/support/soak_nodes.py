@@ -55,7 +55,7 @@ class Node:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     async def start(self) -> None:
-        """Start, and retry while Redis is away, until the node listens."""
+        """Start the node, and retry while Redis is unavailable, until the node listens."""
         async with asyncio.timeout(PATIENCE):
             while not await self._try():
                 pass

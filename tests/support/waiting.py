@@ -1,4 +1,4 @@
-"""How long tests wait, and how."""
+"""The timeout of tests, and a function that waits for a condition."""
 
 from __future__ import annotations
 

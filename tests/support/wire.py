@@ -1,4 +1,4 @@
-"""For tests close to the socket: a client that sends and reads exactly the bytes that the test wants."""
+"""For tests close to the socket: a client that sends and reads any bytes."""
 
 import asyncio
 import json

@@ -16,7 +16,7 @@ zoo.room("cage", description="A cage")
 
 
 class Keeper(Schema):
-    """The person who feeds the animal."""
+    """The zookeeper who feeds the animal."""
 
     name = fields.String(required=True, validate=validate.Length(3, 40))
     boss = fields.Nested(lambda: Keeper(exclude=("boss",)))

@@ -223,7 +223,7 @@ class HistoryContract:
                 assert (found.recovered, found.last_id) == (True, ids[-1])
 
     async def test_limit_with_since_that_is_too_old(self, harness: Harness) -> None:
-        """If the event after ``since`` is gone, resuming fails, however small the limit is."""
+        """If the event after ``since`` is gone, resuming fails with any limit."""
         ids = await harness.fill(HISTORY_SIZE + 2)
         for limit in (1, HISTORY_SIZE, HISTORY_SIZE + 2):
             assert _lost_history(await harness.broker.history(ROOM, ids[0], limit)) == ids[-1]
@@ -265,7 +265,7 @@ class HistoryContract:
         assert (await harness.broker.history(ROOM)).events == [Event(fresh, b"fresh")]
 
     async def test_an_answer_does_not_change(self, harness: Harness) -> None:
-        """What history returned stays as it is when more is published."""
+        """A result of ``history`` does not change when more events are published."""
         await harness.fill(HISTORY_SIZE)
         found = await harness.broker.history(ROOM)
         before = list(found.events)

@@ -52,7 +52,7 @@ class LeaseContract:
         assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
 
     async def test_a_high_limit(self, harness: Harness) -> None:
-        """A high limit is exact as well, while leases are taken and released."""
+        """A high limit is enforced exactly, while leases are taken and released."""
         assert all([await harness.broker.admit(7, connection, 40) for connection in range(40)])
         assert not await harness.broker.admit(7, 40, 40)
         for connection in range(0, 40, 2):
@@ -237,7 +237,7 @@ class RevocationContract:
     """Revoked tokens."""
 
     async def test_a_token_is_valid_before_a_revocation(self, harness: Harness) -> None:
-        """No token is revoked initially, whatever its time of issue and id."""
+        """Before any revocation, tokens of all times of issue and ids are valid."""
         for issued in (None, 0.0, 1e9):
             for token_id in (None, "", "t"):
                 assert not await harness.broker.is_revoked(1, issued, token_id)

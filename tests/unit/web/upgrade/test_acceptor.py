@@ -128,7 +128,7 @@ async def test_the_acceptor_answers_over_tls(certificate, server_tls):
         async with connect(f"{running.url.replace('ws:', 'wss:')}?token=x", ssl=trust) as client:
             await client.wait_closed()
             assert client.close_code == 4401
-        await running.no_clients()
+        await running.wait_until_ended()
         assert running.aiohttp_requests == 0
 
 
@@ -144,7 +144,7 @@ async def test_requests_over_tls_are_passed_on(certificate, server_tls):
             await reader.readuntil(b"HTTP/1.1 101 ")
             await reader.readuntil(b'"connected"')
         writer.close()
-        await running.no_clients()
+        await running.wait_until_ended()
 
 
 async def test_the_acceptor_answers_on_a_unix_socket(tmp_path):
@@ -154,7 +154,7 @@ async def test_the_acceptor_answers_on_a_unix_socket(tmp_path):
         async with unix_connect(str(path), uri=f"ws://localhost{PATH}?token={TOKEN}") as client:
             assert json.loads(await client.recv())["type"] == "connected"
             assert [one.remote for one in running.gateway.keepalive.connections] == ["unix"]
-        await running.no_clients()
+        await running.wait_until_ended()
         assert running.aiohttp_requests == 0
 
 
@@ -260,7 +260,7 @@ async def test_silent_connections_are_dropped():
         served = await running.connected()
         for peer in silent:
             await peer.cut_off()
-        await running.no_pending()
+        await running.wait_until_released()
         await served.send(PING)
         assert (await served.event())["type"] == "pong"
 
@@ -273,7 +273,7 @@ async def test_a_silent_connection_that_is_lost_is_forgotten():
             while not running.pending:
                 await asyncio.sleep(0)
         peer.close()
-        await running.no_pending()
+        await running.wait_until_released()
 
 
 # Shutdown
@@ -331,7 +331,7 @@ async def test_a_connection_after_the_shutdown_is_closed():
         with contextlib.suppress(ConnectionError):
             await peer.send(request())
         await peer.cut_off()
-        await running.no_pending()
+        await running.wait_until_released()
 
 
 class FailingRelease(GatedBroker):

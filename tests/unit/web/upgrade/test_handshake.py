@@ -82,7 +82,7 @@ async def test_a_close_in_the_packet_of_the_request_is_answered():
         await peer.head()
         assert await peer.closed_with() == (1001, "")
         assert await peer.hung_up()
-        await running.no_clients()
+        await running.wait_until_ended()
 
 
 async def test_a_request_may_arrive_byte_by_byte():
@@ -199,8 +199,8 @@ async def test_a_refused_token_is_closed_with_4401_after_the_upgrade(path, heade
         assert await peer.frame() == (CLOSE, b"\x11\x31Authentication Failed")
         await peer.send(masked(TEXT, b'{"type":"ping"}') + closing(4401))
         assert await peer.hung_up()
-        await running.no_clients()
-        await running.no_pending()
+        await running.wait_until_ended()
+        await running.wait_until_released()
         assert running.gateway.counters.ends == {AUTHENTICATION_FAILED: 1}
 
 
@@ -309,7 +309,7 @@ async def test_refused_connections_take_no_slot():
             assert (await peer.closed_with())[0] == 4429
             peer.close()
         first.reset()
-        await running.no_clients()
+        await running.wait_until_ended()
         await running.connected()
 
 
@@ -330,7 +330,7 @@ async def test_a_client_that_disconnects_during_the_handshake_leaves_nothing(how
             while pending.transport is not None:
                 await asyncio.sleep(0)
         broker.gate.set()
-        await running.no_pending()
+        await running.wait_until_released()
         assert not running.gateway.keepalive.connections
         assert not running.gateway.delivery.personal
         assert not running.gateway.rooms.subscriptions._joining
@@ -384,7 +384,7 @@ async def test_an_incomplete_request_is_dropped(sent):
         peer = await running.peer()
         await peer.send(sent)
         await peer.cut_off()
-        await running.no_pending()
+        await running.wait_until_released()
         await served.send(masked(TEXT, b'{"type":"ping"}'))
         assert (await served.event())["type"] == "pong"
 
@@ -399,7 +399,7 @@ async def test_slow_bytes_do_not_extend_the_timeout():
                 while True:
                     await peer.send(b"X")
                     await asyncio.sleep(0.005)
-        await running.no_pending()
+        await running.wait_until_released()
 
 
 # The dependence on aiohttp
@@ -425,14 +425,14 @@ async def test_aiohttp_has_the_internals_that_the_handshake_relies_on():
         assert handler._request_count == 0
         del handler
         idle.close()
-        await running.no_pending()
+        await running.wait_until_released()
 
         before = len(asyncio.all_tasks())
         peers = [await running.start_handshake(2) for _ in range(2)] + [await running.start_handshake()]
         for peer in peers:
             assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
             assert (await peer.event())["type"] == "connected"
-        await running.no_pending()
+        await running.wait_until_released()
         assert len(running.gateway.keepalive.connections) == 3
         assert len(asyncio.all_tasks()) == before, "a connection has no task"
         async with asyncio.timeout(PATIENCE):
@@ -456,7 +456,7 @@ async def test_an_ended_connection_is_not_in_memory():
         await peers[2].send(masked(BINARY, b"x"))
         await peers[2].closed_with()
         peers[2].close()
-        await running.no_clients()
+        await running.wait_until_ended()
         await asyncio.sleep(0)
         gc.collect()
         assert [one for one in gc.get_objects() if type(one) in kinds] == []
@@ -474,7 +474,7 @@ async def test_handshakes_over_tls(certificate, server_tls):
             assert json.loads(await client.recv())["type"] == "connected"
             await client.send('{"type":"ping"}')
             assert json.loads(await client.recv())["type"] == "pong"
-            await running.no_pending()
+            await running.wait_until_released()
         assert client.close_code == 1000
         async with connect(f"{url}?token=x", ssl=trust) as client:
             with pytest.raises(ConnectionClosed) as closed:
@@ -486,7 +486,7 @@ async def test_handshakes_over_tls(certificate, server_tls):
             with pytest.raises(ConnectionClosed) as closed:
                 await client.recv()
             assert closed.value.rcvd.code == 1009
-        await running.no_clients()
+        await running.wait_until_ended()
 
 
 async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
@@ -503,7 +503,7 @@ async def test_a_handshake_on_a_unix_socket(tmp_path):
         async with unix_connect(str(path), uri=f"ws://localhost{PATH}?token={TOKEN}") as client:
             assert json.loads(await client.recv())["type"] == "connected"
             assert [one.remote for one in running.gateway.keepalive.connections] == ["unix"]
-        await running.no_clients()
+        await running.wait_until_ended()
 
 
 async def test_a_port_in_use_fails_the_start():

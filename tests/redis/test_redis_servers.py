@@ -1,4 +1,4 @@
-"""The Redis servers of the tests: they start, hang, die and restart as requested."""
+"""The Redis servers in ``tests/support``: they start, hang, die and restart as requested."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_with_appendonly_a_restart_loses_nothing(fresh_redis: FreshRedis) 
 
 
 async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: FreshRedis) -> None:
-    """A paused server hangs, and answers after it is resumed."""
+    """A paused server does not answer, and answers after it is resumed."""
     server = await fresh_redis()
     async with server.client(socket_timeout=0.1) as client:
         await client.ping()
@@ -52,7 +52,7 @@ async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: 
 
 
 async def test_passwords_and_users(fresh_redis: FreshRedis) -> None:
-    """Connections without credentials are refused; the URL contains them."""
+    """Connections without credentials are refused, and connections to the URL are accepted."""
     for server in (await fresh_redis(password="secret"), await fresh_redis(user="app", password="secret")):
         for url, allowed in ((server.url, True), (f"redis://{server.address}", False)):
             async with Redis.from_url(url) as client:
