@@ -275,7 +275,7 @@ async def test_silent_connection_is_replaced(start, server, proxy):
 
 async def test_idle_connection_is_kept_open_by_pings(start, server):
     """Pings keep an idle connection open, and the page receives no pong events."""
-    alice = await start(join=ROOM, heartbeat=60)
+    alice = await start(join=ROOM, heartbeat=250)
     received = server.gateway.counters.messages_received
     await wait_until(lambda: server.gateway.counters.messages_received > received + 5)
     assert await alice.js("states()") == ["connecting", "open"]
