@@ -35,7 +35,7 @@ _OTHER_FILES = 64
 @click.option(
     "--window",
     type=click.IntRange(1),
-    help="Publish as fast as possible instead, with this many messages in flight per publisher.",
+    help="Instead of --rate: publish as fast as possible, with this many messages in flight per publisher.",
 )
 @click.option(
     "--duration", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="Seconds to publish."

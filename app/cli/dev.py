@@ -112,12 +112,12 @@ def _instructions(url: str, settings: Settings) -> list[str]:
         token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
         fragment, hint = f"#token={token}", ""
     else:
-        token, fragment, hint = "TOKEN", "", " with a TOKEN that JWT_PUBLIC_KEY verifies"
+        token, fragment, hint = "TOKEN", "", " and a TOKEN that JWT_PUBLIC_KEY verifies"
     return [
         "Open the console in a browser:",
         f"  {url}/console{fragment}",
         "",
-        f"Or connect from a shell{hint}, then enter the second line to join a room:",
+        f"Or connect with wscat (npm install -g wscat){hint}, then enter the second line to join a room:",
         "  " + shell_line(["wscat", "-c", f"ws{url.removeprefix('http')}{PATH}?token={token}"]),
         "  " + join,
         "",

@@ -28,7 +28,7 @@ FORMATS: Final = ("asyncapi", "openapi", "typescript")
     "--against",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="List the changes that break clients, compared with this earlier output (asyncapi).",
+    help="List the changes since this AsyncAPI document that break clients.",
 )
 def schema(format: str, client: str, against: Path | None) -> None:
     """Print the API of a server with the installed plugins.
@@ -36,7 +36,7 @@ def schema(format: str, client: str, against: Path | None) -> None:
     AsyncAPI describes the commands, events and replies of the WebSocket, OpenAPI the HTTP API. TypeScript declares the
     types for roomcast.js.
 
-    With --against, the command lists changes instead. The exit status is 1 if there are any.
+    With --against, the command prints no document, and its exit status is 1 if there are such changes.
     """
     loaded = registry.load()
     if against is None:

@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Run a server for production.
 
-    Settings are read from environment variables. JWT_SECRET or JWT_PUBLIC_KEY is required, to verify the tokens of your
-    users. API_KEY is required for your backends to publish.
+    Settings are read from environment variables; `roomcast doctor` checks them. JWT_SECRET or JWT_PUBLIC_KEY is
+    required, to verify the tokens of your users. API_KEY is required for your backends to publish.
 
     SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once.
     """

@@ -39,7 +39,10 @@ _OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
 def token(
     user_id: str, username: str | None, rooms: tuple[str, ...], expires_in: float, claims: tuple[str, ...]
 ) -> None:
-    """Print a token for a user, signed with JWT_SECRET."""
+    """Print a token for a user, signed with JWT_SECRET.
+
+    It is for tests and scripts: in production, your application makes the tokens of its users.
+    """
     settings = signing_settings(os.environ)
     extra = dict(map(_parse_claim, claims))
     user = normalize_user_id(user_id)

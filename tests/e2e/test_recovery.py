@@ -1,4 +1,4 @@
-"""The program that measures how long nodes feel a Redis outage."""
+"""The program that measures how long a Redis outage affects nodes."""
 
 import pytest
 from recovery import FAULTS, MEMBERS, measure, row

@@ -1,4 +1,4 @@
-"""Measure how long nodes with default settings feel each kind of Redis outage.
+"""Measure how long each kind of Redis outage affects nodes with default settings.
 
 ::
 
@@ -11,10 +11,11 @@ on the second. A publisher on the first sends a message every 10 ms. A row conta
 - noticed: from the fault until ``/health/ready`` of the first node is not 200, or "never";
 - delivering: from the return of Redis until a message that was sent after it is delivered on the second node. Redis has
   returned from a failover when all servers agree on the primary;
-- admitting: from the return of Redis until a new connection is admitted;
+- admitting: from the return of Redis until a new connection is admitted.
 
-then how many members lost their connection; how many messages were sent, refused with ``unavailable``, and acknowledged
-but not delivered to every member (members learn of those by ``resync``); and the close codes of new connections.
+The other columns are the number of members that lost their connection; the numbers of messages that were sent, refused
+with ``unavailable``, and acknowledged but not delivered to every member (a ``resync`` reports them); and the close
+codes of new connections.
 """
 
 from __future__ import annotations
@@ -269,7 +270,7 @@ def row(name: str, runs: list[Measurement]) -> str:
 
 def main() -> int:
     """Measure the faults that the command line names, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description="Measure how long nodes feel each kind of Redis outage.")
+    parser = argparse.ArgumentParser(description="Measure how long each kind of Redis outage affects nodes.")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="the faults (all)")
     parser.add_argument("--runs", type=int, default=1, help="runs of each fault; the longest times are printed (1)")
     options = parser.parse_args()
