@@ -184,7 +184,7 @@ class Nodes:
     async def until_recovered(self, since: float, what: str) -> None:
         """Wait until messages reach all members and all nodes are ready; print the durations from ``since`` on."""
         try:
-            await wait_for_server(self._round, "a message of each publisher reaches all members")
+            await wait_for_server(self._send_round, "a message of each publisher reaches all members")
             caught_up = time.monotonic() - since
             await wait_for_server(self._are_ready, "all nodes are ready")
         except AssertionError as error:
