@@ -163,14 +163,14 @@ class Supervisor:
     async def _run_worker(self, slot: _Slot) -> str:
         """Run a worker until it ends. Return how it ended, in words that follow "worker 1"."""
         slot.failure = ""
-        ours, theirs = socket.socketpair()
+        own_end, worker_end = socket.socketpair()
         try:
-            with theirs:
-                slot.process = child = await self._spawn(slot, theirs)
+            with worker_end:
+                slot.process = child = await self._spawn(slot, worker_end)
         except OSError as error:
-            ours.close()
+            own_end.close()
             return f"could not be started ({error})"
-        slot.worker = worker = WorkerProcess(await Channel.open(ours), partial(self._on_message, slot))
+        slot.worker = worker = WorkerProcess(await Channel.open(own_end), partial(self._on_message, slot))
         if self._stopping.is_set():
             worker.stop()
         receiving = asyncio.create_task(worker.receive())

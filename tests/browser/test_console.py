@@ -79,7 +79,7 @@ async def test_incomplete_login_form_times_out():
         head = "POST /console/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
         await peer.send(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nkey=".encode())
         assert (await peer.head()).startswith(b"HTTP/1.1 408 ")
-        await peer.cut_off()
+        await peer.wait_until_closed()
         peer.close()
 
 

@@ -197,13 +197,13 @@ async def test_a_replica_is_refused(open_to: Open, fresh_redis: FreshRedis) -> N
 async def test_a_server_that_is_not_redis(open_to: Open) -> None:
     """A server with another protocol is reported."""
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer_http, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Unavailable, match="does not speak RESP3"):
@@ -213,19 +213,19 @@ async def test_a_server_that_is_not_redis(open_to: Open) -> None:
 async def test_errors_do_not_show_the_password(open_to: Open) -> None:
     """Redis before version 6 repeats the arguments of HELLO in its error. The password is removed."""
 
-    async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def repeat_arguments(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `s3cret`, \r\n")
         await reader.read()
         writer.close()
 
-    async def insist(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def refuse_hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"-ERR no proxy for HELLO 3 AUTH default s3cret\r\n")
         await reader.read()
         writer.close()
 
-    for answer, expected in ((repeat, "too old"), (insist, "refused the greeting: ERR no proxy")):
+    for answer, expected in ((repeat_arguments, "too old"), (refuse_hello, "refused the greeting: ERR no proxy")):
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]

@@ -147,7 +147,7 @@ async def test_redis_disconnects_a_slow_subscriber(fresh_redis: FreshRedis) -> N
         await ours.end()
         proxy.stall(to_server=False)
 
-        async def cut_off() -> bool:
+        async def is_disconnected() -> bool:
             for _ in range(32):
                 # Large messages, one at a time: events of one batch are announced together, and for an announcement of
                 # more than 16 KiB Valkey counts only a reference.
@@ -155,7 +155,7 @@ async def test_redis_disconnects_a_slow_subscriber(fresh_redis: FreshRedis) -> N
                 await until_true(lambda: not publisher.pending, "it is published")
             return bool((await server.info("stats"))["client_output_buffer_limit_disconnections"])
 
-        await wait_for_server(cut_off, "Redis cuts the subscriber off")
+        await wait_for_server(is_disconnected, "Redis cuts the subscriber off")
         proxy.flow()
         await ours.until_recovered(time.monotonic(), f"cut off after {publisher.sent} messages")
         await ours.end()

@@ -213,8 +213,8 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, int, int]
             distinct = {one[1:]: one for one in operations}  # a connection has one operation at a time
             await asyncio.gather(*[run_operation(*one) for one in distinct.values()])
             for user in (1, 2):
-                mine = sum(who == user for _, who, _ in leases)
-                assert mine == await three[0].leases.count(user) <= 3
+                count = sum(owner == user for _, owner, _ in leases)
+                assert count == await three[0].leases.count(user) <= 3
         for node in three:
             await node.leases.close()
         assert [await three[0].leases.count(user) for user in (1, 2)] == [0, 0]

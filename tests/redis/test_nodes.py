@@ -205,10 +205,10 @@ async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedi
     redis = await fresh_redis()
     async with Proxy("127.0.0.1", redis.port) as proxy:
         whole = RedisBroker(parse(redis.url), RedisOptions(history_size=1))
-        cut_off = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), RedisOptions(history_size=1))
+        cut_off_broker = RedisBroker(parse(f"redis://127.0.0.1:{proxy.port}"), RedisOptions(history_size=1))
         async with (
             running(broker=whole) as a,
-            running(broker=cut_off) as b,
+            running(broker=cut_off_broker) as b,
             connect(b, token=token_for(jti="stolen")) as thief,
             connect(b, token=token_for(jti="2")) as alice,
         ):

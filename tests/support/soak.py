@@ -14,7 +14,7 @@ rest. The soak checks:
   Nothing is published twice. No connection ends without a cause.
 - No user has more connections than the limit, over all nodes. A slot is free again after the lease of its node.
 - At rest, every node returns the correct members of each room. After the nodes ended, Redis has no key without expiry.
-- No log contains a traceback. In runs of at least ``LONG`` minutes, memory does not grow.
+- No log contains a traceback. In runs of at least ``MEMORY_CHECK_MINUTES`` minutes, memory does not grow.
 
 The exit status is 1 if any check fails. Each violation is printed with the notes that preceded it. The same seed gives
 the same plans and faults, but not the same timing.
@@ -55,11 +55,11 @@ SINGLE = tuple(range(6, 26))
 BACKENDS = 3
 #: How long the system may take to come to rest, in seconds: leases, and the check of quiet rooms every 20 s.
 REST = 35.0
-#: From how many minutes on memory is checked.
-LONG = 3.0
-#: Memory after this many seconds is the baseline, and the factor by which it may grow.
-WARM = 60.0
-GROWTH = 1.3
+#: Memory is checked in runs of at least this many minutes.
+MEMORY_CHECK_MINUTES = 3.0
+#: The memory after this many seconds is the baseline, and the factor by which it may grow.
+BASELINE_AFTER = 60.0
+MAX_GROWTH = 1.3
 
 #: A check at rest: returns pairs of an actor and what is wrong.
 Check = Callable[[aiohttp.ClientSession], Awaitable[list[tuple[str, str]]]]
@@ -237,12 +237,12 @@ class Soak:
 
     def check_memory(self) -> None:
         """Check that the memory of the first node, which is never killed, did not grow after the first minute."""
-        warm = int(WARM / SAMPLE)
+        first = int(BASELINE_AFTER / SAMPLE)
         samples = self.nodes[0].memory
-        before, after = (statistics.median(some) for some in (samples[warm : warm + 10], samples[-10:]))
-        if after > GROWTH * before:
-            what = f"it grew from {before / 1024:.1f} MB after {WARM:g} s to {after / 1024:.1f} MB"
-            self.ledger.violate("memory", self.nodes[0].name, f"{what}, by more than the factor {GROWTH:g}")
+        before, after = (statistics.median(some) for some in (samples[first : first + 10], samples[-10:]))
+        if after > MAX_GROWTH * before:
+            what = f"it grew from {before / 1024:.1f} MB after {BASELINE_AFTER:g} s to {after / 1024:.1f} MB"
+            self.ledger.violate("memory", self.nodes[0].name, f"{what}, by more than the factor {MAX_GROWTH:g}")
 
 
 #: The counts that must be 0.
@@ -282,7 +282,7 @@ async def run_soak(minutes: float, seed: str, pace: float, logs: Path | None = N
         for node in soak.nodes:
             stack.callback(node.kill)
         await soak.run(minutes * 60, pace)
-        if minutes >= LONG:
+        if minutes >= MEMORY_CHECK_MINUTES:
             soak.check_memory()
         return soak
 

@@ -110,7 +110,7 @@ class Peer:
         assert opcode == PONG
         return payload
 
-    async def hung_up(self) -> bool:
+    async def closes_cleanly(self) -> bool:
         """Wait until the server closes; return True if it sends no more bytes and no reset."""
         async with asyncio.timeout(PATIENCE):
             try:
@@ -118,7 +118,7 @@ class Peer:
             except ConnectionResetError:
                 return False
 
-    async def cut_off(self) -> None:
+    async def wait_until_closed(self) -> None:
         """Wait until the connection ends in any way, and discard all bytes."""
         async with asyncio.timeout(PATIENCE):
             try:

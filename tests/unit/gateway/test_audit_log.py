@@ -113,7 +113,7 @@ async def send_malformed(server: Server, token: str) -> None:
     ):
         peer = await Peer.connect(("127.0.0.1", server.port))
         await peer.send(sent)
-        await peer.cut_off()
+        await peer.wait_until_closed()
         peer.close()
 
 

@@ -51,7 +51,7 @@ async def test_a_silent_client_is_pinged_and_then_dropped(serve: Serve) -> None:
         await peer.head()
         assert (await peer.frame())[0] == TEXT
         assert await peer.frame() == (9, b"")
-        await peer.cut_off()
+        await peer.wait_until_closed()
         assert await bob.settled() == []
     peer.close()
 

@@ -173,7 +173,7 @@ async def assert_closed_with(server: Server, data: bytes, code: int) -> None:
         assert (await peer.event())["type"] == "pong"
         await peer.send(data)
         assert (await peer.closed_with())[0] == code
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
 
 
 @pytest.mark.parametrize(

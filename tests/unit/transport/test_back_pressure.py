@@ -44,7 +44,7 @@ async def test_a_client_that_never_reads_is_closed_with_1013():
             assert (opcode, payload[:8], len(payload)) == (TEXT, b"%08d" % number, 4096)
         assert await peer.frame() == (CLOSE, b"\x03\xf5Too Slow")
         await peer.send(closing(1013))
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.calls == ["open", "closing", "end"]
 
@@ -61,7 +61,7 @@ async def test_a_slow_client_that_closes_gets_its_backlog():
         for _ in range(100):
             assert await peer.frame() == (TEXT, bytes(4096))
         assert await peer.closed_with() == (1000, "")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
 
 

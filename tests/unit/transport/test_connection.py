@@ -144,7 +144,7 @@ async def test_a_close_resumes_reading():
         await peer.send(masked(TEXT, b"too late") + closing(1012))
         echo.close(SERVICE_RESTART)
         assert await peer.closed_with() == (1012, "Service Restart")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.received == []
 
@@ -158,7 +158,7 @@ async def test_the_client_closes_first():
         peer, echo = await service.connect()
         await peer.send(closing(3001, "bye"))
         assert await peer.closed_with() == (3001, "")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.end == Close(3001, "bye", reconnect=False)
         assert echo.calls == ["open", "closing", "end"]
@@ -171,7 +171,7 @@ async def test_a_close_without_a_code_is_answered_with_1000():
         peer, echo = await service.connect()
         await peer.send(masked(CLOSE))
         assert await peer.closed_with() == (1000, "")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.end == Close(1005, "", reconnect=False)
 
@@ -183,7 +183,7 @@ async def test_messages_before_a_close_frame_are_answered_first():
         await peer.send(masked(TEXT, b"last") + closing(1000) + masked(TEXT, b"ignored"))
         assert await peer.frame() == (TEXT, b"last")
         assert await peer.closed_with() == (1000, "")
-        await peer.cut_off()
+        await peer.wait_until_closed()
 
 
 async def test_data_after_a_close_frame_is_ignored():
@@ -209,7 +209,7 @@ async def test_the_server_closes_first():
         assert await peer.closed_with() == (1012, "Service Restart")
         assert not echo.ended.is_set()
         await peer.send(closing(1012))
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.end is SERVICE_RESTART
         assert echo.calls == ["open", "closing", "end"]
@@ -222,7 +222,7 @@ async def test_both_sides_close_at_once():
         echo.close(SERVICE_RESTART)
         await peer.send(closing(1001))
         assert await peer.closed_with() == (1012, "Service Restart")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await wait_for(echo.ended)
         assert echo.end is SERVICE_RESTART
 
@@ -235,7 +235,7 @@ async def test_only_the_first_close_counts():
         echo.close(TOO_SLOW)
         await peer.send(closing(1012))
         assert await peer.closed_with() == (1012, "Service Restart")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         assert echo.calls.count("closing") == 1
 
 
@@ -250,7 +250,7 @@ async def test_nothing_is_written_after_a_close_frame():
         service.delivery.deliver("channel:1", frames.text(b"latest"))
         assert await peer.closed_with() == (1000, "")
         await peer.send(masked(PING, b"?") + masked(TEXT, b"?") + closing(1000))
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         assert echo.received == []
 
 

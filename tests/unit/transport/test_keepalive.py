@@ -33,7 +33,7 @@ async def test_a_client_that_does_not_answer_pings_is_dropped():
     async with serving(interval=0.1) as service:
         peer, echo = await service.connect()
         assert await peer.frame() == (PING, b"")
-        await peer.cut_off()
+        await peer.wait_until_closed()
         await wait_for(echo.ended)
         assert echo.end is connection.SILENT
         assert echo.calls == ["open", "end"]

@@ -41,7 +41,7 @@ async def test_a_violation_closes_with_its_code(data, code, reason):
         await peer.send(masked(TEXT, b"good") + data + masked(TEXT, b"ignored"))
         assert await peer.frame() == (TEXT, b"good")
         assert await peer.frame() == (CLOSE, code.to_bytes(2, "big") + reason.encode())
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         peer.close()
         await wait_for(echo.ended)
         assert echo.received == [b"good"]
@@ -59,7 +59,7 @@ async def test_a_client_that_is_still_sending_gets_the_close_frame():
         for _ in range(128):
             await peer.send(bytes(65536))
         assert await peer.closed_with() == (1009, "Message Too Big")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         assert echo._reader is None, "the reader is released"
         peer.close()
         await wait_for(echo.ended)
@@ -72,7 +72,7 @@ async def test_a_violation_after_a_close_frame_causes_no_second_one():
         echo.close(SERVICE_RESTART)
         await peer.send(frames.text(b"unmasked"))
         assert await peer.closed_with() == (1012, "Service Restart")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         peer.close()
         await wait_for(echo.ended)
         assert echo.end is SERVICE_RESTART

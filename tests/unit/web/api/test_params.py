@@ -93,5 +93,5 @@ async def test_a_body_that_stops_is_408(serve: Serve):
     assert "connection: close" in answered.lower()
     body = await peer.read(int(re.search("(?i)content-length: ([0-9]+)", answered)[1]))
     assert json.loads(body)["code"] == "body_too_slow"
-    assert await peer.hung_up()
+    assert await peer.closes_cleanly()
     peer.close()

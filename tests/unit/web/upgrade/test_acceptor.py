@@ -41,7 +41,7 @@ async def read_answer(peer: Peer) -> list[Any]:
     return [*lines, frame["type"], frame["data"]]
 
 
-# What it answers
+# Requests that the acceptor answers
 
 ANSWERED = {
     "a token in the query": {},
@@ -158,7 +158,7 @@ async def test_the_acceptor_answers_on_a_unix_socket(tmp_path):
         assert running.aiohttp_requests == 0
 
 
-# What it passes on
+# Requests that the acceptor passes on
 
 PLAIN = request()
 PASSED_ON = {
@@ -203,9 +203,9 @@ async def test_other_requests_are_passed_on_unchanged(data):
         await first.send(data)
         answer = await read_answer(first)
         assert running.aiohttp_requests >= 1
-        behind = await asyncio.get_running_loop().create_server(running.server._runner.server, "127.0.0.1", 0)
-        async with behind:
-            second = await Peer.connect(behind.sockets[0].getsockname())
+        aiohttp_only = await asyncio.get_running_loop().create_server(running.server._runner.server, "127.0.0.1", 0)
+        async with aiohttp_only:
+            second = await Peer.connect(aiohttp_only.sockets[0].getsockname())
             await second.send(data)
             try:
                 assert await read_answer(second) == answer
@@ -241,16 +241,16 @@ async def test_a_connection_that_is_passed_on_keeps_its_start_time():
     """HANDSHAKE_TIMEOUT counts from the start of the connection, not from its first byte."""
     async with serving() as running:
         peer = await running.peer()
-        live = running.server._acceptor
+        live_acceptor = running.server._acceptor
         async with asyncio.timeout(PATIENCE):
-            while not live._silent:
+            while not live_acceptor._silent:
                 await asyncio.sleep(0)
-            (since,) = live._silent.values()
+            (since,) = live_acceptor._silent.values()
             await peer.send(b"G")
-            while not live._incomplete:
+            while not live_acceptor._incomplete:
                 await asyncio.sleep(0)
-        assert list(live._incomplete.values()) == [since]
-        assert not live._silent
+        assert list(live_acceptor._incomplete.values()) == [since]
+        assert not live_acceptor._silent
 
 
 async def test_silent_connections_are_dropped():
@@ -259,7 +259,7 @@ async def test_silent_connections_are_dropped():
         silent = [await running.peer() for _ in range(3)]
         served = await running.connected()
         for peer in silent:
-            await peer.cut_off()
+            await peer.wait_until_closed()
         await running.wait_until_released()
         await served.send(PING)
         assert (await served.event())["type"] == "pong"
@@ -288,7 +288,7 @@ async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             await running.server.stop()
-        await peer.cut_off()
+        await peer.wait_until_closed()
         assert not running.server._acceptor._handshakes
         assert not running.gateway.keepalive.connections
 
@@ -318,7 +318,7 @@ async def test_a_release_that_hangs_does_not_delay_the_shutdown(monkeypatch):
         async with asyncio.timeout(PATIENCE):
             await broker.asked.wait()
             await running.server.stop()
-            await peer.cut_off()
+            await peer.wait_until_closed()
         assert broker.release_begun.is_set()
         broker.gate.set()
 
@@ -330,7 +330,7 @@ async def test_a_connection_after_the_shutdown_is_closed():
         peer = await running.peer()
         with contextlib.suppress(ConnectionError):
             await peer.send(request())
-        await peer.cut_off()
+        await peer.wait_until_closed()
         await running.wait_until_released()
 
 
@@ -377,7 +377,7 @@ async def test_an_unexpected_exception_is_logged_and_closes(caplog):
             stopping = asyncio.create_task(running.server.stop())
             await asyncio.sleep(0)
             broker.gate.set()
-            assert await peer.hung_up()
+            assert await peer.closes_cleanly()
             await stopping
         assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["a handshake failed"]
 

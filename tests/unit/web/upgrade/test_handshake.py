@@ -81,7 +81,7 @@ async def test_a_close_in_the_packet_of_the_request_is_answered():
         await peer.send(request() + closing(1001))
         await peer.head()
         assert await peer.closed_with() == (1001, "")
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await running.wait_until_ended()
 
 
@@ -198,7 +198,7 @@ async def test_a_refused_token_is_closed_with_4401_after_the_upgrade(path, heade
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
         assert await peer.frame() == (CLOSE, b"\x11\x31Authentication Failed")
         await peer.send(masked(TEXT, b'{"type":"ping"}') + closing(4401))
-        assert await peer.hung_up()
+        assert await peer.closes_cleanly()
         await running.wait_until_ended()
         await running.wait_until_released()
         assert running.gateway.counters.ends == {AUTHENTICATION_FAILED: 1}
@@ -290,7 +290,7 @@ async def test_a_connection_above_the_limit_is_4429():
         await running.connected(path=f"{PATH}?token={token_for(2)}")
         await first.send(closing(1000))
         assert (await first.closed_with())[0] == 1000
-        assert await first.hung_up()
+        assert await first.closes_cleanly()
         await running.connected()
         fifth = await running.peer()
         await fifth.send(request())
@@ -383,7 +383,7 @@ async def test_an_incomplete_request_is_dropped(sent):
         served = await running.connected()
         peer = await running.peer()
         await peer.send(sent)
-        await peer.cut_off()
+        await peer.wait_until_closed()
         await running.wait_until_released()
         await served.send(masked(TEXT, b'{"type":"ping"}'))
         assert (await served.event())["type"] == "pong"
@@ -493,7 +493,7 @@ async def test_a_client_that_never_begins_tls_is_dropped(server_tls):
     """HANDSHAKE_TIMEOUT applies to the TLS handshake too."""
     async with serving(address=Address(port=0, tls=server_tls), handshake_timeout=0.2) as running:
         peer = await running.peer()
-        await peer.cut_off()
+        await peer.wait_until_closed()
 
 
 async def test_a_handshake_on_a_unix_socket(tmp_path):
@@ -529,7 +529,7 @@ async def test_a_shutdown_closes_all_clients_with_1012():
         for peer in peers:
             assert await peer.frame() == (CLOSE, b"\x03\xf4Service Restart")
             await peer.send(closing(1012))
-            assert await peer.hung_up()
+            assert await peer.closes_cleanly()
         async with asyncio.timeout(PATIENCE):
             await stopping
         with pytest.raises(ConnectionRefusedError):
@@ -581,8 +581,8 @@ async def test_a_shutdown_drops_connections_without_a_request():
             while running.pending < 2 or not running.aiohttp_handlers:
                 await asyncio.sleep(0)
             await running.server.stop()
-        await idle.cut_off()
-        await half.cut_off()
+        await idle.wait_until_closed()
+        await half.wait_until_closed()
 
 
 async def test_the_response_to_a_refused_origin_names_the_setting():
