@@ -48,9 +48,9 @@ class TwoWorkers(Running):
     """A server with two workers, which both serve when this returns."""
 
     def __init__(self, redis_server, prefix: str, *args: str, **variables: str) -> None:
-        where = args or ("--port", "0")
+        address = args or ("--port", "0")
         super().__init__(
-            "serve", "--workers", "2", *where, REDIS_URL=redis_server.url, REDIS_PREFIX=prefix, **variables
+            "serve", "--workers", "2", *address, REDIS_URL=redis_server.url, REDIS_PREFIX=prefix, **variables
         )
 
     @property
@@ -71,15 +71,15 @@ def two(redis_server, redis_prefix):
         yield server
 
 
-def joined(stack: ExitStack, server: Running, user: int):
-    """Return a client that has joined the room."""
+def connect_member(stack: ExitStack, server: Running, user: int):
+    """Connect a client of ``user``, and let it join the room."""
     client = stack.enter_context(connect(server.ws + path(user), max_queue=None))
     client.send(json.dumps({"type": "join_room", "room": ROOM}))
-    until(client, "joined_room")
+    receive_until(client, "joined_room")
     return client
 
 
-def until(client, type: str) -> dict:
+def receive_until(client, type: str) -> dict:
     """Return the next message of ``type``; drop earlier messages."""
     while True:
         message = json.loads(client.recv(PATIENCE))
@@ -87,9 +87,9 @@ def until(client, type: str) -> dict:
             return message
 
 
-def crowd(stack: ExitStack, server: Running, count: int) -> list:
+def connect_members(stack: ExitStack, server: Running, count: int) -> list:
     """Connect ``count`` clients, each of another user, and let them join the room."""
-    return [joined(stack, server, user) for user in range(1, count + 1)]
+    return [connect_member(stack, server, user) for user in range(1, count + 1)]
 
 
 def keep_both_draining(stack: ExitStack, server: Running) -> None:
@@ -98,22 +98,22 @@ def keep_both_draining(stack: ExitStack, server: Running) -> None:
     The kernel's hash distributes them: of six clients, a worker has none or one in two cases of nine.
     """
     for user in range(1, 101):
-        joined(stack, server, user)
+        connect_member(stack, server, user)
         if min(by_worker(scrape(server), "connections").values()) >= 2:
             return
     raise AssertionError(f"After {user} clients, one worker has fewer than two.")
 
 
-def ask(server: Running, path: str) -> socket.socket:
-    """Return a new connection on which a request was sent."""
+def send_request(server: Running, path: str) -> socket.socket:
+    """Send a GET request on a new connection, and return the connection."""
     host, port = server.url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)), PATIENCE)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     return client
 
 
-def scraped(client: socket.socket) -> dict[str, Metric]:
-    """Return the metric families of a scrape, by name. All samples but one have the label ``worker``."""
+def read_metrics(client: socket.socket) -> dict[str, Metric]:
+    """Return the metric families of a response, by name. All samples but one have the label ``worker``."""
     answer = http.client.HTTPResponse(client)
     answer.begin()
     assert answer.status == 200
@@ -128,15 +128,15 @@ def by_worker(families: dict[str, Metric], name: str) -> dict[str, float]:
     return {sample.labels["worker"]: sample.value for sample in families[f"roomcast_{name}"].samples}
 
 
-def silent(families: dict[str, Metric]) -> float:
+def silent_workers(families: dict[str, Metric]) -> float:
     """Return the number of workers whose metrics are missing."""
     return families["roomcast_workers_silent"].samples[0].value
 
 
 def scrape(server: Running) -> dict[str, Metric]:
-    """Return the metric families that any worker returns for all."""
-    with ask(server, "/metrics") as client:
-        return scraped(client)
+    """Request the metrics of all workers from any worker, and return the metric families."""
+    with send_request(server, "/metrics") as client:
+        return read_metrics(client)
 
 
 def ends_by_worker(server: Running) -> Counter:
@@ -158,10 +158,10 @@ def test_the_start_is_one_line_and_the_others_name_their_worker(two):
 def test_workers_are_one_server(two):
     """Clients are spread over both workers, and all receive the same messages in the same order."""
     with ExitStack() as stack:
-        clients = crowd(stack, two, 24)
+        clients = connect_members(stack, two, 24)
         for number, client in enumerate(clients):
             client.send(json.dumps({"type": "send_message", "room": ROOM, "data": {"content": str(number)}}))
-        received = [[until(client, "message")["id"] for _ in clients] for client in clients]
+        received = [[receive_until(client, "message")["id"] for _ in clients] for client in clients]
         assert all(ids == received[0] for ids in received)
         assert len(set(received[0])) == 24
     assert two.stop() == 0
@@ -172,12 +172,12 @@ def test_workers_are_one_server(two):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("everyone", [False, True], ids=["supervisor", "all processes"])
-def test_a_signal_drains_all(two, number, everyone):
+@pytest.mark.parametrize("signals_all", [False, True], ids=["supervisor", "all processes"])
+def test_a_signal_drains_all(two, number, signals_all):
     """Clients are closed with 1012, if only the supervisor is signalled and if all processes are, as by systemd."""
     with ExitStack() as stack:
-        clients = crowd(stack, two, 6)
-        for pid in two.pids.values() if everyone else ():
+        clients = connect_members(stack, two, 6)
+        for pid in two.pids.values() if signals_all else ():
             os.kill(pid, number)
         two.signal(number)
         for client in clients:
@@ -194,7 +194,7 @@ def test_a_signal_drains_all(two, number, everyone):
 def test_a_second_signal_ends_all_at_once(redis_server, redis_prefix):
     """The supervisor and all workers end without waiting for the drain."""
     with TwoWorkers(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
-        crowd(stack, server, 6)
+        connect_members(stack, server, 6)
         server.signal(signal.SIGTERM)
         server.wait_for("SIGTERM: closing", server.err)
         server.signal(signal.SIGTERM)
@@ -210,7 +210,7 @@ def assert_all_ended(server: Process) -> None:
 def test_the_workers_end_with_the_supervisor(two):
     """When the supervisor is killed, the workers drain by themselves and free the port."""
     with ExitStack() as stack:
-        client = crowd(stack, two, 4)[0]
+        client = connect_members(stack, two, 4)[0]
         two.signal(signal.SIGKILL)
         with pytest.raises(ConnectionClosed) as closed:
             while True:
@@ -226,13 +226,13 @@ def test_a_worker_that_died_is_replaced(two):
     """The log names the worker and the signal. Clients of the other one stay connected, and both serve new ones."""
     first = two.pids
     with ExitStack() as stack:
-        stayed = {joined(stack, two, 1), *crowd(stack, two, 8)}
+        stayed = {connect_member(stack, two, 1), *connect_members(stack, two, 8)}
         os.kill(first[1], signal.SIGKILL)
         two.wait_for(rf"worker 1 \(process {first[1]}\) was ended by SIGKILL; it is started again now", two.err)
         two.wait_for_starts(3)
         assert two.pids[2] == first[2]
         assert two.pids[1] != first[1]
-        crowd(stack, two, 8)
+        connect_members(stack, two, 8)
         assert stayed
     assert two.stop() == 0
 
@@ -282,7 +282,7 @@ def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
         if how == "stopped":
             os.kill(pids[1], signal.SIGSTOP)
         else:
-            stack.enter_context(ask(server, "/health/live"))
+            stack.enter_context(send_request(server, "/health/live"))
         found = server.wait_for(r"worker (\d) \(process (\d+)\) has not answered for .* it is killed", server.err)
         number = int(found[1])
         assert int(found[2]) == pids[number]
@@ -290,7 +290,7 @@ def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
             rf"worker {number} \(process {found[2]}\) was ended by SIGKILL; it is started again", server.err
         )
         server.wait_for_starts(3)
-        crowd(stack, server, 8)
+        connect_members(stack, server, 8)
         assert server.pids[3 - number] == pids[3 - number]
         assert server.stop() == 0
 
@@ -298,11 +298,11 @@ def test_a_worker_that_hangs_is_replaced(redis_server, redis_prefix, how):
 def test_metrics_cover_all_workers(two):
     """Each scrape counts every client once, and counters never decrease."""
     with ExitStack() as stack:
-        crowd(stack, two, 12)
+        connect_members(stack, two, 12)
         received = {"1": 0.0, "2": 0.0}
         for _ in range(8):
             families = scrape(two)
-            assert silent(families) == 0
+            assert silent_workers(families) == 0
             assert sum(by_worker(families, "connections").values()) == 12
             before, received = received, by_worker(families, "messages_received")
             assert received.keys() == {"1", "2"}
@@ -314,13 +314,13 @@ def test_metrics_leave_out_a_worker_that_hangs_or_is_gone(two):
     """The worker is counted as silent, and included again when its replacement serves."""
     os.kill(two.pids[2], signal.SIGSTOP)
     with ExitStack() as stack:
-        asked = [stack.enter_context(ask(two, "/metrics")) for _ in range(16)]
+        asked = [stack.enter_context(send_request(two, "/metrics")) for _ in range(16)]
         first = select.select(asked, [], [], PATIENCE)[0][0]  # the others wait for the stopped worker
-        families = scraped(first)
-        assert silent(families) == 1
+        families = read_metrics(first)
+        assert silent_workers(families) == 1
         assert by_worker(families, "connections").keys() == {"1"}
     os.kill(two.pids[2], signal.SIGKILL)
-    while silent(families):  # until the replacement has reported to the supervisor that it serves
+    while silent_workers(families):  # until the replacement has reported to the supervisor that it serves
         families = scrape(two)
     assert by_worker(families, "connections").keys() == {"1", "2"}
 
@@ -329,9 +329,9 @@ def test_metrics_come_without_a_supervisor_that_hangs(two):
     """A worker returns its own metrics. After the supervisor continues, it kills no worker."""
     pids = two.pids
     two.signal(signal.SIGSTOP)
-    assert silent(scrape(two)) == 1
+    assert silent_workers(scrape(two)) == 1
     two.signal(signal.SIGCONT)
-    assert silent(scrape(two)) == 0
+    assert silent_workers(scrape(two)) == 0
     assert two.pids == pids
 
 
@@ -339,13 +339,13 @@ def test_metrics_cover_all_workers_during_the_drain(redis_server, redis_prefix):
     """A scraper with an open connection sees both workers drain."""
     with TwoWorkers(redis_server, redis_prefix, DRAIN_SECONDS="1000") as server, ExitStack() as stack:
         keep_both_draining(stack, server)
-        client = stack.enter_context(ask(server, "/metrics"))
-        assert by_worker(scraped(client), "draining") == {"1": 0, "2": 0}
+        client = stack.enter_context(send_request(server, "/metrics"))
+        assert by_worker(read_metrics(client), "draining") == {"1": 0, "2": 0}
         server.signal(signal.SIGTERM)
         draining = {"1": 0.0, "2": 0.0}
         while draining != {"1": 1, "2": 1}:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            draining = by_worker(scraped(client), "draining")
+            draining = by_worker(read_metrics(client), "draining")
         server.signal(signal.SIGTERM)
         server.ended()
 
@@ -359,7 +359,7 @@ def test_a_unix_socket_is_shared(redis_server, redis_prefix, tmp_path):
         server.wait_for_starts(3)
         for _ in range(4):
             with unix_connect(str(socket_path), f"ws://localhost{path()}") as client:
-                assert until(client, "connected")
+                assert receive_until(client, "connected")
         assert server.stop() == 0
     assert not socket_path.exists()
 

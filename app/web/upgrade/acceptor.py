@@ -137,10 +137,10 @@ class Acceptor:
         if accept is None:  # outside the block above: aiohttp would log the suppressed exception with its own
             self._pass_on(connection, data, since)
             return
-        rest = self._gateway.tasks.start(self._admit(connection, accept))
-        if rest is not None:
-            self._handshakes[rest] = connection
-            rest.add_done_callback(self._handshakes.pop)
+        task = self._gateway.tasks.start(self._admit(connection, accept))
+        if task is not None:  # it waits for the broker
+            self._handshakes[task] = connection
+            task.add_done_callback(self._handshakes.pop)
 
     def _pass_on(self, connection: PendingConnection, data: bytes, since: float) -> None:
         """Give the connection, which was made at ``since``, to aiohttp as if that had received ``data``."""
