@@ -32,7 +32,7 @@ _PUBLISHER_DIGITS: Final = 8
 
 
 class Plan(NamedTuple):
-    """What a run does.
+    """The parameters of a run.
 
     ``tokens`` has one token for each connection. The connections are distributed evenly over ``rooms``, and so are the
     ``publishers`` among them. All publishers together send ``rate`` messages per second. If ``window`` is not 0, each

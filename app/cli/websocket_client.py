@@ -39,7 +39,7 @@ _MASKED: Final = 0x80
 
 
 class End(NamedTuple):
-    """How a connection ended: the close code and the reason.
+    """The end of a connection: the close code and the reason.
 
     A code below 1000 is the HTTP status with which the server refused the upgrade. 1005 is a close frame without a
     code, 1006 a connection that was lost without a close frame.

@@ -41,7 +41,7 @@ RUNNER_OPTIONS: Final[dict[str, Any]] = {
 
 
 class Address(NamedTuple):
-    """Where to listen: on ``unix_socket`` if it is set, otherwise on ``host`` and ``port``. With ``tls``, serve TLS.
+    """The address to listen on: ``unix_socket`` if it is set, otherwise ``host`` and ``port``. With ``tls``, serve TLS.
 
     ``sockets`` are sockets that the supervisor has bound to that address. Without any, the server binds its own.
     """

@@ -190,7 +190,7 @@ async def test_rolling_restart(site: Site) -> None:
 
 
 async def test_killed_node(site: Site) -> None:
-    """Its clients reconnect to the other nodes and miss no event. The clients of the other nodes stay connected."""
+    """Clients of a killed node reconnect to the other nodes and miss no event. Clients of those stay connected."""
     async with subscribing(site, 30) as subscribers:
         for number in range(10):
             await publish(site, number)

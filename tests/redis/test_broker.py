@@ -242,7 +242,7 @@ async def test_admissions_wait_after_redis_lost_leases(fresh_redis: FreshRedis, 
 
 
 async def test_a_node_that_starts_with_redis_waits_for_others(fresh_redis: FreshRedis) -> None:
-    """It starts only after the nodes that used the server before have written their leases."""
+    """A new node starts only after the nodes that used the server before have written their leases."""
     server = await fresh_redis()
     async with Proxy("127.0.0.1", server.port) as proxy:
         a = Harness(broker_for(f"redis://127.0.0.1:{proxy.port}", "young"), asyncio.sleep)

@@ -29,7 +29,7 @@ class Where(Schema):
 
 
 class Deploy(Schema):
-    """What to ship."""
+    """The data of a command that ships a version."""
 
     version = fields.String(required=True, metadata={"description": "As in 1.2.3."})
     instances = fields.Integer(validate=validate.Range(1, 9))

@@ -1,4 +1,4 @@
-"""Where the files of the repository are."""
+"""The paths of the repository's folders."""
 
 from pathlib import Path
 

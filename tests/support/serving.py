@@ -51,7 +51,7 @@ GatewayClient = Callable[..., Awaitable[TestClient[Any, Any]]]
 
 
 class Listening(Protocol):
-    """What listens on a port of 127.0.0.1: a ``Server``, or a client of pytest-aiohttp for its test server."""
+    """A server on a port of 127.0.0.1: a ``Server``, or the test server of a client of pytest-aiohttp."""
 
     @property
     def port(self) -> Any:

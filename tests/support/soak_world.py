@@ -40,7 +40,7 @@ class OpenTab(Protocol):
 
 
 class World:
-    """What all clients share. ``limit`` is the nodes' MAX_CONNECTIONS_PER_USER.
+    """The state that all clients share. ``limit`` is the nodes' MAX_CONNECTIONS_PER_USER.
 
     The run has three phases. First the clients come and go. When ``publishing`` becomes False, publishers end. When
     ``calm`` is set, members join all their rooms and stay, until ``over`` is set.

@@ -36,7 +36,7 @@ class Fed(Schema):
 
 
 class Feed(Schema):
-    """What to feed which animal."""
+    """The animal to feed, and its food."""
 
     animal = fields.String(required=True, validate=validate.Length(min=1))
     food = fields.String(validate=validate.OneOf(["nut", "apple", "hay"]))

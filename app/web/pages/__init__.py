@@ -1,4 +1,4 @@
-"""What browsers show: the console and its login, ``/docs``, the JavaScript client's files, ``/`` and unknown paths.
+"""Pages and files for browsers: the console and its login, ``/docs``, the JavaScript client, ``/`` and unknown paths.
 
 ``templates`` renders all pages, each with a content security policy. ``static_files`` serves files with an ETag, also
 for the console. Only ``web.routes`` imports this package. It imports ``app_keys``, ``console_session``,

@@ -1,4 +1,4 @@
-"""How a client gets a WebSocket: ``acceptor`` takes connections, ``handshake`` checks, authenticates and upgrades them.
+"""The WebSocket handshake: ``acceptor`` accepts connections, ``handshake`` checks, authenticates and upgrades them.
 
 Speed matters here: after a restart all clients reconnect at once, each with a handshake. ``web.server`` creates the
 acceptor and ``web.routes`` adds the route. ``pages``, ``cli`` and ``testing`` import the path of the endpoint. From

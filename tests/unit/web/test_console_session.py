@@ -66,7 +66,7 @@ def test_a_forged_cookie_is_refused(change):
 
 
 def test_scripts_and_other_sites_cannot_use_the_cookie():
-    """It is HttpOnly and SameSite=Strict, expires, and does not contain the key."""
+    """The cookie is HttpOnly and SameSite=Strict, expires, and does not contain the key."""
     cookie = log_in().cookies[console_session.COOKIE]
     assert cookie["httponly"]
     assert cookie["samesite"] == "Strict"

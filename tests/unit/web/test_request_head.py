@@ -1,4 +1,4 @@
-"""What endpoints read from a request's head: bearer tokens, addresses and origins."""
+"""Values read from a request's head: bearer tokens, addresses and origins."""
 
 from __future__ import annotations
 

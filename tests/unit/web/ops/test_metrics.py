@@ -83,7 +83,7 @@ async def test_an_unknown_format_is_ignored(gateway_client: GatewayClient):
 
 
 async def test_a_single_process_has_no_worker_metrics(gateway_client: GatewayClient):
-    """Its samples have no worker label, and there is no number of silent workers."""
+    """Its metrics have no worker label, and no number of silent workers."""
     text = await (await (await gateway_client()).get("/metrics")).text()
     assert "roomcast_connections 0.0\n" in text
     assert "worker" not in text

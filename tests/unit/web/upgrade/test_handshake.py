@@ -378,7 +378,7 @@ async def test_many_frames_during_the_handshake_pause_reading(parts):
 
 @pytest.mark.parametrize("sent", [b"", b"G", request()[:-1], b"POST /x HTTP/1.1\r\nHost: a\r\n"])
 async def test_an_incomplete_request_is_dropped(sent):
-    """Its connection is closed after HANDSHAKE_TIMEOUT without a response. Clients stay connected."""
+    """The connection is closed after HANDSHAKE_TIMEOUT without a response. Clients stay connected."""
     async with serving(handshake_timeout=0.1) as running:
         served = await running.connected()
         peer = await running.peer()
