@@ -13,7 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
-from .app_keys import DEV, GATEWAY
+from .app_state import DEV, GATEWAY
 from .request_head import is_allowed_origin
 
 COOKIE: Final = "roomcast_console"

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
-from .app_keys import DEV
+from .app_state import DEV
 from .ops import health, metrics
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake

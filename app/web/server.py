@@ -16,7 +16,7 @@ from aiohttp import web
 from ..aiohttp_internals import hide_versions
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
-from .app_keys import DEV, GATEWAY
+from .app_state import DEV, GATEWAY
 from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
 from .routes import add_routes

@@ -2,6 +2,6 @@
 
 ``events``, ``rooms`` and ``users`` handle the requests of backends. ``auth`` checks the key, and ``params`` reads path,
 query and body. ``batch`` validates events, and ``idempotency`` handles repeated requests. ``tickets`` is for browsers.
-``web.routes`` and ``upgrade`` import this package. From ``web`` it imports ``app_keys``, ``console_session``,
+``web.routes`` and ``upgrade`` import this package. From ``web`` it imports ``app_state``, ``console_session``,
 ``json_errors`` and ``request_head``.
 """

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from .. import console_session
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import Failure, Handler, in_json
 from ..request_head import bearer_token, remote_address
 

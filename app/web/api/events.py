@@ -8,7 +8,7 @@ from aiohttp import web
 
 from ...broker.base import Publication
 from ...gateway.gateway import Gateway
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import json_response
 from . import batch
 from .auth import requires_api_key

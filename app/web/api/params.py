@@ -13,7 +13,7 @@ from aiohttp import web
 from ...auth.user_id import parse_user_id
 from ...broker.base import UserId
 from ...errors import Refused
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import Failure
 
 #: How long the rest of a body that is too large is read and discarded, in seconds.

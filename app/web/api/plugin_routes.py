@@ -7,7 +7,7 @@ from aiohttp import web
 from ...context import Service
 from ...errors import PluginError
 from ...plugin import MountedRoute
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import Handler, in_json
 
 

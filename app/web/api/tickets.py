@@ -16,7 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from ...errors import AuthenticationFailed
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import Failure, Handler, in_json, json_response
 from ..request_head import bearer_token, is_allowed_origin, remote_address
 from .auth import unauthorized

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import Failure, json_response
 from .auth import requires_api_key
 from .params import query_with, user_id_in_path

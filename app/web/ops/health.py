@@ -9,7 +9,7 @@ from aiohttp import web
 
 from ...broker.base import Broker
 from ...errors import Unavailable
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..json_errors import json_response
 
 #: How long the broker may take to answer, in seconds. A broker that hangs raises nothing by itself.

@@ -27,7 +27,7 @@ from ...errors import ERROR_CODES
 from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
 from ...gateway.gateway import Gateway
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from .worker_metrics import PEERS, Families, merge_workers
 
 VERSION: Final = version("roomcast")

@@ -22,7 +22,7 @@ from ...plugin import Command, EventType
 from ...registry import Registry
 from ...specs.catalog import CORE_COMMANDS
 from .. import console_session
-from ..app_keys import DEV, GATEWAY
+from ..app_state import DEV, GATEWAY
 from ..upgrade import handshake
 from . import templates
 from .static_files import file_handler

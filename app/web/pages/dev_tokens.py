@@ -12,7 +12,7 @@ from ...errors import AuthenticationFailed, Refused
 from ...gateway.gateway import Gateway
 from ...schemas.validator import Validator
 from .. import console_session
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 
 PATH: Final = "/console/token"
 #: The lifetime of the tokens, in seconds.

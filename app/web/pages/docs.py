@@ -13,7 +13,7 @@ from ...gateway.gateway import Gateway
 from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example
 from ...specs.catalog import Entry, JsonSchema, catalog
 from ...specs.openapi import openapi
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from . import console, templates
 
 ASYNCAPI: Final = "/asyncapi.json"

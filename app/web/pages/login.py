@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from .. import console_session
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..request_head import remote_address
 from .console import PATH, render
 

@@ -23,7 +23,7 @@ from multidict import CIMultiDictProxy
 
 from ...aiohttp_internals import MAX_EARLY_BYTES, has_received_request, parse_upgrade_request
 from ..api.ticket_limit import TICKET_LIMIT
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from . import handshake
 
 log = logging.getLogger("roomcast")

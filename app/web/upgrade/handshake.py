@@ -34,7 +34,7 @@ from ...gateway.client import Client
 from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
-from ..app_keys import GATEWAY
+from ..app_state import GATEWAY
 from ..request_head import RequestHead, bearer_token, is_allowed_origin, remote_address
 
 log = logging.getLogger("roomcast.handshake")

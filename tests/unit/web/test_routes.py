@@ -7,7 +7,7 @@ import json
 import pytest
 from serving import KEY, WITH_KEY, GatewayClient, bearer, connect, task_created
 
-from roomcast.web.app_keys import GATEWAY
+from roomcast.web.app_state import GATEWAY
 
 EVENTS = "/api/v1/events"
 ENDPOINTS = [

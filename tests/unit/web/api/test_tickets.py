@@ -13,7 +13,7 @@ from wire import Peer
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.web.api.ticket_limit import MAX_UNUSED
-from roomcast.web.app_keys import GATEWAY
+from roomcast.web.app_state import GATEWAY
 
 TICKETS = "/api/v1/tickets"
 REFUSED = (4401, "Authentication Failed")

@@ -13,7 +13,7 @@ from serving import KEY, PATIENCE, GatewayClient, connect
 from roomcast.broker.memory import MemoryBroker
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.urls import parse
-from roomcast.web.app_keys import GATEWAY
+from roomcast.web.app_state import GATEWAY
 from roomcast.web.ops import health
 
 READY = {"broker": "ok", "connections": "ok", "plugins": "ok"}

@@ -20,7 +20,7 @@ from roomcast.broker.redis.urls import parse as parse_url
 from roomcast.errors import CLOSES, ERROR_CODES
 from roomcast.gateway.delivery import DELIVERY_BOUNDS
 from roomcast.transport.connection import LOST, SILENT
-from roomcast.web.app_keys import GATEWAY
+from roomcast.web.app_state import GATEWAY
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
