@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -32,6 +33,8 @@ collect_ignore = ["foreign"]
 
 #: The fixtures that start a Redis server.
 REDIS_FIXTURES = {"fresh_redis", "redis_cluster", "redis_server", "sentinel_trio"}
+#: The largest number of test processes. Each test that starts a cluster or a browser uses several more.
+MAX_WORKERS = 4
 #: The folders whose tests start processes: roomcast itself, nginx, Node.
 SLOW_FOLDERS = (TESTS / "cli", TESTS / "e2e")
 
@@ -43,6 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("redis")
         if any(item.path.is_relative_to(folder) for folder in SLOW_FOLDERS):
             item.add_marker("slow")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use several processes for the whole suite, which waits half of its time, and one if files are named."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, MAX_WORKERS) if count > 1 else 0
 
 
 def pytest_collection_finish() -> None:

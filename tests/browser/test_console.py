@@ -72,6 +72,7 @@ async def test_login_attempts_are_limited_per_address():
             assert answer.status == 303
 
 
+@pytest.mark.slow
 async def test_incomplete_login_form_times_out():
     """A client that sends half of a form gets 408 and is disconnected."""
     async with serving(console=True, api_key=KEY, handshake_timeout=0.1) as server:

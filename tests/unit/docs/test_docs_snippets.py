@@ -246,6 +246,7 @@ def test_the_entry_point_names_the_plugin() -> None:
     assert "deploy" in module_of(snippet("a complete plugin"))
 
 
+@pytest.mark.slow
 def test_a_test_of_a_plugin_passes(tmp_path: Path) -> None:
     """The example test passes for the example plugin, which is installed with its entry point."""
     site, tests = tmp_path / "site", tmp_path / "tests"

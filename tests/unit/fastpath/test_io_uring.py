@@ -7,11 +7,13 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from twins import queue_of, received, socket_pairs
 
 from roomcast import fastpath
 
 
+@pytest.mark.slow
 def test_io_uring_is_used_if_the_kernel_allows_it() -> None:
     """ROOMCAST_URING=0 and ROOMCAST_NATIVE=0 disable it."""
     code = """if True:

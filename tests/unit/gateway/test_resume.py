@@ -103,6 +103,7 @@ async def test_a_member_may_resume(serve: Serve) -> None:
         assert numbers(await alice.settled()) == [3]
 
 
+@pytest.mark.slow
 async def test_a_long_replay_comes_in_portions(serve: Serve) -> None:
     """Missed events that exceed WS_MAX_BUFFER are sent in portions, without closing the client."""
     server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, ws_message_rate=0)
@@ -207,6 +208,7 @@ async def test_a_client_that_is_too_slow_for_a_long_replay(serve: Serve, end: st
         await wait_until(lambda: is_empty(server))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("buffer", "rounds"), [(2**24, 150), (4000, 20)], ids=["at once", "in portions"])
 async def test_resume_during_publishes(serve: Serve, buffer: int, rounds: int) -> None:
     """A client that leaves and resumes repeatedly gets each event once, in order."""

@@ -58,6 +58,7 @@ async def server(serve: Serve) -> Server:
     )
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read(server: Server) -> None:
     """It is closed with 1013, its buffer is bounded, and 99 readers get all events in order."""
     async with AsyncExitStack() as stack:

@@ -180,6 +180,7 @@ def check_agreement(schema: type[Schema], data: Any) -> None:
         assert exactly(data) == before
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(cases(with_complex=False))
 def test_simple_schemas_agree_with_marshmallow(case: tuple[type[Schema], Any]) -> None:
@@ -187,6 +188,7 @@ def test_simple_schemas_agree_with_marshmallow(case: tuple[type[Schema], Any]) -
     check_agreement(*case)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(cases(with_complex=True))
 def test_complex_schemas_agree_with_marshmallow(case: tuple[type[Schema], Any]) -> None:

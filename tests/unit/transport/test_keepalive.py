@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 
+import pytest
 from echo_server import serving, wait_for
 from wire import masked
 
@@ -68,6 +69,7 @@ async def test_the_ping_follows_after_one_interval_and_the_end_after_two():
         peer.close()
 
 
+@pytest.mark.slow
 async def test_a_stall_of_the_server_does_not_count_as_silence():
     """After a second in which the server did not run, the pong of the client is read before the check."""
     async with serving(interval=0.2) as service:
