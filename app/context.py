@@ -170,7 +170,7 @@ class Context(Service):
         room = self.room
         if room is None:
             raise messages.bad_room(None)
-        if not self.in_room:
+        if not self._host.delivery.has(room, self._client):  # type: ignore[arg-type]  # a Client is a WriteQueue
             raise Refused("not_joined", f"Join {room} first: send join_room, and wait for joined_room.")
         return room
 

@@ -134,8 +134,11 @@ class Delivery(WriteScheduler):
                 self.send(connection, frame)
             return
         entry.pending.append(frame)
-        if not entry.is_scheduled:
-            self._schedule_room(entry)
+        if not entry.is_scheduled:  # inlined from _schedule_room: every event passes here
+            entry.is_scheduled = True
+            self._scheduled_rooms.append(entry)
+            if not self._is_scheduled:
+                self.schedule()
 
     def deliver_later(self, room: str, frame: bytes) -> None:
         """Send ``frame`` to every member of ``room`` in order, but in a large room with a delay of ``CROWD_DELAY``.
