@@ -8,7 +8,7 @@ ROOM = "channel:1"
 
 
 async def test_a_resync_of_the_personal_room_has_no_room(serve: Serve) -> None:
-    """Otherwise clients would try to join the room, which nobody can join."""
+    """Otherwise clients would try to join the room, which is not possible."""
     server = await serve()
     async with connect(server) as alice:
         await alice.join(ROOM)

@@ -145,7 +145,7 @@ async def test_a_long_replay_to_a_member_continues_with_live_events(serve: Serve
 
 
 async def test_a_kick_during_a_long_replay(serve: Serve) -> None:
-    """The running join continues as a new join, and nothing remains after the client has gone."""
+    """The running join continues as a new join, and nothing remains after the client has disconnected."""
     server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000)
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     async with connect(server) as alice:
