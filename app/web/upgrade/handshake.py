@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 from aiohttp import web
@@ -85,7 +85,7 @@ class RefusedConnection(Connection):
 
 
 class Credentials(NamedTuple):
-    """A client's token or ticket, and the subprotocol to confirm if the client offered ``bearer``."""
+    """A client's token or ticket, and the subprotocol to select: ``bearer``, as the client wrote it, if it offered that."""
 
     token: str | None
     ticket: str | None
@@ -153,12 +153,24 @@ def _read_credentials(request: UpgradeRequest) -> Credentials:
     token, ticket, subprotocol = query.get("token"), query.get("ticket"), None
     if token is None and ticket is None:
         token = bearer_token(request)
-    protocols = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    if protocols[0] == BEARER and len(protocols) == 2:
-        subprotocol = BEARER
+    if offered := request.headers.getall("Sec-WebSocket-Protocol", ()):
+        subprotocol, following = _find_bearer(offered)
         if token is None and ticket is None:
-            token = protocols[1]
+            token = following
     return Credentials(token, ticket, subprotocol)
+
+
+def _find_bearer(lines: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the subprotocol ``bearer`` as the client wrote it, and the one that follows it, which is the token.
+
+    ``lines`` are the values of Sec-WebSocket-Protocol. The header may be sent several times, with one list in all (RFC
+    6455 section 11.3.4). A library may offer other subprotocols before or after the pair, and write ``Bearer``.
+    """
+    offered = [name for line in lines for part in line.split(",") if (name := part.strip())]
+    for index, name in enumerate(offered):
+        if name.lower() == BEARER:
+            return name, offered[index + 1] if index + 1 < len(offered) else None
+    return None, None
 
 
 async def _open_session(

@@ -162,6 +162,40 @@ async def test_a_token_in_the_subprotocols():
         assert client.subprotocol == "bearer"
 
 
+OFFERS = {
+    "in two header lines": (["bearer", TOKEN], "bearer"),
+    "in two header lines, the second with more": (["bearer", f"{TOKEN}, json"], "bearer"),
+    "split over two lines after another one": (["json, bearer", TOKEN], "bearer"),
+    "before another one": ([f"bearer, {TOKEN}, json"], "bearer"),
+    "after another one": ([f"json, bearer, {TOKEN}"], "bearer"),
+    "capitalised": ([f"Bearer, {TOKEN}"], "Bearer"),
+    "in upper case, without blanks": ([f"json,BEARER,{TOKEN}"], "BEARER"),
+    "with empty elements": ([f", bearer, , {TOKEN},"], "bearer"),
+}
+
+
+@IN_PARTS
+@pytest.mark.parametrize(("lines", "selected"), OFFERS.values(), ids=OFFERS)
+async def test_the_pair_is_found_wherever_it_is_offered(parts, lines, selected):
+    """The response selects bearer as the client wrote it (RFC 6455 section 4.1), and does not repeat the token."""
+    async with serving() as running:
+        head = "\r\nSec-WebSocket-Protocol: ".join(lines)
+        peer = await running.start_handshake(parts, path=PATH, Sec_WebSocket_Protocol=head)
+        answer = (await peer.head()).decode()
+        assert f"\r\nSec-WebSocket-Protocol: {selected}\r\n" in answer
+        assert TOKEN not in answer
+        assert (await peer.event())["type"] == "connected"
+
+
+@pytest.mark.parametrize("offer", ["chat", f"chat, {TOKEN}", f"bearerx, {TOKEN}", ""])
+async def test_other_subprotocols_are_not_selected(offer):
+    """roomcast speaks none of them, so the response selects none."""
+    async with serving() as running:
+        peer = await running.start_handshake(Sec_WebSocket_Protocol=offer)
+        assert b"Sec-WebSocket-Protocol" not in await peer.head()
+        assert (await peer.event())["type"] == "connected"
+
+
 async def test_a_ticket_is_valid_once():
     """The broker stores the token under the name of the ticket."""
     async with serving() as running:
@@ -184,6 +218,7 @@ REFUSED = {
     "unknown ticket": (f"{PATH}?ticket=nope", {}),
     "basic authorization": (PATH, {"Authorization": "Basic YWxpY2U6c2VjcmV0"}),
     "bearer without a token": (PATH, {"Sec_WebSocket_Protocol": "bearer"}),
+    "bearer after the token": (PATH, {"Sec_WebSocket_Protocol": f"{TOKEN}, bearer"}),
     "token under another subprotocol": (PATH, {"Sec_WebSocket_Protocol": f"chat, {TOKEN}"}),
     "a bad token, a good one in another place": (f"{PATH}?token=x", {"Authorization": f"Bearer {TOKEN}"}),
 }
@@ -219,9 +254,10 @@ async def test_frames_of_a_refused_client_are_ignored():
         assert await peer.closed_with() == (4401, "Authentication Failed")
 
 
-async def test_a_refusal_confirms_the_subprotocol():
+@pytest.mark.parametrize("offered", [["bearer", "garbage"], ["bearer"], ["json", "bearer", "garbage"]])
+async def test_a_refusal_confirms_the_subprotocol(offered):
     """Without the confirmation, the browser would report 1006 and not the reason."""
-    async with serving() as running, connect(running.url, subprotocols=["bearer", "garbage"]) as client:
+    async with serving() as running, connect(running.url, subprotocols=offered) as client:
         assert client.subprotocol == "bearer"
         with pytest.raises(ConnectionClosed) as closed:
             await client.recv()
