@@ -85,7 +85,7 @@ class RefusedConnection(Connection):
 
 
 class Credentials(NamedTuple):
-    """A client's token or ticket, and the subprotocol to select: ``bearer``, as the client wrote it, if it offered that."""
+    """A client's token or ticket, and the subprotocol to select: ``bearer`` as the client wrote it, or None."""
 
     token: str | None
     ticket: str | None
