@@ -92,7 +92,7 @@ class Settings:
         above=0,
     )
     ws_max_message_size: int = _setting(
-        65536,
+        131072,
         "int",
         "Maximum size of a message from a client; a larger message closes the connection with 1009",
         unit="bytes",

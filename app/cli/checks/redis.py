@@ -19,8 +19,8 @@ OLDEST: Final = (6, 2)
 OLDEST_CLUSTER: Final = (7, 0)
 #: A server that uses more than this part of its memory is nearly full.
 FULL: Final = 0.8
-#: Up to 128 messages of 64 KiB are sent together. With a smaller output buffer, each such burst disconnects the node.
-MIN_OUTPUT_BUFFER: Final = 8 * 2**20
+#: Up to 128 messages of 128 KiB are sent together. With a smaller output buffer, each such burst disconnects the node.
+MIN_OUTPUT_BUFFER: Final = 16 * 2**20
 _OUTPUT_BUFFER: Final = '"pubsub 32mb 8mb 60"'
 #: How long the operations of a node may take, beyond the time to connect, in seconds.
 REHEARSAL_TIMEOUT: Final = 5.0

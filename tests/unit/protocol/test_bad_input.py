@@ -195,9 +195,9 @@ async def assert_closed_with(server: Server, data: bytes, code: int) -> None:
         (masked(TEXT, b"\xed\xa0\x80"), 1007),
         (masked(TEXT, b"\xc3"), 1007),
         (masked(TEXT, b"\xc3", fin=False) + masked(CONTINUATION, b"(", fin=True), 1007),
-        (masked(TEXT, b"x" * 65_537), 1009),
+        (masked(TEXT, b"x" * 131_073), 1009),
         (bytes([0x81, 0xFF]) + struct.pack("!Q", 2**40), 1009),
-        (masked(TEXT, b"x" * 40_000, fin=False) + masked(CONTINUATION, b"x" * 30_000), 1009),
+        (masked(TEXT, b"x" * 80_000, fin=False) + masked(CONTINUATION, b"x" * 60_000), 1009),
     ],
 )
 async def test_invalid_frames_close_the_connection(serve: Serve, data: bytes, code: int):
