@@ -81,10 +81,35 @@ export interface Resumed {
   last_id: string;
 }
 
+/** The limits of the server, from its settings. */
+export interface Limits {
+  /** WS_MAX_MESSAGE_SIZE: the maximum size of a message in bytes of UTF-8. */
+  max_message_size: number;
+  /** WS_MESSAGE_RATE: messages per second, with bursts of five times as many. 0 means no limit. */
+  message_rate: number;
+  /** WS_HEARTBEAT_INTERVAL: the silence after which the server pings the client, in seconds. */
+  heartbeat: number;
+  /** MAX_ROOMS_PER_CONNECTION: the number of rooms that the connection may be in. */
+  max_rooms: number;
+  /** DRAIN_SECONDS: the time over which a server that stops closes its connections, in seconds. */
+  drain: number;
+}
+
+/** The data of a `connected` event. */
+export interface ConnectedData extends Partial<Resumed> {
+  message: string;
+  user_id: UserId;
+  username: string;
+  /** Missing if the server is older than version 0.2. */
+  limits?: Limits;
+  /** Missing if the server is older than version 0.2. */
+  server?: { version: string };
+}
+
 /** The frames that handlers receive, by type. Extend this interface with the events of your server. */
 export interface Events {
   /** The connection is open. Emitted after each reconnect as well. */
-  connected: Frame<"connected", { message: string; user_id: UserId; username: string } & Partial<Resumed>>;
+  connected: Frame<"connected", ConnectedData>;
   /** The state of the connection has changed. The client creates this event itself. */
   state: Frame<"state", StateData>;
   /** A request failed. Its promise rejects with the same error. Without a handler the client logs a warning. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Final
 
 from ..auth.identity import Identity
@@ -9,6 +10,7 @@ from ..auth.revocation import Revocations
 from ..broker.base import History
 from ..errors import AUTHENTICATION_FAILED
 from ..protocol import messages
+from ..settings import Settings
 from .audit_log import log_end
 from .client import Client, MessageHandler
 from .node import Node
@@ -28,6 +30,7 @@ class Sessions:
         self._keepalive: Final = node.keepalive
         self._counters: Final = node.counters
         self._max_connections_per_user: Final = node.settings.max_connections_per_user
+        self._about_server: Final = messages.about_server(version("roomcast"), _limits(node.settings))
         self._message_handler: Final = message_handler
         self._rooms: Final = rooms
         self._resume: Final = resume
@@ -90,11 +93,11 @@ class Sessions:
         identity = client.identity
         history = self._missed.pop(client, None)
         if history is None:
-            client.send_json(messages.connected(identity.user_id, identity.username))
+            client.send_json(messages.connected(identity.user_id, identity.username, self._about_server))
             return
         missed, recovered = self._resume.replay(client, history)
         resumed = {"recovered": recovered, "last_id": history.last_id}
-        client.send_json(messages.connected(identity.user_id, identity.username, resumed))
+        client.send_json(messages.connected(identity.user_id, identity.username, self._about_server, resumed))
         if missed:
             self._delivery.send(client, missed)
 
@@ -112,3 +115,14 @@ class Sessions:
     def token_expired(self, client: Client) -> None:
         """Close a client whose token has expired."""
         client.close(AUTHENTICATION_FAILED)
+
+
+def _limits(settings: Settings) -> dict[str, float]:
+    """Return the limits that concern a client, as the welcome names them."""
+    return {
+        "max_message_size": settings.ws_max_message_size,
+        "message_rate": settings.ws_message_rate,
+        "heartbeat": settings.ws_heartbeat_interval,
+        "max_rooms": settings.max_rooms_per_connection,
+        "drain": settings.drain_seconds,
+    }

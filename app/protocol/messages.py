@@ -171,11 +171,23 @@ def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | No
         raise _unsendable(error) from None
 
 
-def connected(user_id: int | str, username: str, resumed: Mapping[str, Any] | None = None) -> bytes:
-    """Build the first message to a client. ``resumed``, the state of the user's personal room, is added to its data."""
+def about_server(version: str, limits: Mapping[str, float]) -> dict[str, Any]:
+    """Build the part of ``connected`` that is the same for all clients, encoded once: ``limits`` and ``server``."""
+    return {
+        name: orjson.Fragment(_dumps(value)) for name, value in (("limits", limits), ("server", {"version": version}))
+    }
+
+
+def connected(
+    user_id: int | str, username: str, about: Mapping[str, Any], resumed: Mapping[str, Any] | None = None
+) -> bytes:
+    """Build the first message to a client. Its data contains ``about``, which ``about_server`` returns.
+
+    ``resumed``, the state of the user's personal room, is added to its data.
+    """
     now = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    data = {"message": "Connected successfully", "user_id": user_id, "username": username, **(resumed or {})}
-    return orjson.dumps({"type": "connected", "data": data, "timestamp": now})
+    data = {"message": "Connected successfully", "user_id": user_id, "username": username, **about, **(resumed or {})}
+    return _dumps({"type": "connected", "data": data, "timestamp": now})
 
 
 def reply(type: str, data: Mapping[str, Any], *, room: str | None = None, id: RequestId | None = None) -> bytes:

@@ -57,6 +57,28 @@ _RESUMED: Final[dict[str, JsonSchema]] = {
     },
 }
 _MESSAGE: Final = _object({"message": _TEXT}, "message")
+_LIMITS: Final[dict[str, JsonSchema]] = {
+    "max_message_size": {
+        "type": "integer",
+        "description": "WS_MAX_MESSAGE_SIZE in bytes: a longer message closes the connection.",
+    },
+    "message_rate": {
+        "type": "integer",
+        "description": "WS_MESSAGE_RATE in messages per second, with bursts of five times as many. 0 means no limit.",
+    },
+    "heartbeat": {
+        "type": "number",
+        "description": "WS_HEARTBEAT_INTERVAL in seconds: after this silence, the server pings the client.",
+    },
+    "max_rooms": {
+        "type": "integer",
+        "description": "MAX_ROOMS_PER_CONNECTION: the number of rooms that the connection may be in.",
+    },
+    "drain": {
+        "type": "number",
+        "description": "DRAIN_SECONDS: the time over which a server that stops closes its connections, in seconds.",
+    },
+}
 
 #: The commands of roomcast itself: description, data, and if they have a room.
 CORE_COMMANDS: Final[dict[str, tuple[str, JsonSchema | None, Literal["required", "never"]]]] = {
@@ -87,7 +109,15 @@ FRAMES: Final[dict[str, tuple[str, JsonSchema, Literal["required", "optional", "
     "connected": (
         "The connection is accepted, and is in the personal room of its user, user:ID.",
         _object(
-            {"message": _TEXT, "user_id": USER_ID, "username": _TEXT, **_RESUMED}, "message", "user_id", "username"
+            {
+                **{"message": _TEXT, "user_id": USER_ID, "username": _TEXT},
+                "limits": _object(_LIMITS, *_LIMITS),
+                "server": _object(
+                    {"version": {"type": "string", "description": "The version of roomcast."}}, "version"
+                ),
+                **_RESUMED,
+            },
+            *("message", "user_id", "username", "limits", "server"),
         ),
         "never",
     ),

@@ -15,6 +15,7 @@ from handshakes import request
 from serving import PATH, SECRET, Serve, call, connect, refused, token_for, url
 from wire import Peer, masked
 
+import roomcast
 from roomcast import registry
 from roomcast.broker.memory import MemoryBroker
 from roomcast.builtin_events import builtin
@@ -54,8 +55,13 @@ def alice(server: Any, **more: Any) -> Any:
 
 
 async def test_welcome(serve: Serve):
-    """After a connection, the first frame is the welcome of the page. No other frame follows without a request."""
-    async with alice(await serve()) as user:
+    """After a connection, the first frame is the welcome of the page, and no other frame follows without a request.
+
+    Its data also has the limits and the version of the server.
+    """
+    async with alice(await serve(drain_seconds=10.0)) as user:
+        added = {name: user.welcome["data"].pop(name) for name in ("limits", "server")}
+        assert added == json.loads(snippet("limits of a connection")) | {"server": {"version": roomcast.__version__}}
         assert like(
             user.welcome,
             snippet("connected"),

@@ -38,7 +38,7 @@ async def test_missed_notifications_follow_a_reconnect(serve: Serve) -> None:
     await notify(server, 9, user_id=2)
     async with connect(server, path=path_with_since(seen)) as alice:
         data = alice.welcome["data"]
-        assert list(data) == ["message", "user_id", "username", "recovered", "last_id"]
+        assert list(data) == ["message", "user_id", "username", "limits", "server", "recovered", "last_id"]
         assert (data["recovered"], data["last_id"]) == (True, ids[-1])
         missed = await alice.settled()
         assert [frame["id"] for frame in missed] == ids

@@ -236,13 +236,21 @@ def test_an_event_has_the_documented_fields():
     assert set(json.loads(messages.event("notification.new", None, {}, None))) == {"type", "data", "timestamp"}
 
 
-def test_connected_has_microseconds():
-    """Its timestamp is the current UTC time with microseconds. All other messages have seconds."""
+def test_connected_has_microseconds_and_the_limits():
+    """Its timestamp is the current UTC time with microseconds. All other messages have seconds.
+
+    Its data has the limits and the version of the server, and the state of the personal room if the client resumes.
+    """
     before = datetime.now(UTC)
-    built = json.loads(messages.connected(12345, "alice"))
+    about = messages.about_server("1.2", {"max_rooms": 5, "heartbeat": 0.5})
+    built = json.loads(messages.connected(12345, "alice", about))
     assert MICROSECONDS.fullmatch(built["timestamp"])
     assert before <= datetime.fromisoformat(built["timestamp"]) <= datetime.now(UTC)
-    assert built["data"] == {"message": "Connected successfully", "user_id": 12345, "username": "alice"}
+    shown = {"limits": {"max_rooms": 5, "heartbeat": 0.5}, "server": {"version": "1.2"}}
+    welcome = {"message": "Connected successfully", "user_id": 12345, "username": "alice", **shown}
+    assert built["data"] == welcome
+    resumed = {"recovered": True, "last_id": "a-1"}
+    assert json.loads(messages.connected(12345, "alice", about, resumed))["data"] == welcome | resumed
     for other in (messages.pong(), messages.reply("sent", {}), messages.error(Refused("internal", "x"))):
         assert SECONDS.fullmatch(json.loads(other)["timestamp"])
 
