@@ -21,7 +21,7 @@ from ..errors import TOO_MANY_MESSAGES, Refused
 from ..fastpath.eager import SuspendedCoroutine
 from ..idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..plugin import Command
-from ..protocol import messages
+from ..protocol import messages, request_id
 from ..protocol.messages import Request
 from .client import Client
 from .node import Node
@@ -82,7 +82,7 @@ class Commands:
         try:
             request = messages.parse(payload, self._delivery.rooms)
         except Refused as refused:
-            self._replies.send_error(client, refused, None, messages.request_id(payload))
+            self._replies.send_error(client, refused, None, request_id.find(payload))
             return
         if client.queued is None:
             self._perform(client, request)
@@ -104,7 +104,7 @@ class Commands:
         else:
             rate = self._rate_limit.rate
             refused = Refused("rate_limited", f"More than {rate} messages a second; slow down, or be closed with 4429.")
-            self._replies.send_error(client, refused, None, messages.request_id(payload))
+            self._replies.send_error(client, refused, None, request_id.find(payload))
         return False
 
     # Running.

@@ -25,7 +25,7 @@ _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 #: The maximum length of the ``id`` and ``key`` of a request, in characters.
 MAX_KEY: Final = 128
 #: The numbers that can be an ``id``: orjson can encode them in the reply.
-_NUMBERS: Final = range(-(2**63), 2**64)
+NUMBERS: Final = range(-(2**63), 2**64)
 
 RequestId = str | int
 
@@ -74,8 +74,7 @@ def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
     except msgspec.ValidationError as error:
         raise _bad_envelope(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        problem = _clause(str(error).removeprefix("JSON is malformed: "))
-        raise Refused("bad_json", f"The frame is not valid JSON: {problem}.") from None
+        raise _bad_json(error, payload) from None
     except RecursionError:
         raise Refused("bad_json", "The frame is nested too deeply; send flatter JSON.") from None
     room = request.room
@@ -88,9 +87,27 @@ def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
         if id.__class__ is str:
             if len(id) > MAX_KEY:
                 raise Refused("bad_message", f"id must have at most {MAX_KEY} characters.")
-        elif id not in _NUMBERS:
+        elif id not in NUMBERS:
             raise Refused("bad_message", "id is a number of more than 64 bits; send a smaller one, or a string.")
     return request
+
+
+def _bad_json(error: Exception, payload: bytes | bytearray) -> Refused:
+    """Translate the ``error`` of msgspec for ``payload`` into a refusal for the developer of the client."""
+    problem = str(error)
+    if "truncated" in problem:
+        # msgspec 0.22 also reports half a surrogate pair this way, if the text ends before the other half could.
+        try:
+            _decode(bytes(payload) + b"      ")
+        except (msgspec.DecodeError, UnicodeDecodeError) as padded:
+            problem = str(padded)
+    if "surrogate" in problem:
+        return Refused(
+            "bad_json",
+            r"The frame is not valid JSON: it has half a surrogate pair, such as \ud83d without the other half. Do not "
+            "cut a text within a character; in JavaScript, text.toWellFormed() replaces such halves.",
+        )
+    return Refused("bad_json", f"The frame is not valid JSON: {_clause(problem.removeprefix('JSON is malformed: '))}.")
 
 
 def _bad_envelope(problem: str) -> Refused:
@@ -139,16 +156,6 @@ def bad_room(name: str | None) -> Refused:
         f"room {name[:60]!r} is not of the form entity_type:entity_id, as in channel:456 "
         "(letters, digits, dot, dash and underscore, at most 128 in the id).",
     )
-
-
-def request_id(payload: bytes | bytearray) -> RequestId | None:
-    """Return the ``id`` of a request that was refused, if there is one, so that the error can repeat it."""
-    try:
-        document = orjson.loads(payload)
-    except ValueError:
-        return None
-    id = document.get("id") if isinstance(document, dict) else None
-    return id if (isinstance(id, str) and len(id) <= MAX_KEY) or type(id) is int else None
 
 
 def encode(document: Mapping[str, Any]) -> bytes:

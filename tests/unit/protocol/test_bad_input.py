@@ -145,12 +145,38 @@ async def test_an_invalid_message_gets_an_error_and_the_connection_stays_open(se
         assert await bob.settled() == []
 
 
-async def test_an_error_repeats_the_id_of_an_invalid_message(serve: Serve):
-    """Any JSON object with an id can be matched."""
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":7,"id":"a"}',
+        '{"id":"a"}',
+        '{"type":"ping","id":"a","room":"*"}',
+        '{"x":1,"id":"a"}',
+        r'{"type":"send_message","room":"channel:1","data":{"content":"hello \ud83d"},"id":"a"}',
+        '{"type":"ping","data":{"id":"b","n":' + "[" * 1000 + "]" * 1000 + '},"id":"a"}',
+        '{"type":"ping","data":{"n":NaN},"id":"a"}',
+        '{"type":"ping","id":"a"} and more',
+        '{"id":"a","type":"pi',
+    ],
+)
+async def test_an_error_repeats_the_id_of_an_invalid_message(serve: Serve, message: str):
+    """The client can match the error to its request, even if the message is not valid JSON."""
     async with connect(await serve()) as user:
-        for message in ('{"type":7,"id":"a"}', '{"id":"a"}', '{"type":"ping","id":"a","room":"*"}', '{"x":1,"id":"a"}'):
+        await user.socket.send(message)
+        error = await user.recv()
+        assert (error["type"], error["id"]) == ("error", "a")
+
+
+async def test_an_error_of_the_rate_limit_repeats_the_id(serve: Serve):
+    """A message that is refused before it is parsed has its id in the error, as far as it can be read."""
+    async with connect(await serve(ws_message_rate=1)) as user:
+        for number in range(6):
+            await user.send("ping", id=number)
+            assert (await user.recv())["id"] == number
+        for message in ('{"type":"ping","id":"a"}', r'{"type":"\ud83d","id":"a"}'):
             await user.socket.send(message)
-            assert (await user.recv())["id"] == "a"
+            error = await user.recv()
+            assert (error["data"]["code"], error["id"]) == ("rate_limited", "a")
 
 
 async def test_many_invalid_messages_get_as_many_errors(serve: Serve):

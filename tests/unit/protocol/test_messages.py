@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from roomcast.errors import ERROR_CODES, Refused
-from roomcast.protocol import messages
+from roomcast.protocol import messages, request_id
 from roomcast.protocol.messages import Request
 
 SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -54,7 +54,7 @@ def parse_or_refuse(payload: bytes) -> Request | None:
         return messages.parse(payload)
     except Refused as refused:
         assert refused.code in ERROR_CODES
-        assert json.loads(messages.error(refused, id=messages.request_id(payload)))["type"] == "error"
+        assert json.loads(messages.error(refused, id=request_id.find(payload)))["type"] == "error"
         return None
 
 
@@ -194,23 +194,25 @@ def test_ids_keys_and_rooms_of_the_maximum_length_are_accepted():
 
 
 @pytest.mark.parametrize(
-    ("payload", "id"),
-    [
-        (b'{"id":7}', 7),
-        (b'{"id":"a","type":5}', "a"),
-        (b'{"id":true}', None),
-        (b'{"id":1.5}', None),
-        (b'{"id":[1]}', None),
-        (b'{"id":1e400}', None),
-        (b'{"id":"%b"}' % (b"x" * 129), None),
-        (b"[7]", None),
-        (b'{"id":7', None),
-        (b"", None),
-    ],
+    "text",
+    [r"\ud83d", r"\ud83d.", r"\ude00", r"\uD83D\ud83d", r"\ude00\ud83d", r"\ud83d\n", r"\\\ud83d", r"\ud83d and more"],
 )
-def test_request_id_finds_the_id_of_a_refused_message(payload, id):
-    """The client can then match the error to its request."""
-    assert messages.request_id(payload) == id
+@pytest.mark.parametrize(
+    "frame", ['{"type":"ping","data":{"x":"%s"}}', '{"type":"%s"}', '{"type":"ping","id":"%s"}', '{"%s":1}']
+)
+def test_half_a_surrogate_pair_is_named(frame, text):
+    """The sentence names the cause, wherever the half is, and how to repair the text."""
+    refused = refusal(frame % text)
+    assert refused.code == "bad_json"
+    assert "half a surrogate pair" in refused.message and "toWellFormed" in refused.message
+
+
+@pytest.mark.parametrize(
+    "text", [r'{"type":"ping"', r'{"type":"\\ud83d', r'{"type":"\ud83d\ude00', '{"type":"ping","id":1']
+)
+def test_a_cut_message_is_not_taken_for_a_surrogate(text):
+    """The sentence names the end of the text. A backslash may be escaped itself, and a pair may be complete."""
+    assert "truncated" in refusal(text).message
 
 
 def test_fields_beyond_the_known_are_refused():
