@@ -17,8 +17,9 @@ export class Backoff {
   /** Failed attempts since the last stable connection. */
   attempts = 0;
   #options;
-  #openedAt = 0;
-  #wokeAt = 0;
+  /** Times of performance.now(). undefined: there is no open connection. */
+  #openedAt;
+  #wokeAt = -Infinity;
 
   /** `options` is the option `reconnect`: {base, max, drain} in milliseconds. */
   constructor(options) {
@@ -30,19 +31,19 @@ export class Backoff {
   }
 
   connectionOpened() {
-    this.#openedAt = Date.now();
+    this.#openedAt = performance.now();
   }
 
   /** The page became visible, or the network came back. */
   deviceWoke() {
-    this.#wokeAt = Date.now();
+    this.#wokeAt = performance.now();
   }
 
   /** Note that a connection or an attempt ended. Return true if the server had accepted the connection. */
   connectionEnded() {
-    const wasOpen = this.#openedAt !== 0;
-    if (wasOpen && Date.now() - this.#openedAt > STABLE_AFTER) this.attempts = 0;
-    this.#openedAt = 0;
+    const wasOpen = this.#openedAt !== undefined;
+    if (wasOpen && performance.now() - this.#openedAt > STABLE_AFTER) this.attempts = 0;
+    this.#openedAt = undefined;
     return wasOpen;
   }
 
@@ -60,8 +61,8 @@ export class Backoff {
   #delayAfter(code, tokenRefused) {
     const { base, max, drain } = this.#options;
     if (this.attempts === 0 && tokenRefused) return 0;
-    if (code === CLOSE_CONNECTION_LOST && Date.now() - this.#wokeAt < WAKE_WINDOW) {
-      this.#wokeAt = 0;
+    if (code === CLOSE_CONNECTION_LOST && performance.now() - this.#wokeAt < WAKE_WINDOW) {
+      this.#wokeAt = -Infinity;
       return 0;
     }
     if (this.attempts === 0 && code === CLOSE_SERVICE_RESTART) return Math.random() * drain;

@@ -1,5 +1,6 @@
 /** The public client: it owns a connection, its own or a shared one, and turns calls into requests. */
 
+import { continuousTime } from "./clock.js";
 import { Connection } from "./connection.js";
 import { CLOSE_NORMAL, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
@@ -133,7 +134,7 @@ export class ChatClient {
           resolve(frame);
         }
       };
-      request.askedAt = Date.now();
+      request.askedAt = continuousTime();
       this.#submit(request, message);
     });
     promise.catch(() => {}); // A caller that ignores the promise gets the `error` event, not an unhandled rejection.

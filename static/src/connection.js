@@ -157,7 +157,7 @@ export class Connection {
     const resync = this.#rooms.resumed(OWN, this.#rooms.positionOf(OWN), message.data);
     this.#rooms.rejoinAll();
     this.#heartbeat.start();
-    this.#refresh.start(this.#token, Date.parse(message.timestamp) - Date.now() || 0);
+    this.#refresh.start(this.#token, message.timestamp);
     this.#setState("open");
     this.#delegate.onMessage(message);
     if (resync) this.#delegate.onMessage(resync);
@@ -250,7 +250,7 @@ export class Connection {
     const answered = (error, message) => {
       if (!error) this.#token = token;
       this.#delegate.onMessage(message);
-      done(!error);
+      done(!error, message.timestamp);
     };
     this.#queue.transmit({ type: "refresh_token", body, done: answered });
   }

@@ -1,5 +1,6 @@
 /** Detection of dead connections. */
 
+import { continuousTime } from "./clock.js";
 import { Timers } from "./timers.js";
 
 /** How long a probe waits for an answer, in milliseconds. */
@@ -26,13 +27,13 @@ export class Heartbeat {
 
   /** Any frame of the server shows that the connection is alive. */
   frameReceived() {
-    this.#receivedAt = Date.now();
+    this.#receivedAt = continuousTime();
   }
 
   start() {
     this.#isProbing = false;
     if (!this.#interval) return;
-    const silence = Date.now() - this.#receivedAt;
+    const silence = continuousTime() - this.#receivedAt;
     if (silence >= this.#interval) this.#ping(this.#interval);
     else this.#timers.set("check", this.#interval - silence, () => this.start());
   }
@@ -49,11 +50,11 @@ export class Heartbeat {
   #ping(timeout) {
     if (this.#isProbing && timeout >= this.#interval) return;
     this.#isProbing = true;
-    const sentAt = Date.now();
+    const sentAt = continuousTime();
     this.#sendPing();
     this.#timers.set("check", timeout, () => {
       if (this.#receivedAt >= sentAt) this.start();
-      else if (Date.now() - sentAt < 2 * timeout + 100) this.#onDead();
+      else if (continuousTime() - sentAt < 2 * timeout + 100) this.#onDead();
       else {
         // The timer fired late because the device slept. The answer may still be unread, so ping again.
         this.#isProbing = false;

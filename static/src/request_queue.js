@@ -8,6 +8,7 @@
  * same idempotency key, one at a time, so that no later request overtakes them.
  */
 
+import { continuousTime } from "./clock.js";
 import { RETRY_CODES } from "./errors.js";
 import { Timers } from "./timers.js";
 
@@ -76,12 +77,12 @@ export class RequestQueue {
         if (request.isExclusive && inFlight) return;
         // Until the rooms are joined again, it is unknown if the server still has the idempotency keys.
         if (isRepeat(request) && this.#rooms.isRejoining) return;
-        if (isRepeat(request) && Date.now() - request.sentAt > KEY_LIFETIME) {
+        if (isRepeat(request) && continuousTime() - request.sentAt > KEY_LIFETIME) {
           this.#giveUp(request, "was not answered for minutes");
           continue;
         }
         if (!this.#isWithinRate()) return;
-        request.sentAt ||= Date.now();
+        request.sentAt ||= continuousTime();
         this.transmit(request);
       }
       if (request.isExclusive) return;
@@ -176,7 +177,7 @@ export class RequestQueue {
 class SendRate {
   /** Milliseconds per message. */
   #cost;
-  /** The time at which the messages sent so far are within the rate, without the burst. */
+  /** The performance.now() at which the messages sent so far are within the rate, without the burst. */
   #usedUntil = 0;
 
   /** `rate` is the number of messages per second. 0 means unlimited. */
@@ -189,11 +190,11 @@ class SendRate {
   }
 
   count() {
-    this.#usedUntil = Math.max(this.#usedUntil, Date.now()) + this.#cost;
+    this.#usedUntil = Math.max(this.#usedUntil, performance.now()) + this.#cost;
   }
 
   /** Milliseconds until the next message may be sent. 0 or less means now. */
   get delay() {
-    return this.#usedUntil - Date.now() - BURST;
+    return this.#usedUntil - performance.now() - BURST;
   }
 }

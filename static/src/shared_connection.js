@@ -1,5 +1,6 @@
 /** One connection for all tabs of a user: the code that runs in each tab. */
 
+import { continuousTime } from "./clock.js";
 import { CLOSE_NORMAL } from "./errors.js";
 import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
 
@@ -78,8 +79,8 @@ export class SharedConnection {
   request(request) {
     const n = ++this.#count;
     this.#requests.set(n, request);
-    const { done, ...rest } = request;
-    this.#port.postMessage({ do: "request", n, request: rest });
+    const { done, sentAt, ...rest } = request;
+    this.#port.postMessage({ do: "request", n, request: rest, age: sentAt && continuousTime() - sentAt });
   }
 
   close() {

@@ -2,7 +2,8 @@
  * What a tab and the SharedWorker agree on: the worker's name, the messages over the port, and the locks.
  *
  * From the tab: {do: "attach", key, options, token, ownPosition, canRenewToken, lock}, then any of {do: "connect"},
- * {do: "wake"}, {do: "probe"}, {do: "request", n, request}, {do: "token", n, token | error | isBusy} and {do: "detach"}.
+ * {do: "wake"}, {do: "probe"}, {do: "request", n, request, age}, {do: "token", n, token | error | isBusy} and
+ * {do: "detach"}. `age` is the time since the request was sent through a crashed worker, in milliseconds.
  * From the worker: {do: "attached", state, welcome, lock}, then any of {do: "state", state}, {do: "message", message},
  * {do: "outcome", n, error, frame} and {do: "token", n, about}.
  */
@@ -10,7 +11,7 @@
 import { randomId } from "./frames.js";
 
 /** The worker's name. Increase the number when the messages change: tabs with another version get a worker of their own. */
-export const WORKER_NAME = "roomcast 2";
+export const WORKER_NAME = "roomcast 3";
 
 /** How long a tab may take to start the worker, or to answer a token request, in milliseconds. */
 export const TAB_TIMEOUT = 5_000;

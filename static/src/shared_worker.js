@@ -1,5 +1,6 @@
 /** One connection for all tabs of a user: the code that runs in the SharedWorker. */
 
+import { continuousTime } from "./clock.js";
 import { Connection } from "./connection.js";
 import { localFrame, randomId } from "./frames.js";
 import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
@@ -111,7 +112,7 @@ class TabGroup {
     }
   }
 
-  #request(tab, { n, request }) {
+  #request(tab, { n, request, age }) {
     const { type, room } = request;
     const done = (error, frame) => {
       if (type === "join_room" && !error) tab.joined.add(room);
@@ -126,7 +127,8 @@ class TabGroup {
         return;
       }
     }
-    this.#connection.request({ ...request, done });
+    const sentAt = age === undefined ? undefined : continuousTime() - age;
+    this.#connection.request({ ...request, sentAt, done });
   }
 
   /** Return true if any tab is in `room` or joins it. */

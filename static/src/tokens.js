@@ -31,7 +31,8 @@ export class TokenRefresh {
   #sendToken;
   #timers = new Timers();
   #token;
-  #clockSkew = 0;
+  /** The server's time minus performance.now(), in milliseconds. */
+  #clockOffset;
   /** Changes with each connection, so that a token that arrives late is not sent on the next one. */
   #generation = 0;
 
@@ -41,10 +42,10 @@ export class TokenRefresh {
     this.#sendToken = sendToken;
   }
 
-  /** Plan the refresh of `token`. `clockSkew` is the server's time minus the local time in milliseconds. */
-  start(token, clockSkew) {
+  /** Plan the refresh of `token`, which the server accepted at `timestamp`, the time in its answer. */
+  start(token, timestamp) {
     this.#token = token;
-    this.#clockSkew = clockSkew;
+    this.#clockOffset = (Date.parse(timestamp) || Date.now()) - performance.now();
     this.#schedule();
   }
 
@@ -54,7 +55,7 @@ export class TokenRefresh {
   }
 
   #schedule() {
-    const remaining = claimsOf(this.#token).exp * 1000 - this.#clockSkew - Date.now();
+    const remaining = claimsOf(this.#token).exp * 1000 - this.#clockOffset - performance.now();
     if (!this.#delegate.canRenewToken || Number.isNaN(remaining)) return;
     const delay = Math.max(SHORTEST_DELAY, remaining - Math.min(this.#margin, remaining / 2));
     this.#timers.set("refresh", delay, () => this.#refresh());
@@ -73,9 +74,6 @@ export class TokenRefresh {
       this.#schedule();
       return;
     }
-    this.#sendToken(token, (accepted) => {
-      if (accepted) this.#token = token;
-      this.#schedule();
-    });
+    this.#sendToken(token, (accepted, timestamp) => this.start(accepted ? token : this.#token, timestamp));
   }
 }
