@@ -17,7 +17,10 @@ from .errors import SettingsError
 #: The greatest length of a value in an error sentence, in characters.
 MAX_SHOWN: Final = 100
 
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+#: The host may begin with "*." for its subdomains, and the port may be "*".
+_ORIGIN: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:(?P<port>[0-9]{1,5}|\*))?"
+)
 #: No braces, which select the slot of a key in a Cluster, and no wildcards of Redis patterns.
 _PREFIX: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
 _DEFAULT_PORT: Final = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
@@ -115,11 +118,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def normalize_origin(value: str) -> str:
-    """Return an entry of ``ALLOWED_ORIGINS`` as browsers write an origin (RFC 6454, section 6.1), or ``*``."""
+    """Return an entry of ``ALLOWED_ORIGINS`` as browsers write an origin (RFC 6454, section 6.1).
+
+    ``*`` stands for all origins and ``null`` for opaque ones (RFC 6454, section 6.1). Raises ``SettingsError``.
+    """
     origin = _DEFAULT_PORT.sub(r"\1\2", value.lower().removesuffix("/"))
-    if origin != "*" and not _ORIGIN.fullmatch(origin):
+    if origin in ("*", "null"):
+        return origin
+    found = _ORIGIN.fullmatch(origin)
+    if found is None or not (found["port"] in (None, "*") or 0 < int(found["port"]) < 65536):
         raise SettingsError(
-            f"ALLOWED_ORIGINS has {show(value)}; an origin is scheme://host or scheme://host:port, "
-            "like https://app.example.com, and * stands for all."
+            f"ALLOWED_ORIGINS has {show(value)}; an origin is scheme://host or scheme://host:port, like "
+            "https://app.example.com. https://*.example.com stands for all subdomains, http://localhost:* for all "
+            "ports, null for sandboxed pages and files, and * for all origins."
         )
     return origin

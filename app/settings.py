@@ -134,7 +134,7 @@ class Settings:
     jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
     api_key: str | None = _setting(None, "str", "Bearer key of the HTTP API; without it the API is off", is_secret=True)
     allowed_origins: tuple[str, ...] = _setting(
-        (), "list", "Origins whose pages may connect, separated by commas, or *; by default only pages of the same host"
+        (), "list", "Origins whose pages may connect besides the server's own, separated by commas; * means all"
     )
     room_access: str = _setting(
         "claims",

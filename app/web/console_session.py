@@ -14,13 +14,13 @@ from typing import Final
 from aiohttp import web
 
 from .app_state import DEV, GATEWAY
-from .request_head import is_allowed_origin
+from .origins import is_same_origin
 
 COOKIE: Final = "roomcast_console"
 #: How long a login lasts, in seconds.
 LIFETIME: Final = 12 * 3600
 #: The header that the console sends with each request. A page of another origin could only send it after a preflight
-#: request (CORS), which no endpoint of the console allows.
+#: request (CORS), which no endpoint that looks for this header answers.
 HEADER: Final = "X-Roomcast-Console"
 _parse_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
 
@@ -46,7 +46,7 @@ def is_console(request: web.Request) -> bool:
     too. The header and the Origin show that the console's page sent the request. Browsers omit Origin from a GET to the
     page's own origin.
     """
-    if HEADER not in request.headers or not is_allowed_origin(request):
+    if HEADER not in request.headers or not is_same_origin(request):
         return False
     if request.app[DEV]:
         return True

@@ -1,4 +1,4 @@
-"""Functions that read the head of a request: the bearer token, the client's address, the page's origin.
+"""Functions that read the head of a request: the bearer token and the client's address. ``origins`` reads the origin.
 
 They take requests of aiohttp and those of ``upgrade.acceptor``.
 """
@@ -45,18 +45,3 @@ def remote_address(request: RequestHead, *, trust_proxy: bool) -> str:
     if last := forwarded.rpartition(",")[2].strip()[:64]:
         return last
     return request.remote or "unix"
-
-
-def is_allowed_origin(request: RequestHead, allowed: tuple[str, ...] = ()) -> bool:
-    """Return True if the page that made ``request`` has an allowed origin, or if no page made it.
-
-    ``allowed`` are origins in lower case, or ``*`` for all. If it is empty, only pages of the request's own host are
-    allowed. Browsers send Origin with every WebSocket handshake (RFC 6455 section 10.2) and with every request that
-    changes something; other programs send none. A reverse proxy has to pass on the Host header.
-    """
-    origin = request.headers.get("Origin")
-    if origin is None or "*" in allowed:
-        return True
-    if allowed:
-        return origin.lower() in allowed
-    return origin.partition("://")[2].lower() == request.host.lower()

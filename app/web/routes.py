@@ -8,8 +8,9 @@ from aiohttp import web
 
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
-from .app_state import DEV
+from .app_state import DEV, GATEWAY
 from .ops import health, metrics
+from .origins import ORIGINS, AllowedOrigins
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake
 
@@ -20,6 +21,7 @@ def add_routes(app: web.Application) -> None:
     """Add all routes to ``app``, in which the gateway is stored already."""
     router = app.router
     app[TICKET_LIMIT] = TicketLimit()
+    app[ORIGINS] = AllowedOrigins(app[GATEWAY].settings.allowed_origins)
     router.add_get(handshake.PATH, handshake.connect)
     router.add_post(tickets.PATH, tickets.create_ticket)
     router.add_options(tickets.PATH, tickets.preflight)

@@ -7,6 +7,8 @@ import re
 import pytest
 from settings_environment import SECRET, read, refusal
 
+from roomcast.setting_rules import show
+
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
@@ -71,7 +73,10 @@ def test_a_url_is_shown_without_its_secrets() -> None:
 
 def test_origins_are_normalized() -> None:
     """Origins are lower case, without default ports, final slashes and blanks; other texts are refused."""
-    given = " https://App.Example.com:443/, http://localhost:3000,,http://a:80, *, http://[::1]:5173, app://local"
+    given = (
+        " https://App.Example.com:443/, http://localhost:3000,,http://a:80, *, http://[::1]:5173, app://local"
+        ",https://*.Example.com:443,http://localhost:*,https://*.a:*, NULL"
+    )
     assert read(ALLOWED_ORIGINS=given).allowed_origins == (
         "https://app.example.com",
         "http://localhost:3000",
@@ -79,9 +84,44 @@ def test_origins_are_normalized() -> None:
         "*",
         "http://[::1]:5173",
         "app://local",
+        "https://*.example.com",
+        "http://localhost:*",
+        "https://*.a:*",
+        "null",
     )
-    for bad in ("app.example.com", "https://a/path", "https://*.example.com", "null", "https://a b"):
-        assert "ALLOWED_ORIGINS has" in refusal(JWT_SECRET=SECRET, ALLOWED_ORIGINS=bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            "app.example.com",
+            "https://a/path",
+            "https://a b",
+            "https://",
+            "https://a..b",
+            "https://user@a",
+            "https://ü.de",
+        ),
+        *(
+            "*.example.com",
+            "https://*",
+            "https://*.",
+            "https://a.*",
+            "https://a.*.com",
+            "https://*a.com",
+            "https://*.*.com",
+        ),
+        *("https://*.com/x", "*://a", "https://a:0", "https://a:65536", "https://a:*0", "https://a:", "https://[*]:80"),
+        *("https://**.a", "https://a?", "null:*", "http://localhost:5173:*"),
+    ],
+)
+def test_a_malformed_origin_is_refused(bad: str) -> None:
+    """The sentence has the entry and all allowed forms."""
+    sentence = refusal(JWT_SECRET=SECRET, ALLOWED_ORIGINS=f"https://a.example,{bad}")
+    assert sentence.startswith(f"ALLOWED_ORIGINS has {show(bad)}")
+    assert "https://*.example.com" in sentence
+    assert "http://localhost:*" in sentence
 
 
 def test_an_api_key_must_fit_in_a_header() -> None:

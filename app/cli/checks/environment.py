@@ -82,6 +82,8 @@ def _check_openness(settings: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "ROOM_ACCESS is open: every user may join every room.")
     if "*" in settings.allowed_origins:
         yield Finding(WARN, "ALLOWED_ORIGINS contains *: pages of every site may connect.")
+    elif "null" in settings.allowed_origins:
+        yield Finding(WARN, "ALLOWED_ORIGINS contains null: every site can embed a sandboxed page, which may connect.")
     if settings.redis_url is None:
         yield Finding(OK, "REDIS_URL is not set: the embedded broker serves one process, and keeps no history on disk.")
 

@@ -17,16 +17,16 @@ from aiohttp import web
 
 from ...errors import AuthenticationFailed
 from ..app_state import GATEWAY
+from ..cors import preflight_response
 from ..json_errors import Failure, Handler, in_json, json_response
-from ..request_head import bearer_token, is_allowed_origin, remote_address
+from ..origins import ORIGINS
+from ..request_head import bearer_token, remote_address
 from .auth import unauthorized
 from .ticket_limit import MAX_UNUSED, TICKET_LIMIT
 
 log = logging.getLogger("roomcast.api")
 
 PATH: Final = "/api/v1/tickets"
-#: How long a browser may cache the answer to a preflight request, in seconds. Chromium caches it for at most 7200.
-PREFLIGHT_MAX_AGE: Final = 600
 
 
 def allow_cross_origin(handler: Handler) -> Handler:
@@ -34,7 +34,7 @@ def allow_cross_origin(handler: Handler) -> Handler:
 
     @in_json
     async def check_origin(request: web.Request) -> web.StreamResponse:
-        if not _is_allowed(request):
+        if not request.app[ORIGINS].allow(request):
             log.warning("refused a ticket to a page of another site: origin %r", request.headers["Origin"][:200])
             raise Failure("bad_origin", "This page's origin is not allowed; add it to ALLOWED_ORIGINS.")
         return await handler(request)
@@ -42,27 +42,18 @@ def allow_cross_origin(handler: Handler) -> Handler:
     @wraps(handler)
     async def wrapper(request: web.Request) -> web.StreamResponse:
         response = await check_origin(request)
-        response.headers["Vary"] = "Origin"
-        if "Origin" in request.headers and _is_allowed(request):
+        response.headers.add("Vary", "Origin")
+        if "Origin" in request.headers and request.app[ORIGINS].allow(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
         return response
 
     return wrapper
 
 
-def _is_allowed(request: web.Request) -> bool:
-    return is_allowed_origin(request, request.app[GATEWAY].settings.allowed_origins)
-
-
 @allow_cross_origin
 async def preflight(request: web.Request) -> web.StreamResponse:
-    """Answer ``OPTIONS`` with the method and headers that pages may send (Fetch standard, CORS-preflight)."""
-    headers = {
-        "Access-Control-Allow-Methods": "POST",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type",
-        "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE),
-    }
-    return web.Response(status=204, headers=headers)
+    """Answer ``OPTIONS``: pages may send a token and the headers that they ask for."""
+    return preflight_response(request, "POST")
 
 
 @allow_cross_origin

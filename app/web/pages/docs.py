@@ -14,6 +14,7 @@ from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example
 from ...specs.catalog import Entry, JsonSchema, catalog
 from ...specs.openapi import openapi
 from ..app_state import GATEWAY
+from ..cors import preflight_of_public_file
 from . import console, templates
 
 ASYNCAPI: Final = "/asyncapi.json"
@@ -37,6 +38,8 @@ def add_routes(app: web.Application) -> None:
     app[_PAGE] = page_data(app[GATEWAY], has_console=console.is_enabled(app))
     app.router.add_get(ASYNCAPI, show_asyncapi)
     app.router.add_get(OPENAPI, show_openapi)
+    for path in (ASYNCAPI, OPENAPI):
+        app.router.add_options(path, preflight_of_public_file)
     app.router.add_get(DOCS, show_docs)
 
 

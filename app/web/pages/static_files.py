@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
+from ..cors import preflight_of_public_file
 from ..json_errors import Handler
 
 PREFIX: Final = "/static/"
@@ -48,6 +49,7 @@ def add_routes(app: web.Application) -> None:
     for name, content_type in FILES.items():
         content = resources.files(PACKAGE).joinpath(name).read_bytes()
         app.router.add_get(PREFIX + name, file_handler(content, content_type, _HEADERS, may_compress=True))
+        app.router.add_options(PREFIX + name, preflight_of_public_file)
 
 
 def file_handler(content: bytes, content_type: str, headers: Mapping[str, str], *, may_compress: bool) -> Handler:

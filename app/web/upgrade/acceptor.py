@@ -24,6 +24,7 @@ from multidict import CIMultiDictProxy
 from ...aiohttp_internals import MAX_EARLY_BYTES, has_received_request, parse_upgrade_request
 from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
+from ..origins import ORIGINS
 from . import handshake
 
 log = logging.getLogger("roomcast")
@@ -102,6 +103,7 @@ class Acceptor:
     def __init__(self, app: web.Application, http: web.Server) -> None:
         self._gateway: Final = app[GATEWAY]
         self._ticket_limit: Final = app[TICKET_LIMIT]
+        self._origins: Final = app[ORIGINS]
         self._http: Final = http
         #: The connections that have sent nothing, with the time at which each was made, oldest first.
         self._silent: Final[dict[PendingConnection, float]] = {}
@@ -133,7 +135,7 @@ class Acceptor:
         accept: bytes | None = None
         if connection.read_request(data):
             with contextlib.suppress(web.HTTPException):
-                accept = handshake.check_request(connection, self._gateway.settings.allowed_origins)
+                accept = handshake.check_request(connection, self._origins)
         if accept is None:  # outside the block above: aiohttp would log the suppressed exception with its own
             self._pass_on(connection, data, since)
             return

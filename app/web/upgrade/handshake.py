@@ -35,7 +35,8 @@ from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
 from ..app_state import GATEWAY
-from ..request_head import RequestHead, bearer_token, is_allowed_origin, remote_address
+from ..origins import ORIGINS, AllowedOrigins
+from ..request_head import RequestHead, bearer_token, remote_address
 
 log = logging.getLogger("roomcast.handshake")
 
@@ -96,7 +97,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     """Handle a ``GET /api/v1/ws/connect`` that aiohttp has parsed."""
     gateway, upgrade = request.app[GATEWAY], AiohttpUpgradeRequest(request)
     try:
-        accept = check_request(upgrade, gateway.settings.allowed_origins)
+        accept = check_request(upgrade, request.app[ORIGINS])
     except web.HTTPForbidden:
         log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
         raise
@@ -104,12 +105,12 @@ async def connect(request: web.Request) -> web.StreamResponse:
     return _DETACHED
 
 
-def check_request(request: UpgradeRequest, allowed_origins: tuple[str, ...]) -> bytes:
+def check_request(request: UpgradeRequest, origins: AllowedOrigins) -> bytes:
     """Return the value of Sec-WebSocket-Accept for ``request`` (RFC 6455 section 4.2.2).
 
     Raises the ``web.HTTPException`` that answers a request from another origin or one that is not a handshake.
     """
-    if not is_allowed_origin(request, allowed_origins):
+    if not origins.allow(request):
         raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
     headers = request.headers
     if headers.get("Upgrade", "").lower() != "websocket" or not request.upgrade:

@@ -1,4 +1,4 @@
-"""Values read from a request's head: bearer tokens, addresses and origins."""
+"""Values read from a request's head: bearer tokens and addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from roomcast.web.request_head import bearer_token, is_allowed_origin, remote_address
+from roomcast.web.request_head import bearer_token, remote_address
 
 
 @pytest.mark.parametrize(
@@ -44,27 +44,3 @@ def test_a_bearer_token_has_its_scheme(header: str | None, token: str | None):
     """The scheme is case-insensitive. A header without credentials has an empty token."""
     headers = {} if header is None else {"Authorization": header}
     assert bearer_token(make_mocked_request("GET", "/", headers)) == token
-
-
-@pytest.mark.parametrize(
-    ("origin", "allowed", "expected"),
-    [
-        (None, (), True),
-        ("http://chat.example", (), True),
-        ("https://CHAT.example", (), True),
-        ("https://chat.example:8443", (), False),
-        ("https://chat.example.evil.example", (), False),
-        ("null", (), False),
-        ("", (), False),
-        ("http://[", (), False),
-        ("https://APP.example", ("https://app.example",), True),
-        ("http://chat.example", ("https://app.example",), False),
-        ("null", ("*",), True),
-    ],
-)
-def test_an_origin_is_compared_with_the_host_or_the_setting(
-    origin: str | None, allowed: tuple[str, ...], expected: bool
-):
-    """Without ALLOWED_ORIGINS only the request's host is allowed; with it the host is not."""
-    headers = {"Host": "chat.example"} | ({} if origin is None else {"Origin": origin})
-    assert is_allowed_origin(make_mocked_request("GET", "/", headers), allowed) is expected

@@ -14,6 +14,7 @@ from wire import Peer
 from roomcast.broker.memory import MemoryBroker
 from roomcast.web.api.ticket_limit import MAX_UNUSED
 from roomcast.web.app_state import GATEWAY
+from roomcast.web.cors import MAX_REQUESTED_HEADERS
 
 TICKETS = "/api/v1/tickets"
 REFUSED = (4401, "Authentication Failed")
@@ -172,13 +173,39 @@ async def test_a_page_of_an_allowed_origin_gets_tickets(gateway_client: GatewayC
     assert response.headers["Access-Control-Allow-Methods"] == "POST"
     assert "authorization" in response.headers["Access-Control-Allow-Headers"].lower()
     assert int(response.headers["Access-Control-Max-Age"]) > 0
-    assert response.headers["Vary"] == "Origin"
+    assert response.headers.getall("Vary") == ["Access-Control-Request-Headers", "Origin"]
     for token, status in ((token_for(), 200), ("nonsense", 401)):
         response = await client.post(TICKETS, headers=origin | bearer(token))
         assert response.status == status
         assert response.headers["Access-Control-Allow-Origin"] == APP
         assert response.headers["Vary"] == "Origin"
         assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+ASKED = "authorization,baggage,content-type,sentry-trace,traceparent,tracestate,x-requested-with"
+
+
+async def test_a_page_gets_the_headers_that_it_asks_for(gateway_client: GatewayClient):
+    """Libraries for tracing add headers to every request of a page. A page that asks for none gets none."""
+    client = await gateway_client(allowed_origins=(APP,))
+    asked = {"Origin": APP, "Access-Control-Request-Method": "POST"}
+    response = await client.options(TICKETS, headers=asked | {"Access-Control-Request-Headers": ASKED})
+    assert response.status == 204
+    assert response.headers["Access-Control-Allow-Headers"].split(", ") == ASKED.split(",")
+    response = await client.options(TICKETS, headers=asked)
+    assert response.status == 204
+    assert "Access-Control-Allow-Headers" not in response.headers
+
+
+async def test_only_names_of_headers_are_repeated(gateway_client: GatewayClient):
+    """Other texts are left out, and so are names above the limit."""
+    client = await gateway_client(allowed_origins=(APP,))
+    asked = ["x-a", "b c", "", "x:y", "<script>", "é", "x" * 101, "X-B", *(f"x-{n}" for n in range(100))]
+    headers = {"Origin": APP, "Access-Control-Request-Headers": ",".join(asked)}
+    response = await client.options(TICKETS, headers=headers)
+    allowed = response.headers["Access-Control-Allow-Headers"].split(", ")
+    assert allowed[:3] == ["x-a", "X-B", "x-0"]
+    assert len(allowed) < MAX_REQUESTED_HEADERS
 
 
 @pytest.mark.parametrize("allowed", [(APP,), ()])
@@ -199,9 +226,10 @@ async def test_a_page_of_another_origin_is_refused(
         assert "ALLOWED_ORIGINS" in body["error"]
 
 
-async def test_a_page_of_the_same_host_gets_tickets(gateway_client: GatewayClient):
-    """Without ALLOWED_ORIGINS only pages of the server's own host are allowed, as for WebSockets."""
-    client = await gateway_client()
+@pytest.mark.parametrize("allowed", [(), (APP,)])
+async def test_a_page_of_the_same_host_gets_tickets(gateway_client: GatewayClient, allowed: tuple[str, ...]):
+    """Pages of the server's own host are always allowed, as for WebSockets."""
+    client = await gateway_client(allowed_origins=allowed)
     for origin, status in ((f"http://127.0.0.1:{client.port}", 200), (f"http://127.0.0.1:{client.port + 1}", 403)):
         response = await client.post(TICKETS, headers=bearer(token_for()) | {"Origin": origin})
         assert response.status == status

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from serving import WITH_KEY, GatewayClient, connect, url
@@ -21,6 +22,19 @@ async def test_the_documents_name_this_server(gateway_client: GatewayClient) -> 
         assert response.status == 200
         assert response.headers["Access-Control-Allow-Origin"] == "*"
         assert f'"{host}"' in json.dumps(await response.json())
+
+
+@pytest.mark.parametrize("path", ["/asyncapi.json", "/openapi.json", "/static/roomcast.js", "/static/roomcast.d.ts"])
+async def test_a_page_may_load_a_public_file_with_headers_of_its_own(gateway_client: GatewayClient, path: str) -> None:
+    """The preflight request of a page of any origin gets the headers that it asks for."""
+    client = await gateway_client()
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "baggage,traceparent"}
+    response = await client.options(path, headers={"Origin": "https://elsewhere.example"} | asked)
+    assert response.status == 204
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
+    assert response.headers["Access-Control-Allow-Headers"] == "baggage, traceparent"
+    assert response.headers["Vary"] == "Access-Control-Request-Headers"
 
 
 OF_ROOM = "/api/v1/rooms/{room}"
