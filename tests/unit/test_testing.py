@@ -151,7 +151,8 @@ async def test_each_test_has_its_own_gateway(gateway) -> None:
 async def test_users_and_claims(connect) -> None:
     """The id defaults to the name; claims become claims of the token."""
     alice = await connect("alice")
-    assert alice.welcome == {"message": "Connected successfully", "user_id": "alice", "username": "alice"}
+    welcome = {"message": "Connected successfully", "user_id": "alice", "username": "alice"}
+    assert alice.welcome.items() >= welcome.items()
     bob = await connect("bob", user_id=7, team="red")
     assert await bob.command("demo.claims") == {"user_id": 7, "username": "bob", "claims": {"team": "red"}}
 

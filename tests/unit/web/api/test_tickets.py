@@ -34,7 +34,7 @@ async def test_a_ticket_admits_its_user_once(gateway_client: GatewayClient):
     client = await gateway_client()
     ticket = await ticket_for(client, token_for(7, "bob", ["channel:1"]))
     async with connect(client, path=f"{PATH}?ticket={ticket}") as bob:
-        assert bob.welcome["data"] == {"message": "Connected successfully", "user_id": 7, "username": "bob"}
+        assert bob.welcome["data"].items() >= {"user_id": 7, "username": "bob"}.items()
         assert (await bob.join("channel:1"))["room"] == "channel:1"
         assert await refused(client, f"{PATH}?ticket={ticket}") == REFUSED
         assert await bob.settled() == [frame for frame in bob.frames if frame["type"] == "user_joined"]
