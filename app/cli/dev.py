@@ -12,7 +12,7 @@ from typing import Final
 import click
 import orjson
 
-from .. import logs
+from .. import logs, output
 from ..settings import Settings
 from ..web.server import Address, Server
 from ..web.upgrade.handshake import PATH
@@ -49,6 +49,7 @@ def dev(host: str, port: int) -> None:
     one is taken. Not for production.
     """
     settings = dev_settings(os.environ)
+    output.install()
     logs.configure(settings)
 
     def on_ready(server: Server) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .. import logs
+from .. import logs, output
 from ..errors import SettingsError
 from ..settings import Settings
 from ..web.server import Address
@@ -49,6 +49,7 @@ def serve(
     if tls_cert is not None and unix_socket is not None:
         raise SettingsError("--unix-socket does not work with TLS; let the proxy in front of it serve TLS.")
     tls = create_tls_context(tls_cert, tls_key) if tls_cert is not None else None
+    output.install()
     logs.configure(settings, worker.number if worker else None)
     address = Address(host, port, unix_socket, tls)
     if worker is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -159,9 +160,33 @@ class Server:
 
 async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
     """Run ``server`` until the event ``until`` is set. Calls ``ready`` when the server listens."""
-    await server.start()
+    if not await _start_unless(until, server):
+        return
     try:
         ready(server)
         await until.wait()
     finally:
         await server.stop()
+
+
+async def _start_unless(until: asyncio.Event, server: Server) -> bool:
+    """Start ``server`` and return True. If ``until`` is set meanwhile, cancel the start and return False."""
+    loop = asyncio.get_running_loop()
+
+    def cancel_start(stopping: asyncio.Task[bool]) -> None:
+        if not stopping.cancelled():
+            with contextlib.suppress(RuntimeError):  # the start has ended in this loop iteration
+                start.reschedule(loop.time())
+
+    stopping = asyncio.create_task(until.wait())
+    stopping.add_done_callback(cancel_start)
+    try:
+        async with asyncio.timeout(None) as start:  # not a task of its own, because lifespans end in this one
+            await server.start()
+    except TimeoutError:
+        if not start.expired():
+            raise
+        return False
+    finally:
+        stopping.cancel()
+    return True

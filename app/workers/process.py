@@ -168,14 +168,24 @@ def log_stop(number: int) -> None:
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` on the first signal. Leave the second one to its default action, which ends the process."""
+    """Set ``stop`` on the first signal. Leave the second one to its default action, which ends the process.
+
+    The handler is not the loop's own, so that a second signal also ends a process whose event loop is blocked. It only
+    passes the signal on, because a signal can arrive in the middle of any call, such as one that writes a log line.
+    """
     loop = asyncio.get_running_loop()
 
     def on_first(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
+        try:
+            loop.call_soon_threadsafe(begin_stop, number)
+        except RuntimeError:  # the loop is closed, and the process is about to end
+            signal.raise_signal(number)
+
+    def begin_stop(number: int) -> None:
         log_stop(number)
-        loop.call_soon_threadsafe(stop.set)
+        stop.set()
 
     # Windows has no loop.add_signal_handler.
     for each in (signal.SIGTERM, signal.SIGINT):

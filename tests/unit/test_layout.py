@@ -19,6 +19,7 @@ from paths import ROOT
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "backoff": set(),
+    "output": set(),
     "aiohttp_internals": set(),
     "fastpath": {"aiohttp_internals"},
     "protocol": {"aiohttp_internals", "errors", "fastpath"},
@@ -44,12 +45,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What a server speaks, as documents.
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
-        *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "plugin"),
+        *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "output", "plugin"),
         *("registry", "schemas", "specs", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
-        *("aiohttp_internals", "auth", "backoff", "broker.redis", "errors", "fastpath", "logs", "protocol"),
+        *("aiohttp_internals", "auth", "backoff", "broker.redis", "errors", "fastpath", "logs", "output", "protocol"),
         *("registry", "settings", "specs", "web", "workers"),
     },
     "__main__": {"cli"},

@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from ... import output
 from ...errors import ERROR_CODES
 from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
@@ -73,6 +74,11 @@ class GatewayCollector(Collector):
             "deliveries",
             "Events written to members: one for each event and member, without replies.",
             sum(delivery.delivery_counts) + delivery.personal_deliveries,
+        )
+        yield _counter(
+            "log_lines_dropped",
+            "Lines of the log and of standard output that could not be written.",
+            output.dropped_lines(),
         )
         yield _delivery_seconds(delivery)
         yield _errors(gateway)

@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 import socket
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -52,6 +53,39 @@ def test_a_second_signal_ends_at_once():
         server.wait_for("SIGTERM", server.err)
         server.signal(signal.SIGTERM)
         assert server.ended() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("state", ["starting", "serving"])
+def test_a_second_signal_ends_a_blocked_process(state):
+    """Two signals end a process whose event loop is blocked, by a plugin that starts or by a handler."""
+    blocked = {"starting": "gateway.Gateway.start", "serving": "health.live"}[state]
+    program = (
+        "import sys, time; from roomcast.cli import main; from roomcast.gateway import gateway;"
+        "from roomcast.web.ops import health\n"
+        f"def block(*_): print('blocked', file=sys.stderr); time.sleep(1000)\n{blocked} = block; main()"
+    )
+    port = str(free_port())
+    command = (sys.executable, "-c", program)
+    with Process("serve", "--port", port, command=command, JWT_SECRET=SECRET) as server:
+        if state == "serving":
+            server.wait_for("listens on", server.err)
+            with socket.create_connection(("127.0.0.1", int(port))) as client:
+                client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                server.wait_for("blocked", server.err)
+        server.wait_for("blocked", server.err)
+        server.signal(signal.SIGTERM)
+        while server.process.poll() is None:  # two signals that arrive at once count as one
+            server.signal(signal.SIGTERM)
+        assert server.ended() == -signal.SIGTERM
+
+
+def test_a_signal_cancels_the_start():
+    """A server that waits for Redis ends with status 0, long before REDIS_WAIT is over."""
+    with Process("serve", JWT_SECRET=SECRET, REDIS_URL=f"redis://127.0.0.1:{free_port()}", REDIS_WAIT="1000") as server:
+        server.wait_for("cannot be reached", server.err)
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+        assert "roomcast has stopped" in server.err[-1]
 
 
 def test_the_start_is_one_log_line():
