@@ -12,7 +12,6 @@ from marshmallow import Schema
 from .auth.identity import Identity
 from .auth.room_access import RoomAccess
 from .broker.base import Broker, Event, Member
-from .errors import Refused
 from .fastpath import WriteQueue
 from .protocol import messages
 
@@ -164,14 +163,15 @@ class Context(Service):
     def joined(self) -> str:
         """Return the room of the request, in which this connection must be.
 
+        It is in the room at the start of each command, unless the command has ``access="anyone"``. While the handler
+        waits, the client may be removed from the room.
+
         Raises:
             Refused: ``bad_room`` if the request has no room, ``not_joined`` if this connection is not in it.
         """
         room = self.room
-        if room is None:
-            raise messages.bad_room(None)
-        if not self._host.delivery.has(room, self._client):  # type: ignore[arg-type]  # a Client is a WriteQueue
-            raise Refused("not_joined", f"Join {room} first: send join_room, and wait for joined_room.")
+        if room is None or not self._host.delivery.has(room, self._client):  # type: ignore[arg-type]  # is a WriteQueue
+            raise messages.not_joined(room)
         return room
 
     def claims_allow(self, room: str) -> bool:

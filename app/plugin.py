@@ -14,7 +14,6 @@ group ``roomcast.plugins``::
     @deploy.command("deploy.rollback", Finished)
     async def roll_back(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
         \"\"\"Go back to an earlier version.\"\"\"
-        ctx.joined()
         return {"event_id": await ctx.publish(Finished, data)}
 
 A declaration is only checked and stored. ``registry`` loads the plugins of all installed packages, and the gateway
@@ -27,7 +26,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from marshmallow import Schema
 
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from .context import Context, Service
 
 SchemaClass = type[Schema]
+#: Who may use a command: members of the room that the request names, or any connected user.
+Access = Literal["member", "anyone"]
 #: Handles a command: receives the request's context and its validated data, returns the data of the reply.
 Handler = Callable[["Context", dict[str, Any]], Awaitable["dict[str, Any] | None"]]
 #: Decides about a join: receives the request's context and the id of the room without its type.
@@ -73,7 +74,7 @@ class EventType(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A declared command. ``reply`` is the type of the reply; ``Plugin.command`` explains ``pipelined``."""
+    """A declared command. ``reply`` is the type of the reply; ``Plugin.command`` explains the other fields."""
 
     type: str
     validator: Validator
@@ -81,6 +82,7 @@ class Command(NamedTuple):
     description: str
     reply: str
     pipelined: bool = False
+    access: Access = "member"
 
 
 class RoomType(NamedTuple):
@@ -150,7 +152,13 @@ class Plugin:
         return declare
 
     def command(
-        self, type: str, schema: SchemaClass, *, reply: str = "reply", pipelined: bool = False
+        self,
+        type: str,
+        schema: SchemaClass,
+        *,
+        access: Access = "member",
+        reply: str = "reply",
+        pipelined: bool = False,
     ) -> Callable[[_H], _H]:
         """Declare a command; decorates its handler, ``async def handler(ctx: Context, data: dict)``.
 
@@ -158,28 +166,35 @@ class Plugin:
         The reply is sent only if the request has an ``id``. If the request has a ``key`` and is repeated, the handler
         does not run again, and the client gets the first reply. The docstring is the description in ``/docs``.
 
-        The handler decides who may use the command. Call ``ctx.joined()`` to require that the client is in the room of
-        the request, or raise ``Refused`` to send an ``error`` frame instead of a reply. An unexpected exception is
-        logged, and the client gets the error ``internal``. After ``HANDLER_TIMEOUT`` seconds the handler is cancelled,
-        and the client gets ``timeout``.
+        The sender must be in the room of the request, unless ``access`` is ``"anyone"``. Raise ``Refused`` to send an
+        ``error`` frame instead of a reply. An unexpected exception is logged, and the client gets the error
+        ``internal``. After ``HANDLER_TIMEOUT`` seconds the handler is cancelled, and the client gets ``timeout``.
 
         Args:
             type: Lower-case words of letters, digits and underscores, joined by dots: ``deploy.rollback``. No other
                 plugin may declare the same command.
             schema: The marshmallow ``Schema`` of the data. A request without data is validated as ``{}``. Invalid
                 data is refused with ``invalid_data`` and does not reach the handler.
+            access: Who may use the command. With ``"member"``, the request must name a room, and the connection that
+                sends it must be in this room when the handler is called; otherwise the client gets ``bad_room`` or
+                ``not_joined``. With ``"anyone"``, every connected user may use the command, in any room and without
+                one, and the handler decides: ``ctx.in_room`` is True if the sender is in the room.
             reply: The type of the reply.
             pipelined: By default, the client's next command starts when this one has finished. If True, it starts as
                 soon as this one waits. This is correct for handlers that publish once and wait for nothing before that:
                 their events keep the order of the commands, without a broker round trip between two commands.
         """
         self._check_type("command", self.commands, type, _TYPE)
+        if access not in get_args(Access):
+            allowed = " or ".join(map(repr, get_args(Access)))
+            raise PluginError(f"command {type!r} of plugin {self.name!r} has access {access!r}; it must be {allowed}")
 
         def declare(handler: _H) -> _H:
             if not _is_async(handler):
                 raise PluginError(f"the handler of command {type!r} must be an `async def` function")
             validator = self._validator(f"command {type}", schema)
-            self.commands[type] = Command(type, validator, handler, _description(handler), reply, pipelined)
+            description = _description(handler)
+            self.commands[type] = Command(type, validator, handler, description, reply, pipelined, access)
             return handler
 
         return declare

@@ -69,7 +69,6 @@ class DeleteMessage(Schema):
 @chat.command("send_message", SendMessage, reply="sent", pipelined=True)
 async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     """Send a message to everyone in the room."""
-    ctx.joined()
     message = {
         "content": data["content"],
         "username": ctx.username,

@@ -18,7 +18,8 @@ from ..workers.process import VERSION
 def plugins(as_json: bool) -> None:
     """List the plugins and what each one adds.
 
-    Shows the package, the commands, the events, the room types and the HTTP routes of each plugin.
+    Shows the package, the commands, the events, the room types and the HTTP routes of each plugin. Commands are for
+    members of the room that they name, except the commands for anyone.
     """
     descriptions = [_describe(loaded) for loaded in registry.load()]
     if as_json:
@@ -29,19 +30,22 @@ def plugins(as_json: bool) -> None:
         for name, value in description.items():
             if name != "plugin":
                 text = ", ".join(value) if isinstance(value, list) else value
-                click.echo(f"  {name.replace('_', ' '):<12} {text or '-'}")
+                click.echo(f"  {name.replace('_', ' '):<20} {text or '-'}")
 
 
 def _describe(loaded: LoadedPlugin) -> dict[str, Any]:
     plugin = loaded.plugin
+    # The gateway handles the commands of the core, so the plugin ``core`` does not declare them.
+    commands = [*(CORE_COMMANDS if plugin.name == "core" else plugin.commands)]
+    for_members = [command.type for command in plugin.commands.values() if command.access == "member"]
     return {
         "plugin": plugin.name,
         "description": plugin.description,
         # Built-in plugins have the version of roomcast.
         "package": loaded.distribution if " " in loaded.distribution else f"{loaded.distribution} {VERSION}",
         "entry_point": loaded.entry_point,
-        # The gateway handles the commands of the core, so the plugin ``core`` does not declare them.
-        "commands": [*(CORE_COMMANDS if plugin.name == "core" else plugin.commands)],
+        "commands": commands,
+        "commands_for_anyone": [type for type in commands if type not in for_members],
         "events": [*plugin.events],
         "room_types": [*plugin.rooms],
         "routes": [f"{route.method} /plugins/{plugin.name}{route.path}" for route in plugin.routes],

@@ -122,12 +122,13 @@ class Commands:
             else:
                 data = command.validator.load(request.data if request.data is not None else {})
                 if request.key is None:
+                    self._check_access(command, client, request.room)
                     context = Context(self._host, client, request.room)
                     result = self._eager.start(command.handler(context, data))  # type: ignore[arg-type]  # async def
                 else:
                     key = f"{client.identity.user_id}/{type}/{request.room}/{request.key}"
                     context = Context(self._host, client, request.room, key)
-                    result = self._eager.start(self._perform_once(command, context, data, key, request))
+                    result = self._eager.start(self._perform_once(command, client, context, data, key, request))
         except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited a cancelled task
             self._replies.send_failure(client, request, error)
             return
@@ -150,14 +151,26 @@ class Commands:
             raise Refused("unknown_type", f"There is no command {type[:60]!r}; there are: {known}.")
         return command
 
+    def _check_access(self, command: Command, client: Client, room: str | None) -> None:
+        """Raise ``Refused`` if the command is for members of ``room`` and the client is not one."""
+        if command.access != "member":
+            return
+        if room is None:
+            sentence = f"room is missing; {command.type} is for the members of a room, so name one like channel:456."
+            raise Refused("bad_room", sentence)
+        if not self._delivery.has(room, client):
+            raise messages.not_joined(room)
+
     async def _perform_once(
-        self, command: Command, context: Context, data: dict[str, Any], key: str, request: Request
+        self, command: Command, client: Client, context: Context, data: dict[str, Any], key: str, request: Request
     ) -> Any:
         """Run a command with an idempotency key, or return the result of its first run."""
         result: Any = None
 
         async def work() -> bytes:
             nonlocal result
+            # Not before the key is claimed: a repeat is answered even if its sender has left the room since.
+            self._check_access(command, client, request.room)
             result = await command.handler(context, data)
             try:
                 return messages.encode(result or {})

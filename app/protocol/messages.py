@@ -158,6 +158,16 @@ def bad_room(name: str | None) -> Refused:
     )
 
 
+def not_joined(room: str | None) -> Refused:
+    """Return the error for a command whose sender is not in ``room``, or that names no room (None)."""
+    if room is None:
+        return bad_room(None)
+    if room.startswith("user:"):
+        sentence = f"{room} is a personal room, which cannot be joined; send this command in another room."
+        return Refused("not_joined", sentence)
+    return Refused("not_joined", f"Join {room} first: send join_room, and wait for joined_room.")
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return ``document`` as JSON; raise ``Refused`` if JSON cannot represent it, or an integer exceeds 64 bits."""
     try:

@@ -79,6 +79,8 @@ def _message(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
         "payload": payload,
         "examples": [{"payload": frame_example(entry)}],
     }
+    if entry.access is not None:
+        message["x-access"] = entry.access
     return message
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from ..builtin_events import COMMANDS
-from ..plugin import Command, EventType
+from ..plugin import Access, Command, EventType
 from ..protocol.messages import MAX_KEY, ROOM_PATTERN
 from ..registry import Registry
 
@@ -23,7 +23,8 @@ class Entry(NamedTuple):
     ``kind`` is ``command`` for frames from clients, ``event`` for frames that are published in rooms, ``frame`` for
     other frames to one client. ``plugin`` is the name of the plugin that declares it. ``data`` is the schema of its
     data, or None if it has no data. ``room`` states if the envelope has a room. ``reply`` is the type of the reply to a
-    command. ``rooms`` are the types of rooms that an event may be published in; empty means any.
+    command. ``rooms`` are the types of rooms that an event may be published in; empty means any. ``access`` states who
+    may use a plugin's command.
     """
 
     kind: Kind
@@ -34,6 +35,7 @@ class Entry(NamedTuple):
     room: Literal["required", "optional", "never"] = "optional"
     reply: str | None = None
     rooms: tuple[str, ...] = ()
+    access: Access | None = None
 
 
 def _object(properties: Mapping[str, JsonSchema], *required: str, closed: bool = False) -> JsonSchema:
@@ -196,7 +198,12 @@ def catalog(registry: Registry) -> list[Entry]:
 def _command(registry: Registry, command: Command) -> Entry:
     owner = registry.owner("command", command.type)
     data = command.validator.json_schema()
-    return Entry("command", command.type, owner, _description(command.description, data), data, reply=command.reply)
+    return Entry(
+        *("command", command.type, owner, _description(command.description, data), data),
+        room="required" if command.access == "member" else "optional",
+        reply=command.reply,
+        access=command.access,
+    )
 
 
 def _event(registry: Registry, event: EventType) -> Entry:

@@ -15,27 +15,32 @@ _UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties
 def breaking_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return a line for each change from ``old`` to ``new`` that breaks clients.
 
-    A removed type breaks clients. The data of commands, which clients send, must not have more requirements. The data
-    of other frames, which clients receive, must not guarantee less. Raises ``ValueError`` if ``old`` is not an AsyncAPI
-    document of a roomcast server.
+    A removed type breaks clients, and so does a command for anyone that becomes one for members. The data of commands,
+    which clients send, must not have more requirements. The data of other frames, which clients receive, must not
+    guarantee less. Raises ``ValueError`` if ``old`` is not an AsyncAPI document of a roomcast server.
     """
     try:
         before, after = _messages(old), _messages(new)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("it is not an AsyncAPI document of a roomcast server") from error
     changes: list[str] = []
-    for name, payload in before.items():
+    for name, (payload, access) in before.items():
         kind, _, type = name.partition(".")
         if name not in after:
             changes.append(f"{kind} {type}: is gone")
             continue
+        new_payload, new_access = after[name]
+        if (access, new_access) == ("anyone", "member"):
+            changes.append(f"{kind} {type}: is only for members of the room now")
         comparison = _Comparison(_schemas(old), _schemas(new), is_sent=kind == "command")
-        changes += [f"{kind} {type}: {change}" for change in comparison.changes(payload, after[name])]
+        changes += [f"{kind} {type}: {change}" for change in comparison.changes(payload, new_payload)]
     return changes
 
 
-def _messages(document: Mapping[str, Any]) -> Mapping[str, JsonSchema]:
-    return {name: message["payload"] for name, message in document["components"]["messages"].items()}
+def _messages(document: Mapping[str, Any]) -> Mapping[str, tuple[JsonSchema, str | None]]:
+    """Return the payload of each message, and who may send it, which documents of roomcast 0.1 do not state."""
+    messages = document["components"]["messages"]
+    return {name: (message["payload"], message.get("x-access")) for name, message in messages.items()}
 
 
 def _schemas(document: Mapping[str, Any]) -> Mapping[str, JsonSchema]:

@@ -51,8 +51,9 @@ def _event(entry: Entry) -> list[str]:
 def _command(entry: Entry) -> list[str]:
     reply = "{ event_id: string }" if entry.reply == "sent" else "Record<string, unknown>"
     optional = "" if entry.data and entry.data.get("required") else "?"
+    note = " Only for members of the room." if entry.access == "member" else ""
     return [
-        *_comment(entry.description, 4),
+        *_comment(f"{entry.description}{note}", 4),
         f"    {json.dumps(entry.type)}: {{",
         f"      data{optional}: {_data(entry, 6)};",
         f"      reply: Frame<{json.dumps(entry.reply)}, {reply}>;",

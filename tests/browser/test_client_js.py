@@ -227,7 +227,7 @@ async def test_running_command_is_not_executed_twice(start, stack):
     """A repeated command waits until its first execution ends, and no later request overtakes it."""
     slow, done, free = Plugin("slow"), [], asyncio.Event()
 
-    @slow.command("slow.do", Step)
+    @slow.command("slow.do", Step, access="anyone")
     async def do(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
         """Take time."""
         done.append(data["step"])

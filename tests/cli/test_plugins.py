@@ -15,6 +15,8 @@ def test_plugins_are_listed_with_what_they_add():
     assert chat["package"] == f"roomcast {version('roomcast')}"
     assert chat["entry_point"] == "chat"
     assert "send_message" in chat["commands"]
+    assert chat["commands_for_anyone"] == []
+    assert "join_room" in shown["core"]["commands_for_anyone"]
     assert "message" in chat["events"]
     assert chat["room_types"] == ["channel"]
     assert chat["routes"] == []

@@ -106,11 +106,11 @@ def faulty_plugin(chance: random.Random) -> Plugin:
             await asyncio.Event().wait()
         await asyncio.sleep(chance.random() * 0.02)
 
-    @plugin.command("boom", Nothing)
+    @plugin.command("boom", Nothing, access="anyone")
     async def boom(ctx: Context, data: dict[str, Any]) -> None:
         raise ZeroDivisionError
 
-    @plugin.command("hang", Nothing)
+    @plugin.command("hang", Nothing, access="anyone")
     async def hang(ctx: Context, data: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 

@@ -115,7 +115,8 @@ def test_the_plugin_is_listed(site) -> None:
         "description": "Deployments and rollbacks",
         "package": "roomcast-deploy 1.2.0",
         "entry_point": "deploy",
-        "commands": ["deploy.rollback", "deploy.verify", "deploy.wait"],
+        "commands": ["deploy.rollback", "deploy.verify", "deploy.wait", "deploy.environments"],
+        "commands_for_anyone": ["deploy.environments"],
         "events": ["deploy.finished"],
         "room_types": ["environment"],
         "routes": ["GET /plugins/deploy/live/{environment}"],
@@ -138,6 +139,16 @@ async def test_its_rule_decides_about_joins(team) -> None:
         await mallory.join(ROOM)
     assert refused.value.code == "forbidden"
     assert await mallory.closed() == (4403, "Forbidden")
+
+
+async def test_who_may_use_its_commands(team) -> None:
+    """A user in no room may use the command for anyone, and not those for members."""
+    alice = await team.member("alice", "environment:*")
+    assert await alice.command("deploy.environments") == {"environments": ["build"]}
+    for command, data in (("deploy.rollback", {"version": "1.1"}), ("deploy.verify", {}), ("deploy.wait", {})):
+        with pytest.raises(Refused) as refused:
+            await alice.command(command, data, room=ROOM)
+        assert refused.value.code == "not_joined"
 
 
 async def test_its_command_publishes_to_the_whole_room(team) -> None:

@@ -41,7 +41,7 @@ class Deploy(Schema):
     note = fields.String(allow_none=True)
 
 
-@deploy.command("deploy.start", Deploy)
+@deploy.command("deploy.start", Deploy, access="anyone")
 async def start(ctx: Context, data: dict) -> dict:
     """Ship a version.</script><script>document.title='hacked'</script>"""
     return {"got": data}

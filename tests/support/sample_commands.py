@@ -17,7 +17,7 @@ class Anything(Schema):
 
 
 class SampleCommands:
-    """A plugin with commands that wait, fail or return invalid results.
+    """A plugin with commands that wait, fail or return invalid results. All are for anyone.
 
     ``started`` has the field ``n`` of each command that was started. ``gate`` lets the command ``slow`` continue.
     """
@@ -26,11 +26,11 @@ class SampleCommands:
         self.plugin = Plugin("sample")
         self.gate = asyncio.Event()
         self.started: list[Any] = []
-        self.plugin.command("slow", Anything)(self.slow)
-        self.plugin.command("quick", Anything)(self.quick)
-        self.plugin.command("boom", Anything)(self.boom)
-        self.plugin.command("no", Anything)(self.no)
-        self.plugin.command("odd", Anything)(self.odd)
+        self.plugin.command("slow", Anything, access="anyone")(self.slow)
+        self.plugin.command("quick", Anything, access="anyone")(self.quick)
+        self.plugin.command("boom", Anything, access="anyone")(self.boom)
+        self.plugin.command("no", Anything, access="anyone")(self.no)
+        self.plugin.command("odd", Anything, access="anyone")(self.odd)
 
     async def slow(self, ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
         """Wait for the gate."""

@@ -49,6 +49,18 @@ async def feed(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+class Watch(Schema):
+    """The animal to watch."""
+
+    animal = fields.String(required=True)
+
+
+@zoo.command("animal.watch", Watch, access="anyone")
+async def watch(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+    """Watch an animal from outside its cage."""
+    return {}
+
+
 @pytest.fixture(scope="module")
 def zoo_registry() -> Registry:
     """Return a registry of the built-in plugins and the zoo."""

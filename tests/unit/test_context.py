@@ -38,7 +38,7 @@ class Lab:
         self._action: Action | None = None
         self.rule: Action = allow
         self.plugin.event("lab.measured")(Measured)
-        self.plugin.command("try", Schema)(self._try)
+        self.plugin.command("try", Schema, access="anyone")(self._try)
         self.plugin.room("lab")(self._rule)
         self.plugin.lifespan(self._lifespan())
 

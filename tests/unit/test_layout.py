@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "idempotency": {"broker", "errors"},
     "auth": {"broker", "errors", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
-    "context": {"auth", "broker", "errors", "fastpath", "protocol"},
+    "context": {"auth", "broker", "fastpath", "protocol"},
     "plugin": {"context", "errors", "schemas"},
     "builtin_events": {"plugin"},
     "registry": {"builtin_events", "errors", "plugin"},

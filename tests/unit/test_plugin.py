@@ -77,6 +77,16 @@ def test_a_command(deploy) -> None:
         rollback.validator.load({})
 
 
+def test_the_access_of_a_command(deploy) -> None:
+    """A command is for members of the room by default; any other access than ``anyone`` is refused."""
+    deploy.command("deploy.rollback", Finished)(handler)
+    deploy.command("deploy.list", Finished, access="anyone")(handler)
+    assert (deploy.commands["deploy.rollback"].access, deploy.commands["deploy.list"].access) == ("member", "anyone")
+    for access in ("all", "", None, True):
+        with pytest.raises(PluginError, match=r"command 'deploy.open' .* must be 'member' or 'anyone'"):
+            deploy.command("deploy.open", Finished, access=access)
+
+
 def test_a_room_type_with_and_without_a_rule(deploy) -> None:
     """The call alone is a declaration; decorating adds the rule and the default description."""
     deploy.room("environment", description="Where it runs")

@@ -46,13 +46,13 @@ async def say(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     return {"event_id": await ctx.publish(Said, data)}
 
 
-@demo.command("demo.hang", Nothing)
+@demo.command("demo.hang", Nothing, access="anyone")
 async def hang(ctx: Context, data: dict[str, Any]) -> None:
     """Never return."""
     await asyncio.Event().wait()
 
 
-@demo.command("demo.claims", Nothing)
+@demo.command("demo.claims", Nothing, access="anyone")
 async def claims(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     """Return the user and the claims of the token."""
     return {"user_id": ctx.user_id, "username": ctx.username, "claims": dict(ctx.claims)}

@@ -106,6 +106,7 @@ def _entry_data(entry: Entry, has_link: bool) -> dict[str, Any]:
         "plugin": entry.plugin,
         "description": entry.description,
         "anchor": f"{entry.kind}-{entry.type}",
+        "access": entry.access,
         "reply": entry.reply,
         "rooms": ", ".join(f"{room}:…" for room in entry.rooms),
         "fields": fields,

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from marshmallow import Schema, fields
 
-from roomcast import Context, Plugin, Refused, Service
+from roomcast import Context, Plugin, Service
 
 deploy = Plugin("deploy", "Deployments and rollbacks")
 
@@ -43,10 +43,9 @@ class Nothing(Schema):
 @deploy.command("deploy.rollback", Rollback)
 async def roll_back(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     """Go back to an earlier version and tell everyone in the room."""
-    if not ctx.in_room or ctx.room is None:
-        raise Refused("not_joined", "Join the environment's room first.")
+    environment = ctx.joined().partition(":")[2]
     await ctx.publish(Finished, {"version": data["version"]})
-    _live[ctx.room.partition(":")[2]] = data["version"]
+    _live[environment] = data["version"]
     return {"version": data["version"]}
 
 
@@ -61,6 +60,12 @@ async def verify(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 async def wait(ctx: Context, data: dict[str, Any]) -> None:
     """Wait forever."""
     await asyncio.Event().wait()
+
+
+@deploy.command("deploy.environments", Nothing, access="anyone")
+async def environments(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+    """Return the environments that have a live version."""
+    return {"environments": sorted(_live)}
 
 
 @deploy.lifespan

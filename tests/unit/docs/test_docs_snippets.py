@@ -206,11 +206,38 @@ async def test_the_complete_plugin_works() -> None:
     module = module_of(snippet("a complete plugin"))
     async with running([module["deploy"]]) as gateway:
         alice = await gateway.connect("alice", rooms=["environment:prod"])
-        with pytest.raises(Refused, match="Join the environment's room first"):
+        with pytest.raises(Refused) as refused:
             await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
+        assert refused.value.code == "not_joined"
         await alice.join("environment:prod")
         reply = await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
         assert reply == (await alice.next("deploy.finished"))["data"] == {"version": "1"}
+
+
+async def test_the_command_for_anyone_works() -> None:
+    """It publishes for a user outside the room whose token covers it, and for no other user."""
+    event = """
+from roomcast import Refused
+
+@deploy.event("deploy.requested")
+class Requested(Schema):
+    version = fields.String(required=True)
+    from_member = fields.Boolean(required=True)
+"""
+    module = module_of(snippet("a complete plugin"), event, snippet("a command for anyone"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:*"])
+        bob = await gateway.connect("bob", rooms=["environment:*"])
+        mallory = await gateway.connect("mallory", rooms=["channel:*"])
+        await alice.join("environment:prod")
+        for user, is_member in ((alice, True), (bob, False)):
+            await user.command("deploy.request", {"version": "1"}, room="environment:prod")
+            event = await alice.next("deploy.requested")
+            assert event["data"] == {"version": "1", "from_member": is_member}
+        for user, room in ((mallory, "environment:prod"), (alice, None)):
+            with pytest.raises(Refused) as refused:
+                await user.command("deploy.request", {"version": "1"}, room=room)
+            assert refused.value.code == "forbidden"
 
 
 async def test_the_small_plugin_works() -> None:

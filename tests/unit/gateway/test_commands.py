@@ -56,7 +56,7 @@ async def test_an_overdue_command_that_has_just_suspended(serve: Serve, monkeypa
     plugin = Plugin("late")
     ends: list[str] = []
 
-    @plugin.command("late", Anything)
+    @plugin.command("late", Anything, access="anyone")
     async def late(ctx: Context, data: dict[str, Any]) -> None:
         # Before the loop resumes this command:
         asyncio.get_running_loop().call_soon(cancel_overdue)
@@ -83,7 +83,7 @@ async def test_a_handler_that_awaits_a_cancelled_future(serve: Serve, wait_first
     """The caller gets ``internal``, not ``timeout``, and the connection stays open."""
     plugin = Plugin("gone")
 
-    @plugin.command("gone", Anything)
+    @plugin.command("gone", Anything, access="anyone")
     async def gone(ctx: Context, data: dict[str, Any]) -> None:
         if wait_first:
             await asyncio.sleep(0)

@@ -82,7 +82,7 @@ async def test_a_result_that_is_not_a_dict(serve: Serve, caplog) -> None:
     """The caller gets ``internal``, and the log has the type of the result."""
     plugin = Plugin("listed")
 
-    @plugin.command("listed", Anything)
+    @plugin.command("listed", Anything, access="anyone")
     async def listed(ctx: Context, data: dict[str, Any]) -> Any:
         return [1]
 

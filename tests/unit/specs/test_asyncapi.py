@@ -72,6 +72,20 @@ def test_the_limit_of_keys_is_that_of_the_server(zoo_registry: Registry) -> None
             assert message["payload"]["properties"]["key"]["maxLength"] == MAX_KEY
 
 
+def test_the_access_of_commands(zoo_registry: Registry) -> None:
+    """Each command of a plugin states who may use it. A command for members requires a room."""
+    messages = asyncapi(zoo_registry)["components"]["messages"]
+    for command, access, requires_room in (
+        ("animal.feed", "member", True),
+        ("animal.watch", "anyone", False),
+        ("send_message", "member", True),
+    ):
+        message = messages[f"command.{command}"]
+        assert message["x-access"] == access
+        assert ("room" in message["payload"]["required"]) == requires_room
+    assert "x-access" not in messages["command.ping"] | messages["event.animal.fed"]
+
+
 def test_examples_are_valid(zoo_registry: Registry) -> None:
     """The server accepts each example: its envelope, and its data."""
     for entry in catalog(zoo_registry):

@@ -26,6 +26,8 @@ def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 _COMMAND = "components/schemas/command.animal.feed"
+_ANYONE = "components/messages/command.animal.watch"
+_MEMBER = "components/messages/command.animal.feed"
 _EVENT = "components/schemas/event.animal.fed"
 
 
@@ -52,6 +54,7 @@ _EVENT = "components/schemas/event.animal.fed"
             "command animal.feed: data.amount has a maximum of 5 now, it was 10",
         ),
         (f"{_COMMAND}/properties/food", None, "command animal.feed: data.food is gone"),
+        (f"{_ANYONE}/x-access", "member", "command animal.watch: is only for members of the room now"),
     ],
 )
 def test_breaking_changes_are_found(zoo_registry: Registry, path: str, value: Any, change: str) -> None:
@@ -68,6 +71,8 @@ def test_breaking_changes_are_found(zoo_registry: Registry, path: str, value: An
         (f"{_COMMAND}/required", []),
         (f"{_COMMAND}/properties/amount/maximum", 50),
         (f"{_COMMAND}/properties/food/enum", ["nut", "apple", "hay", "cake"]),
+        (f"{_MEMBER}/x-access", "anyone"),
+        (f"{_ANYONE}/x-access", None),
         ("components/messages/event.more", {"name": "more", "payload": {"properties": {}}}),
     ],
 )

@@ -17,5 +17,7 @@ def test_events_and_commands_are_declared(zoo_registry: Registry) -> None:
     assert re.search(r'treats\?: \("nut" \| "apple"\)\[\];', text)
     assert re.search(r"notes\?: Record<string, number>;", text)
     assert re.search(r'"animal.feed": \{\n      data: \{\n        animal: string;', text)
+    assert '/** Feed an animal. Only for members of the room. */\n    "animal.feed"' in text
+    assert '/** Watch an animal from outside its cage. */\n    "animal.watch"' in text
     assert '"send_message"' not in text
     assert '"user_joined"' not in text

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from serving import WITH_KEY, GatewayClient, connect, url
+from zoo_plugin import zoo
 
 from roomcast.web import routes
 
@@ -100,6 +101,15 @@ async def test_the_page_is_static(gateway_client: GatewayClient) -> None:
     assert "/console#" not in text
     for name in ("send_message", "task.created", "joined_room", "rate_limited", "4410"):
         assert name in text
+
+
+async def test_the_access_of_commands(gateway_client: GatewayClient) -> None:
+    """The page states who may use each command of a plugin."""
+    client = await gateway_client(plugins=[zoo])
+    text = await (await client.get("/docs")).text()
+    for command, access in (("feed", "Only for members of the room."), ("watch", "For any connected user.")):
+        found = re.search(rf'<article id="command-animal\.{command}">.*?</article>', text, re.DOTALL)
+        assert found is not None and access in found[0]
 
 
 async def test_an_example_of_the_page_is_accepted(gateway_client: GatewayClient) -> None:
