@@ -42,6 +42,7 @@ class QueuedStream(io.BufferedIOBase):
 
     def __init__(self, fd: int) -> None:
         self._fd: Final = fd
+        self.name: Final = {1: "standard output", 2: "standard error"}.get(fd, f"file descriptor {fd}")
         self._queue: Final[SimpleQueue[bytes | threading.Event]] = SimpleQueue()
         #: Guards the two counters below. It is reentrant for signal handlers and finalizers.
         self._lock: Final = threading.RLock()
@@ -150,8 +151,7 @@ class QueuedStream(io.BufferedIOBase):
             reason = self._failure or "it was not read, or too slowly"
             self._reported_lines += count
             self._failure = ""
-            name = {1: "standard output", 2: "standard error"}.get(self._fd, f"file descriptor {self._fd}")
-            log.warning("lines of %s that were dropped: %d (%s)", name, count, reason)
+            log.warning("lines of %s that were dropped: %d (%s)", self.name, count, reason)
 
 
 def _write_some(fd: int, data: bytes) -> int:
