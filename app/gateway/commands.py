@@ -1,7 +1,8 @@
 """Carry out the commands of clients: those of roomcast and those of plugins.
 
 A client's commands run one after the other. Commands that are declared ``pipelined`` may overlap. A command that does
-not wait finishes within ``receive``; one that waits continues in a task, and the client's next requests are queued.
+not wait finishes within ``receive``; one that waits continues in a task, and the client's next requests are queued,
+except heartbeats.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Commands:
             return
         if client.queued is None:
             self._perform(client, request)
+        elif _is_heartbeat(request):
+            client.send_json(messages.pong())
         else:
             client.queued.append(request)
             if len(client.queued) == MAX_QUEUED:
@@ -113,7 +116,11 @@ class Commands:
         """Run a request's command until it returns or waits."""
         type = request.type
         command = self._registry.commands.get(type)
-        if client.in_flight and (client.in_flight == MAX_QUEUED or not _may_overlap(command, request)):
+        if (
+            client.in_flight
+            and (client.in_flight == MAX_QUEUED or not _may_overlap(command, request))
+            and not _is_heartbeat(request)
+        ):
             client.queued = deque((request,))
             return
         try:
@@ -259,6 +266,14 @@ class Commands:
 def _may_overlap(command: Command | None, request: Request) -> bool:
     """Return True if ``request`` may run at the same time as other pipelined commands of its client."""
     return command is not None and command.pipelined and request.key is None
+
+
+def _is_heartbeat(request: Request) -> bool:
+    """Return True for a ping without an ``id``, which is answered at once.
+
+    If it waited for a command, the client could not tell a slow command from a dead connection.
+    """
+    return request.type == "ping" and request.id is None and not request.data
 
 
 async def _ping(client: Client, request: Request) -> None:

@@ -98,7 +98,11 @@ CORE_COMMANDS: Final[dict[str, tuple[str, JsonSchema | None, Literal["required",
         "required",
     ),
     "leave_room": ("Leave a room.", None, "required"),
-    "ping": ("Request a pong, to check the connection.", None, "never"),
+    "ping": (
+        "Request a pong, to check the connection. Without an id, it is answered even while a command runs.",
+        None,
+        "never",
+    ),
     "refresh_token": (
         "Replace the token of the connection with a newer token of the same user.",
         _object({"token": {"type": "string", "description": "The new token."}}, "token", closed=True),

@@ -121,6 +121,32 @@ async def test_commands_of_a_connection_run_in_order(serve: Serve, sample: Sampl
         assert sample.started == [0, 1, 7, 2, 3]
 
 
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_a_ping_without_an_id_is_answered_at_once(serve: Serve, pipelined: bool) -> None:
+    """It overtakes the commands that run or wait. Other commands, also a ping with an id, stay in order."""
+    plugin, gate = Plugin("waiting"), asyncio.Event()
+
+    @plugin.command("wait", Anything, access="anyone", pipelined=pipelined)
+    async def wait(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+        await gate.wait()
+        return {}
+
+    server = await serve(plugins=[plugin])
+    async with connect(server) as alice:
+        await alice.send("wait", id=1)
+        await alice.send("ping")
+        assert "id" not in await alice.recv_type("pong")
+        await alice.send("ping", id=2)
+        await alice.send("wait", id=3)
+        await alice.send("ping")
+        assert "id" not in await alice.recv_type("pong")
+        await alice.send("ping", data={"n": 1})
+        gate.set()
+        answers = [await alice.recv() for _ in range(4)]
+        assert [frame.get("id") for frame in answers] == [1, 2, 3, None]
+        assert answers[-1]["data"]["code"] == "invalid_data"
+
+
 async def test_the_queue_of_commands_is_limited(serve: Serve, sample: SampleCommands) -> None:
     """With MAX_QUEUED queued commands the socket is not read; later all commands are carried out."""
     server = await serve(plugins=[sample.plugin], ws_message_rate=0)
