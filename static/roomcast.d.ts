@@ -184,7 +184,7 @@ export interface Options {
   /**
    * The address of the server: ws, wss, http or https, with or without a path.
    *
-   * Default: the server that roomcast.js was loaded from.
+   * Default: the server that roomcast.js was loaded from. Required if roomcast.js is copied, bundled or loaded from a file.
    */
   url?: string | URL;
   /** The delays between reconnects. `false`: do not reconnect. */
@@ -231,7 +231,7 @@ export interface Options {
   shared?: boolean | string;
   /**
    * The address of roomcast.js for the SharedWorker, at the origin of the page. Default: the address that roomcast.js was
-   * loaded from. Required with `shared` if your bundler includes roomcast.js in another file.
+   * loaded from. Required with `shared` if roomcast.js is copied or bundled.
    */
   worker?: string | URL;
   /** A class with the interface of the standard WebSocket, for platforms without one. */
@@ -240,8 +240,8 @@ export interface Options {
   trace?: ((direction: "in" | "out", text: string) => void) | null;
 }
 
-/** The default of every option. */
-export const DEFAULTS: Readonly<Required<Options>>;
+/** The default of every option. `url` and `worker` have one if roomcast.js was loaded from a server. */
+export const DEFAULTS: Readonly<Required<Omit<Options, "url" | "worker">> & { url?: string; worker?: string }>;
 
 /** The rejection of a request. `message` is an English sentence that explains what is wrong. */
 export class RoomcastError extends Error {

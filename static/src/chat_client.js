@@ -5,7 +5,7 @@ import { Connection } from "./connection.js";
 import { CLOSE_NORMAL, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
 import { isNewer, localFrame, randomId } from "./frames.js";
-import { completeOptions, DEFAULTS } from "./options.js";
+import { checkPlatform, completeOptions, DEFAULTS } from "./options.js";
 import { REPEATABLE } from "./request_queue.js";
 import { OWN } from "./rooms.js";
 import { SharedConnection } from "./shared_connection.js";
@@ -65,6 +65,7 @@ export class ChatClient {
 
   connect() {
     if (!this.#welcome) {
+      checkPlatform(this.#options);
       this.#welcome = deferred();
       this.#listenToPage();
       if (this.#connection) this.#connection.connect();

@@ -1,17 +1,20 @@
-/**
- * Options of ChatClient: their defaults, and the checks that complete the options a page passes.
- *
- * `import.meta.url` is the address of the bundle, `static/roomcast.js`. The default server and the default worker script
- * are derived from it, so these files work only when they are bundled.
- */
+/** Options of ChatClient: their defaults, and the checks that complete the options a page passes. */
 
 const CONNECT_PATH = "api/v1/ws/connect";
 
+/**
+ * The address of this script and of its server, if the script was loaded from a roomcast server. Undefined if it is part of
+ * an application's bundle.
+ *
+ * They come from a stack trace, because bundlers process `import.meta.url`: webpack replaces it with a path of the build
+ * machine, and Vite, webpack and Turbopack publish files that match `new URL(…, import.meta.url)`. In a script that is not
+ * a module it is a syntax error.
+ */
+const [, SCRIPT, SERVER] = /((https?:\/\/\S+?\/)static\/roomcast\.js(?:\?\S*?)?):\d+:\d+/.exec(new Error().stack) ?? [];
+
 /** Every option with its default. Times are in milliseconds. `roomcast.d.ts` documents each option. */
 export const DEFAULTS = Object.freeze({
-  url: import.meta.url?.startsWith("http")
-    ? new URL(`../${CONNECT_PATH}`, import.meta.url).href
-    : `ws://localhost:8000/${CONNECT_PATH}`,
+  url: SERVER && SERVER + CONNECT_PATH,
   reconnect: Object.freeze({ base: 500, max: 30_000, drain: 10_000 }),
   queue: 1000,
   inFlight: 16,
@@ -21,7 +24,7 @@ export const DEFAULTS = Object.freeze({
   timeout: 10_000,
   refresh: 60_000,
   shared: false,
-  worker: import.meta.url,
+  worker: SCRIPT,
   WebSocket: globalThis.WebSocket,
   trace: null,
 });
@@ -36,27 +39,62 @@ const MINIMUMS = {
 export function completeOptions(given) {
   const unknown = Object.keys(given).find((name) => !(name in DEFAULTS));
   if (unknown) throw new TypeError(`ChatClient has no option ${unknown}; there are: ${Object.keys(DEFAULTS).join(", ")}.`);
-  const options = { ...DEFAULTS, ...given };
-  if (options.reconnect) options.reconnect = { ...DEFAULTS.reconnect, ...options.reconnect };
+  const options = withDefaults(DEFAULTS, given);
+  if (options.reconnect) options.reconnect = withDefaults(DEFAULTS.reconnect, options.reconnect);
   const values = { ...options, ...options.reconnect };
   for (const [name, minimum] of Object.entries(MINIMUMS)) {
-    const value = values[name];
-    if (value !== undefined && !(value >= minimum)) {
-      throw new TypeError(`The option ${name} must be a number from ${minimum} on, not ${value}.`);
+    if (!(values[name] >= minimum) && name in values) {
+      throw new TypeError(`The option ${name} must be a number from ${minimum} on, not ${values[name]}.`);
     }
   }
-  if (typeof options.WebSocket !== "function") {
-    throw new TypeError("There is no WebSocket here: use Node 22 or later, or give a class like it as the option WebSocket.");
-  }
+  if (options.WebSocket !== undefined) checkWebSocket(options.WebSocket);
   options.url = toWebSocketUrl(options.url);
   return options;
 }
 
+/** Return `given` with the defaults of the options that it lacks. An option that is undefined counts as missing. */
+function withDefaults(defaults, given) {
+  const isGiven = ([, value]) => value !== undefined;
+  return { ...defaults, ...Object.fromEntries(Object.entries(given).filter(isGiven)) };
+}
+
 /** Return the WebSocket address for `url`, which may use http, be relative to the page, or lack a path. */
 function toWebSocketUrl(url) {
-  const parsed = new URL(url, globalThis.location?.href);
+  if (!url) {
+    throw new TypeError(
+      'ChatClient needs the option url: new ChatClient(token, { url: "https://chat.example.com" }), with the address of your ' +
+        "roomcast server. It may be left out only in pages that load roomcast.js from that server.",
+    );
+  }
+  const page = globalThis.location?.href;
+  if (!page && isRelative(url)) return url; // A server renders the page; see checkPlatform().
+  let parsed;
+  try {
+    parsed = new URL(url, page);
+  } catch {
+    // Reported below.
+  }
+  if (!/^(ws|http)s?:$/.test(parsed?.protocol)) throw invalidUrl(url);
   parsed.protocol = parsed.protocol.replace("http", "ws");
-  if (!/^wss?:$/.test(parsed.protocol)) throw new TypeError(`The option url must begin with ws, wss, http or https: ${url}`);
   if (parsed.pathname === "/") parsed.pathname = `/${CONNECT_PATH}`;
   return parsed.href;
+}
+
+const isRelative = (url) => !/^\w+:/.test(url);
+
+const invalidUrl = (url) => new TypeError(`The option url must begin with ws, wss, http or https: ${url}`);
+
+/**
+ * Throw a TypeError if a client cannot connect here.
+ *
+ * The constructor does not check this: a server that renders a page creates the client, but only the browser connects it.
+ */
+export function checkPlatform({ url, WebSocket }) {
+  if (isRelative(url)) throw invalidUrl(url);
+  checkWebSocket(WebSocket);
+}
+
+function checkWebSocket(value) {
+  if (typeof value === "function") return;
+  throw new TypeError("There is no WebSocket here: use Node 22 or later, or give a class like it as the option WebSocket.");
 }

@@ -6,20 +6,14 @@ The tools are the Node modules ``@asyncapi/parser`` and ``typescript`` in NODE_P
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from importlib.resources import files
 from pathlib import Path
+
+from node_tools import MODULES, NODE, has_modules, run
 
 from roomcast.registry import Registry
 from roomcast.specs.asyncapi import asyncapi
 from roomcast.specs.typescript import typescript
-
-MODULES = Path(os.environ.get("NODE_PATH", "/nowhere"))
-NODE = shutil.which("node")
-#: The time limit for a tool, in seconds.
-TIMEOUT = 120
 
 PARSE = """
 import { readFileSync } from "node:fs";
@@ -44,25 +38,18 @@ client.send({ type: "animal.feed", room: "cage:1", data: { animal: "bear", food:
 """
 
 
-def run(*command: str, cwd: Path) -> str:
-    """Run a tool and return its output; the test fails with the output if the tool fails."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-if NODE and (MODULES / "@asyncapi" / "parser").exists():
+if has_modules("@asyncapi/parser"):
 
     def test_asyncapi_is_valid(zoo_registry: Registry, tmp_path: Path) -> None:
         """AsyncAPI's parser finds all operations and no error."""
         document = asyncapi(zoo_registry)
         (tmp_path / "asyncapi.json").write_text(json.dumps(document))
         (tmp_path / "parse.mjs").write_text(PARSE)
-        found = json.loads(run(str(NODE), "parse.mjs", str(MODULES), "asyncapi.json", cwd=tmp_path))
+        found = json.loads(run(str(NODE), "parse.mjs", str(MODULES), "asyncapi.json", cwd=tmp_path).stdout)
         assert found == {"errors": [], "operations": len(document["operations"])}
 
 
-if NODE and (MODULES / "typescript").exists():
+if has_modules("typescript"):
 
     def test_typescript_accepts_the_types(zoo_registry: Registry, tmp_path: Path) -> None:
         """Under ``tsc --strict``, events and commands of all plugins have their types."""

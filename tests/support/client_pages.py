@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
@@ -146,6 +147,21 @@ async def page_server(html: str) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/", respond)
+    async with _serve(app) as origin:
+        yield origin
+
+
+@asynccontextmanager
+async def folder_server(folder: Path) -> AsyncIterator[str]:
+    """Serve the files of ``folder`` at an origin of its own, and yield the origin."""
+    app = web.Application()
+    app.router.add_static("/", folder)
+    async with _serve(app) as origin:
+        yield origin
+
+
+@asynccontextmanager
+async def _serve(app: web.Application) -> AsyncIterator[str]:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

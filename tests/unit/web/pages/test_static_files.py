@@ -10,9 +10,9 @@ import shlex
 import shutil
 import subprocess
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
+from node_tools import MODULES
 from paths import ROOT
 from serving import url
 
@@ -90,6 +90,13 @@ def test_the_client_is_small():
     assert len(gzip.compress(installed("roomcast.js"))) < 9 * 1024
 
 
+def test_bundlers_find_nothing_to_process():
+    """The bundle has no expression that bundlers replace with a path or read as the name of another file."""
+    bundle = installed("roomcast.js").decode()
+    for expression in ("import.meta", "import(", "require(", "document.currentScript", "__dirname", "process.env"):
+        assert expression not in bundle
+
+
 def test_the_source_map_has_the_current_sources():
     """Every file in static/src is in the source map, unchanged: otherwise run `npm run build`."""
     source_map = json.loads(installed("roomcast.js.map"))
@@ -101,8 +108,7 @@ def test_the_source_map_has_the_current_sources():
 
 def find_esbuild() -> str | None:
     """Return the esbuild on the PATH or at NODE_PATH, if it has the pinned version: others differ in their output."""
-    modules = Path(os.environ.get("NODE_PATH", "/nowhere"), ".bin")
-    found = shutil.which("esbuild", path=f"{os.environ['PATH']}{os.pathsep}{modules}")
+    found = shutil.which("esbuild", path=f"{os.environ['PATH']}{os.pathsep}{MODULES / '.bin'}")
     if found is None:
         return None
     version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60).stdout.strip()
