@@ -47,7 +47,9 @@ export class Connection {
     this.#delegate = delegate;
     this.#backoff = new Backoff(options.reconnect);
     this.#heartbeat = new Heartbeat(options.heartbeat, {
-      sendPing: () => this.#queue.transmit({ type: "ping", body: '{"type":"ping"}', done() {} }),
+      // The server answers a ping without an id even while a command runs.
+      sendPing: () => this.#queue.sendText('{"type":"ping"}'),
+      unansweredSince: () => this.#queue.unansweredSince,
       onDead: () => this.#lost(CLOSE_CONNECTION_LOST, "No heartbeat"),
     });
     this.#refresh = new TokenRefresh(options.refresh, delegate, (token, done) => this.#sendToken(token, done));
@@ -219,6 +221,7 @@ export class Connection {
   #send(text) {
     this.#options.trace?.("out", text);
     this.#socket.send(text);
+    this.#heartbeat.frameSent();
   }
 
   #received(text) {
@@ -230,7 +233,7 @@ export class Connection {
       this.#answered(request, message);
       this.#queue.flush();
     } else if (message.type === "connected") this.#welcomed(message);
-    else {
+    else if (message.type !== "pong" || message.id !== undefined || !this.#heartbeat.pongReceived()) {
       if (this.#textIds.delete(message.id) || message.type === "joined_room") {
         delete message.id;
         this.#rooms.textAnswered(message);

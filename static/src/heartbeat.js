@@ -3,35 +3,57 @@
 import { continuousTime } from "./clock.js";
 import { Timers } from "./timers.js";
 
-/** How long a probe waits for an answer, in milliseconds. */
-const PROBE_TIMEOUT = 5_000;
+/** How long a request may be unanswered, and after that a probe, in milliseconds. */
+const PATIENCE = 5_000;
 
 /**
- * Pings the server after `interval` milliseconds without a frame. After another interval it reports the connection as dead.
+ * Pings the server after `interval` milliseconds without a frame, and while a request has no answer for PATIENCE.
  *
- * An interval of 0 turns the regular pings off; probe() still works.
+ * Without a pong for another interval, or for PATIENCE in the second case, it reports the connection as dead. Other frames
+ * do not show that the way to the server works, but over a slow connection the pong may be behind them: they extend the
+ * wait by half. An interval of 0 turns the regular pings off.
  */
 export class Heartbeat {
   #interval;
+  #patience;
   #sendPing;
   #onDead;
+  #unansweredSince;
   #timers = new Timers();
   #receivedAt = 0;
-  #isProbing = false;
+  /** The number of pings without a pong. */
+  #pings = 0;
+  /** How long the last ping may be unanswered. 0: no ping is. */
+  #timeout = 0;
 
-  constructor(interval, { sendPing, onDead }) {
+  /** `unansweredSince()` returns the time at which the oldest request without an answer was sent, if there is one. */
+  constructor(interval, { sendPing, onDead, unansweredSince }) {
     this.#interval = interval;
+    this.#patience = Math.min(PATIENCE, interval || PATIENCE);
     this.#sendPing = sendPing;
     this.#onDead = onDead;
+    this.#unansweredSince = unansweredSince;
   }
 
-  /** Any frame of the server shows that the connection is alive. */
   frameReceived() {
     this.#receivedAt = continuousTime();
   }
 
+  frameSent() {
+    if (!this.#timers.has("request")) this.#timers.set("request", this.#patience, () => this.#checkRequests());
+  }
+
+  /** Note a pong. Return false if it does not answer a ping of this object. */
+  pongReceived() {
+    if (!this.#pings) return false;
+    this.#pings--;
+    this.start();
+    return true;
+  }
+
   start() {
-    this.#isProbing = false;
+    this.#timeout = 0;
+    this.#timers.clear("check");
     if (!this.#interval) return;
     const silence = continuousTime() - this.#receivedAt;
     if (silence >= this.#interval) this.#ping(this.#interval);
@@ -39,27 +61,33 @@ export class Heartbeat {
   }
 
   stop() {
-    this.#timers.clear("check");
+    this.#timers.clearAll();
+    this.#pings = this.#timeout = 0;
   }
 
   /** Check now if the connection is alive, with a shorter timeout than usual. */
   probe() {
-    this.#ping(Math.min(PROBE_TIMEOUT, this.#interval || PROBE_TIMEOUT));
+    if (this.#timeout !== this.#patience) this.#ping(this.#patience);
+  }
+
+  #checkRequests() {
+    const since = this.#unansweredSince();
+    if (since === undefined) return;
+    const remaining = since + this.#patience - continuousTime();
+    if (remaining <= 0) this.probe();
+    this.#timers.set("request", remaining > 0 ? remaining : this.#patience, () => this.#checkRequests());
   }
 
   #ping(timeout) {
-    if (this.#isProbing && timeout >= this.#interval) return;
-    this.#isProbing = true;
     const sentAt = continuousTime();
+    this.#timeout = timeout;
+    this.#pings++;
     this.#sendPing();
     this.#timers.set("check", timeout, () => {
-      if (this.#receivedAt >= sentAt) this.start();
-      else if (continuousTime() - sentAt < 2 * timeout + 100) this.#onDead();
-      else {
-        // The timer fired late because the device slept. The answer may still be unread, so ping again.
-        this.#isProbing = false;
-        this.#ping(timeout);
-      }
+      // The timer fired late because the device slept. The answer may still be unread, so ping again.
+      if (continuousTime() - sentAt >= 2 * timeout + 100) this.#ping(timeout);
+      else if (this.#receivedAt < sentAt) this.#onDead();
+      else this.#timers.set("check", timeout / 2, this.#onDead);
     });
   }
 }

@@ -2,7 +2,8 @@
  * The requests of one connection, from the call to the outcome.
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
- * outcome once. The queue adds `sentAt`, `isInFlight`, `isExclusive` and `resumedFrom`.
+ * outcome once. The queue adds `sentAt`, `isInFlight`, `isExclusive`, `transmittedAt` and
+ * `resumedFrom`.
  *
  * Requests are sent in the order of the calls. After a lost connection, requests without an answer are sent again with the
  * same idempotency key, one at a time, so that no later request overtakes them.
@@ -101,6 +102,7 @@ export class RequestQueue {
     const { type, room } = request;
     const id = ++this.#lastId;
     request.isInFlight = true;
+    request.transmittedAt = continuousTime();
     this.#inFlight.set(id, request);
     if (type === "join_room") {
       request.resumedFrom = request.since ?? this.#rooms.positionOf(room);
@@ -139,6 +141,11 @@ export class RequestQueue {
     if (code === "rate_limited") request.sentAt = 0; // The server did not execute it, so this is not a repetition.
     request.isExclusive = true;
     this.#timers.set("retry", code === "in_progress" ? 250 : 500 + 1000 * Math.random(), () => this.flush());
+  }
+
+  /** The time at which the oldest request in flight was sent; undefined if there is none. */
+  get unansweredSince() {
+    return this.#inFlight.values().next().value?.transmittedAt;
   }
 
   /** Return true if a pending request leaves `room`. */
