@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_refusals import REFUSALS, refusing
 from redis_servers import FreshRedis, RedisServer
 from redis_tls import Authority, over_tls
 from tcp_proxy import Proxy
@@ -82,17 +84,19 @@ async def test_replies_are_in_order(open_to: Open, redis_server: RedisServer) ->
 async def test_pushes_between_replies(open_to: Open, events: Events, redis_server: RedisServer) -> None:
     """Messages of a channel arrive as pushes between the replies of the same connection."""
     connection = await open_to(redis_server.url)
-    connection.send_and_forget(pack(("SUBSCRIBE", "test-link")))
+    refused: list[Any] = []
+    connection.send_batch(pack(("SUBSCRIBE", "test-link")), refused.append)
     assert await connection.execute("PUBLISH", "test-link", "hello") == 1
     assert events.pushes == [[b"subscribe", b"test-link", 1], [b"message", b"test-link", b"hello"]]
+    assert refused == [[]]
 
 
-async def test_a_batch_ends_with_its_marker(open_to: Open, redis_server: RedisServer) -> None:
-    """All replies before the marker are returned together, even if a subscription among them was refused."""
+async def test_the_replies_of_a_batch(open_to: Open, redis_server: RedisServer) -> None:
+    """All replies are returned together, even if a subscription among them was refused."""
     connection = await open_to(redis_server.url)
     done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     packed = pack(("SUBSCRIBE", "a")) + pack(("ECHO", "1")) + pack(("SUBSCRIBE",)) + pack(("ECHO", "2"))
-    connection.send_batch(packed, b"mark", done.set_result)
+    connection.send_batch(packed, done.set_result)
     first, refused, second = await done
     assert (first, second) == (b"1", b"2")
     assert isinstance(refused, ReplyError)
@@ -235,14 +239,33 @@ async def test_errors_do_not_show_the_password(open_to: Open) -> None:
             assert refused.value.__cause__ is None
 
 
-async def test_a_refused_subscription_shifts_no_replies(open_to: Open, redis_server: RedisServer) -> None:
-    """An error reply to ``send_and_forget`` is not taken for the reply to another command."""
-    connection = await open_to(redis_server.url)
-    answers: list[Any] = []
-    connection.send_and_forget(pack(("SUBSCRIBE",)))
-    connection.send(pack(("ECHO", "a")), answers.append)
-    assert await connection.execute("ECHO", "b") == b"b"
-    assert answers == [b"a"]
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_refused_commands_shift_no_replies(open_to: Open, fresh_redis: FreshRedis, name: str) -> None:
+    """Whatever the server refuses, each command and each batch receives its own reply."""
+    server = await fresh_redis(appendonly="yes" if name == "AOF" else "no")
+    connection = await open_to(server.url, timeout=20.0)
+
+    async def exchange() -> list[Any]:
+        """Send three times a batch, a command and a batch; return their replies."""
+        answers: list[Any] = []
+        for number in range(3):
+            commands = (("SUBSCRIBE", "a"), ("SET", "k", number, "PX", 9_000), ("SCRIPT", "EXISTS", "0"))
+            connection.send_batch(b"".join(map(pack, commands)), answers.append)
+            connection.send(pack(("PING", f"{number}")), answers.append)
+            connection.send_batch(pack(("UNSUBSCRIBE", "a")), answers.append)
+        last = asyncio.get_running_loop().create_future()
+        connection.send(pack(("HELLO",)), last.set_result)
+        assert isinstance(await last, dict)
+        return answers
+
+    async with refusing(server, name):
+        refused = await exchange()
+    batches, single = refused[::3] + refused[2::3], refused[1::3]
+    assert (len(batches), len(single)) == (6, 3)
+    assert all(isinstance(replies, list) for replies in batches)
+    assert all(isinstance(reply, bytes | ReplyError) for reply in single)
+    assert any(isinstance(reply, ReplyError) for reply in [*chain(*batches), *single])
+    assert await exchange() == [answer for number in range(3) for answer in ([b"OK", [0]], b"%d" % number, [])]
 
 
 async def test_a_callback_that_raises(open_to: Open, events: Events, redis_server: RedisServer) -> None:

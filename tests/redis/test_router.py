@@ -66,6 +66,32 @@ async def test_flushed_scripts_are_loaded_again(start: Start, fresh_redis: Fresh
     assert await router.run(Script("claim"), ("k",), (1000,)) == 1
 
 
+async def test_a_script_that_cannot_be_loaded(start: Start, fresh_redis: FreshRedis) -> None:
+    """If the user may not load scripts, a call fails with that reason and is not sent again and again."""
+    server = await fresh_redis(user="app", password="pa55")
+    router = await start(server.url)
+    await server("ACL", "SETUSER", "app", "-script|load")
+    await server("SCRIPT", "FLUSH")
+    before = (await server.info("stats"))["total_commands_processed"]
+    with pytest.raises(Unavailable, match=r"refused a command: NOPERM .*script\|load"):
+        await router.run(Script("claim"), ("k",), (1000,), wait=5)
+    assert (await server.info("stats"))["total_commands_processed"] < before + 20
+
+
+async def test_scripts_that_are_flushed_all_the_time(
+    start: Start, fresh_redis: FreshRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a script is missing although it was loaded, the call is sent again with pauses, and fails in the end."""
+    server = await fresh_redis()
+    router = await start(server.url)
+    script = Script("server_time", "leases", "leases_count")
+    monkeypatch.setattr(script, "sha", "0" * 40)
+    before = (await server.info("stats"))["total_commands_processed"]
+    with pytest.raises(Unavailable, match="NOSCRIPT"):
+        await router.run(script, ("k",), (), wait=1)
+    assert (await server.info("stats"))["total_commands_processed"] < before + 200
+
+
 async def test_calls_without_wait_fail_at_once(start: Start, fresh_redis: FreshRedis) -> None:
     """Without ``wait``, a call to an unreachable server fails with a sentence that names the server."""
     server = await fresh_redis()

@@ -133,7 +133,10 @@ class RedisServer:
         path = self._write_config()
         command = [*_binary(), str(path), *(("--sentinel",) if self._sentinel else ())]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # Python ignores SIGXFSZ. The server inherits that, so that a limit of file sizes does not end it.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, restore_signals=False
+            )
         try:
             await wait_for_server(self._answers, f"{self.address} answers; its log:\n{self.log}")
         except BaseException:

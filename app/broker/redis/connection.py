@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -29,8 +30,13 @@ _NO_REPLY: Final = object()
 pack: Final[Callable[[tuple[Part, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 
 _PING: Final = pack(("PING",))
-#: Ends a batch whose replies are ignored.
-_END: Final = b"end"
+#: Ends a batch. Its reply is a map, which no other command here returns. HELLO is the only command that Redis refuses
+#: in no state and to no user, so that a batch always ends. Redis refuses PING after a disk error, for example.
+_END_OF_BATCH: Final = pack(("HELLO", 3))
+
+
+#: The error in "ERR Error running script (call to f_...): @user_script:7: -OOM command not allowed ...".
+_QUOTED_ERROR: Final = re.compile(r": -([A-Z]+) ")
 
 
 class ReplyError(Exception):
@@ -39,23 +45,25 @@ class ReplyError(Exception):
     @property
     def code(self) -> str:
         """The first word: ``MOVED``, ``NOSCRIPT``, ``OOM``, ..."""
-        return str(self).partition(" ")[0]
-
-
-def _ignore(reply: Any) -> None:
-    pass
+        text = str(self)
+        if text.startswith("ERR Error running script"):
+            # Redis < 7 quotes the error of a command in a script. Remove when Redis 6.2 is no longer supported.
+            if "The user executing the script can't" in text:
+                return "NOPERM"
+            if quoted := _QUOTED_ERROR.search(text):
+                return quoted[1]
+        return text.partition(" ")[0]
 
 
 class _PendingReply:
-    """A command whose reply is pending. With ``marker``, it is a batch, whose last reply is ``marker``."""
+    """A command whose reply is pending, or a batch, of which ``replies`` contains the replies so far."""
 
-    __slots__ = ("marker", "on_reply", "replies", "since")
+    __slots__ = ("on_reply", "replies", "since")
 
-    def __init__(self, since: float, on_reply: Callable[[Any], None] | None, marker: bytes | None = None) -> None:
+    def __init__(self, since: float, on_reply: Callable[[Any], None] | None, replies: list[Any] | None = None) -> None:
         self.since = since
         self.on_reply = on_reply
-        self.marker = marker
-        self.replies: list[Any] | None = [] if marker is not None else None
+        self.replies = replies
 
 
 class _ReplyFuture:
@@ -116,18 +124,14 @@ class RedisConnection(asyncio.Protocol):
         self._pending.append(_PendingReply(self._loop.time(), on_reply))
         self._write(packed)
 
-    def send_batch(self, packed: bytes, marker: bytes, on_replies: Callable[[Any], None]) -> None:
-        """Send packed commands, then a PING with ``marker``; ``on_replies`` receives all replies before the PING's.
+    def send_batch(self, packed: bytes, on_replies: Callable[[Any], None]) -> None:
+        """Send packed commands; ``on_replies`` receives the list of all their replies.
 
         Meant for subscriptions: a push confirms a subscription, and only a refusal is a reply, so the number of replies
         varies.
         """
-        self._pending.append(_PendingReply(self._loop.time(), on_replies, marker))
-        self._write(packed + pack(("PING", marker)))
-
-    def send_and_forget(self, packed: bytes) -> None:
-        """Send packed commands that pushes confirm, and ignore error replies."""
-        self.send_batch(packed, _END, _ignore)
+        self._pending.append(_PendingReply(self._loop.time(), on_replies, []))
+        self._write(packed + _END_OF_BATCH)
 
     async def execute(self, *parts: Part) -> Any:
         """Send one command and return its reply. Raises ``ReplyError``, or ``Unavailable`` without a reply."""
@@ -202,7 +206,7 @@ class RedisConnection(asyncio.Protocol):
         pending = self._pending[0]
         replies = pending.replies
         if replies is not None:
-            if reply != pending.marker:
+            if reply.__class__ is not dict:
                 replies.append(reply)
                 return
             reply = replies

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from ...errors import Unavailable
@@ -18,6 +19,14 @@ log = logging.getLogger("roomcast.redis")
 
 #: Error codes of commands that were not executed because of the server's role or state. The topology may have changed.
 TOPOLOGY_ERRORS: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN"})
+#: Error codes of commands that were not executed, and whose cause is the server's state or the user's rights.
+REFUSALS: Final = TOPOLOGY_ERRORS | {"BUSY", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM"}
+#: The reason for which a connection is dropped after such an error. The next one waits for a primary that is ready.
+_NOT_A_PRIMARY: Final = {
+    "LOADING": "it is loading its data",
+    "MASTERDOWN": "it is a replica now",
+    "READONLY": "it is a replica now",
+}
 #: A refused command is logged at most this often for each server, in seconds.
 _LOG_INTERVAL: Final = 1.0
 
@@ -27,10 +36,21 @@ class Call:
 
     ``wait`` is how long it may wait for an unreachable server, in seconds, and ``deadline`` the loop time at which that
     ends; both are 0 if it may not. ``size`` is the number of bytes it has reserved in the buffer, ``times_sent`` how
-    often it was sent.
+    often it was sent. ``is_script_loaded`` is True if the script was loaded for this call.
     """
 
-    __slots__ = ("args", "deadline", "future", "keys", "queue", "script", "size", "times_sent", "wait")
+    __slots__ = (
+        "args",
+        "deadline",
+        "future",
+        "is_script_loaded",
+        "keys",
+        "queue",
+        "script",
+        "size",
+        "times_sent",
+        "wait",
+    )
 
     def __init__(
         self, script: Script | None, keys: Sequence[str | bytes], args: Sequence[Part], future: asyncio.Future[Any]
@@ -44,6 +64,7 @@ class Call:
         self.wait = 0.0
         self.times_sent = 0
         self.size = 0
+        self.is_script_loaded = False
 
     def pack(self, connection: RedisConnection) -> bytes:
         """Return the bytes to send on ``connection``."""
@@ -149,13 +170,15 @@ class ServerQueue:
 
     def on_error(self, call: Call, error: ReplyError) -> None:
         """The server did not execute ``call``: load the script, send the call to another server, or fail it."""
-        connection = self.reconnecting.connection
-        if error.code == "NOSCRIPT" and call.script is not None and connection is not None:
-            connection.send(pack(("SCRIPT", "LOAD", call.script.text)), None)
+        connection, code = self.reconnecting.connection, error.code
+        if code == "NOSCRIPT" and call.script is not None and connection is not None and not call.is_script_loaded:
+            call.is_script_loaded = True
+            connection.send(pack(("SCRIPT", "LOAD", call.script.text)), partial(self._on_loaded, call))
             connection.send(call.pack(connection), call)
-        elif error.code in TOPOLOGY_ERRORS:
-            if error.code in ("READONLY", "LOADING") and connection is not None:
-                connection.abort("it is a replica now" if error.code == "READONLY" else "it is loading its data")
+        elif code in TOPOLOGY_ERRORS or code == "NOSCRIPT":  # scripts that are flushed again and again are not a loop
+            call.is_script_loaded = False
+            if code in _NOT_A_PRIMARY and connection is not None:
+                connection.abort(_NOT_A_PRIMARY[code])
             self._owner.reroute(call, str(error))
         else:
             # An "unknown command" error repeats the arguments, which may be confidential.
@@ -165,6 +188,11 @@ class ServerQueue:
                 self._log_after = now + _LOG_INTERVAL
                 log.error("Redis at %s refused a command: %s", format_name(self.name), reason)
             call.fail(f"Redis at {format_name(self.name)} refused a command: {reason}.")
+
+    def _on_loaded(self, call: Call, reply: Any) -> None:
+        """Fail ``call`` if its script could not be loaded, because its next reply would be NOSCRIPT again."""
+        if isinstance(reply, ReplyError) and reply.code not in TOPOLOGY_ERRORS:
+            self.on_error(call, reply)
 
     def expire(self, now: float) -> None:
         """Fail the queued calls whose deadline has passed. ``now`` is a loop time."""

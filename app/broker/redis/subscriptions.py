@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
+from ...backoff import Backoff
 from ...errors import Unavailable
 from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
 from .reconnect import OpenConnection
 from .router import Router
 from .scripts import Script
-from .server_queue import TOPOLOGY_ERRORS
+from .server_queue import REFUSALS
 from .subscriber_connections import CONNECTION_LOST, SubscriberConnections
 from .topology import ServerName
 
@@ -29,15 +30,16 @@ ROOM_STATE: Final = Script("room", "room_state", stamped=True)
 
 #: The maximum number of rooms in one batch. Redis serves other clients between batches.
 _BATCH_SIZE: Final = 256
-#: How long to wait before a refused subscription is tried again, in seconds.
-_RETRY_PAUSE: Final = 0.2
+#: The first and the longest pause before what Redis refused is tried again, in seconds.
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 2.0
 #: ``Subscription.last_offset`` until the state of the room is known.
 UNKNOWN: Final = -1
 #: ``Subscription.epoch`` of a room that had no event when its server was replaced. Lower than every epoch.
 _BEFORE_ALL: Final = "0"
 
 #: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
-_RETRIED: Final = TOPOLOGY_ERRORS | {"NOSCRIPT", CONNECTION_LOST}
+_RETRIED: Final = REFUSALS | {"NOSCRIPT", CONNECTION_LOST}
 
 
 class Subscription:
@@ -88,6 +90,9 @@ class Subscriptions:
         self._waiters: Final[dict[bytes, asyncio.Future[None]]] = {}
         #: The channels to subscribe (True) or unsubscribe at the end of this loop iteration.
         self._changes: dict[bytes, bool] = {}
+        #: The channels that Redis refused to subscribe or unsubscribe. They are tried again after a pause.
+        self._refused: set[bytes] = set()
+        self._backoff: Final = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         #: This node's own channel, to test the path through Redis and back.
         self._echo_channel: Final = keys.echo_channel(node).encode()
         self._echo: asyncio.Future[None] | None = None
@@ -164,7 +169,8 @@ class Subscriptions:
             (added if is_wanted else removed).setdefault(connection, []).append(channel)
         command = "SUNSUBSCRIBE" if self._is_sharded else "UNSUBSCRIBE"
         for connection, channels in removed.items():
-            connection.send_and_forget(b"".join([pack((command, channel)) for channel in channels]))
+            packed = b"".join([pack((command, channel)) for channel in channels])
+            connection.send_batch(packed, partial(self._on_confirmations, channels))
         for connection, channels in added.items():
             self._subscribe_all(connection, channels)
 
@@ -190,7 +196,7 @@ class Subscriptions:
         def on_replies(replies: Any) -> None:
             self._on_replies(connection, channels, replies)
 
-        connection.send_batch(b"".join(parts), secrets.token_bytes(8), on_replies)
+        connection.send_batch(b"".join(parts), on_replies)
 
     def _on_replies(self, connection: RedisConnection, channels: list[bytes], replies: Any) -> None:
         states = [replies] if isinstance(replies, ReplyError) else replies
@@ -203,7 +209,9 @@ class Subscriptions:
             subscription = self.by_channel.get(channel)
             if isinstance(state, ReplyError):
                 failed.setdefault(state.code, (state, []))[1].append(channel)
-            elif subscription is not None:
+                continue
+            self._backoff.reset()
+            if subscription is not None:
                 self._on_state(subscription, state)
                 self._finish(channel, None)
         for error, some in failed.values():
@@ -221,20 +229,42 @@ class Subscriptions:
     def _subscribe_failed(self, connection: RedisConnection, channels: list[bytes], error: ReplyError) -> None:
         """The server refused the channels, or was lost. New subscriptions fail; others are tried again."""
         if error.code == "NOSCRIPT":
-            connection.send(pack(("SCRIPT", "LOAD", ROOM_STATE.text)), None)
-            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
+            connection.send(pack(("SCRIPT", "LOAD", ROOM_STATE.text)), partial(self._on_loaded, connection, channels))
             return
+        for channel in channels:
+            self._drop(channel, Unavailable(f"Redis refused the subscription ({error.code}); try again."))
         if error.code != CONNECTION_LOST:
-            log.warning("Redis refused a subscription: %s", error)
             self._router.refresh_soon()
-            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, channels)
-        for channel in channels:
-            self._drop(channel, Unavailable("Redis refused the subscription; try again."))
+            self._retry_later(channels, error)
 
-    def _subscribe_again(self, channels: list[bytes]) -> None:
-        for channel in channels:
-            if channel in self.by_channel:
-                self._change(channel, True)
+    def _on_loaded(self, connection: RedisConnection, channels: list[bytes], reply: Any) -> None:
+        """The server replied to SCRIPT LOAD. The waiters of ``channels`` still wait if it was accepted."""
+        if isinstance(reply, ReplyError):
+            self._subscribe_failed(connection, channels, reply)
+        else:
+            self._retry_later(channels)
+
+    def _on_confirmations(self, channels: list[bytes], replies: Any) -> None:
+        """Try ``channels`` again if the server refused to subscribe or unsubscribe them: pushes confirm the others."""
+        if not isinstance(replies, ReplyError) and replies:  # without a connection there is no subscription
+            self._retry_later(channels, replies[0])
+
+    def _retry_later(self, channels: Iterable[bytes], error: ReplyError | None = None) -> None:
+        """Subscribe or unsubscribe ``channels`` again after a pause. Log ``error`` if it is the first in this pause."""
+        if not self._refused:
+            self._loop.call_later(self._backoff.next_pause(), self._retry)
+            if error is not None:
+                log.warning("Redis refused to subscribe or unsubscribe; it is tried again: %s", error)
+        self._refused.update(channels)
+
+    def _retry(self) -> None:
+        refused, self._refused = self._refused, set()
+        if self._echo_channel in refused:
+            refused.discard(self._echo_channel)
+            with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
+                self._subscribe_echo(self._connections.get(self._echo_channel))
+        for channel in refused:
+            self._change(channel, channel in self.by_channel)
 
     def _drop(self, channel: bytes, error: Unavailable) -> None:
         """End a subscription that is not ready yet. One that was ready before stays and is tried again later."""
@@ -258,7 +288,8 @@ class Subscriptions:
 
     def on_slots_moved(self) -> None:
         """Subscribe to all rooms again: some may be on other servers now. Subscribing twice has no effect."""
-        self._subscribe_again(list(self.by_channel))
+        for channel in self.by_channel:
+            self._change(channel, True)
         with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
             self._subscribe_echo(self._connections.get(self._echo_channel))
 
@@ -289,12 +320,13 @@ class Subscriptions:
                 self._echo.set_result(None)
         elif kind == b"sunsubscribe" and push[1] in self.by_channel:  # the slot moved to another server
             self._router.refresh_soon()
-            self._loop.call_later(_RETRY_PAUSE, self._subscribe_again, [push[1]])
+            self._retry_later([push[1]])
 
     # Echo.
 
     def _subscribe_echo(self, connection: RedisConnection) -> None:
-        connection.send_and_forget(pack(("SUBSCRIBE", self._echo_channel)))
+        packed = pack(("SUBSCRIBE", self._echo_channel))
+        connection.send_batch(packed, partial(self._on_confirmations, [self._echo_channel]))
 
     async def echo(self) -> None:
         """Publish a message to this node and wait until it arrives."""

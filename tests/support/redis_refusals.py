@@ -1,0 +1,187 @@
+"""Ways in which a running Redis server refuses commands, each as a context manager.
+
+::
+
+    async with refusing(server, "OOM"):
+        ...                                    # the server replies -OOM to writes
+
+The server must be of one test only, and for ``AOF`` started with ``appendonly="yes"``. Afterwards it accepts all
+commands again; for ``MASTERDOWN`` and ``READONLY`` it stays the same process, with its data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import hiredis
+from redis_servers import PATIENCE, RedisServer, free_port, wait_for_server
+
+_KEY = "refusals"
+
+
+async def raw_reply(server: RedisServer, *command: str) -> str:
+    """Return the first line of the reply to ``command``, which begins with a minus sign if it is an error."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        if server.password is not None:
+            writer.write(hiredis.pack_command(("AUTH", server.user or "default", server.password)))
+            await reader.readline()
+        writer.write(hiredis.pack_command(command))
+        async with asyncio.timeout(PATIENCE):
+            return (await reader.readline()).decode()
+    finally:
+        writer.close()
+
+
+async def _until_refused(server: RedisServer, code: str, *command: str) -> None:
+    async def is_refused() -> bool:
+        return (await raw_reply(server, *command)).startswith(f"-{code} ")
+
+    await wait_for_server(is_refused, f"{server.address} replies {code} to {command}")
+
+
+async def _until_accepted(server: RedisServer, *command: str) -> None:
+    async def is_accepted() -> bool:
+        return not (await raw_reply(server, *command)).startswith("-")
+
+    await wait_for_server(is_accepted, f"{server.address} accepts {command}")
+
+
+@asynccontextmanager
+async def _failed_snapshot(server: RedisServer) -> AsyncIterator[None]:
+    """Let BGSAVE fail: its file cannot be replaced, because that is a folder with content."""
+    obstacle = server.directory / "dump.rdb"
+    (obstacle / "content").mkdir(parents=True)
+    await server("CONFIG", "SET", "save", "3600 1", "stop-writes-on-bgsave-error", "yes")
+    await server("BGSAVE")
+    await _until_refused(server, "MISCONF", "PING")
+    try:
+        yield
+    finally:
+        (obstacle / "content").rmdir()
+        obstacle.rmdir()
+        await server("BGSAVE")
+        await _until_accepted(server, "PING")
+        await server("CONFIG", "SET", "save", "")
+
+
+@asynccontextmanager
+async def _full_disk(server: RedisServer) -> AsyncIterator[None]:
+    """Limit the size of the server's files, so that it cannot append to its append-only file."""
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, hard))
+
+    async def is_refused() -> bool:
+        await raw_reply(server, "SET", _KEY, "x" * 100, "PX", "1000")
+        return (await raw_reply(server, "PING")).startswith("-MISCONF ")
+
+    await wait_for_server(is_refused, f"{server.address} replies MISCONF to PING")
+    try:
+        yield
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (soft, hard))
+        await _until_accepted(server, "PING")
+
+
+@asynccontextmanager
+async def _full_memory(server: RedisServer) -> AsyncIterator[None]:
+    await server("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", 1)
+    await _until_refused(server, "OOM", "SET", _KEY, "", "XX")
+    try:
+        yield
+    finally:
+        await server("CONFIG", "SET", "maxmemory", 0)
+
+
+@asynccontextmanager
+async def _replica(server: RedisServer, code: str = "READONLY") -> AsyncIterator[None]:
+    """Make the server a replica of a primary that does not exist."""
+    await server("CONFIG", "SET", "replica-serve-stale-data", "yes" if code == "READONLY" else "no")
+    await server("REPLICAOF", "127.0.0.1", free_port())
+    await _until_refused(server, code, *(("SET", _KEY, "", "XX") if code == "READONLY" else ("GET", _KEY)))
+    try:
+        yield
+    finally:
+        await server("REPLICAOF", "NO", "ONE")
+        await _until_accepted(server, "PING")
+
+
+@asynccontextmanager
+async def _no_replicas(server: RedisServer) -> AsyncIterator[None]:
+    """Require a replica that does not exist."""
+    await server("CONFIG", "SET", "min-replicas-to-write", 1)
+    await _until_refused(server, "NOREPLICAS", "SET", _KEY, "", "XX")
+    try:
+        yield
+    finally:
+        await server("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+@asynccontextmanager
+async def _long_script(server: RedisServer) -> AsyncIterator[None]:
+    """Run a script that does not end, which the server reports to other clients after 10 ms."""
+    await server("CONFIG", "SET", "busy-reply-threshold", 10)
+    async with server.client(socket_timeout=None) as client:
+        running = asyncio.ensure_future(client.eval("while true do end", 0))
+        await _until_refused(server, "BUSY", "PING")
+        try:
+            yield
+        finally:
+            await server("SCRIPT", "KILL")
+            await asyncio.wait([running])
+            running.exception()
+
+
+@asynccontextmanager
+async def _loading(server: RedisServer) -> AsyncIterator[None]:
+    """Let the server load its data again, slowly."""
+    async with server.client() as client:
+        for number in range(1000):
+            await client.set(f"{_KEY}:{number}", "x" * 100, px=60_000)
+    await server("CONFIG", "SET", "loading-process-events-interval-bytes", 1024)
+    # In microseconds for each key.
+    await server("CONFIG", "SET", "key-load-delay", 100_000)
+    async with server.client(socket_timeout=None) as client:
+        running = asyncio.ensure_future(client.execute_command("DEBUG", "RELOAD"))
+        await _until_refused(server, "LOADING", "PING")
+        try:
+            yield
+        finally:
+            await server("CONFIG", "SET", "key-load-delay", 0)
+            await running
+
+
+@asynccontextmanager
+async def _revoked_rights(server: RedisServer, *commands: str) -> AsyncIterator[None]:
+    """Take the right to ``commands`` from the server's user."""
+    user = server.user or "default"
+    await server("ACL", "SETUSER", user, *(f"-{command}" for command in commands))
+    try:
+        yield
+    finally:
+        await server("ACL", "SETUSER", user, "+@all")
+
+
+_REFUSALS: dict[str, Callable[[RedisServer], AbstractAsyncContextManager[None]]] = {
+    "MISCONF": _failed_snapshot,
+    "AOF": _full_disk,
+    "OOM": _full_memory,
+    "READONLY": _replica,
+    "MASTERDOWN": lambda server: _replica(server, "MASTERDOWN"),
+    "NOREPLICAS": _no_replicas,
+    "BUSY": _long_script,
+    "LOADING": _loading,
+    "NOPERM ping": lambda server: _revoked_rights(server, "ping"),
+    "NOPERM writes": lambda server: _revoked_rights(server, "@write"),
+    "NOPERM scripts": lambda server: _revoked_rights(server, "evalsha", "script"),
+    "NOPERM channels": lambda server: _revoked_rights(server, "@pubsub"),
+}
+REFUSALS = tuple(_REFUSALS)
+
+
+def refusing(server: RedisServer, name: str) -> AbstractAsyncContextManager[None]:
+    """Let ``server`` refuse commands in the way called ``name``, one of ``REFUSALS``, until the block ends."""
+    return _REFUSALS[name](server)
