@@ -213,8 +213,11 @@ export interface Options {
   /** Maximum size of a message in bytes: the server's WS_MAX_MESSAGE_SIZE. Default: 65 536. */
   maxSize?: number;
   /**
-   * Silence after which the client pings the server. After the same time without an answer it reconnects. 0 turns the pings
-   * off. Default: 25 000.
+   * Silence after which the client pings the server. After the same time without an answer it reconnects. 0 turns these
+   * pings off. Default: 25 000.
+   *
+   * In any case, the client pings if a request has no answer for 5 seconds, and reconnects if the ping has none either:
+   * within 15 seconds of the request.
    */
   heartbeat?: number;
   /** Maximum time to open a connection. Default: 10 000. */

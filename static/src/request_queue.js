@@ -2,8 +2,8 @@
  * The requests of one connection, from the call to the outcome.
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
- * outcome once. The queue adds `sentAt`, `isInFlight`, `isExclusive`, `transmittedAt` and
- * `resumedFrom`.
+ * outcome once. The queue adds `sentAt` (first sent), `transmittedAt` (sent on this connection), `isInFlight`, `isExclusive`
+ * and `resumedFrom`.
  *
  * Requests are sent in the order of the calls. After a lost connection, requests without an answer are sent again with the
  * same idempotency key, one at a time, so that no later request overtakes them.
