@@ -14,6 +14,7 @@ from .auth.room_access import RoomAccess
 from .broker.base import Broker, Event, Member
 from .fastpath import WriteQueue
 from .protocol import messages
+from .protocol.user_id import personal_room
 
 #: Bytes of events to search before other coroutines may run; this takes about 1 ms. Parsing takes 16 times as long.
 _SEARCH_SLICE: Final = 1024 * 1024
@@ -28,8 +29,8 @@ class EventPublisher(Protocol):
     ) -> Awaitable[str]:
         """Validate ``data`` and publish it; the result is the event's id. See ``Service.publish``."""
 
-    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
-        """Validate ``data`` and return the event as JSON, without an id. Raises ``Refused``."""
+    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> tuple[str, bytes]:
+        """Validate ``data``; return the room's normal name and the event as JSON, without an id. Raises ``Refused``."""
 
 
 class LocalMembers(Protocol):
@@ -91,7 +92,7 @@ class Service:
 
         Args:
             event: The schema with which the event was declared, or its type.
-            room: The room, such as ``environment:prod``. ``user:ID`` is the personal room of a user.
+            room: The room, such as ``environment:prod``. ``user:ID`` is the personal room of a user; see ``notify``.
             data: JSON values, as clients receive them.
             sender: The name of the user who caused the event, if there is one.
             key: An idempotency key. Repeating it in the same room within 5 minutes publishes nothing, and returns the
@@ -107,6 +108,15 @@ class Service:
         """
         return self._host.publishing.publish(event, room, data, sender, key)
 
+    async def notify(self, user_id: int | str, event: str | type[Schema], data: Mapping[str, Any]) -> str:
+        """Publish an event to all connections of the user ``user_id``, without a sender; return its id.
+
+        Raises:
+            Refused: As ``publish``.
+            RoomcastError: The broker cannot be reached.
+        """
+        return await self._host.publishing.publish(event, personal_room(user_id), data, None, None)
+
     async def members(self, room: str) -> Sequence[Member]:
         """Return the users in ``room`` on all nodes, in the order in which they joined.
 
@@ -120,7 +130,7 @@ class Service:
         Each is a dict like the frame that clients receive: ``type``, ``room``, ``data``, ``timestamp``, ``id``, and
         ``sender`` if it has one. ``HISTORY_SIZE`` and ``HISTORY_TTL`` limit how many events are stored, and how long.
         """
-        history = await self._host.broker.history(room, since)
+        history = await self._host.broker.history(messages.normalize_room(room), since)
         return [decode(event) for event in history.events]
 
 
@@ -142,7 +152,7 @@ class Context(Service):
 
     @property
     def user_id(self) -> int | str:
-        """The user's id from the token: a number, or a string of at most 128 characters."""
+        """The user's id from the token: a number, or a string of at most 255 characters."""
         return self._client.identity.user_id
 
     @property
@@ -213,17 +223,8 @@ class Context(Service):
         if key is not None:
             self._published += 1
             key = f"{key}/{self._published}"
-        payload = host.publishing.payload(event, target, data, self._client.identity.username)
+        target, payload = host.publishing.payload(event, target, data, self._client.identity.username)
         return host.broker.publish(target, payload, key)
-
-    async def notify(self, user_id: int | str, event: str | type[Schema], data: Mapping[str, Any]) -> str:
-        """Publish an event to all connections of the user ``user_id``, without a sender; return its id.
-
-        Raises:
-            Refused: As ``Service.publish``.
-            RoomcastError: The broker cannot be reached.
-        """
-        return await self._host.publishing.publish(event, f"user:{user_id}", data, None, None)
 
     async def since(self, event_id: str, *, about: bool = False) -> list[dict[str, Any]]:
         """Return a stored event of the request's room and all later events, oldest first.

@@ -97,7 +97,7 @@ const withPath = (refusal) => (ROOM_ERRORS.includes(refusal.code) ? { ...refusal
 function suggestRoom(input, connection, types = []) {
   if (input.value && input.value !== input.dataset.offered) return;
   const rooms = [...connection.rooms].filter((room) => !types.length || types.includes(room.split(":")[0]));
-  const own = types.includes("user") && connection.user ? `user:${connection.user.user_id}` : "";
+  const own = types.includes("user") && connection.user ? `user:${encodeURIComponent(connection.user.user_id)}` : "";
   input.value = input.dataset.offered = rooms.at(-1) ?? own;
 }
 

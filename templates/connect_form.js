@@ -41,10 +41,9 @@ function setUpUserForm(connection) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     clearProblems(form);
-    const id = $("user-id").value.trim();
     const user = {
       username: $("user-name").value.trim(),
-      user_id: /^\d{1,15}$/.test(id) ? Number(id) : id,
+      user_id: $("user-id").value.trim(),
       rooms: $("user-rooms").value.split(",").map((room) => room.trim()).filter(Boolean),
     };
     const { ok, body } = await call("POST", "/console/token", user);

@@ -23,9 +23,9 @@ from jwt.algorithms import HMACAlgorithm, get_default_algorithms
 
 from ..broker.base import UserId
 from ..errors import AuthenticationFailed
+from ..protocol.user_id import FORM, parse_user_id
 from ..settings import Settings
 from ..signing_keys import HMAC_ALGORITHMS
-from .user_id import parse_user_id
 
 logger = logging.getLogger("roomcast.identity")
 
@@ -258,8 +258,8 @@ def _user_id(value: Any) -> UserId:
         return parse_user_id(value)
     except ValueError:
         raise AuthenticationFailed(
-            "The token's user is not of a form that can be used: user_id (or sub) must be a whole number from 0 on, "
-            "or up to 128 letters, digits, dots, hyphens and underscores."
+            "The token's user is not of a form that can be used: user_id (or sub) must be a whole number from 0 on, or "
+            f"{FORM}."
         ) from None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 import click
 import orjson
@@ -58,10 +60,11 @@ def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | Non
     """
     for room in rooms:
         if room.startswith("user:"):
+            user = shlex.quote(unquote(room.removeprefix("user:")))
             raise click.UsageError(
                 f"{room} cannot be joined: it is the personal room of a user, whose connections receive its events "
                 "without joining. Leave it out, and use a token of that user: "
-                f'roomcast listen --token "$(roomcast token --user-id {room.removeprefix("user:")})".'
+                f'roomcast listen --token "$(roomcast token --user-id {user})".'
             )
     if since is not None and len(rooms) != 1:
         raise click.UsageError("--since works only with a single room, because an id belongs to one room.")

@@ -11,8 +11,8 @@ from typing import Any, Final
 import click
 
 from ..auth.identity import Authenticator, make_token
-from ..auth.user_id import normalize_user_id
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
+from ..protocol.user_id import FORM, parse_user_id
 from ..settings import Settings
 
 #: Claims that have an option of their own.
@@ -45,7 +45,10 @@ def token(
     """
     settings = signing_settings(os.environ)
     extra = dict(map(_parse_claim, claims))
-    user = normalize_user_id(user_id)
+    try:
+        user = parse_user_id(user_id)
+    except ValueError:
+        raise click.BadParameter(f"it must be {FORM}.", param_hint="--user-id") from None
     click.echo(mint(settings, user, username=username, rooms=rooms, expires_in=expires_in, claims=extra))
 
 

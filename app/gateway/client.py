@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from ..auth.identity import Identity
 from ..protocol import frames
 from ..protocol.messages import Request
+from ..protocol.user_id import personal_room
 from ..transport.connection import Connection
 from ..transport.keepalive import Keepalive
 from ..transport.write_scheduler import WriteScheduler
@@ -89,7 +90,7 @@ class Client(Connection):
     @property
     def personal_room(self) -> str:
         """The room of this user's connections."""
-        return f"user:{self.identity.user_id}"
+        return personal_room(self.identity.user_id)
 
     @property
     def unread_bytes(self) -> int:

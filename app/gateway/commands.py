@@ -24,6 +24,7 @@ from ..idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..plugin import Command
 from ..protocol import messages, request_id
 from ..protocol.messages import Request
+from ..protocol.user_id import quote_user_id
 from .client import Client
 from .node import Node
 from .rate_limit import RateLimit, Verdict
@@ -133,7 +134,7 @@ class Commands:
                     context = Context(self._host, client, request.room)
                     result = self._eager.start(command.handler(context, data))  # type: ignore[arg-type]  # async def
                 else:
-                    key = f"{client.identity.user_id}/{type}/{request.room}/{request.key}"
+                    key = f"{quote_user_id(client.identity.user_id)}/{type}/{request.room}/{request.key}"
                     context = Context(self._host, client, request.room, key)
                     result = self._eager.start(self._perform_once(command, client, context, data, key, request))
         except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited a cancelled task

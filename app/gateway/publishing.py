@@ -26,25 +26,29 @@ class Publishing:
         self, event: str | type[Schema], room: str, data: Mapping[str, Any], sender: str | None, key: str | None
     ) -> Awaitable[str]:
         """Validate ``data`` as an ``event`` and publish it in ``room``; the result is its id. Raises ``Refused``."""
-        return self._broker.publish(room, self.payload(event, room, data, sender), key)
+        room, payload = self.payload(event, room, data, sender)
+        return self._broker.publish(room, payload, key)
 
-    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> bytes:
-        """Return the validated payload that ``publish`` passes to the broker; raise ``Refused``."""
+    def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> tuple[str, bytes]:
+        """Return the normal name of ``room`` and the validated payload, which ``publish`` passes to the broker.
+
+        Raises ``Refused``.
+        """
         kind = self._registry.event(event)
         if kind.published_by_core:
             raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
         body = kind.validator.event(data)
         has_members = room in self._delivery.rooms  # its name was checked, and it is not a personal room
         if not has_members:
-            self.check_room(room)
+            room = self.check_room(room)
         if kind.rooms:
             self.check_destination(kind, room)
         shown = None if not has_members and room.startswith("user:") else room
-        return messages.event(kind.type, shown, body, sender)
+        return room, messages.event(kind.type, shown, body, sender)
 
     def prepare(self, event: str, room: str, data: Any, sender: str | None, key: str | None) -> Publication:
         """Return the validated publication of one event of a list; raise ``Refused``."""
-        return Publication(room, self.payload(event, room, data, sender), key)
+        return Publication(*self.payload(event, room, data, sender), key)
 
     @staticmethod
     def check_destination(kind: EventType, room: str) -> None:
@@ -53,11 +57,15 @@ class Publishing:
             wanted = " or ".join(f"{type}:…" for type in kind.rooms)
             raise Refused("bad_room", f"{kind.type} goes to {wanted}, not to {room}.")
 
-    def check_room(self, room: str) -> None:
-        """Raise ``Refused`` if ``room`` is not a room name, or of a type that no plugin declares."""
-        if not isinstance(room, str) or not messages.is_room(room):
-            raise messages.bad_room(room if isinstance(room, str) else None)
-        self._registry.room(room)
+    def check_room(self, room: str) -> str:
+        """Return the normal name of ``room``.
+
+        Raises ``Refused`` if ``room`` is not a room name, or of a type that no plugin declares.
+        """
+        if not isinstance(room, str):
+            raise messages.bad_room(None)
+        self._registry.room(name := messages.normalize_room(room))
+        return name
 
     async def publish_builtin(self, event: type[Schema], room: str, data: Mapping[str, Any], sender: str) -> None:
         """Publish an event that only roomcast itself may publish: a user joined or left."""

@@ -11,6 +11,7 @@ from ..auth.identity import Identity
 from ..auth.revocation import Revocations
 from ..broker.base import UserId
 from ..errors import AUTHENTICATION_FAILED, DISCONNECTED, AuthenticationFailed, Unavailable
+from ..protocol.user_id import personal_room
 from .audit_log import log_user_event
 from .client import Client
 from .node import Node
@@ -63,7 +64,7 @@ class Signals:
         self._tasks.spawn(self._review_tokens())
 
     def _clients_of(self, user_id: UserId) -> list[Client]:
-        return [one for one in self._delivery.personal.get(f"user:{user_id}", ()) if isinstance(one, Client)]
+        return [one for one in self._delivery.personal.get(personal_room(user_id), ()) if isinstance(one, Client)]
 
     @staticmethod
     def _close_revoked(client: Client) -> None:

@@ -17,9 +17,12 @@ import orjson
 from ..errors import Refused
 from ..fastpath import build_envelope
 from ..fastpath.envelope import timestamp
+from .user_id import FORM, normalize_personal_room
 
-#: The form of a room's name. Names become part of Redis keys, so globs, braces and line ends are not allowed.
-ROOM_PATTERN: Final = r"^[a-z][a-z0-9_]*:[A-Za-z0-9._-]{1,128}$"
+#: The form of a room's name. Names become part of Redis keys, so globs, braces and line ends are not allowed. Personal
+#: rooms have another form, see ``user_id``.
+ROOM_ID_PATTERN: Final = "[A-Za-z0-9._-]{1,128}"
+ROOM_PATTERN: Final = rf"^[a-z][a-z0-9_]*:{ROOM_ID_PATTERN}$"
 _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 
 #: The maximum length of the ``id`` and ``key`` of a request, in characters.
@@ -78,8 +81,8 @@ def parse(payload: bytes | bytearray, known: Container[str] = ()) -> Request:
     except RecursionError:
         raise Refused("bad_json", "The frame is nested too deeply; send flatter JSON.") from None
     room = request.room
-    if room is not None and room not in known and not _is_room(room):
-        raise bad_room(room)
+    if room is not None and room not in known:
+        request.room = normalize_room(room)
     if request.key is not None and not 0 < len(request.key) <= MAX_KEY:
         raise Refused("bad_message", f"key must have 1 to {MAX_KEY} characters.")
     id = request.id
@@ -142,15 +145,28 @@ def refuse_other_fields(request: Request, *fields: str) -> None:
             )
 
 
-def is_room(name: str) -> bool:
-    """Return True if ``name`` has the form of a room's name (``ROOM_PATTERN``)."""
-    return _is_room(name) is not None
+def normalize_room(name: str) -> str:
+    """Return ``name``; if it is that of a personal room, return its normal form. Raises ``Refused``."""
+    if name.startswith("user:"):
+        try:
+            return normalize_personal_room(name)
+        except ValueError:
+            raise bad_room(name) from None
+    if _is_room(name):
+        return name
+    raise bad_room(name)
 
 
 def bad_room(name: str | None) -> Refused:
     """Return the error for a room whose name has the wrong form, or is missing (None)."""
     if name is None:
         return Refused("bad_room", "room is missing; name one like channel:456.")
+    if name.startswith("user:"):
+        return Refused(
+            "bad_room",
+            f"room {name[:60]!r} is not of the form user:id, as personal rooms are. Percent-encode the id, for example "
+            f"with encodeURIComponent (% itself is %25); it must be {FORM}.",
+        )
     return Refused(
         "bad_room",
         f"room {name[:60]!r} is not of the form entity_type:entity_id, as in channel:456 "

@@ -8,12 +8,16 @@ from typing import Any, Final, Literal, NamedTuple
 from ..builtin_events import COMMANDS
 from ..plugin import Access, Command, EventType
 from ..protocol.messages import MAX_KEY, ROOM_PATTERN
+from ..protocol.user_id import MAX_LENGTH
 from ..registry import Registry
 
 JsonSchema = dict[str, Any]
 Kind = Literal["command", "event", "frame"]
 
-USER_ID: Final[JsonSchema] = {"type": ["integer", "string"], "description": "The user's id, from the token."}
+USER_ID: Final[JsonSchema] = {
+    **{"type": ["integer", "string"], "minLength": 1, "maxLength": MAX_LENGTH},
+    "description": "The user's id, from the token.",
+}
 _EVENT_ID: Final = "An event id, `<epoch>-<offset>`; clients must not interpret it."
 
 

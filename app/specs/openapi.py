@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any, Final
 
-from ..protocol.messages import ROOM_PATTERN
+from ..protocol.messages import ROOM_ID_PATTERN, ROOM_PATTERN
+from ..protocol.user_id import MAX_LENGTH, PERSONAL_ROOM_PATTERN
 from ..registry import Registry
 from .asyncapi import add_nested_schemas
 from .catalog import Entry, JsonSchema, catalog
@@ -16,7 +17,8 @@ _TEXT: Final[JsonSchema] = {"type": "string"}
 _COUNT: Final[JsonSchema] = {"type": "integer", "minimum": 0}
 _BOOL: Final[JsonSchema] = {"type": "boolean"}
 _NUMBER: Final[JsonSchema] = {"type": "number"}
-_USER: Final[JsonSchema] = {"type": ["integer", "string"]}
+_USER: Final[JsonSchema] = {"type": ["integer", "string"], "minLength": 1, "maxLength": MAX_LENGTH}
+_ROOM: Final[JsonSchema] = {"type": "string", "pattern": f"{ROOM_PATTERN}|{PERSONAL_ROOM_PATTERN}"}
 
 
 def openapi(registry: Registry, server: str = "http://localhost:8000") -> dict[str, Any]:
@@ -51,9 +53,10 @@ def _event(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
     """Add an event, as backends publish it, to ``schemas``; return the reference to it."""
     assert entry.data is not None
     data = add_nested_schemas(entry.type, entry.data, schemas)
-    room: JsonSchema = {"type": "string", "pattern": ROOM_PATTERN}
+    room = _ROOM
     if entry.rooms:
-        room["pattern"] = f"^({'|'.join(entry.rooms)}):[A-Za-z0-9._-]{{1,128}}$"
+        patterns = [PERSONAL_ROOM_PATTERN if type == "user" else f"^{type}:{ROOM_ID_PATTERN}$" for type in entry.rooms]
+        room = {"type": "string", "pattern": "|".join(patterns)}
     schemas[entry.type] = {
         "type": "object",
         "description": entry.description,
@@ -102,8 +105,11 @@ _ERROR: Final[JsonSchema] = {
 _STORED_EVENT: Final[JsonSchema] = {"type": "object", "description": "An event as clients receive it, with its id."}
 
 _PARAMETERS: Final[dict[str, JsonSchema]] = {
-    "room": {"name": "room", "in": "path", "required": True, "schema": {"type": "string", "pattern": ROOM_PATTERN}},
-    "user_id": {"name": "user_id", "in": "path", "required": True, "schema": _TEXT},
+    "room": {"name": "room", "in": "path", "required": True, "schema": _ROOM},
+    "user_id": {
+        **{"name": "user_id", "in": "path", "required": True},
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH},
+    },
     "since": {
         **{"name": "since", "in": "query", "schema": _TEXT},
         "description": "The id of the last event seen. The oldest events after it are returned.",

@@ -7,7 +7,8 @@ const SHORTEST_DELAY = 1_000;
 /** Return the claims of a JWT without verifying it. Return {} if `token` is not a JWT. */
 function claimsOf(token) {
   try {
-    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))) ?? {};
+    const bytes = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(bytes, (byte) => byte.charCodeAt(0)))) ?? {};
   } catch {
     return {};
   }

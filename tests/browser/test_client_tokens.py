@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from client_pages import (
     start,
 )
 from serving import token_for
+from signed_tokens import sign_raw
 
 __all__ = ["browser", "pool", "proxy", "server", "stack", "start"]
 
@@ -94,3 +96,16 @@ async def test_token_of_another_user_closes_the_client(start, server):
     close_all(server)
     await alice.until("client.state === 'closed'")
     assert "another user" in await alice.js("frames.at(-1).data.reason")
+
+
+async def test_a_user_has_the_same_id_in_any_encoding(start, server):
+    """JSON may escape the characters of an id, or contain them as UTF-8. Both are tokens of the same user."""
+    claims = {"sub": "CORP\\Ünï|😀", "rooms": ["*"], "exp": int(time.time()) + 60}
+    escaped, plain = (sign_raw(json.dumps(claims, ensure_ascii=ascii).encode()) for ascii in (True, False))
+    tokens = iter([escaped, plain, escaped])
+    alice = await start(lambda about: next(tokens), join=ROOM)
+    for times in (2, 3):
+        close_all(server)
+        await alice.until(f"framesOf('connected').length === {times}")
+    assert await alice.js("client.user.user_id") == claims["sub"]
+    assert await alice.js("client.state") == "open"

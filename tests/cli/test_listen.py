@@ -188,6 +188,12 @@ def test_a_personal_room_needs_a_token_of_its_user(server):
         listener.wait_for(r"^\S+ - notification\.new - ", listener.out)
 
 
+def test_the_command_for_a_personal_room_is_quoted(server):
+    """The id is decoded, and quoted for a shell."""
+    done = roomcast("listen", "user:auth0%7C1", "--url", server.ws, JWT_SECRET=SECRET)
+    assert """$(roomcast token --user-id 'auth0|1')""" in done.stderr
+
+
 def test_listening_needs_a_token():
     """The sentence lists all ways to give a token."""
     sentence = refusal("listen", "task:1")

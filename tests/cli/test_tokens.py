@@ -40,6 +40,7 @@ def test_an_id_that_is_not_a_plain_number_stays_text():
     """Ids with letters or with leading zeros are not changed."""
     assert identity_of("--user-id", "alice-1").user_id == "alice-1"
     assert identity_of("--user-id", "007").user_id == "007"
+    assert identity_of("--user-id", "auth0|Ünï ann@example.com").user_id == "auth0|Ünï ann@example.com"
 
 
 def test_a_token_is_for_the_audience_and_issuer_of_the_settings():
@@ -60,8 +61,11 @@ def test_no_token_without_a_good_secret(args, variables, words):
 
 
 def test_a_token_that_no_server_would_accept_is_not_printed():
-    """A user id that cannot be part of a room's name is refused."""
-    assert "user" in refusal("token", "--user-id", "a b", status=1, JWT_SECRET=SECRET)
+    """A user id that no token may have is refused."""
+    for bad in ("", "..", "a\nb", "x" * 256):
+        done = roomcast("token", "--user-id", bad, JWT_SECRET=SECRET)
+        assert done.returncode == 2
+        assert "--user-id: it must be a text of 1 to 255 characters" in done.stderr
 
 
 @pytest.mark.parametrize("claim", ["exp=1", "rooms=[]", "novalue", "=x"])

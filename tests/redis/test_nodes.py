@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from redis_servers import FreshRedis, RedisServer
-from serving import call, connect, refused, running, token_for
+from serving import PATH, call, connect, refused, running, token_for
 from tcp_proxy import Proxy
+from user_ids import USER_IDS
 
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
@@ -121,6 +123,25 @@ async def test_the_connection_limit_counts_all_nodes(nodes: Nodes) -> None:
                     return
             except KeyError:
                 continue
+
+
+async def test_any_user_id_works_on_all_nodes(nodes: Nodes) -> None:
+    """Notifications, kicks, disconnects and revocations from another node find the user, whatever the id."""
+    a, b = await nodes(2, max_connections_per_user=1)
+    for user_id in USER_IDS:
+        quoted, token = quote(user_id, safe=""), token_for(user_id)
+        async with connect(a, token=token) as user:
+            assert await refused(b, f"{PATH}?token={token}") == (4429, "Too Many Connections")
+            await user.join(ROOM)
+            notice = {"type": "notification.new", "room": f"user:{quoted}", "data": {"title": "A", "message": "B"}}
+            assert (await call(b, "POST", "/api/v1/events", notice))[0] == 200
+            await user.recv_type("notification.new")
+            assert (await call(b, "GET", f"/api/v1/rooms/{ROOM}/members"))[1]["members"][0]["user_id"] == user_id
+            assert (await call(b, "DELETE", f"/api/v1/rooms/{ROOM}/members/{quoted}"))[1]["connections"] == 1
+            await user.recv_type("left_room")
+            assert (await call(b, "DELETE", f"/api/v1/users/{quoted}/tokens"))[0] == 200
+            assert await user.closed() == (4401, "Authentication Failed")
+        assert await refused(b, f"{PATH}?token={token}") == (4401, "Authentication Failed")
 
 
 async def test_kick_and_disconnect_reach_every_node(nodes: Nodes) -> None:

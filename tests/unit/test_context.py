@@ -228,8 +228,11 @@ async def test_notify(serve: Serve, lab: Lab) -> None:
             assert set(event) == {"type", "data", "timestamp", "id"}
             assert event["id"] == id
             assert event["data"] == {**notice, "priority": "normal"}
-        assert (await lab.do(alice, lambda ctx: ctx.notify("*", Measured, {"value": 1})))["code"] == "bad_room"
+        assert (await lab.do(alice, lambda ctx: ctx.notify("..", Measured, {"value": 1})))["code"] == "bad_room"
         assert await alice.settled() == []
+        async with connect(server, "100%25|é", "carol") as carol:
+            await server.gateway.service.notify("100%25|é", "notification.new", notice)
+            assert (await carol.recv())["data"]["title"] == "Done"
 
 
 async def test_since(serve: Serve, lab: Lab) -> None:

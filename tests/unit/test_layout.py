@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The only part that knows Redis.
     "broker.redis": {"backoff", "broker", "errors"},
     "idempotency": {"broker", "errors"},
-    "auth": {"broker", "errors", "settings", "signing_keys"},
+    "auth": {"broker", "errors", "protocol", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
     "context": {"auth", "broker", "fastpath", "protocol"},
     "plugin": {"context", "errors", "schemas"},
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
         *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "output", "plugin"),
-        *("registry", "schemas", "specs", "transport"),
+        *("protocol", "registry", "schemas", "specs", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {

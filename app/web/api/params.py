@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from ...auth.user_id import parse_user_id
 from ...broker.base import UserId
 from ...errors import Refused
+from ...protocol.user_id import FORM, decode_percent, parse_user_id
 from ..app_state import GATEWAY
 from ..json_errors import Failure
 
@@ -23,20 +23,31 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def room_in_path(request: web.Request) -> str:
-    """Return the room in the path; raise ``Refused`` if its name is invalid."""
-    room = request.match_info["room"]
-    request.app[GATEWAY].publishing.check_room(room)
-    return room
+    """Return the normal name of the room in the path; raise ``Refused`` if it is invalid."""
+    _check_encoding(request, "bad_room")
+    return request.app[GATEWAY].publishing.check_room(request.match_info["room"])
 
 
 def user_id_in_path(request: web.Request) -> UserId:
     """Return the user id in the path, as an int if it is a decimal number. Raises ``Refused``."""
+    _check_encoding(request, "bad_user")
     text = request.match_info["user_id"]
     try:
         return parse_user_id(text)
     except ValueError:
-        sentence = f"{text[:60]!r} is not a user id; it has letters, digits, dots, hyphens and underscores."
-        raise Refused("bad_user", sentence) from None
+        raise Refused("bad_user", f"{text[:60]!r} is not a user id, which is {FORM}.") from None
+
+
+def _check_encoding(request: web.Request, code: str) -> None:
+    """Raise ``Refused`` if the path is not percent-encoded UTF-8.
+
+    aiohttp does not decode what is malformed, so ``%FF`` would be taken for the text of these three characters.
+    """
+    try:
+        decode_percent(request.rel_url.raw_path)
+    except ValueError:
+        sentence = "The path is not percent-encoded UTF-8; encode each part of it, for example with encodeURIComponent."
+        raise Refused(code, sentence) from None
 
 
 def query_with(request: web.Request, *names: str) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from user_ids import USER_IDS
 
 from roomcast.broker.base import KEY_TTL, Member, PresenceChange
 
@@ -51,6 +52,18 @@ class LeaseContract:
         await harness.broker.release(7, 1)
         assert [await harness.broker.admit(7, connection, 2) for connection in (3, 4)] == [True, False]
 
+    async def test_any_user_id(self, harness: Harness) -> None:
+        """Each user has leases and revocations of its own, whatever characters the id has."""
+        ids = [*USER_IDS, 1, "01"]
+        for user_id in ids:
+            assert [await harness.broker.admit(user_id, connection, 1) for connection in (1, 2)] == [True, False]
+        await harness.broker.revoke_all(ids[0], 1000.0, 60)
+        for user_id in ids:
+            assert await harness.broker.connections(user_id) == 1
+            assert await harness.broker.is_revoked(user_id, 999.0, None) is (user_id == ids[0])
+            await harness.broker.release(user_id, 1)
+            assert await harness.broker.connections(user_id) == 0
+
     async def test_a_high_limit(self, harness: Harness) -> None:
         """A high limit is enforced exactly, while leases are taken and released."""
         assert all([await harness.broker.admit(7, connection, 40) for connection in range(40)])
@@ -88,6 +101,15 @@ class PresenceContract:
         assert await broker.leave(ROOM, 1, 10) == PresenceChange(False, 2)
         assert await broker.leave(ROOM, 1, 11) == PresenceChange(True, 1)
         assert await broker.leave(ROOM, 2, 20) == PresenceChange(True, 0)
+
+    async def test_any_member_id(self, harness: Harness) -> None:
+        """Each user is a member of its own, whatever characters the id has."""
+        ids = [*USER_IDS, 1, "01"]
+        for number, user_id in enumerate(ids, 1):
+            assert await harness.broker.enter(ROOM, user_id, "name", number) == PresenceChange(True, number)
+        assert await harness.broker.members(ROOM) == [Member(user_id, "name", 1) for user_id in ids]
+        for number, user_id in enumerate(ids, 1):
+            assert await harness.broker.leave(ROOM, user_id, number) == PresenceChange(True, len(ids) - number)
 
     async def test_entering_and_leaving_twice(self, harness: Harness) -> None:
         """Entering again, and leaving without having entered, changes nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sample_commands import SampleCommands
-from serving import Serve, connect
+from serving import Serve, call, connect
 from waiting import wait_until
 
 from roomcast.broker.memory import MemoryBroker
@@ -34,6 +34,25 @@ async def test_a_repeated_key_gets_the_first_reply(serve: Serve) -> None:
             assert (await alice.recv_type("sent", id=4))["data"] != first["data"]
         await bob.settled()
         assert [frame["data"]["content"] for frame in bob.frames if frame["type"] == "message"] == ["once", "twice"]
+
+
+async def test_the_keys_of_users_and_backends_are_separate(serve: Serve) -> None:
+    """No choice of a key repeats a command of another user, or a request of a backend, whatever the user's id."""
+    pairs = [("a", f"send_message/{ROOM}/k"), (f"a/send_message/{ROOM}", "k"), ("http:", "k"), ("http:k", "k")]
+    server = await serve()
+    async with connect(server, 2, "bob") as bob:
+        await bob.join(ROOM)
+        event = {"type": "task.created", "room": ROOM, "data": {"task_id": 1, "title": "A"}}
+        for key in (f"/send_message/{ROOM}/k", f"k/send_message/{ROOM}/k"):
+            assert (await call(server, "POST", "/api/v1/events", event, headers={"Idempotency-Key": key}))[0] == 200
+        for user_id, key in pairs:
+            async with connect(server, user_id) as user:
+                await user.join(ROOM)
+                await user.send("send_message", ROOM, {"content": user_id}, id=1, key=key)
+                assert (await user.recv_type("sent", id=1))["data"]["event_id"]
+        await bob.settled()
+        contents = [frame["data"]["content"] for frame in bob.frames if frame["type"] == "message"]
+        assert contents == [user_id for user_id, _ in pairs]
 
 
 async def test_a_key_with_other_data_is_refused(serve: Serve, sample: SampleCommands) -> None:

@@ -89,6 +89,31 @@ async def test_the_personal_room(serve: Serve) -> None:
         assert await server.gateway.broker.rooms() == {}
 
 
+@pytest.mark.parametrize("own", ["user:auth0%7C1", "user:auth0%7c1", "user:auth0|1"])
+async def test_the_personal_room_of_any_id(serve: Serve, own: str) -> None:
+    """The room has one normal name. A client that writes it in another way gets the same answers."""
+    server = await serve(forbidden_join="keep")
+    async with connect(server, "auth0|1") as alice:
+        for type, room, words in (
+            ("join_room", own, "your own room"),
+            ("join_room", f"{own}1", "another user's own room"),
+            ("leave_room", own, "your own room"),
+        ):
+            await alice.send(type, room)
+            error = (await alice.recv_type("error"))["data"]["error"]
+            assert words in error
+            assert "user:auth0%7C1" in error
+        await server.gateway.publishing.publish("task.deleted", own, {"task_id": 1}, "system", None)
+        assert "room" not in await alice.recv_type("task.deleted")
+        (event,) = await server.gateway.service.history(own)
+        assert (event["type"], "room" in event) == ("task.deleted", False)
+        assert list(server.gateway.delivery.personal) == ["user:auth0%7C1"]
+        await alice.send("join_room", "user:100%", id=1)
+        refusal = (await alice.recv_type("error"))["data"]
+        assert refusal["code"] == "bad_room"
+        assert "Percent-encode" in refusal["error"]
+
+
 @pytest.mark.parametrize("how", ["close", "crash"])
 async def test_a_client_that_closes_during_a_join(serve: Serve, how: str) -> None:
     """The join ends without a membership, a subscription or a lease."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from roomcast.errors import ERROR_CODES, Refused
@@ -118,12 +118,31 @@ def test_a_valid_request_is_parsed_unchanged(request):
 @example("channel:1:2")
 @example("channel:ä")
 @example("1channel:1")
-def test_is_room_checks_the_form_of_the_name(name):
+def test_the_form_of_a_rooms_name_is_checked(name):
     """The form is a lower-case word, a colon, and 1 to 128 letters, digits, dots, dashes and underscores."""
+    assume(not name.startswith("user:"))
     head, colon, tail = name.partition(":")
     word = bool(head) and head[0] in "abcdefghijklmnopqrstuvwxyz" and re.sub("[a-z0-9_]", "", head) == ""
     expected = bool(colon) and word and 0 < len(tail) <= 128 and re.sub("[A-Za-z0-9._-]", "", tail) == ""
-    assert messages.is_room(name) is expected
+    try:
+        assert messages.normalize_room(name) == name
+    except Refused as refused:
+        assert refused.code == "bad_room"
+        assert not expected
+    else:
+        assert expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("user:12345", "user:12345"), ("user:%34%32", "user:42"), ("user:a|b", "user:a%7Cb"), ("user:é", "user:%C3%A9")],
+)
+def test_the_name_of_a_personal_room_is_normalized(name, expected):
+    """A request that names one has the normal name."""
+    assert messages.normalize_room(name) == expected
+    assert messages.parse(json.dumps({"type": "x", "room": name}).encode()).room == expected
+    with pytest.raises(Refused, match="Percent-encode the id"):
+        messages.normalize_room("user:100%")
 
 
 @pytest.mark.parametrize(

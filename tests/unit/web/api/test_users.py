@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 from serving import WITH_KEY, GatewayClient, connect
+from yarl import URL
 
 
 async def delete(client: TestClient, path: str) -> tuple[int, Any]:
@@ -47,10 +48,18 @@ async def test_an_id_in_a_path_is_the_one_of_tokens(gateway_client: GatewayClien
         assert await someone.closed() == (4410, "Disconnected")
 
 
-async def test_an_invalid_user_id_is_422(gateway_client: GatewayClient):
+@pytest.mark.parametrize(
+    "segment", ["%2E", "a%00", "a%0Ab", "%C2%85", "x" * 256, "%FF", "%ED%A0%80", "%C0%AF", "%zz", "100%", "%"]
+)
+async def test_an_invalid_user_id_is_422(gateway_client: GatewayClient, segment: str):
     """Every endpoint with a user id in its path refuses an invalid one."""
     client = await gateway_client()
-    of_user = [f"/api/v1/users/a%20b/{rest}" for rest in ("connections", "tokens", "tokens/t")]
-    for path in (*of_user, "/api/v1/rooms/channel:1/members/a%20b"):
-        status, body = await delete(client, path)
-        assert (status, body["code"]) == (422, "bad_user")
+    of_user = [f"/api/v1/users/{segment}/{rest}" for rest in ("connections", "tokens", "tokens/t")]
+    for path in (*of_user, f"/api/v1/rooms/channel:1/members/{segment}"):
+        response = await client.delete(URL(path, encoded=True), headers=WITH_KEY)
+        body = await response.json()
+        malformed = segment.startswith(("%FF", "%ED", "%C0", "%z")) or segment.endswith("%")
+        code = "bad_room" if malformed and "/rooms/" in path else "bad_user"
+        assert (response.status, body["code"]) == (422, code)
+        assert body["error"].endswith(".")
+        assert body["error"].isprintable()

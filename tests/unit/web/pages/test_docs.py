@@ -53,12 +53,12 @@ REQUESTS: list[tuple[str, str, dict[str, Any], Any, int]] = [
     ("get", f"{OF_ROOM}/history", {"room": "project:1"}, None, 200),
     ("get", f"{OF_ROOM}/history", {"room": "planet:1"}, None, 422),
     ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": 2}, None, 200),
-    ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": "a b"}, None, 422),
+    ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": "a%00b"}, None, 422),
     ("delete", f"{OF_USER}/connections", {"user_id": 2}, None, 200),
     ("delete", f"{OF_USER}/tokens", {"user_id": 2}, None, 200),
-    ("delete", f"{OF_USER}/tokens", {"user_id": "a b"}, None, 422),
+    ("delete", f"{OF_USER}/tokens", {"user_id": "a%00b"}, None, 422),
     ("delete", f"{OF_USER}/tokens/{{jti}}", {"user_id": "bob", "jti": "7"}, None, 200),
-    ("delete", f"{OF_USER}/tokens/{{jti}}", {"user_id": "a b", "jti": "7"}, None, 422),
+    ("delete", f"{OF_USER}/tokens/{{jti}}", {"user_id": "a%00b", "jti": "7"}, None, 422),
     ("post", "/api/v1/tickets", {}, None, 401),
 ]
 
