@@ -228,8 +228,8 @@ export interface Options {
    * Share one connection between all tabs of a user, in a SharedWorker. Default: false.
    *
    * Tabs with the same user id in their tokens share a connection. If the tokens are not JWTs, pass a name for the user
-   * instead of `true`. If a SharedWorker cannot run (not supported, or roomcast.js comes from another origin and `worker` is
-   * not set), each tab has its own connection.
+   * instead of `true`. If a SharedWorker cannot run (not supported, or no script for it at the origin of the page, see
+   * `worker`), each tab has its own connection, `isShared` is false, and the console shows a warning with the reason.
    */
   shared?: boolean | string;
   /**
@@ -281,6 +281,8 @@ export class ChatClient {
   readonly user: { user_id: UserId; username: string } | null;
   /** The names of the joined rooms. They stay joined while the client reconnects. */
   readonly rooms: string[];
+  /** True while the client uses the connection that the option `shared` lets the tabs of a user share. */
+  readonly isShared: boolean;
 
   /**
    * Connect, and reconnect whenever the connection is lost.

@@ -8,7 +8,7 @@ import { isNewer, localFrame, randomId } from "./frames.js";
 import { checkPlatform, completeOptions, DEFAULTS } from "./options.js";
 import { REPEATABLE } from "./request_queue.js";
 import { OWN } from "./rooms.js";
-import { SharedConnection } from "./shared_connection.js";
+import { checkWorker, SharedConnection } from "./shared_connection.js";
 import { userOf } from "./tokens.js";
 
 /** A client of one user. `roomcast.d.ts` documents every public name. */
@@ -35,6 +35,7 @@ export class ChatClient {
   #keyCount = 0;
   /** Changes when the client attaches to a worker or closes, so that earlier attempts are abandoned. */
   #generation = 0;
+  #isWarned = false;
 
   constructor(token, options = {}) {
     const client = this;
@@ -63,13 +64,17 @@ export class ChatClient {
     return [...this.#rooms];
   }
 
+  get isShared() {
+    return this.#connection instanceof SharedConnection;
+  }
+
   connect() {
     if (!this.#welcome) {
       checkPlatform(this.#options);
       this.#welcome = deferred();
       this.#listenToPage();
       if (this.#connection) this.#connection.connect();
-      else if (this.#options.shared && globalThis.SharedWorker) this.#attach(++this.#generation);
+      else if (this.#options.shared) this.#attach(++this.#generation);
       else this.#use(new Connection(this.#options, this.#delegate));
     }
     return this.#welcome.promise;
@@ -187,17 +192,28 @@ export class ChatClient {
   /** Share a connection with the user's other tabs. If that is not possible here, open a connection of this tab's own. */
   async #attach(generation) {
     const { shared, url } = this.#options;
-    const token = await this.#firstToken(generation);
-    if (generation !== this.#generation) return;
-    const key = `${url} ${typeof shared === "string" ? shared : userOf(token)}`;
-    const group = { key, token, ownPosition: this.#positions.get(OWN) };
-    const connection = await SharedConnection.attach(this.#options, this.#delegate, group).catch(() => null);
+    let connection;
+    try {
+      checkWorker(this.#options.worker);
+      const token = await this.#firstToken(generation);
+      if (generation !== this.#generation) return;
+      const key = `${url} ${typeof shared === "string" ? shared : userOf(token)}`;
+      const group = { key, token, ownPosition: this.#positions.get(OWN) };
+      connection = await SharedConnection.attach(this.#options, this.#delegate, group);
+    } catch (error) {
+      if (generation === this.#generation) this.#warnNotShared(error.message);
+    }
     if (generation !== this.#generation) {
       connection?.close();
       return;
     }
     if (connection) this.#rejoin(connection);
     this.#use(connection ?? new Connection(this.#options, this.#delegate));
+  }
+
+  #warnNotShared(reason) {
+    if (!this.#isWarned) console.warn(`roomcast: This tab cannot share its connection: ${reason}`);
+    this.#isWarned = true;
   }
 
   /** Join this tab's rooms through a new worker. */

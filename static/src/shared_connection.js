@@ -4,6 +4,16 @@ import { continuousTime } from "./clock.js";
 import { CLOSE_NORMAL } from "./errors.js";
 import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
 
+/** Throw an error if a SharedWorker with the script `url` cannot run on this page. */
+export function checkWorker(url) {
+  if (!globalThis.SharedWorker) throw new Error("there is no SharedWorker here.");
+  // A bundle is no worker script: it would run the application in the worker.
+  if (!url) throw new Error(`set the option worker to the address of a copy of roomcast.js at ${location.origin}.`);
+  if (new URL(url, location).origin !== location.origin) {
+    throw new Error(`${url} is not at ${location.origin}; set the option worker to the address of a copy that is.`);
+  }
+}
+
 /** Has the methods of Connection, except sendText(), and forwards the calls to the SharedWorker. */
 export class SharedConnection {
   #port;
@@ -48,7 +58,7 @@ export class SharedConnection {
     return new Promise((resolve, reject) => {
       const fail = () => {
         this.#detach();
-        reject(new Error(`${url} does not run as a SharedWorker here`));
+        reject(new Error(`${url} does not run as a SharedWorker here; the option worker must name a copy of roomcast.js.`));
       };
       const timer = setTimeout(fail, TAB_TIMEOUT);
       worker.onerror = fail;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ from roomcast.web.server import Server
 __all__ = ["browser", "pool", "proxy", "server", "stack"]
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+#: The address of a bundle with roomcast.js.
+BUNDLE = "/assets/index.js"
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -42,6 +46,7 @@ async def test_five_tabs_share_one_connection(tab, server):
     """Each tab receives a welcome and each event once, and the server has one connection."""
     tabs = [await tab(join=ROOM) for _ in range(5)]
     assert connections(server) == 1
+    assert [await one.js("client.isShared") for one in tabs] == [True] * 5
     assert [await one.js("framesOf('connected').length") for one in tabs] == [1] * 5
     await publish(server, "a")
     await tabs[3].js("await client.sendMessage('channel:1', 'b')")
@@ -195,16 +200,78 @@ async def test_permanent_close_affects_every_tab(tab, server):
     assert connections(server) == 1
 
 
-@pytest.mark.parametrize("missing", ["SharedWorker", "its script"])
-async def test_tab_without_a_shared_worker_has_its_own_connection(pool, tab, proxy, server, missing):
-    """If SharedWorker is missing or its script cannot be loaded, each tab opens its own connection."""
+@pytest.mark.parametrize(
+    ("before", "options", "reason"),
+    [
+        ("delete globalThis.SharedWorker", {}, "there is no SharedWorker here."),
+        (
+            "null",
+            {"worker": "/no/such/file.js"},
+            "/no/such/file.js does not run as a SharedWorker here; the option worker",
+        ),
+        (
+            "null",
+            {"worker": "http://elsewhere.example/roomcast.js"},
+            "http://elsewhere.example/roomcast.js is not at http://",
+        ),
+        ("null", {"worker": ""}, "set the option worker to the address of a copy of roomcast.js at http://"),
+    ],
+    ids=["no SharedWorker", "no script", "another origin", "no worker"],
+)
+async def test_tab_that_cannot_share_says_why(pool, tab, proxy, server, before, options, reason):
+    """A tab that cannot share opens its own connection, and writes one warning with the reason."""
     tabs = [await pool.visit(proxy.port) for _ in range(2)]
     for one in tabs:
-        await one.js("delete globalThis.SharedWorker" if missing == "SharedWorker" else "null")
-        await one.start(join=ROOM, shared=True, **({} if missing == "SharedWorker" else {"worker": "/no/such/file.js"}))
+        await one.js(before)
+        await one.start(join=ROOM, shared=True, **options)
+        assert await one.js("client.isShared") is False
     await publish(server, "a")
     assert [await one.contents(1) for one in tabs] == [["a"]] * 2
     assert connections(server) == 2
+    await tabs[0].js("client.close(), await client.connect(), null")
+    for one in tabs:
+        (warning,) = one.warnings
+        assert warning.startswith(f"roomcast: This tab cannot share its connection: {reason}")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bundled(pool: Pool, proxy: Proxy) -> AsyncIterator[Start]:
+    """Open tabs whose script is a bundle with roomcast.js."""
+    code = files("roomcast.static").joinpath("roomcast.js").read_text()
+    pages = []
+
+    async def bundled(*args: Any, **options: Any) -> Client:
+        client = await pool.visit(proxy.port)
+        pages.append(client.page)
+        await client.page.route(f"**{BUNDLE}", lambda route: route.fulfill(body=code, content_type="text/javascript"))
+        return await client.start(*args, **{"script": BUNDLE, "url": "/", "shared": True, **options})
+
+    yield bundled
+    for page in pages:
+        await page.unroute(f"**{BUNDLE}")
+    await pool.clear()
+
+
+async def test_bundle_is_not_started_as_a_worker(bundled, server):
+    """Without the option worker, a bundled client connects itself at once, with one call of its token function.
+
+    The bundle would run the application in the worker, which fails. No later tab gets an answer of that worker.
+    """
+    client = await bundled(lambda about: token_for())
+    await client.js("globalThis.SharedWorker = class { constructor() { throw new Error('started'); } }, null")
+    await client.js("client.connect(), await client.joinRoom('channel:1'), null")
+    assert await client.js("client.isShared") is False
+    assert len(client.token_requests) == 1
+    assert connections(server) == 1
+    assert ["set the option worker" in warning for warning in client.warnings] == [True]
+
+
+async def test_bundled_client_shares_with_a_copy_as_its_worker(bundled, server):
+    """With a copy of roomcast.js as the option worker, the tabs of a bundled client share one connection."""
+    tabs = [await bundled(join=ROOM, worker="/static/roomcast.js") for _ in range(2)]
+    assert [await one.js("client.isShared") for one in tabs] == [True, True]
+    assert [one.warnings for one in tabs] == [[], []]
+    assert connections(server) == 1
 
 
 async def test_closed_tab_reconnects(tab, server):

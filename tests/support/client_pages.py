@@ -14,7 +14,7 @@ from typing import Any
 import pytest_asyncio
 from aiohttp import web
 from browser import PATIENCE, chromium
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
 from serving import running, token_for
 from tcp_proxy import Proxy
 
@@ -22,9 +22,10 @@ from roomcast.errors import SERVICE_RESTART, Close
 from roomcast.web.server import Server
 
 ROOM = "channel:1"
+SCRIPT = "/static/roomcast.js"
 #: Creates the client. `frames` has every frame in order, and `contents` the content of each message.
-START = """async ([token, options]) => {
-    const { ChatClient } = await import("/static/roomcast.js");
+START = """async ([script, token, options]) => {
+    const { ChatClient } = await import(script);
     window.frames = [];
     window.contents = [];
     window.framesOf = (type) => frames.filter((frame) => frame.type === type);
@@ -44,19 +45,27 @@ QUICK = {"reconnect": {"base": 10, "max": 50, "drain": 10}, "rate": 0}
 class Client:
     """A page with a client.
 
-    ``errors`` has the uncaught errors of the page, ``token_requests`` the arguments of the calls of its token function.
+    ``errors`` has the uncaught errors of the page, ``warnings`` its warnings in the console, and ``token_requests`` the
+    arguments of the calls of its token function.
     """
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.errors: list[str] = []
+        self.warnings: list[str] = []
         self.token_requests: list[dict[str, Any]] = []
         self._token_function: Callable[[dict[str, Any]], str | None] | None = None
         page.on("pageerror", self.add_error)
+        page.on("console", self.add_warning)
 
     def add_error(self, error: Any) -> None:
         """Record an uncaught error of the page."""
         self.errors.append(str(error))
+
+    def add_warning(self, logged: ConsoleMessage) -> None:
+        """Record a message of the console if it is a warning."""
+        if logged.type == "warning":
+            self.warnings.append(logged.text)
 
     def get_token(self, about: dict[str, Any]) -> str | None:
         """Answer a call of the page's token function."""
@@ -64,15 +73,17 @@ class Client:
         self.token_requests.append(about)
         return self._token_function(about)
 
-    async def start(self, token: Token = None, *, join: str | None = None, **options: Any) -> Client:
+    async def start(
+        self, token: Token = None, *, join: str | None = None, script: str = SCRIPT, **options: Any
+    ) -> Client:
         """Create a client with ``options``. If ``join`` is given, connect it and join that room.
 
-        ``token`` is a token (by default of alice) or a token function.
+        ``token`` is a token (by default of alice) or a token function. ``script`` is the address of roomcast.js.
         """
         if callable(token):
             self._token_function = token
         fixed = None if callable(token) else token or token_for()
-        await self.page.evaluate(START, [fixed, {**QUICK, **options}])
+        await self.page.evaluate(START, [script, fixed, {**QUICK, **options}])
         if join is not None:
             await self.js(f"client.connect(), await client.joinRoom({join!r}), null")
         return self
@@ -119,6 +130,7 @@ class Pool:
         used, self._used = self._used, {}
         for page, client in used.items():
             page.remove_listener("pageerror", client.add_error)
+            page.remove_listener("console", client.add_warning)
             if not page.is_closed():
                 await page.goto("about:blank")
                 self._free.append(page)

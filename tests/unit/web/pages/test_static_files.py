@@ -86,8 +86,8 @@ async def test_other_files_of_the_package_are_not_served(gateway_client):
 
 
 def test_the_client_is_small():
-    """The minified bundle takes less than 9 KB on the network, so that it fits into the first round trip of TCP."""
-    assert len(gzip.compress(installed("roomcast.js"))) < 9 * 1024
+    """The minified bundle takes at most 10.5 KB on the network, so that it fits into the first round trip of TCP."""
+    assert len(gzip.compress(installed("roomcast.js"))) < 10_500
 
 
 def test_bundlers_find_nothing_to_process():
