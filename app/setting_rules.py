@@ -7,7 +7,8 @@ the expected value. ``settings`` checks settings that depend on each other, ``si
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, NamedTuple
 
 from yarl import URL
@@ -23,6 +24,12 @@ _ORIGIN: Final = re.compile(
 )
 #: No braces, which select the slot of a key in a Cluster, and no wildcards of Redis patterns.
 _PREFIX: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
+IPAddress = IPv4Address | IPv6Address
+#: The proxies in front of the server: how many, or the networks that they are in.
+TrustedProxies = int | tuple[IPv4Network | IPv6Network, ...]
+#: The words for one proxy and for none are those of settings that are true or false.
+_TRUE: Final = ("true", "t", "yes", "y", "on")
+_FALSE: Final = ("false", "f", "no", "n", "off", "")
 _DEFAULT_PORT: Final = re.compile(r"(?<=^http:)(.*):80$|(?<=^https:)(.*):443$")
 
 
@@ -133,3 +140,20 @@ def normalize_origin(value: str) -> str:
             "ports, null for sandboxed pages and files, and * for all origins."
         )
     return origin
+
+
+@cache
+def trusted_proxies(value: str) -> TrustedProxies:
+    """Return the proxies that ``TRUST_PROXY`` names: a number of them, or their networks. Raises ``SettingsError``."""
+    text = value.strip().lower()
+    if text in _TRUE + _FALSE:
+        return int(text in _TRUE)
+    if re.fullmatch(r"[0-9]{1,2}", text):
+        return int(text)
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise SettingsError(
+            f"TRUST_PROXY is {show(value)}; it must be the number of proxies in front of the server, or their "
+            f"networks, like 10.0.0.0/8,2001:db8::/32. {error}."
+        ) from None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from environs import Env, EnvValidationError
 
 from .errors import SettingsError
-from .setting_rules import Rule, check_api_key, check_redis_prefix, check_room_access, normalize_origin
+from .setting_rules import Rule, check_api_key, check_redis_prefix, check_room_access, normalize_origin, trusted_proxies
 from .signing_keys import accepted_algorithms, read_public_key
 
 
@@ -191,8 +191,11 @@ class Settings:
         "Lowest level that is logged: debug, info, warning or error",
         choices=("debug", "info", "warning", "error"),
     )
-    trust_proxy: bool = _setting(
-        False, "bool", "Take a client's address from the last entry of X-Forwarded-For; only behind a proxy of your own"
+    trust_proxy: str = _setting(
+        "false",
+        "str",
+        "The proxies that report client addresses in X-Forwarded-For or Forwarded: their number (true means 1), or "
+        "their networks, separated by commas",
     )
 
     def __post_init__(self) -> None:
@@ -205,6 +208,7 @@ class Settings:
         self._check_lease()
         check_api_key(self.api_key)
         check_room_access(self.room_access)
+        trusted_proxies(self.trust_proxy)
         object.__setattr__(self, "allowed_origins", tuple(map(normalize_origin, self.allowed_origins)))
         if self.jwt_public_key is not None:
             object.__setattr__(self, "jwt_public_key", read_public_key(self.jwt_public_key))

@@ -14,6 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from .app_state import DEV, GATEWAY
+from .client_address import is_https
 from .origins import is_same_origin
 
 COOKIE: Final = "roomcast_console"
@@ -54,7 +55,7 @@ def is_console(request: web.Request) -> bool:
     return settings.console and settings.api_key is not None and is_logged_in(request, settings.api_key)
 
 
-def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str, *, trust_proxy: bool) -> None:
+def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str, *, trust_proxy: str) -> None:
     """Add the cookie of a new session to ``response``."""
     expires = str(int(time.time()) + LIFETIME)
     response.set_cookie(
@@ -64,7 +65,7 @@ def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str,
         path="/",
         httponly=True,
         samesite="Strict",
-        secure=_is_https(request, trust_proxy=trust_proxy),
+        secure=is_https(request, trust_proxy=trust_proxy),
     )
 
 
@@ -75,9 +76,3 @@ def log_out(response: web.StreamResponse) -> None:
 
 def _sign(expires: str, api_key: str) -> str:
     return hmac.new(api_key.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()
-
-
-def _is_https(request: web.BaseRequest, *, trust_proxy: bool) -> bool:
-    """Return True if the client uses HTTPS, perhaps with a trusted proxy (the last X-Forwarded-Proto)."""
-    forwarded = request.headers.getall("X-Forwarded-Proto", [""])[-1] if trust_proxy else ""
-    return request.secure or forwarded.rpartition(",")[2].strip().lower() == "https"

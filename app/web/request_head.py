@@ -1,4 +1,4 @@
-"""Functions that read the head of a request: the bearer token and the client's address. ``origins`` reads the origin.
+"""The head of a request, and its bearer token. ``origins`` reads its origin, ``client_address`` the client's address.
 
 They take requests of aiohttp and those of ``upgrade.acceptor``.
 """
@@ -33,15 +33,3 @@ def bearer_token(request: RequestHead) -> str | None:
     """
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     return credentials.strip() if scheme.lower() == "bearer" else None
-
-
-def remote_address(request: RequestHead, *, trust_proxy: bool) -> str:
-    """Return the address of the client: the peer's, or the last one in X-Forwarded-For if the proxy is trusted.
-
-    The proxy adds the last entry; the client may have sent the others. Most proxies append the entry to the client's
-    header, HAProxy adds a second header.
-    """
-    forwarded = request.headers.getall("X-Forwarded-For", [""])[-1] if trust_proxy else ""
-    if last := forwarded.rpartition(",")[2].strip()[:64]:
-        return last
-    return request.remote or "unix"

@@ -57,7 +57,7 @@ async def test_login_requires_the_api_key():
 
 async def test_login_attempts_are_limited_per_address():
     """After five wrong keys from one address even the right key has to wait, and the page shows how long."""
-    async with serving(console=True, api_key=KEY, trust_proxy=True) as server, aiohttp.ClientSession() as http:
+    async with serving(console=True, api_key=KEY, trust_proxy="true") as server, aiohttp.ClientSession() as http:
         login, here = url(server, "/console/login"), {"X-Forwarded-For": "10.0.0.1"}
         statuses = []
         for key in [*("wrong" * n for n in range(6)), KEY]:

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
         *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "output", "plugin"),
-        *("protocol", "registry", "schemas", "specs", "transport"),
+        *("protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {

@@ -45,6 +45,19 @@ def test_a_prefix_with_special_characters_is_refused(prefix: str) -> None:
     assert read(JWT_SECRET=SECRET, REDIS_PREFIX="shop:eu-1/live").redis_prefix == "shop:eu-1/live"
 
 
+@pytest.mark.parametrize("value", ["true", "FALSE", "0", "2", "10.0.0.0/8", "192.0.2.1, 2001:db8::/32"])
+def test_trusted_proxies_are_a_number_or_networks(value: str) -> None:
+    """``true`` and ``false`` stand for 1 and 0, and an address for itself."""
+    assert read(TRUST_PROXY=value).trust_proxy == value
+
+
+@pytest.mark.parametrize("value", ["-1", "2.5", "nginx", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8;192.0.2.1"])
+def test_other_trusted_proxies_stop_the_start(value: str) -> None:
+    """The sentence names both forms."""
+    expected = f"TRUST_PROXY is '{value}'; it must be the number of proxies in front of the server, or their networks"
+    assert expected in refusal(JWT_SECRET=SECRET, TRUST_PROXY=value)
+
+
 def test_room_access_is_one_of_three() -> None:
     """ROOM_ACCESS is claims, open, or a URL; http is allowed only to this machine."""
     for good in (

@@ -10,8 +10,9 @@ from aiohttp import web
 
 from .. import console_session
 from ..app_state import GATEWAY
+from ..client_address import client_address
 from ..json_errors import Failure, Handler, in_json
-from ..request_head import bearer_token, remote_address
+from ..request_head import bearer_token
 
 log = logging.getLogger("roomcast.api")
 
@@ -36,7 +37,7 @@ def check_api_key(request: web.Request) -> None:
     if not given:
         raise unauthorized("unauthorized", "Send the API key as `Authorization: Bearer API_KEY`.", tried=False)
     if not console_session.is_key(given, settings.api_key):
-        remote = remote_address(request, trust_proxy=settings.trust_proxy)
+        remote = client_address(request, trust_proxy=settings.trust_proxy)
         log.warning("refused an API request from %s: the key is wrong", remote)
         raise unauthorized("unauthorized", "The key that was sent is not this server's API_KEY.", tried=True)
 

@@ -17,10 +17,11 @@ from aiohttp import web
 
 from ...errors import AuthenticationFailed
 from ..app_state import GATEWAY
+from ..client_address import client_address
 from ..cors import preflight_response
 from ..json_errors import Failure, Handler, in_json, json_response
 from ..origins import ORIGINS
-from ..request_head import bearer_token, remote_address
+from ..request_head import bearer_token
 from .auth import unauthorized
 from .ticket_limit import MAX_UNUSED, TICKET_LIMIT
 
@@ -67,7 +68,7 @@ async def create_ticket(request: web.Request) -> web.StreamResponse:
         identity = gateway.authenticator.verify(token)
         await gateway.revocations.check(identity)
     except AuthenticationFailed as failed:
-        remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
+        remote = client_address(request, trust_proxy=gateway.settings.trust_proxy)
         log.info("refused a ticket to %s: %s", remote, failed)
         raise unauthorized("bad_token", str(failed), tried=True) from None
     ticket = secrets.token_urlsafe(32)

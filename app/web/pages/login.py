@@ -14,7 +14,7 @@ from aiohttp import web
 
 from .. import console_session
 from ..app_state import GATEWAY
-from ..request_head import remote_address
+from ..client_address import client_address
 from .console import PATH, render
 
 log = logging.getLogger("roomcast.console")
@@ -81,7 +81,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
             given = (await request.post()).get("key")
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
-    remote = remote_address(request, trust_proxy=settings.trust_proxy)
+    remote = client_address(request, trust_proxy=settings.trust_proxy)
     attempts = request.app[_ATTEMPTS]
     if wait := ceil(attempts.wait(remote)):  # even with the right key, or an attacker could continue to guess
         return render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})

@@ -35,8 +35,9 @@ from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
 from ..app_state import GATEWAY
+from ..client_address import client_address
 from ..origins import ORIGINS, AllowedOrigins
-from ..request_head import RequestHead, bearer_token, remote_address
+from ..request_head import RequestHead, bearer_token
 
 log = logging.getLogger("roomcast.handshake")
 
@@ -178,7 +179,7 @@ async def _open_session(
     gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, credentials: Credentials
 ) -> Client | Close:
     """Return the client for ``request``, or the close frame that refuses it. The log has more detail on a refusal."""
-    remote = remote_address(request, trust_proxy=gateway.settings.trust_proxy)
+    remote = client_address(request, trust_proxy=gateway.settings.trust_proxy)
     try:
         identity = await _authenticate(gateway, credentials)
         if credentials.ticket is not None:

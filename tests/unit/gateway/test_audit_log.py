@@ -30,7 +30,7 @@ def end_records(caplog: Any) -> list[Any]:
 async def test_each_connection_is_logged_at_its_end(serve: Serve, caplog) -> None:
     """The line and its fields have the user, the address, the duration and the reason."""
     caplog.set_level(logging.INFO)
-    server = await serve(forbidden_join="close", trust_proxy=True)
+    server = await serve(forbidden_join="close", trust_proxy="true")
     async with connect(server, headers={"X-Forwarded-For": "203.0.113.9"}) as alice:
         await alice.socket.close(1000, "bye")
     async with connect(server, 2, "bob", rooms=[]) as bob:

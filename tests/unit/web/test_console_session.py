@@ -11,7 +11,7 @@ from serving import KEY
 from roomcast.web import console_session
 
 
-def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_proxy: bool = False) -> web.Response:
+def log_in(secure: bool = False, headers: dict[str, str] | None = None, trust_proxy: str = "false") -> web.Response:
     """Return the response to a login."""
     request = make_mocked_request("POST", "/console/login", headers=headers, sslcontext=object() if secure else None)
     response = web.Response()
@@ -78,11 +78,13 @@ def test_scripts_and_other_sites_cannot_use_the_cookie():
 @pytest.mark.parametrize(
     ("secure", "headers", "trust_proxy", "expected"),
     [
-        (True, {}, False, True),
-        (False, {"X-Forwarded-Proto": "https"}, True, True),
-        (False, {"X-Forwarded-Proto": "https"}, False, False),
-        (False, {"X-Forwarded-Proto": "http"}, True, False),
-        (False, CIMultiDict([("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")]), True, False),
+        (True, {}, "false", True),
+        (False, {"X-Forwarded-Proto": "https"}, "true", True),
+        (False, {"X-Forwarded-Proto": "https"}, "false", False),
+        (False, {"X-Forwarded-Proto": "http"}, "true", False),
+        (False, CIMultiDict([("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")]), "true", False),
+        (False, {"Forwarded": "for=192.0.2.1;proto=https"}, "true", True),
+        (False, {"Forwarded": "for=192.0.2.1;proto=https, for=192.0.2.2;proto=http"}, "true", False),
     ],
 )
 def test_the_cookie_is_secure_over_https(secure, headers, trust_proxy, expected):

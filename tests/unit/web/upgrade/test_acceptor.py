@@ -104,7 +104,10 @@ async def test_a_ticket_is_valid_once_in_the_acceptor_and_in_aiohttp():
 
 
 @IN_PARTS
-@pytest.mark.parametrize(("trusted", "remote"), [(True, "10.0.0.1"), (False, "127.0.0.1")])
+@pytest.mark.parametrize(
+    ("trusted", "remote"),
+    [("1", "10.0.0.1"), ("false", "127.0.0.1"), ("192.0.2.0/24", "127.0.0.1"), ("127.0.0.0/8", "10.0.0.1")],
+)
 async def test_the_remote_address_comes_from_a_trusted_proxy(parts, trusted, remote):
     """Without TRUST_PROXY the address is that of the peer."""
     async with serving(trust_proxy=trusted) as running:

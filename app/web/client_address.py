@@ -1,0 +1,112 @@
+"""Find the address of a client that may be behind proxies, and whether it uses HTTPS.
+
+A proxy appends the address that it sees to ``X-Forwarded-For`` or ``Forwarded`` (RFC 7239). A client can send these
+headers too, so only the entries of trusted proxies count: the last ones. ``TRUST_PROXY`` states which those are.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Final, Protocol
+from urllib.request import parse_http_list
+
+from ..setting_rules import IPAddress, TrustedProxies, trusted_proxies
+from .request_head import RequestHead
+
+#: The parameter ``for`` or ``proto`` of an element of Forwarded. Its value is a token or a quoted string.
+_PARAMETER: Final = re.compile(r'(?:^|;)[ \t]*(for|proto)=("(?:\\.|[^"\\])*"|[^;," \t]+)[ \t]*(?=;|$)', re.IGNORECASE)
+#: An address with an optional port: 192.0.2.1:4711, [2001:db8::1]:4711, [2001:db8::1], or either one without a port.
+_WITH_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")
+#: The longest address: IPv6 with an embedded IPv4 address, a zone, brackets and a port.
+_MAX_LENGTH: Final = 80
+
+
+class SecureRequestHead(RequestHead, Protocol):
+    """A request that also states whether its connection uses TLS, such as aiohttp's ``web.Request``."""
+
+    @property
+    def secure(self) -> bool:
+        """True if the connection uses TLS."""
+
+
+def client_address(request: RequestHead, *, trust_proxy: str) -> str:
+    """Return the IP address of the client, or ``unix`` for a peer on a Unix socket without trusted proxies.
+
+    ``trust_proxy`` is the setting. If it is a number, that many proxies are in front of the server, and the outermost
+    one reports the client. If it lists networks, the client is the last address that is not in one of them. An entry
+    that is not an address ends the search. If both headers are there and disagree, a client made up one of them, and
+    the result is the peer's address.
+    """
+    peer = request.remote or "unix"
+    trusted = trusted_proxies(trust_proxy)
+    if not trusted:
+        return peer
+    peer_address = _parse_address(peer)
+    reports = [
+        found
+        for chain in (_forwarded_for(request), _forwarded(request, "for"))
+        if chain and (found := _outermost(chain, peer_address, trusted))
+    ]
+    if reports and all(found == reports[0] for found in reports):
+        return str(reports[0])
+    return peer if peer_address is None else str(peer_address)
+
+
+def is_https(request: SecureRequestHead, *, trust_proxy: str) -> bool:
+    """Return True if the client uses HTTPS, here or with the nearest proxy if that is trusted."""
+    trusted = trusted_proxies(trust_proxy)
+    if request.secure or not trusted or not _is_trusted(_parse_address(request.remote or "unix"), trusted):
+        return request.secure
+    last = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip()
+    forwarded = _forwarded(request, "proto")
+    return "https" in (last.lower(), forwarded[-1].lower() if forwarded else "")
+
+
+def _outermost(chain: list[str], peer: IPAddress | None, trusted: TrustedProxies) -> IPAddress | None:
+    """Return the address that the outermost trusted proxy reported, or None if the peer is not a trusted proxy."""
+    found = None
+    reporter = peer
+    for hops, entry in enumerate(reversed(chain)):
+        is_trusted = hops < trusted if isinstance(trusted, int) else _is_trusted(reporter, trusted)
+        if not is_trusted or (address := _parse_address(entry)) is None:
+            break
+        found = reporter = address
+    return found
+
+
+def _is_trusted(address: IPAddress | None, trusted: TrustedProxies) -> bool:
+    """Return True if the proxy at ``address`` is trusted. None is a Unix socket, which only local proxies reach."""
+    return isinstance(trusted, int) or address is None or any(address in network for network in trusted)
+
+
+def _forwarded_for(request: RequestHead) -> list[str]:
+    """Return the entries of X-Forwarded-For. Most proxies append to the client's header, HAProxy adds a second one."""
+    return [entry.strip() for line in request.headers.getall("X-Forwarded-For", ()) for entry in line.split(",")]
+
+
+def _forwarded(request: RequestHead, name: str) -> list[str]:
+    """Return the parameter ``name`` of each element of Forwarded; an empty string for an element without it."""
+    values = []
+    for line in request.headers.getall("Forwarded", ()):
+        for element in parse_http_list(line):
+            parameters = {key.lower(): value for key, value in _PARAMETER.findall(element)}
+            value = parameters.get(name, "")
+            values.append(re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value)
+    return values
+
+
+def _parse_address(text: str) -> IPAddress | None:
+    """Return the address in ``text``, which may have a port; None if there is none, as in ``unknown``.
+
+    An IPv4 address in the form of IPv6, which a dual-stack socket reports, is returned as IPv4.
+    """
+    if len(text) > _MAX_LENGTH:
+        return None
+    if found := _WITH_PORT.fullmatch(text):
+        text = found[1] or found[2]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
