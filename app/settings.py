@@ -163,7 +163,11 @@ class Settings:
     history_size: int = _setting(500, "int", "Number of events kept per room", minimum=0)
     history_ttl: float = _setting(3600.0, "float", "How long an event is kept", unit="s", above=0)
     handshake_timeout: float = _setting(
-        10.0, "float", "How long a client may take to send the head of its request", unit="s", above=0
+        10.0,
+        "float",
+        "How long a handshake may take: the head of the client's request, and the wait for Redis",
+        unit="s",
+        above=0,
     )
     handler_timeout: float = _setting(
         10.0,

@@ -13,6 +13,7 @@ from .ops import health, metrics
 from .origins import ORIGINS, AllowedOrigins
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake
+from .upgrade.pending_handshakes import PENDING_HANDSHAKES, PendingHandshakes
 
 API_ROOT: Final = "/api/v1"
 
@@ -22,6 +23,7 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     app[TICKET_LIMIT] = TicketLimit()
     app[ORIGINS] = AllowedOrigins(app[GATEWAY].settings.allowed_origins)
+    app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)
     router.add_get(handshake.PATH, handshake.connect)
     router.add_post(tickets.PATH, tickets.create_ticket)
     router.add_options(tickets.PATH, tickets.preflight)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from collections.abc import Awaitable
+from typing import Any, Final
 
 from ...errors import Unavailable
 from .. import connection_set
@@ -52,7 +53,8 @@ class Leases:
         try:
             is_admitted = await reply
         except BaseException:
-            _add(self._unreleased, user_id, connection)  # the server may have executed it
+            _add(self._unreleased, user_id, connection)  # the server may have executed it, or may do so later
+            self._release_unconfirmed(user_id, connection)
             raise
         if is_admitted:
             _add(self._active, user_id, connection)
@@ -111,9 +113,19 @@ class Leases:
             for connection in released:
                 _remove(self._unreleased, user_id, connection)
 
-    async def _write(self, user_id: UserId, active: tuple[int, ...], released: tuple[int, ...]) -> None:
+    def _release_unconfirmed(self, user_id: UserId, connection: int) -> None:
+        """Release a lease that the server may have given. Sent at once, so that a later admission comes after it."""
+
+        def on_reply(reply: asyncio.Future[Any]) -> None:
+            if not reply.cancelled() and reply.exception() is None:
+                _remove(self._unreleased, user_id, connection)
+
+        with contextlib.suppress(Unavailable):  # the next renewal releases it
+            asyncio.ensure_future(self._write(user_id, (), (connection,))).add_done_callback(on_reply)
+
+    def _write(self, user_id: UserId, active: tuple[int, ...], released: tuple[int, ...]) -> Awaitable[Any]:
         members = [f"{self._node}:{connection}" for connection in active + released]
-        await self._runner.run(_RENEW, (self._keys.leases(user_id),), (self._lease_ms, len(active), *members))
+        return self._runner.run(_RENEW, (self._keys.leases(user_id),), (self._lease_ms, len(active), *members))
 
 
 def _add(leases: dict[UserId, ConnectionSet], user_id: UserId, connection: int) -> None:

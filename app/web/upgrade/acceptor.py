@@ -26,24 +26,25 @@ from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
 from ..origins import ORIGINS
 from . import handshake
+from .pending_handshakes import PENDING_HANDSHAKES
 
 log = logging.getLogger("roomcast")
 
 _REQUEST_START: Final = b"GET " + handshake.PATH.encode()
 _HEAD_END: Final = b"\r\n\r\n"
-#: How long ``close`` waits for handshakes to finish, and once more after it has cancelled them, in seconds.
-_CLOSE_TIMEOUT: Final = 1.0
 
 
 class PendingConnection(asyncio.Protocol):
     """One connection until its handshake is answered or it is passed on. Implements ``handshake.UpgradeRequest``."""
 
-    __slots__ = ("_acceptor", "_early", "headers", "host", "query", "transport", "upgrade")
+    __slots__ = ("_acceptor", "_early", "handshake", "headers", "host", "query", "transport", "upgrade")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         #: The bytes that followed the request; None until a request was read.
         self._early: bytes | None = None
+        #: The task of the handshake, if that waits for the broker.
+        self.handshake: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
 
     # asyncio.Protocol
@@ -63,9 +64,11 @@ class PendingConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the transport. A running handshake checks for that."""
+        """Forget the transport, and cancel a handshake that waits for the broker."""
         self.transport = None
         self._acceptor.discard(self)
+        if self.handshake is not None:
+            self.handshake.cancel()
 
     # handshake.UpgradeRequest
 
@@ -109,8 +112,7 @@ class Acceptor:
         self._silent: Final[dict[PendingConnection, float]] = {}
         #: The connections of aiohttp that have not sent a whole request, with the time at which each was made.
         self._incomplete: dict[web.RequestHandler, float] = {}
-        #: The handshakes that wait for the broker.
-        self._handshakes: Final[dict[asyncio.Task[None], PendingConnection]] = {}
+        self._handshakes: Final = app[PENDING_HANDSHAKES]
         self._is_closed = False
 
     def __call__(self) -> PendingConnection:
@@ -141,8 +143,9 @@ class Acceptor:
             return
         task = self._gateway.tasks.start(self._admit(connection, accept))
         if task is not None:  # it waits for the broker
-            self._handshakes[task] = connection
-            task.add_done_callback(self._handshakes.pop)
+            connection.handshake = task
+            self._handshakes.add(task, connection, since)
+            task.add_done_callback(self._handshakes.remove)
 
     def _pass_on(self, connection: PendingConnection, data: bytes, since: float) -> None:
         """Give the connection, which was made at ``since``, to aiohttp as if that had received ``data``."""
@@ -164,7 +167,10 @@ class Acceptor:
                 connection.transport.close()
 
     async def enforce_timeout(self) -> None:
-        """Close connections that send no whole request within ``HANDSHAKE_TIMEOUT``. aiohttp has no such limit."""
+        """Close connections that are not admitted or passed on within ``HANDSHAKE_TIMEOUT``.
+
+        aiohttp has no limit for requests that are not whole.
+        """
         timeout = self._gateway.settings.handshake_timeout
         while True:
             await asyncio.sleep(min(1.0, timeout / 4))
@@ -181,6 +187,7 @@ class Acceptor:
                     break
                 log.info("dropped a connection that sent no whole request in %g s", timeout)
                 self._drop(connection)
+            self._handshakes.cancel_stale()
 
     def _drop(self, connection: PendingConnection) -> None:
         """Close a connection that is not admitted, without reading more from it."""
@@ -189,14 +196,8 @@ class Acceptor:
             connection.transport.close()
 
     async def close(self) -> None:
-        """Drop silent connections, and wait up to ``_CLOSE_TIMEOUT`` for running handshakes."""
+        """Drop silent connections, and end the handshakes."""
         self._is_closed = True
         for connection in list(self._silent):
             self._drop(connection)
-        if self._handshakes:
-            _, late = await asyncio.wait(self._handshakes, timeout=_CLOSE_TIMEOUT)
-            for task in late:
-                self._drop(self._handshakes[task])
-                task.cancel()
-            if late:  # they release their slots, unless the broker does not answer
-                await asyncio.wait(late, timeout=_CLOSE_TIMEOUT)
+        await self._handshakes.close()

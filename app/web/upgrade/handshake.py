@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
@@ -38,6 +39,7 @@ from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..origins import ORIGINS, AllowedOrigins
 from ..request_head import RequestHead, bearer_token
+from .pending_handshakes import PENDING_HANDSHAKES
 
 log = logging.getLogger("roomcast.handshake")
 
@@ -102,7 +104,13 @@ async def connect(request: web.Request) -> web.StreamResponse:
     except web.HTTPForbidden:
         log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
         raise
-    await admit(gateway, request.app[TICKET_LIMIT], upgrade, accept)
+    task, handshakes = asyncio.current_task(), request.app[PENDING_HANDSHAKES]
+    assert task is not None
+    handshakes.add(task, upgrade, time.monotonic())
+    try:
+        await admit(gateway, request.app[TICKET_LIMIT], upgrade, accept)
+    finally:
+        handshakes.remove(task)
     return _DETACHED
 
 
@@ -190,6 +198,11 @@ async def _open_session(
         return AUTHENTICATION_FAILED
     except Unavailable as error:
         log.warning("refused a connection from %s: %s", remote, error)
+        return INTERNAL_ERROR
+    except asyncio.CancelledError:
+        if request.transport is None or request.transport.is_closing():  # the client has left, or the server stops
+            raise
+        log.warning("refused a connection from %s: the broker took longer than HANDSHAKE_TIMEOUT", remote)
         return INTERNAL_ERROR
     except Exception:
         log.exception("a handshake from %s failed", remote)

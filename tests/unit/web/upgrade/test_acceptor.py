@@ -20,7 +20,7 @@ from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
 from roomcast.protocol.frames import CLOSE, TEXT
 from roomcast.web.server import Address
-from roomcast.web.upgrade import acceptor
+from roomcast.web.upgrade import pending_handshakes
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop", "asyncio")
@@ -284,7 +284,7 @@ async def test_a_silent_connection_that_is_lost_is_forgotten():
 
 async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
     """If the broker does not answer within the timeout, the client's connection is closed."""
-    monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(pending_handshakes, "_CLOSE_TIMEOUT", 0.05)
     broker = GatedBroker()
     async with serving(broker=broker) as running:
         peer = await running.start_handshake()
@@ -298,7 +298,7 @@ async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
 
 async def test_a_release_that_hangs_does_not_delay_the_shutdown(monkeypatch):
     """A cancelled handshake releases its slot. The shutdown waits for that only until the timeout."""
-    monkeypatch.setattr(acceptor, "_CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(pending_handshakes, "_CLOSE_TIMEOUT", 0.05)
 
     class StuckBroker(MemoryBroker):
         def __init__(self) -> None:

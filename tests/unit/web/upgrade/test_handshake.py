@@ -6,17 +6,20 @@ import contextlib
 import gc
 import json
 import ssl
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.web import RequestHandler
-from handshakes import ACCEPT, IN_PARTS, TOKEN, GatedBroker, request, serving
+from handshakes import ACCEPT, IN_PARTS, TOKEN, GatedBroker, Running, request, serving
 from serving import PATH, SECRET, new_gateway, token_for
+from waiting import wait_until
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wire import PATIENCE, Peer, closing, masked
 
 from roomcast.auth.identity import make_token
+from roomcast.broker.base import History
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import AUTHENTICATION_FAILED
 from roomcast.protocol.frames import BINARY, CLOSE, PING, TEXT
@@ -373,6 +376,88 @@ async def test_a_client_that_disconnects_during_the_handshake_leaves_nothing(how
         assert not running.gateway.delivery.personal
         assert not running.gateway.rooms.subscriptions._joining
         assert await broker.admit(1, 99, 1), "its slot is free"
+
+
+class HangingBroker(MemoryBroker):
+    """A broker whose ``stage`` never returns. ``admitted`` is the number of leases."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+        self.reached = asyncio.Event()
+        self.admitted = 0
+
+    async def _pass(self, stage: str) -> None:
+        if stage == self.stage:
+            self.reached.set()
+            await asyncio.Event().wait()
+
+    async def is_revoked(self, *args: Any) -> bool:
+        await self._pass("is_revoked")
+        return await super().is_revoked(*args)
+
+    async def admit(self, *args: Any) -> bool:
+        await self._pass("admit")
+        self.admitted += 1
+        return await super().admit(*args)
+
+    async def release(self, *args: Any) -> None:
+        self.admitted -= 1
+        await super().release(*args)
+
+    async def subscribe(self, *args: Any) -> None:
+        await self._pass("subscribe")
+        await super().subscribe(*args)
+
+    async def history(self, *args: Any) -> History:
+        await self._pass("history")
+        return await super().history(*args)
+
+    async def take(self, key: str) -> bytes | None:
+        await self._pass("take")
+        return await super().take(key)
+
+    def leaves_nothing(self, running: Running) -> bool:
+        """Return True if no handshake holds anything."""
+        gateway = running.gateway
+        return not (
+            running.pending
+            or self.admitted
+            or gateway.keepalive.connections
+            or gateway.delivery.personal
+            or gateway.rooms.subscriptions._joining
+            or gateway.sessions._missed
+        )
+
+
+STAGES = pytest.mark.parametrize("stage", ["take", "is_revoked", "admit", "subscribe", "history"])
+
+
+@STAGES
+@IN_PARTS
+async def test_a_broker_that_hangs_is_4500_after_the_timeout(parts, stage):
+    """HANDSHAKE_TIMEOUT includes the wait for the broker. The handshake releases everything that it has taken."""
+    broker = HangingBroker(stage)
+    credentials = "ticket=x" if stage == "take" else f"token={TOKEN}"
+    async with serving(broker=broker, handshake_timeout=0.4) as running:
+        peer = await running.start_handshake(parts, path=f"{PATH}?{credentials}&since=1-1")
+        await peer.head()
+        assert await peer.frame() == (CLOSE, b"\x11\x94Internal Server Error")
+        await peer.send(closing(4500))
+        await wait_until(lambda: broker.leaves_nothing(running))
+
+
+@STAGES
+@IN_PARTS
+async def test_a_client_that_leaves_while_the_broker_hangs(parts, stage):
+    """The handshake ends before its timeout, and releases everything that it has taken."""
+    broker = HangingBroker(stage)
+    credentials = "ticket=x" if stage == "take" else f"token={TOKEN}"
+    async with serving(broker=broker, handshake_timeout=1000) as running:
+        peer = await running.start_handshake(parts, path=f"{PATH}?{credentials}&since=1-1")
+        await broker.reached.wait()
+        peer.reset()
+        await wait_until(lambda: broker.leaves_nothing(running))
 
 
 @IN_PARTS
