@@ -191,7 +191,10 @@ class Context(Service):
     async def policy_allows(self, room: str) -> bool:
         """Return True if the built-in rule, which ``ROOM_ACCESS`` selects, allows the user to join ``room``.
 
-        If ``ROOM_ACCESS`` is a URL, this may send a request to it; if that fails, the result is False.
+        If ``ROOM_ACCESS`` is a URL, this may send a request to it.
+
+        Raises:
+            Unavailable: The URL did not decide. Do not take this for a no; a rule need not catch it.
         """
         return await self._host.room_access.allows(self._client.identity, room)
 

@@ -7,7 +7,7 @@
     ├── PluginError            a plugin cannot be used: the server does not start
     ├── Refused                a request is answered with an ``error`` frame; the connection stays open
     ├── AuthenticationFailed   a token or ticket is not accepted: close 4401
-    ├── Unavailable            the broker cannot be reached now; a retry may succeed
+    ├── Unavailable            the request cannot be carried out now; a retry may succeed
     └── ProtocolViolation      the peer violated RFC 6455: the connection is closed with the code of the error
 """
 
@@ -47,9 +47,17 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "in_progress": ErrorCode("A command with the same key is still running.", temporary=True),
     "key_reused": ErrorCode("The key was used before, for the same type and room, but with other data."),
     "timeout": ErrorCode("The command took too long and was cancelled.", temporary=True),
-    "unavailable": ErrorCode("The broker cannot be reached at the moment.", temporary=True),
+    "unavailable": ErrorCode(
+        "A part that the request needs, such as the broker or an access check, does not work at the moment.",
+        temporary=True,
+    ),
     "internal": ErrorCode("The server failed; its log has the reason.", temporary=True),
 }
+
+
+def is_temporary(code: str) -> bool:
+    """Return True if a request that got the error ``code`` may succeed later. Codes of plugins are permanent."""
+    return code in ERROR_CODES and ERROR_CODES[code].temporary
 
 
 class Close(NamedTuple):
@@ -125,7 +133,12 @@ class AuthenticationFailed(RoomcastError):
 
 
 class Unavailable(RoomcastError):
-    """The broker cannot be reached at the moment. The message names the part that is down."""
+    """A part that the request needs, such as the broker or an access check, does not work at the moment.
+
+    Raise it in a rule that cannot decide now, or in a handler. The client receives an ``error`` frame of code
+    ``unavailable``, which contains the message, and may repeat the request. A rule that raises it neither allows nor
+    forbids: the client does not join, its connection stays open, and a member stays in the room for now.
+    """
 
 
 class ProtocolViolation(RoomcastError):

@@ -203,9 +203,10 @@ class Plugin:
         """Declare a room type; may decorate its rule, ``async def rule(ctx: Context, entity_id: str) -> bool``.
 
         The rule decides about each join. ``entity_id`` is the room without its type: ``prod`` for ``environment:prod``.
-        Only True allows the join; any other result refuses it with ``forbidden``. If the rule raises an exception or
-        takes more than ``HANDLER_TIMEOUT`` seconds, the client does not join either. When a client sends a new token,
-        the rule is called again for each of its rooms of this type.
+        Only True allows the join; any other result refuses it with ``forbidden``. If the rule raises ``Unavailable`` or
+        an unexpected exception, or takes more than ``HANDLER_TIMEOUT`` seconds, the client does not join either, but
+        gets ``unavailable`` and may try again. When a client sends a new token, the rule is called again for each of
+        its rooms of this type.
 
         ``plugin.room("environment")`` alone is a complete declaration. Then the setting ``ROOM_ACCESS`` decides.
 

@@ -7,6 +7,7 @@ the expected value. ``settings`` checks settings that depend on each other, ``si
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, NamedTuple
@@ -115,6 +116,20 @@ def check_room_access(value: str) -> None:
             f"ROOM_ACCESS is {show(value)}; http:// is for this machine only (localhost), for {url.host} it must be "
             "https://."
         )
+
+
+def check_room_access_secrets(values: tuple[str, ...]) -> None:
+    """Raise ``SettingsError`` if one of ``values`` is not a secret of Standard Webhooks."""
+    for value in values:
+        try:
+            size = len(b64decode(value.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if not value.startswith("whsec_") or not 24 <= size <= 64:
+            raise SettingsError(
+                "ROOM_ACCESS_SECRET must be whsec_ and 24 to 64 random bytes in Base64, for example from "
+                '`echo "whsec_$(openssl rand -base64 32)"`; commas separate several.'
+            )
 
 
 def _is_loopback(host: str) -> bool:

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 from environs import Env, EnvValidationError
 
 from .errors import SettingsError
-from .setting_rules import Rule, check_api_key, check_redis_prefix, check_room_access, normalize_origin, trusted_proxies
+from .setting_rules import (
+    Rule,
+    check_api_key,
+    check_redis_prefix,
+    check_room_access,
+    check_room_access_secrets,
+    normalize_origin,
+    trusted_proxies,
+)
 from .signing_keys import accepted_algorithms, read_public_key
 
 
@@ -141,10 +149,16 @@ class Settings:
         "str",
         "Default rule for joining a room: claims (the token's rooms), open (everyone), or an https:// URL to ask",
     )
+    room_access_secret: tuple[str, ...] = _setting(
+        (),
+        "list",
+        "Secrets that sign the requests to the URL in ROOM_ACCESS (whsec_…), separated by commas",
+        is_secret=True,
+    )
     room_access_timeout: float = _setting(
         2.0,
         "float",
-        "How long the URL in ROOM_ACCESS may take to answer; after that the join is refused",
+        "How long the URL in ROOM_ACCESS may take to answer; after that the join fails and can be repeated",
         unit="s",
         above=0,
     )
@@ -213,6 +227,7 @@ class Settings:
         check_api_key(self.api_key)
         check_room_access(self.room_access)
         trusted_proxies(self.trust_proxy)
+        check_room_access_secrets(self.room_access_secret)
         object.__setattr__(self, "allowed_origins", tuple(map(normalize_origin, self.allowed_origins)))
         if self.jwt_public_key is not None:
             object.__setattr__(self, "jwt_public_key", read_public_key(self.jwt_public_key))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from access_server import access_server
 from paths import TESTS
 from redis_fixtures import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import Serve, no_tasks_left, running
@@ -22,7 +23,15 @@ try:
 except ImportError:
     from asyncio import new_event_loop as new_loop
 
-__all__ = ["fresh_redis", "redis_cluster", "redis_prefix", "redis_server", "sentinel_trio", "zoo_registry"]
+__all__ = [
+    "access_server",
+    "fresh_redis",
+    "redis_cluster",
+    "redis_prefix",
+    "redis_server",
+    "sentinel_trio",
+    "zoo_registry",
+]
 
 # Before its import; otherwise its asserts would fail without showing what they compared.
 pytest.register_assert_rewrite("broker_contract", "outages")

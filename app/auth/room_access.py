@@ -1,34 +1,43 @@
 """The built-in rule for joining rooms, which ``ROOM_ACCESS`` selects.
 
-With ``claims``, the token's ``rooms`` claim decides; with ``open``, all rooms are open. A URL receives
-``{"user": {"user_id", "username"}, "room"}`` by POST and responds with 200 or 403. The rule fails closed: any other
-response, and none, refuses the join.
+With ``claims``, the token's ``rooms`` claim decides; with ``open``, all rooms are open; otherwise a URL decides. The
+rule fails closed, but a failed check is not a no: it raises ``Unavailable``, and the client may ask again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Final
 
-import aiohttp
-import orjson
-from yarl import URL
-
 from ..settings import Settings
+from .access_url import AccessUrl
 from .identity import Identity
-
-logger = logging.getLogger("roomcast.access")
 
 #: The maximum number of cached decisions. One takes about 300 bytes.
 MAX_CACHED: Final = 10_000
-
-#: The least time between two warnings about a URL that fails, in seconds.
-WARNING_INTERVAL: Final = 60.0
+#: The maximum number of requests that the URL receives at once. More connections do not make most backends faster.
+MAX_REQUESTS: Final = 100
+#: The maximum number of checks that run or wait for their turn. Further ones fail at once.
+MAX_CHECKS: Final = 10_000
 
 #: A user id and a room.
 _Key = tuple[int | str, str]
+
+
+class _Check:
+    """A check that is not decided yet. All callers that need the same decision wait for one check.
+
+    ``callers`` is their number. ``is_sent`` is True if the check no longer waits for its turn.
+    """
+
+    __slots__ = ("callers", "is_sent", "task")
+
+    task: asyncio.Task[bool]
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.is_sent = False
 
 
 class RoomAccess:
@@ -36,31 +45,32 @@ class RoomAccess:
 
     def __init__(self, settings: Settings) -> None:
         self._mode: Final = settings.room_access if settings.room_access in ("claims", "open") else "url"
-        self._url: Final = URL(settings.room_access)
-        self._timeout: Final = aiohttp.ClientTimeout(total=settings.room_access_timeout)
         self._cache_seconds: Final = settings.room_access_cache
-        self._session: aiohttp.ClientSession | None = None
+        self._url: Final = AccessUrl(settings)
         #: Decisions of the URL with the monotonic time at which each expires, oldest first.
         self._cache: Final[dict[_Key, tuple[float, bool]]] = {}
-        #: The requests that are running.
-        self._requests: Final[dict[_Key, asyncio.Task[bool]]] = {}
-        #: The number of failed requests since the last warning, and when the next warning is allowed.
-        self._failures = 0
-        self._next_warning = 0.0
+        self._checks: Final[dict[_Key, _Check]] = {}
+        self._slots: Final = asyncio.Semaphore(MAX_REQUESTS)
+
+    @property
+    def failed_requests(self) -> int:
+        """The number of requests to the URL that failed."""
+        return self._url.failures.total
+
+    @property
+    def unfinished_checks(self) -> int:
+        """The number of checks that run or wait for their turn."""
+        return len(self._checks)
 
     async def start(self) -> None:
         """Create the HTTP client if ``ROOM_ACCESS`` is a URL."""
         if self._mode == "url":
-            self._session = aiohttp.ClientSession(
-                timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-            )
+            await self._url.start()
 
     async def close(self) -> None:
-        """Close the connections to the URL. Running requests end within the timeout and refuse their joins."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-        await asyncio.gather(*self._requests.values())
+        """Close the connections to the URL. Checks that are running fail."""
+        await self._url.close()
+        await asyncio.gather(*(check.task for check in self._checks.values()), return_exceptions=True)
 
     def decide(self, identity: Identity, room: str) -> bool | None:
         """Return True if ``identity`` may join ``room``, None if only the URL can decide: then call ``allows``."""
@@ -78,44 +88,45 @@ class RoomAccess:
         return self._mode == "open" or identity.allows(room)
 
     async def allows(self, identity: Identity, room: str) -> bool:
-        """Return True if ``identity`` may join ``room``. Callers that need the same decision share one request."""
+        """Return True if ``identity`` may join ``room``. Callers that need the same decision share one check.
+
+        Raises ``Unavailable`` if the URL does not decide, or too many checks wait for it.
+        """
         if (decision := self.decide(identity, room)) is not None:
             return decision
         key = (identity.user_id, room)
-        request = self._requests.get(key)
-        if request is None:
-            request = self._requests[key] = asyncio.create_task(self._request(identity, room))
-            request.add_done_callback(lambda _: self._requests.pop(key))
-        # A caller that is cancelled must not cancel the request of the others.
-        return await asyncio.shield(request)
-
-    async def _request(self, identity: Identity, room: str) -> bool:
-        """Return the decision of the URL, and cache it; return False if the request fails."""
+        check = self._checks.get(key) or self._start_check(key, identity, room)
+        check.callers += 1
         try:
-            status = await self._post(identity, room)
-        except TimeoutError:
-            return self._fail(f"it did not answer within {self._timeout.total:g} s")
-        except (aiohttp.ClientError, OSError) as error:
-            return self._fail(str(error) or type(error).__name__)
-        if status not in (200, 403):
-            return self._fail(f"it answered {status}, neither 200 nor 403")
-        self._store((identity.user_id, room), status == 200)
-        return status == 200
+            await asyncio.wait((check.task,))  # which, unlike `await check.task`, does not cancel it for all callers
+        finally:
+            check.callers -= 1
+            if not check.callers and not check.is_sent:
+                self._checks.pop(key, None)
+                check.task.cancel()
+        return check.task.result()
 
-    async def _post(self, identity: Identity, room: str) -> int:
-        """Send the request and return the status of the response."""
-        if self._session is None:
-            raise aiohttp.ClientConnectionError("roomcast is shutting down")
-        user = {"user_id": identity.user_id, "username": identity.username}
-        async with self._session.post(
-            self._url,
-            data=orjson.dumps({"user": user, "room": room}),
-            headers={"Content-Type": "application/json"},
-            allow_redirects=False,
-        ) as response:
-            # The body is ignored. A short one is read, because aiohttp then keeps the connection for the next request.
-            await response.content.read(1024)
-            return response.status
+    def _start_check(self, key: _Key, identity: Identity, room: str) -> _Check:
+        if len(self._checks) >= MAX_CHECKS:
+            raise self._url.failed(room, f"{MAX_CHECKS} checks wait for it already")
+        check = self._checks[key] = _Check()
+        check.task = asyncio.create_task(self._perform(check, identity, room))
+        check.task.add_done_callback(lambda _: self._finish(key, check))
+        return check
+
+    async def _perform(self, check: _Check, identity: Identity, room: str) -> bool:
+        """Wait for a free slot, and return the decision of the URL. The wait does not count against the timeout."""
+        async with self._slots:
+            check.is_sent = True
+            decision = await self._url.ask(identity, room)
+        self._store((identity.user_id, room), decision)
+        return decision
+
+    def _finish(self, key: _Key, check: _Check) -> None:
+        if self._checks.get(key) is check:
+            del self._checks[key]
+        if not check.task.cancelled():
+            check.task.exception()  # so that asyncio does not log it if no caller waits any more
 
     def _store(self, key: _Key, decision: bool) -> None:
         """Cache a decision; remove those that have expired, and the oldest if there are too many."""
@@ -124,18 +135,3 @@ class RoomAccess:
         self._cache[key] = (now + self._cache_seconds, decision)
         while len(self._cache) > MAX_CACHED or next(iter(self._cache.values()))[0] < now:
             del self._cache[next(iter(self._cache))]
-
-    def _fail(self, reason: str) -> bool:
-        """Count a failed request, log a warning if the last was long ago, and return the decision: False."""
-        self._failures += 1
-        now = time.monotonic()
-        if now >= self._next_warning:
-            logger.warning(
-                "ROOM_ACCESS cannot be asked at %s: %s; %d joins refused since the last such warning",
-                self._url.origin(),
-                reason,
-                self._failures,
-            )
-            self._failures = 0
-            self._next_warning = now + WARNING_INTERVAL
-        return False

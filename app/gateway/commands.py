@@ -224,7 +224,9 @@ class Commands:
         if task.cancelled() and self.is_stopping:
             log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
         elif task.cancelled() and is_overdue:
-            refused = Refused("timeout", f"{request.type} took over {self._timeout:g} s and was cut off.")
+            # A join that is cut off has changed nothing: the access check or the broker was too slow.
+            code = "unavailable" if request.type == "join_room" else "timeout"
+            refused = Refused(code, f"{request.type} took over {self._timeout:g} s and was cut off.")
             self._replies.send_failure(client, request, refused)
         elif task.cancelled():
             error = asyncio.CancelledError("the handler awaited a cancelled task")

@@ -28,6 +28,8 @@ class Counters:
         self.events = 0
         #: Events published through the HTTP API.
         self.http_events = 0
+        #: Evaluations of plugins' rules that failed, and so gave no decision.
+        self.failed_rules = 0
         #: Error frames by code.
         self.errors: Final[Counter[str]] = Counter()
         #: Connections by their end, refused ones included.

@@ -1,14 +1,24 @@
-"""Decide whether a client may be in a room: the rule of the room's type, or the built-in one."""
+"""Decide whether a client may be in a room: the rule of the room's type, or the built-in one.
+
+A rule says yes or no, or it fails. A failure is not a no: the client does not join, and may ask again; a member stays
+for some time (see ``token_refresh``).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Final
 
+from ..auth.failure_log import FailureLog
 from ..auth.room_access import RoomAccess
 from ..context import Context, PluginHost
-from ..errors import Refused, RoomcastError
+from ..errors import Refused, RoomcastError, Unavailable
+from ..plugin import Rule
 from .client import Client
 from .node import Node
+
+log = logging.getLogger("roomcast.access")
 
 
 class JoinForbidden(RoomcastError):
@@ -24,21 +34,58 @@ class RoomRules:
 
     def __init__(self, node: Node, host: PluginHost, room_access: RoomAccess) -> None:
         self._registry: Final = node.registry
+        self._counters: Final = node.counters
+        #: How long a plugin's rule may take, in seconds.
+        self._timeout: Final = node.settings.handler_timeout
         self._host: Final = host
         self._room_access: Final = room_access
+        self._failures: Final = FailureLog(log)
 
     async def check(self, client: Client, room: str) -> None:
-        """Raise ``JoinForbidden`` unless the rule of the room's type allows the client to join."""
+        """Raise an exception unless the rule of the room's type allows the client to join.
+
+        Raises:
+            JoinForbidden: The rule says no.
+            Refused: A plugin's rule refuses with a code of its own.
+            Unavailable: There is no decision, because the rule failed.
+        """
         kind = self._registry.room(room)
         if kind.type == "user":
             raise JoinForbidden(room, _personal_room_sentence(room, is_own=room == client.personal_room))
         if kind.rule is not None:
-            allowed = await kind.rule(Context(self._host, client, room), room[room.index(":") + 1 :])
+            allowed = await self._evaluate(kind.rule, client, room)
         else:
             decided = self._room_access.decide(client.identity, room)
             allowed = decided if decided is not None else await self._room_access.allows(client.identity, room)
         if allowed is not True:
             raise JoinForbidden(room)
+
+    async def _evaluate(self, rule: Rule, client: Client, room: str) -> bool:
+        """Return the decision of a plugin's rule. Raises ``Refused`` and ``Unavailable`` as ``check``."""
+        type, _, entity_id = room.partition(":")
+        try:
+            async with asyncio.timeout(self._timeout) as timeout:
+                return await rule(Context(self._host, client, room), entity_id)
+        except Refused:
+            raise
+        except Unavailable as unavailable:
+            self._count_failure(type, f"The rule of {type} rooms cannot decide: {unavailable}", None)
+            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._count_failure(type, f"The rule of {type} rooms awaited a cancelled task", error)
+        except Exception as error:
+            if timeout.expired():
+                self._count_failure(type, f"The rule of {type} rooms took over {self._timeout:g} s", error)
+            else:
+                self._count_failure(type, f"The rule of {type} rooms failed", error)
+        raise Unavailable(f"The access check of {room} failed.")
+
+    def _count_failure(self, room_type: str, text: str, error: BaseException | None) -> None:
+        self._counters.failed_rules += 1
+        self._failures.add(f"{room_type} {error.__class__.__name__}", text, error)
 
     def has_plugin_rule(self, room: str) -> bool:
         """Return True if a plugin's rule decides about ``room``."""

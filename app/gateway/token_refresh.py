@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
 from ..auth.identity import Authenticator
 from ..auth.revocation import Revocations
-from ..errors import AuthenticationFailed, Refused
+from ..backoff import Backoff
+from ..errors import INTERNAL_ERROR, AuthenticationFailed, Refused, Unavailable, is_temporary
 from ..protocol import messages
 from ..protocol.messages import Request
 from .audit_log import log_user_event
@@ -17,7 +17,12 @@ from .node import Node
 from .rooms import Rooms
 from .rules import JoinForbidden, RoomRules
 
-log = logging.getLogger("roomcast")
+#: How long a member stays in a room while the rule fails for its new token, in seconds. The token is valid and the rule
+#: allowed an earlier one, so the member stays during most outages, but not for as long as it can make the rule fail.
+MAX_UNDECIDED: Final = 600.0
+#: The pauses between two evaluations of a rule that fails, in seconds.
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 30.0
 
 
 class TokenRefresh:
@@ -27,8 +32,7 @@ class TokenRefresh:
         self, node: Node, authenticator: Authenticator, revocations: Revocations, rooms: Rooms, rules: RoomRules
     ) -> None:
         self._tasks: Final = node.tasks
-        #: How long a plugin's rule may take, in seconds.
-        self._timeout: Final = node.settings.handler_timeout
+        self._loop: Final = node.loop
         self._authenticator: Final = authenticator
         self._revocations: Final = revocations
         self._rooms: Final = rooms
@@ -58,8 +62,8 @@ class TokenRefresh:
     async def _review_rooms(self, client: Client) -> None:
         """Remove the client from the rooms that its new token does not cover.
 
-        Plugins' rules are evaluated in the background, and the client stays until they have decided. The URL of
-        ``ROOM_ACCESS`` is not asked again, because its request does not contain the token.
+        Plugins' rules are evaluated in the background, and the client stays until they have decided (``_review_room``).
+        The URL of ``ROOM_ACCESS`` is not asked again, because its request does not contain the token.
         """
         for room in client.rooms:
             if self._rules.has_plugin_rule(room):
@@ -70,6 +74,9 @@ class TokenRefresh:
     async def _review_room(self, client: Client, room: str) -> None:
         """Remove the client from ``room`` if the plugin's rule refuses the newest token.
 
+        A rule that fails is evaluated again, and the client stays for at most ``MAX_UNDECIDED`` seconds. Then it is
+        closed with 4500: it may reconnect to its other rooms, and enters this one when the rule decides.
+
         A token that arrives while the rule is evaluated starts no second review; this one evaluates the rule again. A
         client could therefore stay by sending tokens faster than the rule decides, so the second refusal removes it
         even if a newer token has arrived.
@@ -79,36 +86,41 @@ class TokenRefresh:
             return
         self._under_review.add(membership)
         try:
-            was_refused = False
-            while room in client.rooms:
-                identity = client.identity
-                is_allowed = await self._may_stay(client, room)
-                is_newest = client.identity is identity
-                if is_allowed and is_newest:
-                    return
-                if not is_allowed and (is_newest or was_refused):
-                    break
-                was_refused |= not is_allowed
+            await self._remove_if_refused(client, room)
         finally:
             self._under_review.discard(membership)
-        if room in client.rooms:
-            await self._rooms.remove(client, room, f"You have no access to room {room} with the new token")
 
-    async def _may_stay(self, client: Client, room: str) -> bool:
-        """Return True if the rule of ``room`` allows the client within the timeout; False if it fails."""
-        user_id = client.identity.user_id
+    async def _remove_if_refused(self, client: Client, room: str) -> None:
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, jitter=0.5)
+        deadline = self._loop.time() + MAX_UNDECIDED
+        was_refused = False
+        while room in client.rooms:
+            identity = client.identity
+            decision = await self._decide(client, room)
+            is_newest = client.identity is identity
+            if decision is None:
+                pause = backoff.next_pause()
+                if self._loop.time() + pause >= deadline:
+                    log_user_event("closed", client, f"the rule of {room} has not decided for {MAX_UNDECIDED:g} s")
+                    client.close(INTERNAL_ERROR)  # and not left_room, which clients take for a no
+                    return
+                await asyncio.sleep(pause)
+            elif decision and is_newest:
+                return
+            elif not decision and (is_newest or was_refused):
+                await self._rooms.remove(client, room, f"You have no access to room {room} with the new token")
+                return
+            else:
+                was_refused |= not decision
+
+    async def _decide(self, client: Client, room: str) -> bool | None:
+        """Return the decision of the rule of ``room``, or None if it fails."""
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._rules.check(client, room)
+            await self._rules.check(client, room)
         except JoinForbidden:
             return False
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            log.error("The rule of %s awaited a cancelled task; user %s is removed", room, user_id)
-            return False
-        except Exception:
-            log.exception("The rule of %s failed for a new token of user %s, who is removed", room, user_id)
-            return False
+        except Refused as refused:
+            return None if is_temporary(refused.code) else False
+        except Unavailable:
+            return None
         return True

@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "builtin_events": {"plugin"},
     "registry": {"builtin_events", "errors", "plugin"},
     "gateway": {
-        *("auth", "broker", "builtin_events", "context", "errors", "fastpath", "idempotency", "plugin", "protocol"),
-        *("registry", "settings", "transport"),
+        *("auth", "backoff", "broker", "builtin_events", "context", "errors", "fastpath", "idempotency", "plugin"),
+        *("protocol", "registry", "settings", "transport"),
     },
     # What a server speaks, as documents.
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},

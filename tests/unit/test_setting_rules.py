@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
 import pytest
 from settings_environment import SECRET, read, refusal
@@ -73,6 +74,17 @@ def test_room_access_is_one_of_three() -> None:
         assert "claims, open, or an https:// URL" in refusal(JWT_SECRET=SECRET, ROOM_ACCESS=bad)
     for plain in ("http://app.example.com/", "http://10.0.0.1/", "http://localhost.example.com/", "http://[fe80::1]/"):
         assert "must be https://" in refusal(JWT_SECRET=SECRET, ROOM_ACCESS=plain)
+
+
+def test_secrets_of_room_access() -> None:
+    """Each is whsec_ and the Base64 of 24 to 64 bytes; the refusal shows no secret."""
+    first, second = (f"whsec_{b64encode(byte * size).decode()}" for byte, size in ((b"a", 24), (b"b", 64)))
+    assert read(ROOM_ACCESS_SECRET=f"{first}, {second}").room_access_secret == (first, second)
+    assert first not in repr(read(ROOM_ACCESS_SECRET=first))
+    for bad in (first[6:], "whsec_", f"whsec_{b64encode(b'a' * 23).decode()}", "whsec_!", "whsec_ä", f"{first}*"):
+        sentence = refusal(JWT_SECRET=SECRET, ROOM_ACCESS_SECRET=f"{second},{bad}")
+        assert sentence.startswith("ROOM_ACCESS_SECRET must be whsec_ and 24 to 64 random bytes in Base64")
+        assert bad == "whsec_" or bad not in sentence
 
 
 def test_a_url_is_shown_without_its_secrets() -> None:

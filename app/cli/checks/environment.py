@@ -50,6 +50,7 @@ def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _check_tokens(settings, environ)
     yield from _check_api_key(settings)
     yield from _check_openness(settings)
+    yield from _check_room_access(settings)
 
 
 def _check_tokens(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -86,6 +87,17 @@ def _check_openness(settings: Settings) -> Iterator[Finding]:
         yield Finding(WARN, "ALLOWED_ORIGINS contains null: every site can embed a sandboxed page, which may connect.")
     if settings.redis_url is None:
         yield Finding(OK, "REDIS_URL is not set: the embedded broker serves one process, and keeps no history on disk.")
+
+
+def _check_room_access(settings: Settings) -> Iterator[Finding]:
+    has_url = settings.room_access not in ("claims", "open")
+    if has_url and not settings.room_access_secret:
+        yield Finding(
+            WARN,
+            "ROOM_ACCESS_SECRET is not set: the URL in ROOM_ACCESS cannot verify that this server sends the requests.",
+        )
+    elif settings.room_access_secret and not has_url:
+        yield Finding(WARN, f"ROOM_ACCESS_SECRET has no effect, because ROOM_ACCESS is {settings.room_access}.")
 
 
 def check_names(environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -83,6 +83,12 @@ class GatewayCollector(Collector):
         yield _delivery_seconds(delivery)
         yield _errors(gateway)
         yield _connection_ends(gateway)
+        yield _access_failures(gateway)
+        yield _gauge(
+            "access_checks",
+            "Checks with the URL in ROOM_ACCESS that run or wait for their turn.",
+            gateway.room_access.unfinished_checks,
+        )
         for count in gateway.broker.metrics():
             yield (_counter if count.is_counter else _gauge)(count.name, count.meaning, count.value)
 
@@ -121,6 +127,15 @@ def _connection_ends(gateway: Gateway) -> Metric:
     ends = {*(end for end in SERVER_ENDS if end.reason), *CLIENT_ENDS.values(), OTHER_END}
     for end in sorted(ends):
         family.add_metric([str(end.code) if end.code else "other", end.reason], gateway.counters.ends[end])
+    return family
+
+
+def _access_failures(gateway: Gateway) -> Metric:
+    """Return the access checks without a decision. Both kinds begin with 0, so that rates include the first failure."""
+    help = "Access checks that failed: requests to the URL in ROOM_ACCESS (url), and rules of plugins (rule)."
+    family = CounterMetricFamily("roomcast_access_failures", help, labels=["check"])
+    family.add_metric(["url"], gateway.room_access.failed_requests)
+    family.add_metric(["rule"], gateway.counters.failed_rules)
     return family
 
 

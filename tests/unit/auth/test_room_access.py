@@ -1,57 +1,25 @@
-"""Tests of ``auth.room_access``: what ROOM_ACCESS allows, and that every failure refuses."""
+"""Tests of ``auth.room_access``: what ROOM_ACCESS allows, and how many requests the URL receives."""
+
+from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-from collections import Counter
-from contextlib import asynccontextmanager, closing
+import time
+from contextlib import asynccontextmanager
 
 import pytest
+from access_server import AccessServer
 from aiohttp import web
-from serving import SECRET
+from serving import SECRET, no_tasks_left
+from waiting import wait_until
 
 from roomcast.auth import room_access
 from roomcast.auth.identity import Identity
 from roomcast.auth.room_access import RoomAccess
+from roomcast.errors import Unavailable
 from roomcast.settings import Settings
 
 ALICE = Identity(1, "alice", rooms=("channel:*",))
 BOB = Identity("bob", "Bob")
-
-
-class AccessServer:
-    """An HTTP server on loopback that allows Alice. Tests may replace ``answer``."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict] = []
-        self.paths: Counter[str] = Counter()
-        self.connections: set[object] = set()
-        self.headers: dict[str, str] = {}
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.paths[request.path_qs] += 1
-        self.connections.add(request.transport)
-        self.headers = dict(request.headers)
-        self.bodies.append(await request.json())
-        return await self.answer(request)
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        allowed = self.bodies[-1]["user"]["user_id"] == 1
-        return web.Response(status=200 if allowed else 403, text="ignored")
-
-
-@pytest.fixture
-async def access_server():
-    """Run an access server."""
-    access_server = AccessServer()
-    runner = web.ServerRunner(web.Server(access_server.handle), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    access_server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/may-join"
-    yield access_server
-    await runner.cleanup()
 
 
 @asynccontextmanager
@@ -63,6 +31,20 @@ async def room_access_rule(room_access: str, **settings):
         yield rule
     finally:
         await rule.close()
+
+
+class Gate:
+    """Holds the requests to ``server`` until ``open`` is set, then allows them."""
+
+    def __init__(self, server: AccessServer) -> None:
+        self.arrived = 0
+        self.open = asyncio.Event()
+        server.answer = self._answer  # type: ignore[method-assign]
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.arrived += 1
+        await self.open.wait()
+        return web.Response()
 
 
 async def test_claims() -> None:
@@ -81,7 +63,7 @@ async def test_open() -> None:
         assert await rule.allows(BOB, "task:1")
 
 
-async def test_a_personal_room_cannot_be_joined(access_server) -> None:
+async def test_a_personal_room_cannot_be_joined(access_server: AccessServer) -> None:
     """No mode allows a personal room, the user's own included, and the URL is not asked."""
     for mode in ("claims", "open", access_server.url):
         async with room_access_rule(mode) as rule:
@@ -91,28 +73,18 @@ async def test_a_personal_room_cannot_be_joined(access_server) -> None:
     assert access_server.bodies == []
 
 
-async def test_the_url_receives_user_and_room(access_server) -> None:
-    """The URL receives the user and the room as JSON; 200 allows, 403 refuses, and claims are ignored."""
+async def test_a_url(access_server: AccessServer) -> None:
+    """The URL decides, and claims are ignored."""
     async with room_access_rule(access_server.url) as rule:
         assert rule.decide(ALICE, "task:1") is None
         assert await rule.allows(ALICE, "task:1") is True
         assert await rule.allows(BOB, "channel:1") is False
-    assert access_server.bodies == [
-        {"user": {"user_id": 1, "username": "alice"}, "room": "task:1"},
-        {"user": {"user_id": "bob", "username": "Bob"}, "room": "channel:1"},
-    ]
-    assert access_server.headers["Content-Type"] == "application/json"
 
 
-async def test_the_url_is_used_as_given(access_server) -> None:
-    """The path, the query and the credentials of the URL reach the server."""
-    async with room_access_rule(access_server.url.replace("//", "//me:pa55@") + "?key=k3y") as rule:
-        assert await rule.allows(ALICE, "task:1")
-    assert list(access_server.paths) == ["/may-join?key=k3y"]
-    assert access_server.headers["Authorization"].startswith("Basic ")
+# The cache.
 
 
-async def test_decisions_are_cached(access_server) -> None:
+async def test_decisions_are_cached(access_server: AccessServer) -> None:
     """Both decisions are cached, and returned without a request."""
     async with room_access_rule(access_server.url) as rule:
         for _ in range(3):
@@ -124,7 +96,19 @@ async def test_decisions_are_cached(access_server) -> None:
     assert len(access_server.bodies) == 2
 
 
-async def test_decisions_expire(access_server, monkeypatch) -> None:
+async def test_failures_are_not_cached(access_server: AccessServer) -> None:
+    """After a failure, the next call asks the URL again. Every caller gets the failure."""
+    access_server.always(503)
+    async with room_access_rule(access_server.url) as rule:
+        results = await asyncio.gather(*(rule.allows(ALICE, "task:1") for _ in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [Unavailable] * 3
+        assert rule.decide(ALICE, "task:1") is None
+        assert rule.failed_requests == 1
+        access_server.always(200)
+        assert await rule.allows(ALICE, "task:1") is True
+
+
+async def test_decisions_expire(access_server: AccessServer, monkeypatch) -> None:
     """After ROOM_ACCESS_CACHE seconds, the URL is asked again."""
     now = 1000.0
     monkeypatch.setattr(room_access.time, "monotonic", lambda: now)
@@ -138,7 +122,7 @@ async def test_decisions_expire(access_server, monkeypatch) -> None:
         assert list(rule._cache) == [(1, "task:2")]
 
 
-async def test_without_a_cache_every_join_is_a_request(access_server) -> None:
+async def test_without_a_cache_every_join_is_a_request(access_server: AccessServer) -> None:
     """ROOM_ACCESS_CACHE=0 asks each time."""
     async with room_access_rule(access_server.url, room_access_cache=0) as rule:
         for _ in range(3):
@@ -146,7 +130,7 @@ async def test_without_a_cache_every_join_is_a_request(access_server) -> None:
     assert len(access_server.bodies) == 3
 
 
-async def test_the_cache_is_bounded(access_server, monkeypatch) -> None:
+async def test_the_cache_is_bounded(access_server: AccessServer, monkeypatch) -> None:
     """Only the newest decisions are cached."""
     monkeypatch.setattr(room_access, "MAX_CACHED", 3)
     async with room_access_rule(access_server.url) as rule:
@@ -155,144 +139,125 @@ async def test_the_cache_is_bounded(access_server, monkeypatch) -> None:
         assert [rule.decide(ALICE, f"task:{number}") for number in range(5)] == [None, None, True, True, True]
 
 
-async def test_equal_requests_are_shared(access_server) -> None:
+# Many callers at once.
+
+
+async def test_equal_requests_are_shared(access_server: AccessServer) -> None:
     """Callers that need the same decision share one request; others have their own."""
     async with room_access_rule(access_server.url) as rule:
         answers = await asyncio.gather(
             *(rule.allows(ALICE, "task:1") for _ in range(20)), rule.allows(BOB, "task:1"), rule.allows(ALICE, "task:2")
         )
+        assert rule.unfinished_checks == 0
     assert answers == [True] * 20 + [False, True]
     assert len(access_server.bodies) == 3
 
 
-async def test_cancelling_one_caller_does_not_affect_others(access_server) -> None:
+async def test_cancelling_one_caller_does_not_affect_others(access_server: AccessServer) -> None:
     """If one caller is cancelled, the others get the decision."""
-    arrived, go = asyncio.Event(), asyncio.Event()
+    gate = Gate(access_server)
+    async with room_access_rule(access_server.url) as rule:
+        first = asyncio.create_task(rule.allows(ALICE, "task:1"))
+        second = asyncio.create_task(rule.allows(ALICE, "task:1"))
+        await wait_until(lambda: gate.arrived)
+        first.cancel()
+        gate.open.set()
+        assert await second is True
+        assert first.cancelled()
 
-    async def answer(request):
-        arrived.set()
-        await go.wait()
+
+async def test_the_decision_for_a_caller_that_was_cancelled(access_server: AccessServer) -> None:
+    """A request that was sent is completed, so that the decision is cached when the client asks again."""
+    gate = Gate(access_server)
+    async with room_access_rule(access_server.url) as rule:
+        caller = asyncio.create_task(rule.allows(ALICE, "task:1"))
+        await wait_until(lambda: gate.arrived)
+        caller.cancel()
+        gate.open.set()
+        await wait_until(lambda: rule.decide(ALICE, "task:1"))
+    assert gate.arrived == 1
+
+
+async def test_the_wait_for_a_slot_does_not_count_against_the_timeout(access_server: AccessServer, monkeypatch) -> None:
+    """The URL receives at most MAX_REQUESTS requests at once, and each has ROOM_ACCESS_TIMEOUT for itself."""
+    monkeypatch.setattr(room_access, "MAX_REQUESTS", 2)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(0.4)
+        return web.Response()
+
+    access_server.answer = answer
+    async with room_access_rule(access_server.url, room_access_timeout=1.5) as rule:
+        begun = time.monotonic()
+        assert await asyncio.gather(*(rule.allows(ALICE, f"task:{number}") for number in range(10))) == [True] * 10
+        assert time.monotonic() - begun > 1.5
+    assert access_server.most_at_once == 2
+
+
+@pytest.mark.slow
+async def test_3000_joins_at_once(access_server: AccessServer) -> None:
+    """All get in if the URL takes 50 ms, with the default timeout."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(0.05)
         return web.Response()
 
     access_server.answer = answer
     async with room_access_rule(access_server.url) as rule:
+        users = [Identity(id, f"user {id}") for id in range(3000)]
+        assert await asyncio.gather(*(rule.allows(user, "channel:1") for user in users)) == [True] * 3000
+    assert access_server.most_at_once == room_access.MAX_REQUESTS
+
+
+async def test_the_number_of_checks_is_bounded(access_server: AccessServer, monkeypatch, caplog) -> None:
+    """With MAX_CHECKS unfinished checks, further ones fail at once. Callers of a check that waits still share it."""
+    monkeypatch.setattr(room_access, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(room_access, "MAX_CHECKS", 5)
+    gate = Gate(access_server)
+    async with room_access_rule(access_server.url) as rule:
+        callers = [asyncio.create_task(rule.allows(ALICE, f"task:{number}")) for number in range(5)]
+        await wait_until(lambda: gate.arrived == 2)
+        assert rule.unfinished_checks == 5
+        with pytest.raises(Unavailable):
+            await rule.allows(ALICE, "task:5")
+        assert "5 checks wait for it already" in caplog.text
+        callers.append(asyncio.create_task(rule.allows(ALICE, "task:4")))
+        gate.open.set()
+        assert await asyncio.gather(*callers) == [True] * 6
+        assert await rule.allows(ALICE, "task:5")
+    assert len(access_server.bodies) == 6
+
+
+async def test_a_check_without_callers_is_not_sent(access_server: AccessServer, monkeypatch) -> None:
+    """If all callers are cancelled before the request is sent, the URL is not asked; a later caller asks anew."""
+    monkeypatch.setattr(room_access, "MAX_REQUESTS", 1)
+    gate = Gate(access_server)
+    async with no_tasks_left(), room_access_rule(access_server.url) as rule:
         first = asyncio.create_task(rule.allows(ALICE, "task:1"))
-        second = asyncio.create_task(rule.allows(ALICE, "task:1"))
-        await arrived.wait()
-        first.cancel()
-        go.set()
-        assert await second is True
-        assert first.cancelled() or first.cancelling()
+        await wait_until(lambda: gate.arrived)
+        waiting = [asyncio.create_task(rule.allows(ALICE, "task:2")) for _ in range(2)]
+        await wait_until(lambda: rule.unfinished_checks == 2)
+        for caller in waiting:
+            caller.cancel()
+        await asyncio.wait(waiting)
+        assert rule.unfinished_checks == 1
+        later = asyncio.create_task(rule.allows(ALICE, "task:3"))
+        gate.open.set()
+        assert await first and await later
+        assert [body["room"] for body in access_server.bodies] == ["task:1", "task:3"]
+        assert await rule.allows(ALICE, "task:2")
 
 
-async def test_connections_are_reused(access_server) -> None:
-    """Consecutive requests use one connection."""
-    async with room_access_rule(access_server.url) as rule:
-        for number in range(5):
-            await rule.allows(ALICE, f"task:{number}")
-    assert len(access_server.connections) == 1
-
-
-@pytest.mark.parametrize("status", [201, 204, 301, 307, 401, 404, 500, 503])
-async def test_other_statuses_refuse(access_server, caplog, status) -> None:
-    """Only 200 allows. Redirects are not followed, failures are not cached, and the reason is logged."""
-
-    async def answer(request):
-        return web.Response(status=status, headers={"Location": access_server.url.replace("may-join", "other")})
-
-    access_server.answer = answer
-    async with room_access_rule(access_server.url) as rule:
-        assert await rule.allows(ALICE, "task:1") is False
-        assert rule.decide(ALICE, "task:1") is None
-    assert list(access_server.paths) == ["/may-join"]
-    assert f"it answered {status}" in caplog.text
-
-
-async def test_a_timeout_refuses(access_server, caplog) -> None:
-    """An answer that takes longer than ROOM_ACCESS_TIMEOUT refuses the join."""
-    never = asyncio.Event()
-
-    async def answer(request):
-        await never.wait()
-
-    access_server.answer = answer
-    async with room_access_rule(access_server.url, room_access_timeout=0.05) as rule:
-        assert await rule.allows(ALICE, "task:1") is False
-    assert "did not answer within 0.05 s" in caplog.text
-
-
-async def test_an_endless_body_is_not_read(access_server) -> None:
-    """An endless body neither delays the decision nor is collected."""
-
-    async def answer(request):
-        response = web.StreamResponse()
-        await response.prepare(request)
-        with pytest.raises(ConnectionError):
-            while True:
-                await response.write(b"x" * 65536)
-        return response
-
-    access_server.answer = answer
-    async with room_access_rule(access_server.url) as rule:
-        assert await rule.allows(ALICE, "task:1") is True
-
-
-async def test_an_unreachable_server_refuses(caplog) -> None:
-    """An unreachable server refuses the join; the log has its origin without credentials."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        async with room_access_rule(f"http://me:pa55@127.0.0.1:{port}/?key=k3y") as rule:
-            assert await rule.allows(ALICE, "task:1") is False
-    assert f"http://127.0.0.1:{port}" in caplog.text
-    assert "pa55" not in caplog.text
-    assert "k3y" not in caplog.text
-
-
-async def test_another_protocol_refuses(caplog) -> None:
-    """A server that does not speak HTTP refuses the join."""
-
-    async def greet(reader, writer):
-        writer.write(b"220 mail.example.com ESMTP\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(greet, "127.0.0.1", 0)
-    async with server, room_access_rule(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as rule:
-        assert await rule.allows(ALICE, "task:1") is False
-    assert "ROOM_ACCESS cannot be asked" in caplog.text
-
-
-async def test_failures_are_logged_once_a_minute(access_server, caplog, monkeypatch) -> None:
-    """There is one warning a minute, with the number of refusals since the last."""
-    now = 1000.0
-    monkeypatch.setattr(room_access.time, "monotonic", lambda: now)
-
-    async def answer(request):
-        return web.Response(status=500)
-
-    access_server.answer = answer
-    with caplog.at_level(logging.WARNING, "roomcast.access"):
+async def test_closing(access_server: AccessServer) -> None:
+    """Checks that run at shutdown fail, and so do those after it; no task remains."""
+    gate = Gate(access_server)
+    async with no_tasks_left():
         async with room_access_rule(access_server.url) as rule:
-            for number in range(5):
-                await rule.allows(ALICE, f"task:{number}")
-            now += 61
-            await rule.allows(ALICE, "task:9")
-    lines = [record.getMessage() for record in caplog.records if record.name == "roomcast.access"]
-    assert [line.partition("; ")[2].split()[0] for line in lines] == ["1", "5"]
-
-
-async def test_closing_refuses(access_server) -> None:
-    """A request that runs at shutdown and one after it refuse the join; no task remains."""
-    arrived, never = asyncio.Event(), asyncio.Event()
-
-    async def answer(request):
-        arrived.set()
-        await never.wait()
-
-    access_server.answer = answer
-    async with room_access_rule(access_server.url) as rule:
-        pending = asyncio.create_task(rule.allows(ALICE, "task:1"))
-        await arrived.wait()
-    assert await pending is False
-    assert await rule.allows(ALICE, "task:2") is False
-    assert rule._requests == {}
+            pending = asyncio.create_task(rule.allows(ALICE, "task:1"))
+            await wait_until(lambda: gate.arrived)
+        for later in (pending, rule.allows(ALICE, "task:2")):
+            with pytest.raises(Unavailable):
+                await later
+        assert rule.unfinished_checks == 0
+        gate.open.set()
+        await access_server.stop()

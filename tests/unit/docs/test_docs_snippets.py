@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import configparser
 import json
 import os
@@ -20,7 +21,7 @@ from redis_servers import RedisServer
 from serving import KEY, Serve, call, connect, url
 from shell import API_KEY, PATIENCE, SECRET, Process, environment, run_curl
 
-from roomcast import Refused
+from roomcast import Context, Plugin, Refused, Unavailable
 from roomcast.testing import running
 from roomcast.web.server import Server
 
@@ -174,6 +175,31 @@ async def test_the_question_of_room_access(serve: Serve):
     assert asked == [json.loads(snippet("the question of ROOM_ACCESS"))] * 2
 
 
+async def test_a_receiver_for_room_access(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    """The receiver of the page verifies the request, and decides; a wrong signature is a failed check."""
+    secret, other = (f"whsec_{base64.b64encode(byte * 32).decode()}" for byte in (b"a", b"b"))
+    monkeypatch.setenv("ROOM_ACCESS_SECRET", secret)
+    app = module_of(snippet("a receiver for ROOM_ACCESS"))["app"]
+    async with AsyncExitStack() as stack:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        where = f"http://127.0.0.1:{runner.addresses[0][1]}/may-join"
+        for secrets, user_id, outcome in (
+            ((secret,), 12345, "joined_room"),
+            ((other, secret), 12345, "joined_room"),
+            ((secret,), 54321, "forbidden"),
+            ((other,), 12345, "unavailable"),
+            ((), 12345, "unavailable"),
+        ):
+            server = await serve(room_access=where, room_access_secret=secrets)
+            async with connect(server, user_id, "alice", rooms=()) as alice:
+                await alice.send("join_room", "channel:456")
+                frame = await alice.recv()
+                assert frame["data"].get("code", frame["type"]) == outcome
+
+
 # The command line.
 
 
@@ -212,6 +238,34 @@ async def test_the_complete_plugin_works() -> None:
         await alice.join("environment:prod")
         reply = await alice.command("deploy.rollback", {"version": "1"}, room="environment:prod")
         assert reply == (await alice.next("deploy.finished"))["data"] == {"version": "1"}
+
+
+async def test_the_rule_that_cannot_decide_works() -> None:
+    """It allows the team, and raises Unavailable if the directory does not answer."""
+
+    class Directory:
+        is_up = True
+
+        async def team(self, environment: str) -> set[str]:
+            if not self.is_up:
+                raise ConnectionError
+            return {"alice"}
+
+    directory = Directory()
+    plugin = Plugin("deploy")
+    names = {"deploy": plugin, "directory": directory, "Unavailable": Unavailable, "Context": Context}
+    exec(snippet("a rule that cannot decide"), names)
+    async with running([plugin]) as gateway:
+        alice, mallory = await gateway.connect("alice"), await gateway.connect("mallory")
+        directory.is_up = False
+        with pytest.raises(Refused, match="The directory of teams does not answer") as refused:
+            await alice.join("environment:prod")
+        assert refused.value.code == "unavailable"
+        directory.is_up = True
+        await alice.join("environment:prod")
+        with pytest.raises(Refused) as refused:
+            await mallory.join("environment:prod")
+        assert refused.value.code == "forbidden"
 
 
 async def test_the_command_for_anyone_works() -> None:

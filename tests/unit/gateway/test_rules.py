@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from serving import Serve, connect
-from slow_rule import waiting_rule
 
 from roomcast import Context, Plugin
 
@@ -43,27 +42,17 @@ async def test_room_access_open(serve: Serve) -> None:
         assert await alice.closed() == (4403, "Forbidden")
 
 
-async def test_a_rule_that_hangs(serve: Serve) -> None:
-    """The client gets ``timeout`` after HANDLER_TIMEOUT, and does not join."""
-    plugin, _, _ = waiting_rule()
-    server = await serve(plugins=[plugin], handler_timeout=0.05, ws_heartbeat_interval=0.2)
-    async with connect(server) as alice:
-        await alice.send("join_room", "slow:1", id=1)
-        assert (await alice.recv_type("error", id=1))["data"]["code"] == "timeout"
-        assert not server.gateway.delivery.rooms and not server.gateway.rooms.subscriptions._joining
-
-
 async def test_results_of_a_rule(serve: Serve) -> None:
-    """Only True allows a join; an exception is an internal error."""
+    """Only True allows a join; all other results forbid it."""
     plugin = Plugin("odd")
 
     @plugin.room("odd")
     async def rule(ctx: Context, entity: str) -> Any:
-        return {"yes": True, "one": 1, "text": "yes", "none": None}.get(entity) if entity != "boom" else 1 / 0
+        return {"yes": True, "one": 1, "text": "yes", "none": None}.get(entity)
 
     server = await serve(plugins=[plugin], forbidden_join="keep")
     async with connect(server) as alice:
-        for entity, code in (("one", "forbidden"), ("text", "forbidden"), ("none", "forbidden"), ("boom", "internal")):
+        for entity in ("one", "text", "none"):
             await alice.send("join_room", f"odd:{entity}")
-            assert (await alice.recv_type("error"))["data"]["code"] == code
+            assert (await alice.recv_type("error"))["data"]["code"] == "forbidden"
         await alice.join("odd:yes")

@@ -42,7 +42,7 @@ async def test_a_leave_during_a_hanging_join(serve: Serve) -> None:
         await alice.send("leave_room", ROOM)
         await alice.recv_type("left_room")
         assert ROOM in broker._subscribed
-        assert (await bob.recv_type("error"))["data"]["code"] == "timeout"
+        assert (await bob.recv_type("error"))["data"]["code"] == "unavailable"
         assert ROOM not in broker._subscribed and not server.gateway.rooms.subscriptions._joining
         broker.hanging = frozenset()
         await bob.join(ROOM)

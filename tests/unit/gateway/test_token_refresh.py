@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from gateway_tools import frame_types, is_empty, members
 from serving import Serve, connect, token_for
 from waiting import wait_until
+from websockets import ConnectionClosed
 
-from roomcast import Context, Plugin
+from roomcast import Context, Plugin, Refused, Unavailable
+from roomcast.gateway import token_refresh
 
 ROOM = "channel:1"
 
@@ -89,22 +92,40 @@ async def test_a_new_token_that_covers_fewer_rooms(serve: Serve) -> None:
         assert await alice.closed() == (4403, "Forbidden")
 
 
-@pytest.mark.parametrize("mood", ["no", "boom", "hang", "cancelled", "one"])
-async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, mood: str) -> None:
-    """A client that is refused, or whose rule fails, leaves the room. The refresh does not wait."""
-    plugin = Plugin("moody")
+class MoodyRule:
+    """A plugin with a rule that does what the claim ``mood`` says. ``evaluations`` has the moods, in order."""
 
-    @plugin.room("moody")
-    async def rule(ctx: Context, entity: str) -> Any:
-        if entity == "calm" or ctx.claims["mood"] == "yes":
+    def __init__(self) -> None:
+        self.plugin = Plugin("moody")
+        self.evaluations: list[str] = []
+        self.plugin.room("moody")(self._rule)
+
+    async def _rule(self, ctx: Context, entity: str) -> Any:
+        if entity == "calm":
             return True
-        if ctx.claims["mood"] == "hang":
+        mood = ctx.claims["mood"]
+        self.evaluations.append(mood)
+        if mood == "hang":
             await asyncio.Event().wait()
-        elif ctx.claims["mood"] == "cancelled":
+        elif mood == "cancelled":
             raise asyncio.CancelledError
-        return {"no": False, "one": 1}[ctx.claims["mood"]]  # KeyError for boom
+        elif mood in ("closed", "unavailable"):
+            raise Refused(mood, "Not at this time of the day.")
+        elif mood == "not now":
+            raise Unavailable("The directory does not answer.")
+        return {"yes": True, "no": False, "one": 1}[mood]  # KeyError for boom
 
-    server = await serve(plugins=[plugin], handler_timeout=0.1)
+
+@pytest.fixture
+def moody() -> MoodyRule:
+    """Return a plugin whose rule does what the token says."""
+    return MoodyRule()
+
+
+@pytest.mark.parametrize("mood", ["no", "one", "closed"])
+async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, moody: MoodyRule, mood: str) -> None:
+    """A client that is refused leaves the room. The refresh does not wait."""
+    server = await serve(plugins=[moody.plugin])
     async with connect(server, token=token_for(mood="yes")) as alice, connect(server, 2, "bob") as bob:
         for room in (ROOM, "moody:1", "moody:calm"):
             await alice.join(room)
@@ -121,6 +142,84 @@ async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, mood: str)
         assert (await members(server, "moody:1"), await members(server, "moody:calm")) == ({}, {1: 1})
         assert await members(server) == {1: 1, 2: 1}
         assert set(frame_types(await bob.settled())) == {"user_joined"}
+
+
+#: The moods in which the rule fails.
+FAILING = ("boom", "hang", "cancelled", "unavailable", "not now")
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate a rule that fails again soon."""
+    monkeypatch.setattr(token_refresh, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(token_refresh, "_LONGEST_PAUSE", 0.02)
+
+
+@pytest.mark.parametrize("later", ["yes", "no"])
+@pytest.mark.parametrize("mood", FAILING)
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_rule_that_fails_for_a_new_token(serve: Serve, moody: MoodyRule, mood: str, later: str) -> None:
+    """The client stays and the rule is evaluated again, until it decides."""
+    server = await serve(plugins=[moody.plugin], handler_timeout=0.05)
+    async with connect(server, token=token_for(mood="yes")) as alice:
+        await alice.join("moody:1")
+        await alice.settled()
+        await alice.send("refresh_token", data={"token": token_for(mood=mood)})
+        await wait_until(lambda: moody.evaluations.count(mood) >= 3)
+        await alice.send("send_message", "moody:1", {"content": "still here"})
+        await alice.recv_type("message")
+        assert "left_room" not in frame_types(alice.frames)
+        await alice.send("refresh_token", data={"token": token_for(mood=later)})
+        await wait_until(lambda: not server.gateway.token_refresh._under_review)
+        assert moody.evaluations[-1] == later
+        left = [frame["room"] for frame in await alice.settled() if frame["type"] == "left_room"]
+        assert left == ([] if later == "yes" else ["moody:1"])
+        assert (await members(server, "moody:1")) == ({1: 1} if later == "yes" else {})
+
+
+@pytest.mark.parametrize("mood", FAILING)
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_rule_that_fails_for_too_long(serve: Serve, moody: MoodyRule, mood: str, monkeypatch) -> None:
+    """After MAX_UNDECIDED the client is closed with 4500, so that it reconnects. New tokens do not extend the time."""
+    monkeypatch.setattr(token_refresh, "MAX_UNDECIDED", 0.5)
+    server = await serve(plugins=[moody.plugin], handler_timeout=0.05)
+    async with connect(server, token=token_for(mood="yes")) as alice:
+        await alice.join("moody:1")
+
+        async def keep_refreshing() -> None:
+            with suppress(ConnectionClosed):
+                while True:
+                    await alice.send("refresh_token", data={"token": token_for(mood=mood)})
+                    await asyncio.sleep(0.02)
+
+        refreshing = asyncio.create_task(keep_refreshing())
+        assert await alice.closed() == (4500, "Internal Server Error")
+        await asyncio.wait([refreshing])
+        assert "left_room" not in frame_types(alice.frames)
+    await wait_until(lambda: is_empty(server))
+    async with connect(server, token=token_for(mood=mood)) as alice:
+        await alice.join(ROOM)
+        await alice.send("join_room", "moody:1")
+        code = (await alice.recv_type("error"))["data"]["code"]
+        assert code == "unavailable"
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_client_that_leaves_while_its_rule_fails(serve: Serve, moody: MoodyRule) -> None:
+    """The rule is not evaluated any more for a client that has left the room or the server."""
+    server = await serve(plugins=[moody.plugin])
+    for ends in (False, True):
+        async with connect(server, token=token_for(mood="yes")) as alice:
+            await alice.join("moody:1")
+            await alice.send("refresh_token", data={"token": token_for(mood="boom")})
+            await wait_until(lambda: "boom" in moody.evaluations)
+            if not ends:
+                await alice.send("leave_room", "moody:1")
+                await wait_until(lambda: not server.gateway.token_refresh._under_review)
+                assert await members(server, "moody:1") == {}
+        await wait_until(lambda: not server.gateway.token_refresh._under_review)
+        moody.evaluations.clear()
+    await wait_until(lambda: is_empty(server))
 
 
 async def test_the_newest_token_counts(serve: Serve) -> None:
