@@ -14,7 +14,7 @@ import click
 import orjson
 
 from ..backoff import Backoff
-from ..errors import RoomcastError, SettingsError
+from ..errors import RoomcastError, SettingsError, is_temporary
 from ..logs import escape
 from . import tokens
 from .options import run, url_option
@@ -123,6 +123,8 @@ class Listener:
         self._last_user_id = ""
         #: The rooms that this connection has joined.
         self._joined: set[str] = set()
+        #: The joins that will be repeated on this connection.
+        self._repeats: set[asyncio.TimerHandle] = set()
         self._backoff: Final = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
 
     async def run(self) -> None:
@@ -173,14 +175,24 @@ class Listener:
     async def _follow(self, stream: Stream) -> None:
         """Join the rooms and handle all frames. Raises ``Ended`` when the connection ends."""
         self._joined = set()
-        for room, last_id in self._last_ids.items():
-            join = {"type": "join_room", "room": room, "data": {"since": last_id}}
-            stream.send(orjson.dumps(join))
+        for room in self._last_ids:
+            self._join(stream, room)
         try:
             while True:
-                self._handle(await self._receive(stream))
+                self._handle(stream, await self._receive(stream))
         finally:
+            for repeat in self._repeats:
+                repeat.cancel()
+            self._repeats.clear()
             stream.close()
+
+    def _join(self, stream: Stream, room: str) -> None:
+        stream.send(orjson.dumps({"type": "join_room", "room": room, "data": {"since": self._last_ids[room]}}))
+
+    def _join_later(self, stream: Stream, room: str, reason: str) -> None:
+        pause = self._backoff.next_pause()
+        self._note(f"{room} cannot be joined now: {reason} Trying again in {pause:.1f} s.")
+        self._repeats.add(asyncio.get_running_loop().call_later(pause, self._join, stream, room))
 
     async def _receive(self, stream: Stream) -> bytes:
         try:
@@ -194,7 +206,7 @@ class Listener:
         except TimeoutError:
             raise Ended(End(1006, "the server does not answer a ping")) from None
 
-    def _handle(self, frame: bytes) -> None:
+    def _handle(self, stream: Stream, frame: bytes) -> None:
         message = orjson.loads(frame)
         type, room, data = message.get("type"), message.get("room"), message.get("data") or {}
         if type == "connected":
@@ -204,6 +216,8 @@ class Listener:
         elif type == "resync":
             self._note(f"{room or 'To the user'}: events were lost on the server.")
             self._set_last_id(room, data.get("last_id"))
+        elif type == "error" and room in self._last_ids and is_temporary(str(data.get("code"))):
+            self._join_later(stream, room, f"{str(data.get('error')).rstrip('.')}.")
         elif type == "error":
             hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else ""
             raise RoomcastError(f"{room or 'The server'}: {str(data.get('error')).rstrip('.')}{hint or '.'}")

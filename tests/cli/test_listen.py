@@ -4,9 +4,12 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 
 import serving
+from access_server import AccessServer
+from aiohttp import web
 from shell import SECRET, TASK, Process, Running, listening, publish, refusal, roomcast
 
 from roomcast.auth.identity import make_token
+from roomcast.cli import listen
 from roomcast.cli.listen import Listener, event_line
 from roomcast.cli.target import parse_target
 from roomcast.errors import SERVICE_RESTART
@@ -16,9 +19,9 @@ PATIENCE = 20.0
 
 
 @asynccontextmanager
-async def running():
+async def running(**settings):
     """Run a server in this process, on a free port."""
-    async with serving.running(jwt_secret=SECRET, api_key=None, history_size=100, history_ttl=60) as server:
+    async with serving.running(jwt_secret=SECRET, api_key=None, history_size=100, history_ttl=60, **settings) as server:
         yield server
 
 
@@ -47,15 +50,15 @@ class Lines:
 
 
 @asynccontextmanager
-async def listener_of(server: Server, *rooms: str, **options):
-    """Run a listener that has joined ``rooms``; yield its lines of events and its notes."""
+async def listener_of(server: Server, *rooms: str, joins: bool = True, **options):
+    """Run a listener that has joined ``rooms``, unless ``joins`` is False; yield its lines of events and its notes."""
     out, note = Lines(), Lines()
     token = make_token(SECRET, user_id=1, username="alice", rooms=["*"])
     target = parse_target(f"ws://127.0.0.1:{server.port}")
     listener = Listener(target, rooms, lambda: token, out=out, note=note, **options)
     task = asyncio.create_task(listener.run())
     try:
-        for room in rooms:
+        for room in rooms if joins else ():
             await note.wait_for(f"Listening in {room}")
         yield out, note
     finally:
@@ -116,6 +119,26 @@ async def test_lost_events_to_the_user_are_reported():
             connection.abort(SERVICE_RESTART)
         await note.wait_for("Events sent to the user may have been missed")
         await note.wait_for("Listening in task:1 again; nothing was missed")
+
+
+async def test_a_failed_access_check_is_repeated(access_server: AccessServer, monkeypatch):
+    """A room whose access check fails is joined when the check succeeds; other rooms are not affected."""
+    monkeypatch.setattr(listen, "FIRST_PAUSE", 0.05)
+    is_broken = True
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=503 if is_broken and (await request.json())["room"] == "task:2" else 200)
+
+    access_server.answer = answer
+    async with running(room_access=access_server.url) as server:
+        async with listener_of(server, "task:1", "task:2", joins=False) as (out, note):
+            await note.wait_for("task:2 cannot be joined now: join_room could not be carried out now; try again soon.")
+            await note.wait_for("Listening in task:1")
+            is_broken = False
+            await note.wait_for("Listening in task:2")
+            await server.gateway.publishing.publish("task.deleted", "task:2", {"task_id": 3}, None, None)
+            await out.wait_for('"task_id":3')
+        assert not any("Disconnected" in text for text in note.lines)
 
 
 async def test_several_rooms_share_a_connection():
