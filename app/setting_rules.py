@@ -157,6 +157,20 @@ def normalize_origin(value: str) -> str:
     return origin
 
 
+def normalize_public_url(value: str) -> str:
+    """Return ``PUBLIC_URL`` without a slash at its end. Raises ``SettingsError``."""
+    try:
+        url = URL() if re.search(r"\s", value) else URL(value)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host or url.user or url.query_string or url.fragment:
+        raise SettingsError(
+            f"PUBLIC_URL is {show(value)}; it must be an https:// or http:// URL with a host and perhaps a path, like "
+            "https://example.com/rt."
+        )
+    return str(url).rstrip("/")
+
+
 @cache
 def trusted_proxies(value: str) -> TrustedProxies:
     """Return the proxies that ``TRUST_PROXY`` names: a number of them, or their networks. Raises ``SettingsError``."""

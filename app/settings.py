@@ -22,6 +22,7 @@ from .setting_rules import (
     check_room_access,
     check_room_access_secrets,
     normalize_origin,
+    normalize_public_url,
     trusted_proxies,
 )
 from .signing_keys import accepted_algorithms, read_public_key
@@ -209,6 +210,12 @@ class Settings:
         "Lowest level that is logged: debug, info, warning or error",
         choices=("debug", "info", "warning", "error"),
     )
+    public_url: str | None = _setting(
+        None,
+        "str",
+        "URL at which clients reach this server, for its documents, such as https://example.com/rt; by default the "
+        "address that the client used",
+    )
     trust_proxy: str = _setting(
         "false",
         "str",
@@ -226,6 +233,8 @@ class Settings:
         self._check_lease()
         check_api_key(self.api_key)
         check_room_access(self.room_access)
+        if self.public_url is not None:
+            object.__setattr__(self, "public_url", normalize_public_url(self.public_url))
         trusted_proxies(self.trust_proxy)
         check_room_access_secrets(self.room_access_secret)
         object.__setattr__(self, "allowed_origins", tuple(map(normalize_origin, self.allowed_origins)))

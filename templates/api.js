@@ -2,7 +2,10 @@
 
 import { page } from "./dom.js";
 
-/** Call the API with a JSON `body`. Resolves to {ok, status, body}; never rejects. */
+/** The URL of the server's root. A proxy may serve it below a path. */
+export const root = new URL("../../", import.meta.url);
+
+/** Call the API at `path`, relative to the server's root, with a JSON `body`. Resolves to {ok, status, body}; never rejects. */
 export async function call(method, path, body, headers = {}) {
   const options = { method, headers: { ...headers, [page.header]: "1" }, credentials: "same-origin", cache: "no-store" };
   if (body !== undefined) {
@@ -11,7 +14,7 @@ export async function call(method, path, body, headers = {}) {
   }
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(new URL(path, root), options);
   } catch {
     return failed(0, "The server does not answer. Is roomcast running?");
   }

@@ -1,6 +1,6 @@
 // The Send panel: a command or an event from a form that is generated from its schema, or any text as one frame.
 
-import { call } from "./api.js";
+import { call, root } from "./api.js";
 import { $, clearProblems, copy, el, page, showProblem, showRefusal, tabs } from "./dom.js";
 import { buildForm } from "./forms.js";
 
@@ -190,7 +190,7 @@ function readEvent(form, current) {
 async function publish(form, event, log) {
   showOutcome(form, "Publishing…");
   const key = $("event-key").value;
-  const { ok, status, body } = await call("POST", "/api/v1/events", event, key ? { "Idempotency-Key": key } : {});
+  const { ok, status, body } = await call("POST", "api/v1/events", event, key ? { "Idempotency-Key": key } : {});
   showOutcome(form, ok ? `✓ Published as ${body.id}` : "", "good");
   const result = ok ? body.id : body.error ?? "";
   const details = { room: event.room, request: event, status, answer: body };
@@ -210,7 +210,7 @@ function curlCommand(event, key) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const headers = ["Content-Type: application/json", ...(key ? [`Idempotency-Key: ${key}`] : [])];
   return [
-    "curl", quoted(new URL("/api/v1/events", location.href).href), '-H "Authorization: Bearer $API_KEY"',
+    "curl", quoted(new URL("api/v1/events", root).href), '-H "Authorization: Bearer $API_KEY"',
     ...headers.map((header) => `-H ${quoted(header)}`), "-d", quoted(JSON.stringify(event)),
   ].join(" ");
 }

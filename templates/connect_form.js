@@ -46,7 +46,7 @@ function setUpUserForm(connection) {
       user_id: $("user-id").value.trim(),
       rooms: $("user-rooms").value.split(",").map((room) => room.trim()).filter(Boolean),
     };
-    const { ok, body } = await call("POST", "/console/token", user);
+    const { ok, body } = await call("POST", "console/token", user);
     if (!ok) {
       showRefusal(form, body);
       return;

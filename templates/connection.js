@@ -1,6 +1,7 @@
 // The console's connection: a ChatClient, with every frame and every automatic action reported as an event.
 
-import { ChatClient } from "/static/roomcast.js";
+import { ChatClient } from "../../static/roomcast.js";
+import { root } from "./api.js";
 import { number, page } from "./dom.js";
 
 /** Close codes that browsers report themselves: [name, meaning]. */
@@ -53,7 +54,7 @@ export class ConsoleConnection extends EventTarget {
   /** Connect with `token`, as a new client without rooms. */
   connect(token) {
     this.#closeSilently();
-    const url = new URL(page.socket, location.href);
+    const url = new URL(page.socket, root);
     const trace = (direction, text) => this.#traced(direction, text);
     // The server refuses messages that are too long, so that the developer sees its answer.
     const client = new ChatClient(token, { url, trace, reconnect: RECONNECT, maxSize: Infinity });

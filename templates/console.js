@@ -85,7 +85,7 @@ $("reconnect").addEventListener("change", () => {
   showStatus();
 });
 $("logout")?.addEventListener("click", async () => {
-  await call("POST", "/console/logout");
+  await call("POST", "console/logout");
   sessionStorage.clear();
   location.reload();
 });

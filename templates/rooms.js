@@ -60,7 +60,7 @@ export class RoomList {
   async refresh() {
     clearTimeout(this.#timer);
     this.#timer = 0;
-    const { ok, body } = await call("GET", "/api/v1/rooms");
+    const { ok, body } = await call("GET", "api/v1/rooms");
     $("people-problem").textContent = ok ? "" : body.error;
     if (!ok) return;
     const rooms = body.rooms;
@@ -109,7 +109,7 @@ export class RoomList {
     const disconnect = this.#actionButton("Disconnect", `Disconnect ${username} everywhere`, room, id, async () => {
       const words = `All connections of ${username} (user ${id}) are closed with 4410. The user can connect again.`;
       const isConfirmed = await confirm(`Disconnect ${username}?`, words, "Disconnect");
-      return isConfirmed && call("DELETE", `/api/v1/users/${encodeURIComponent(id)}/connections`);
+      return isConfirmed && call("DELETE", `api/v1/users/${encodeURIComponent(id)}/connections`);
     });
     return el("li", { className: "member" },
       el("span", { className: "name", textContent: username }),
@@ -131,7 +131,7 @@ export class RoomList {
   }
 }
 
-const roomPath = (room) => `/api/v1/rooms/${encodeURIComponent(room)}`;
+const roomPath = (room) => `api/v1/rooms/${encodeURIComponent(room)}`;
 
 function problem(answer) {
   return el("p", { className: "problem", textContent: answer?.body.error ?? "The members could not be loaded." });

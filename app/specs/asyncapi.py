@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ..errors import CLOSES, ERROR_CODES
 from ..registry import Registry
@@ -28,11 +29,9 @@ _SECURITY: Final[dict[str, JsonSchema]] = {
 }
 
 
-def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool = False) -> dict[str, Any]:
-    """Return the document of a server with the plugins of ``registry``.
-
-    ``host`` is its host, with a port. ``secure`` is True for wss, False for ws.
-    """
+def asyncapi(registry: Registry, server: str = "http://localhost:8000") -> dict[str, Any]:
+    """Return the document of the server at the URL ``server``, with the plugins of ``registry``."""
+    url = urlsplit(socket_url(server))
     schemas: dict[str, JsonSchema] = {}
     entries = catalog(registry)
     messages = {_key(entry): _message(entry, schemas) for entry in entries}
@@ -47,8 +46,9 @@ def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool =
         "defaultContentType": "application/json",
         "servers": {
             "this": {
-                "host": host,
-                "protocol": "wss" if secure else "ws",
+                "host": url.netloc,
+                "protocol": url.scheme,
+                **({"pathname": url.path} if url.path else {}),
                 "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
             }
         },
@@ -58,6 +58,11 @@ def asyncapi(registry: Registry, host: str = "localhost:8000", *, secure: bool =
         "x-close-codes": [close._asdict() for close in CLOSES],
         "x-error-codes": {code: error._asdict() for code, error in ERROR_CODES.items()},
     }
+
+
+def socket_url(server: str) -> str:
+    """Return the URL ``server`` with the scheme of WebSockets: wss for https, and ws for http."""
+    return server.replace("http", "ws", 1)
 
 
 def _key(entry: Entry) -> str:

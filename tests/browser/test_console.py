@@ -50,7 +50,7 @@ async def test_login_requires_the_api_key():
         async with http.get(url(server)) as answer:
             assert 'name="key"' in await answer.text()
         async with http.post(url(server, "/console/login"), data={"key": KEY}, allow_redirects=False) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, "/console")
+            assert (answer.status, answer.headers["Location"]) == (303, "../console")
         async with http.get(url(server)) as answer:
             assert 'id="log-rows"' in await answer.text()
 

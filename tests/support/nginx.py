@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,12 +33,18 @@ def find_nginx() -> str:
     pytest.skip(MISSING)
 
 
-def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Path) -> str:
-    """Return the configuration in docs/operations.md with these ports of the nodes, and ``folder`` for the logs."""
+def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Path, location: str = "/") -> str:
+    """Return the configuration in docs/operations.md with these ports of the nodes, and ``folder`` for the logs.
+
+    With another ``location`` than ``/``, roomcast is served below it.
+    """
     text = snippet("nginx")
     for number, node in enumerate(nodes, 1):
         text = _replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{node}")
     text = _replaced(text, "listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
+    if location != "/":
+        text = _replaced(text, "location / {", f"location {location} {{")
+        text = _replaced(text, "proxy_pass http://roomcast;", "proxy_pass http://roomcast/;")
     for path in ("/etc/nginx/cert.pem", "/etc/nginx/key.pem"):
         text = _replaced(text, path, str(certificate))
     for path in ("/var/log/nginx/roomcast.log", "/var/log/nginx/error.log"):
@@ -51,17 +60,27 @@ def _replaced(text: str, old: str, new: str) -> str:
 class Nginx:
     """An nginx that listens when the constructor returns. ``log`` is its access log."""
 
-    def __init__(self, nodes: Sequence[int], certificate: Path, folder: Path) -> None:
+    def __init__(self, nodes: Sequence[int], certificate: Path, folder: Path, location: str = "/") -> None:
         program = find_nginx()
         self.port = free_port()
         self.certificate = certificate
         self.log = folder / "roomcast.log"
         path = folder / "nginx.conf"
-        path.write_text(configuration(nodes, self.port, certificate, folder))
+        path.write_text(configuration(nodes, self.port, certificate, folder, location))
         arguments = ("-p", str(folder), "-c", str(path), "-e", "stderr", "-g", f"daemon off; pid {folder}/pid;")
         checked = subprocess.run([program, *arguments, "-t"], capture_output=True, text=True, timeout=PATIENCE)
         assert checked.returncode == 0, checked.stderr
         self._process = Process(*arguments, command=(program,))
+        self._wait_until_it_listens()
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert self._process.process.poll() is None, self._process.err
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), PATIENCE):
+                return
+            time.sleep(0.01)
+        raise TimeoutError(f"nginx does not listen: {self._process.err}")
 
     def __enter__(self) -> Nginx:
         return self

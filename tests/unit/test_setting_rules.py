@@ -59,6 +59,14 @@ def test_other_trusted_proxies_stop_the_start(value: str) -> None:
     assert expected in refusal(JWT_SECRET=SECRET, TRUST_PROXY=value)
 
 
+def test_the_public_url_has_no_slash_at_its_end() -> None:
+    """It may have a path, but no query, fragment or credentials."""
+    assert read(PUBLIC_URL="https://example.com/").public_url == "https://example.com"
+    assert read(PUBLIC_URL="http://localhost:8080/rt/").public_url == "http://localhost:8080/rt"
+    for bad in ("example.com", "wss://example.com", "https://", "https://x/?a", "https://x/#a", "https://a:b@x/"):
+        assert "PUBLIC_URL is " in refusal(JWT_SECRET=SECRET, PUBLIC_URL=bad)
+
+
 def test_room_access_is_one_of_three() -> None:
     """ROOM_ACCESS is claims, open, or a URL; http is allowed only to this machine."""
     for good in (

@@ -23,6 +23,7 @@ from ...registry import Registry
 from ...specs.catalog import CORE_COMMANDS
 from .. import console_session
 from ..app_state import DEV, GATEWAY
+from ..public_url import root_of
 from ..upgrade import handshake
 from . import templates
 from .static_files import file_handler
@@ -99,7 +100,7 @@ def render(
     return templates.render(
         request,
         template,
-        {**context, "static": STATIC},
+        {**context, "root": root_of(request), "static": root_of(request) + STATIC[1:]},
         _policy(request.host),
         status=status,
         headers={"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store", **(headers or {})},
@@ -129,7 +130,7 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
     return {
         "dev": dev,
         "header": console_session.HEADER,
-        "socket": handshake.PATH,
+        "socket": handshake.PATH[1:],
         "commands": [
             *(_entry(registry, "command", type, text, data or {}) for type, (text, data, _) in CORE_COMMANDS.items()),
             *(_command(registry, one) for one in registry.commands.values()),

@@ -10,11 +10,12 @@ from aiohttp import web
 
 from ...errors import CLOSES, ERROR_CODES
 from ...gateway.gateway import Gateway
-from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example
+from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example, socket_url
 from ...specs.catalog import Entry, JsonSchema, catalog
 from ...specs.openapi import openapi
 from ..app_state import GATEWAY
 from ..cors import preflight_of_public_file
+from ..public_url import public_url, root_of
 from . import console, templates
 
 ASYNCAPI: Final = "/asyncapi.json"
@@ -44,21 +45,21 @@ def add_routes(app: web.Application) -> None:
 
 
 async def show_asyncapi(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /asyncapi.json`` with the address that the client used."""
-    document = asyncapi(request.app[GATEWAY].registry, request.host, secure=request.secure)
+    """Answer ``GET /asyncapi.json`` with the server's public address."""
+    document = asyncapi(request.app[GATEWAY].registry, public_url(request))
     return web.json_response(document, headers=_DOCUMENT_HEADERS)
 
 
 async def show_openapi(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /openapi.json`` with the address that the client used."""
-    document = openapi(request.app[GATEWAY].registry, f"{request.scheme}://{request.host}")
+    """Answer ``GET /openapi.json`` with the server's public address."""
+    document = openapi(request.app[GATEWAY].registry, public_url(request))
     return web.json_response(document, headers=_DOCUMENT_HEADERS)
 
 
 async def show_docs(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /docs``: the page that shows what the documents describe."""
-    address = f"{'wss' if request.secure else 'ws'}://{request.host}{SOCKET_PATH}"
-    context = request.app[_PAGE] | {"address": address}
+    url = public_url(request)
+    context = request.app[_PAGE] | {"url": url, "address": f"{socket_url(url)}{SOCKET_PATH}", "root": root_of(request)}
     return templates.render(request, "docs.html", context, _POLICY, headers={"Cache-Control": "no-cache"})
 
 
@@ -75,8 +76,6 @@ def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:
         "rooms": list(registry.rooms.values()),
         "errors": ERROR_CODES,
         "closes": [close for close in CLOSES if close.reason],
-        "asyncapi": ASYNCAPI,
-        "openapi": OPENAPI,
         "console": has_console,
     }
 
@@ -98,7 +97,7 @@ def _entry_data(entry: Entry, has_link: bool) -> dict[str, Any]:
     link = ""
     if has_link:
         form = {entry.kind: entry.type, "room": frame.get("room", ""), "data": json.dumps(frame.get("data", {}))}
-        link = f"{console.PATH}#{urlencode(form)}"
+        link = f"{console.PATH[1:]}#{urlencode(form)}"
     fields = list(_fields(entry.data or {}, entry.data or {}, "", 0))
     return {
         "kind": entry.kind,

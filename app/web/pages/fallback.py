@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from ..json_errors import Failure, in_json
+from ..public_url import root_of
 from ..upgrade import handshake
 from . import console
 
@@ -25,7 +26,7 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 async def root(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /``: redirect to the console if there is one, else introduce the server."""
     if console.is_enabled(request.app):
-        return web.Response(status=302, headers={"Location": console.PATH, **_HEADERS})
+        return web.Response(status=302, headers={"Location": root_of(request) + console.PATH[1:], **_HEADERS})
     return web.Response(text=WELCOME, headers=_HEADERS)
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
+from ..public_url import root_of
 from .console import PATH, render
 
 log = logging.getLogger("roomcast.console")
@@ -89,7 +90,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         attempts.add(remote)
         log.warning("refused a console login from %s: the key is wrong", remote)
         return render(request, "login.html", {"wrong": True}, status=403)
-    response = web.Response(status=303, headers={"Location": PATH, "Cache-Control": "no-store"})
+    response = web.Response(status=303, headers={"Location": root_of(request) + PATH[1:], "Cache-Control": "no-store"})
     console_session.log_in(request, response, settings.api_key, trust_proxy=settings.trust_proxy)
     return response
 

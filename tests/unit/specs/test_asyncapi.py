@@ -47,7 +47,7 @@ def test_every_reference_has_a_target(zoo_registry: Registry, make: Any) -> None
 
 def test_all_frames_and_rooms_are_in_the_document(zoo_registry: Registry) -> None:
     """Each command, event, reply and room type of each plugin is a message, an operation and in its channels."""
-    document = asyncapi(zoo_registry, "cast.example:8443", secure=True)
+    document = asyncapi(zoo_registry, "https://cast.example:8443")
     messages = document["components"]["messages"]
     for command in (*zoo_registry.commands, "join_room", "leave_room", "ping", "refresh_token"):
         assert document["operations"][f"command.{command}"]["action"] == "receive"
@@ -61,6 +61,7 @@ def test_all_frames_and_rooms_are_in_the_document(zoo_registry: Registry) -> Non
     assert set(document["channels"]["room.user"]["messages"]) == {"event.notification.new"}
     assert document["servers"]["this"]["host"] == "cast.example:8443"
     assert document["servers"]["this"]["protocol"] == "wss"
+    assert asyncapi(zoo_registry, "http://localhost/rt")["servers"]["this"]["pathname"] == "/rt"
     assert [close["code"] for close in document["x-close-codes"]] == [close.code for close in CLOSES]
     assert set(document["x-error-codes"]) == set(ERROR_CODES)
 

@@ -11,7 +11,7 @@ async def test_the_root_redirects_to_the_console(gateway_client: GatewayClient, 
     """A server with a console redirects ``/`` to it."""
     client = await gateway_client(**options)
     response = await client.get("/", allow_redirects=False)
-    assert (response.status, response.headers["Location"]) == (302, "/console")
+    assert (response.status, response.headers["Location"]) == (302, "./console")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
