@@ -11,6 +11,9 @@ import { OWN } from "./rooms.js";
 import { checkWorker, SharedConnection } from "./shared_connection.js";
 import { userOf } from "./tokens.js";
 
+/** The key of a function that returns the client itself. A Proxy may not replace its value, because it is read-only. */
+const SELF = Symbol("self");
+
 /** A client of one user. `roomcast.d.ts` documents every public name. */
 export class ChatClient {
   static name = "ChatClient"; // The bundler renames the class.
@@ -39,6 +42,7 @@ export class ChatClient {
 
   constructor(token, options = {}) {
     const client = this;
+    Object.defineProperty(this, SELF, { value: () => client });
     this.token = token;
     this.#options = completeOptions(options);
     this.#delegate = {
@@ -299,6 +303,20 @@ export class ChatClient {
     if (this.#options.shared) listen(globalThis, "pagehide", ({ persisted }) => persisted || this.close());
   }
 }
+
+// Vue and other libraries wrap objects in a Proxy, which has no access to private fields (#…). Each public method and
+// accessor therefore runs on the client itself, also if it is called on a Proxy.
+const members = Object.getOwnPropertyDescriptors(ChatClient.prototype);
+delete members.constructor;
+for (const member of Object.values(members)) {
+  for (const [kind, call] of Object.entries(member)) {
+    if (typeof call !== "function") continue;
+    member[kind] = function (...args) {
+      return call.apply(this[SELF](), args);
+    };
+  }
+}
+Object.defineProperties(ChatClient.prototype, members);
 
 /** Return the size of a request in bytes, or 0 if it is certainly below `maxSize`. 24 bytes are for the frame's id. */
 function encodedSize(body, maxSize) {
