@@ -92,12 +92,21 @@ def check_redis_prefix(value: str) -> None:
         )
 
 
+def split_values(value: str) -> tuple[str, ...]:
+    """Return the values in ``value``, which are separated by commas or line ends."""
+    return tuple(one for part in value.replace("\n", ",").split(",") if (one := part.strip()))
+
+
 def check_api_key(value: str | None) -> None:
-    """Raise ``SettingsError`` if an Authorization header cannot contain ``value``."""
-    if value is not None and not re.fullmatch(r"[!-~]+", value):
+    """Raise ``SettingsError`` if an Authorization header cannot contain one of the keys in ``value``."""
+    if value is None:
+        return
+    keys = split_values(value)
+    # Without a second key, white space was not meant as a separator.
+    if not keys or not all(re.fullmatch(r"[!-~]+", key) for key in (keys if len(keys) > 1 else (value,))):
         raise SettingsError(
             "API_KEY has a space, a line end or another character that an Authorization header cannot carry; "
-            "it must be visible ASCII, for example from `openssl rand -base64 30`."
+            "it must be visible ASCII, for example from `openssl rand -base64 30`. Commas separate several keys."
         )
 
 

@@ -1,4 +1,4 @@
-"""Settings: environment variables, read once at start into one frozen object.
+"""Settings: environment variables, read at start into one frozen object. Secrets may be in files.
 
 The fields of ``Settings`` are the only list of all variables, with defaults, units, descriptions and bounds. The name
 of a field is the name of its variable in lower case. An empty variable counts as not set. ``Settings.from_env`` reads
@@ -8,13 +8,14 @@ the variables. ``describe`` lists them; a test compares ``docs/configuration.md`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from environs import Env, EnvValidationError
 
 from .errors import SettingsError
+from .secret_files import FILE_SUFFIX, read_secret
 from .setting_rules import (
     Rule,
     check_api_key,
@@ -23,9 +24,10 @@ from .setting_rules import (
     check_room_access_secrets,
     normalize_origin,
     normalize_public_url,
+    split_values,
     trusted_proxies,
 )
-from .signing_keys import accepted_algorithms, read_public_key
+from .signing_keys import accepted_algorithms, read_public_key, split_public_keys, split_secrets
 
 
 class Variable(NamedTuple):
@@ -124,11 +126,11 @@ class Settings:
     jwt_secret: str | None = _setting(
         None,
         "str",
-        "Secret that tokens are signed with, at least 32 bytes; set either this or JWT_PUBLIC_KEY",
+        "Secret that tokens are signed with, at least 32 bytes, or several; set either this or JWT_PUBLIC_KEY",
         is_secret=True,
     )
     jwt_public_key: str | None = _setting(
-        None, "str", "Public key that verifies tokens: PEM text, or the path of a PEM file", is_secret=True
+        None, "str", "Public keys that verify tokens: PEM text, or the path of a PEM file", is_secret=True
     )
     jwt_algorithms: tuple[str, ...] = _setting(
         (),
@@ -141,7 +143,9 @@ class Settings:
         0.0, "float", "Clock difference that is tolerated for exp and nbf", unit="s", minimum=0
     )
     jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
-    api_key: str | None = _setting(None, "str", "Bearer key of the HTTP API; without it the API is off", is_secret=True)
+    api_key: str | None = _setting(
+        None, "str", "Bearer key of the HTTP API, or several; without it the API is off", is_secret=True
+    )
     allowed_origins: tuple[str, ...] = _setting(
         (), "list", "Origins whose pages may connect besides the server's own, separated by commas; * means all"
     )
@@ -261,6 +265,13 @@ class Settings:
                 f"{self.redis_timeout:g}, or leases could expire before a node detects that Redis does not answer."
             )
 
+    @property
+    def jwt_keys(self) -> tuple[str, ...]:
+        """The keys that verify tokens, each of which is enough. The first secret signs new tokens."""
+        if self.jwt_secret:
+            return split_secrets(self.jwt_secret, self.jwt_algorithms)
+        return split_public_keys(self.jwt_public_key or "")
+
     def __repr__(self) -> str:
         shown = (f"{item.name}={item.metadata['rule'].show(getattr(self, item.name))}" for item in fields(self))
         return f"Settings({', '.join(shown)})"
@@ -279,6 +290,19 @@ class Settings:
                 values[item.name] = value
         return cls(**values)
 
+    def read_again(self, names: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
+        """Return these settings with the fields ``names`` as they are in the environment and in files now.
+
+        Raises ``SettingsError`` as ``from_env`` does.
+        """
+        env = _Environ(os.environ if environ is None else environ)
+        values: dict[str, Any] = {}
+        for item in fields(self):
+            if item.name in names:
+                value = _read(env, item)
+                values[item.name] = item.default if value is None else value
+        return replace(self, **values)
+
 
 def describe() -> list[Variable]:
     """Return a row for each variable, in the order of the fields."""
@@ -286,6 +310,11 @@ def describe() -> list[Variable]:
         Variable(item.name.upper(), _default(item.default), item.metadata["rule"].unit, item.metadata["rule"].meaning)
         for item in fields(Settings)
     ]
+
+
+def file_variables() -> list[str]:
+    """Return the variables that may name files with secrets."""
+    return [item.name.upper() + FILE_SUFFIX for item in fields(Settings) if item.metadata["rule"].is_secret]
 
 
 def _default(value: Any) -> str:
@@ -302,7 +331,7 @@ class _Environ(Env):
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         super().__init__()
-        self._environ = {name: value for name, value in environ.items() if value.strip()}
+        self.environ = self._environ = {name: value for name, value in environ.items() if value.strip()}
 
     def _get_value(self, env_key: str, default: Any) -> Any:
         return self._environ.get(env_key, default)
@@ -312,6 +341,9 @@ def _read(env: _Environ, item: Field[Any]) -> Any:
     """Return the value of a field's variable, or None if the variable is not set."""
     rule: Rule = item.metadata["rule"]
     name = item.name.upper()
+    if rule.is_secret:
+        secret = read_secret(name, env.environ)
+        return split_values(secret) if secret is not None and rule.kind == "list" else secret
     try:
         if rule.kind == "list":
             parts = env.list(name, None, subcast=str)
@@ -319,6 +351,6 @@ def _read(env: _Environ, item: Field[Any]) -> Any:
         value = getattr(env, rule.kind)(name, None)
     except EnvValidationError as error:
         raise rule.refusal(name, env.str(name)) from error
-    if value is not None and rule.kind == "str" and not rule.is_secret:
+    if value is not None and rule.kind == "str":
         value = value.strip()
     return value.lower() if value is not None and rule.choices else value

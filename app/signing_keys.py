@@ -7,7 +7,8 @@ error sentence contains a key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ HMAC_ALGORITHMS: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 
 #: The algorithms for an RSA key, and the least length of the key in bits (RFC 7518, sections 3.3 and 3.5).
 _RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _RSA_BITS: Final = 2048
+
+_PEM_BLOCK: Final = re.compile(r"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----", re.DOTALL)
 
 #: The only algorithm for each curve (RFC 7518, section 3.4; RFC 8812, section 3.2).
 _CURVE_ALGORITHMS: Final[Mapping[str, str]] = {
@@ -49,6 +52,24 @@ def read_public_key(value: str) -> str:
         raise SettingsError(
             f"JWT_PUBLIC_KEY is neither PEM text (-----BEGIN PUBLIC KEY-----) nor the path of such a file ({reason})."
         ) from error
+
+
+def split_secrets(value: str, algorithms: Sequence[str]) -> tuple[str, ...]:
+    """Return the secrets in ``JWT_SECRET``: one on each line, or separated by commas.
+
+    A comma separates only secrets that are long enough for all ``algorithms``, because a secret may contain commas. No
+    shorter secret is accepted anyway.
+    """
+    if len(lines := [line for line in value.replace("\r\n", "\n").split("\n") if line.strip()]) > 1:
+        return tuple(lines)
+    parts = tuple(part.strip() for part in value.split(","))
+    needed = max(HMAC_ALGORITHMS[algorithm] for algorithm in algorithms)
+    return parts if len(parts) > 1 and min(map(_size, parts)) >= needed else (value,)
+
+
+def split_public_keys(pem: str) -> tuple[str, ...]:
+    """Return the keys in the PEM text ``pem``, each with its header and footer."""
+    return tuple(_PEM_BLOCK.findall(pem)) or (pem,)
 
 
 def accepted_algorithms(secret: str | None, public_key: str | None, algorithms: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,17 +99,26 @@ def accepted_algorithms(secret: str | None, public_key: str | None, algorithms: 
     return accepted
 
 
-def _check_secret(secret: str, algorithms: tuple[str, ...]) -> None:
-    """Raise ``SettingsError`` if ``secret`` is too short for one of ``algorithms``, or a public key."""
-    size = len(secret.encode("utf-8", "surrogateescape"))
-    for algorithm in algorithms:
-        if size < HMAC_ALGORITHMS[algorithm]:
-            raise SettingsError(
-                f"JWT_SECRET is {size} bytes long; {algorithm} needs {HMAC_ALGORITHMS[algorithm]} or more "
-                "(RFC 7518, section 3.2), for example from `openssl rand -base64 48`."
-            )
+def _size(secret: str) -> int:
+    """Return the length of a secret in bytes. Environment variables that are not UTF-8 contain surrogates."""
+    return len(secret.encode("utf-8", "surrogateescape"))
+
+
+def _check_secret(value: str, algorithms: tuple[str, ...]) -> None:
+    """Raise ``SettingsError`` if a secret in ``value`` is too short for one of ``algorithms``, or is a public key."""
+    hmac = HMACAlgorithm(HMACAlgorithm.SHA256)
     try:
-        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        hmac.prepare_key(value)  # as a whole, because PEM text has several lines
+        secrets = split_secrets(value, algorithms)
+        for number, secret in enumerate(secrets, 1):
+            name = f"JWT_SECRET, value {number} of {len(secrets)}," if len(secrets) > 1 else "JWT_SECRET"
+            for algorithm in algorithms:
+                if _size(secret) < HMAC_ALGORITHMS[algorithm]:
+                    raise SettingsError(
+                        f"{name} is {_size(secret)} bytes long; {algorithm} needs {HMAC_ALGORITHMS[algorithm]} or more "
+                        "(RFC 7518, section 3.2), for example from `openssl rand -base64 48`."
+                    )
+            hmac.prepare_key(secret)
     except (InvalidKeyError, UnicodeError) as error:
         raise SettingsError(
             "JWT_SECRET is a key, a certificate or not text, and must be a secret; a public key belongs in "
@@ -97,11 +127,18 @@ def _check_secret(secret: str, algorithms: tuple[str, ...]) -> None:
 
 
 def _public_key_algorithms(pem: str) -> tuple[str, ...]:
-    """Return the algorithms that the public key ``pem`` can verify, the usual one first; raise ``SettingsError``."""
+    """Return the algorithms that the keys in ``pem`` can verify, the usual one first; raise ``SettingsError``."""
     if "PRIVATE KEY" in pem:
         raise SettingsError(
             "JWT_PUBLIC_KEY is a private key; give its public half, and keep the private key off your servers."
         )
+    possible = {_single_key_algorithms(key) for key in split_public_keys(pem)}
+    if len(possible) > 1:
+        raise SettingsError("JWT_PUBLIC_KEY has keys of different kinds; all of them must be of one kind, such as RSA.")
+    return possible.pop()
+
+
+def _single_key_algorithms(pem: str) -> tuple[str, ...]:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -269,7 +269,7 @@ class LiveGateway:
         """Return the token that ``connect`` uses with the same arguments."""
         assert self.settings.jwt_secret is not None
         id = username if user_id is None else user_id
-        return make_token(self.settings.jwt_secret, user_id=id, username=username, rooms=rooms, **claims)
+        return make_token(self.settings.jwt_keys[0], user_id=id, username=username, rooms=rooms, **claims)
 
     async def close(self) -> None:
         """Close all clients."""

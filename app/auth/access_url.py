@@ -35,9 +35,13 @@ class AccessUrl:
     def __init__(self, settings: Settings) -> None:
         self._url: Final = URL(settings.room_access)
         self._timeout: Final = settings.room_access_timeout
-        self._signers: Final = [Webhook(secret) for secret in settings.room_access_secret]
+        self.use_keys(settings)
         self._session: aiohttp.ClientSession | None = None
         self.failures: Final = FailureLog(logger)
+
+    def use_keys(self, settings: Settings) -> None:
+        """Sign requests with the secrets in ``settings`` from now on."""
+        self._signers = [Webhook(secret) for secret in settings.room_access_secret]
 
     async def start(self) -> None:
         """Create the HTTP client."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -113,19 +114,23 @@ class _FastJws(jwt.PyJWS):
 
 
 class Authenticator:
-    """Verifies tokens with the key and the rules in the ``jwt_*`` settings."""
+    """Verifies tokens with the keys and the rules in the ``jwt_*`` settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
         self._leeway = settings.jwt_leeway
         self._require_exp = settings.jwt_require_exp
-        self._algorithms = settings.jwt_algorithms
-        self._jws = _FastJws(algorithms=())
-        for name in self._algorithms:
-            self._jws.register_algorithm(name, _algorithm(name))
-        key = settings.jwt_secret or settings.jwt_public_key or ""
-        self._key = self._jws.get_algorithm_by_name(self._algorithms[0]).prepare_key(key)
+        self.use_keys(settings)
+
+    def use_keys(self, settings: Settings) -> None:
+        """Verify tokens with the keys in ``settings`` from now on, and with no others."""
+        jws = _FastJws(algorithms=())
+        for name in settings.jwt_algorithms:
+            jws.register_algorithm(name, _algorithm(name))
+        prepare = jws.get_algorithm_by_name(settings.jwt_algorithms[0]).prepare_key
+        self._jws, self._algorithms = jws, settings.jwt_algorithms
+        self._key, *self._other_keys = map(prepare, settings.jwt_keys)
 
     def verify(self, token: str) -> Identity:
         """Return the user of ``token``.
@@ -161,7 +166,7 @@ class Authenticator:
         if not token.isascii():
             raise AuthenticationFailed("The token is not a JWT: it has characters that a JWT cannot have.")
         try:
-            claims = orjson.loads(self._jws.decode(token, self._key, self._algorithms))
+            claims = orjson.loads(self._payload(token))
         except jwt.InvalidSignatureError as error:
             raise AuthenticationFailed("The token's signature is wrong: it was made with another key.") from error
         except jwt.InvalidAlgorithmError as error:
@@ -172,6 +177,16 @@ class Authenticator:
         if not isinstance(claims, dict):
             raise AuthenticationFailed("The token's claims are not a JSON object.")
         return claims
+
+    def _payload(self, token: str) -> Any:
+        """Return the payload of ``token``, which one of the keys must verify; raise a ``jwt.PyJWTError``."""
+        try:
+            return self._jws.decode(token, self._key, self._algorithms)
+        except jwt.InvalidSignatureError:
+            for key in self._other_keys:
+                with contextlib.suppress(jwt.InvalidSignatureError):
+                    return self._jws.decode(token, key, self._algorithms)
+            raise
 
     def _check_time(self, claims: Mapping[str, Any], now: float) -> float | None:
         """Return the end of the token, including the leeway.

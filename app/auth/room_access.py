@@ -62,6 +62,10 @@ class RoomAccess:
         """The number of checks that run or wait for their turn."""
         return len(self._checks)
 
+    def use_keys(self, settings: Settings) -> None:
+        """Sign requests to the URL with the secrets in ``settings`` from now on."""
+        self._url.use_keys(settings)
+
     async def start(self) -> None:
         """Create the HTTP client if ``ROOM_ACCESS`` is a URL."""
         if self._mode == "url":

@@ -10,6 +10,7 @@ import sys
 import click
 
 from ..errors import RoomcastError, SettingsError
+from ..secret_files import FILE_SUFFIX, read_secret
 from ..workers.process import raise_file_limit
 from . import bench_results, tokens
 from .bench_run import Bench, Plan
@@ -103,9 +104,9 @@ def _tokens(connections: int, token: str | None, secret: str | None) -> list[str
                 err=True,
             )
         return [token.strip()] * connections
-    if not secret:
+    if not (secret := secret or read_secret("JWT_SECRET", os.environ)):
         raise SettingsError("Tokens are needed: set JWT_SECRET (or --token-secret) to the server's, or give --token.")
-    settings = tokens.signing_settings({**os.environ, "JWT_SECRET": secret})
+    settings = tokens.signing_settings({**os.environ, "JWT_SECRET": secret, f"JWT_SECRET{FILE_SUFFIX}": ""})
     run_id = secrets.token_hex(4)
     return [tokens.mint(settings, f"bench-{run_id}-{number}") for number in range(connections)]
 

@@ -13,6 +13,8 @@ import click
 import orjson
 
 from .. import logs, output
+from ..secret_files import read_secret
+from ..setting_rules import split_values
 from ..settings import Settings
 from ..web.server import Address, Server
 from ..web.upgrade.handshake import PATH
@@ -65,13 +67,10 @@ def dev_settings(environ: Mapping[str, str]) -> Settings:
     sites still need a token.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
-    defaults = {
-        "ROOM_ACCESS": "open",
-        "ALLOWED_ORIGINS": "*",
-        "DRAIN_SECONDS": "0",
-        "API_KEY": secrets.token_urlsafe(24),
-    }
-    if "JWT_PUBLIC_KEY" not in given:
+    defaults = {"ROOM_ACCESS": "open", "ALLOWED_ORIGINS": "*", "DRAIN_SECONDS": "0"}
+    if read_secret("API_KEY", given) is None:
+        defaults["API_KEY"] = secrets.token_urlsafe(24)
+    if read_secret("JWT_PUBLIC_KEY", given) is None and read_secret("JWT_SECRET", given) is None:
         defaults["JWT_SECRET"] = secrets.token_hex(32)
     return Settings.from_env(defaults | given)
 
@@ -107,7 +106,7 @@ def start_text(server: Server, *, wanted_port: int) -> str:
 
 def _instructions(url: str, settings: Settings) -> list[str]:
     join = orjson.dumps({"type": "join_room", "room": ROOM}).decode()
-    curl = ["curl", f"{url}/api/v1/events", "-H", f"Authorization: Bearer {settings.api_key}"]
+    curl = ["curl", f"{url}/api/v1/events", "-H", f"Authorization: Bearer {_api_key(settings)}"]
     curl += ["-d", orjson.dumps(EVENT).decode()]
     if settings.jwt_secret is not None:
         token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
@@ -132,12 +131,17 @@ def _instructions(url: str, settings: Settings) -> list[str]:
 
 def _variables(url: str, settings: Settings, token: str) -> dict[str, str]:
     """Return the environment variables for other commands. A JWT_SECRET from the environment is not repeated."""
-    variables = {"ROOMCAST_TOKEN": token, "API_KEY": settings.api_key or ""}
-    if settings.jwt_secret is not None and not os.environ.get("JWT_SECRET", "").strip():
+    variables = {"ROOMCAST_TOKEN": token, "API_KEY": _api_key(settings)}
+    if settings.jwt_secret is not None and read_secret("JWT_SECRET", os.environ) is None:
         variables["JWT_SECRET"] = settings.jwt_secret
     if url != DEFAULT_HTTP_URL:
         variables["ROOMCAST_URL"] = url
     return variables
+
+
+def _api_key(settings: Settings) -> str:
+    """Return the first API key. ``dev_settings`` makes one if none is given."""
+    return split_values(settings.api_key or "")[0]
 
 
 def export_line(variables: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ import orjson
 from ..backoff import Backoff
 from ..errors import RoomcastError, SettingsError, is_temporary
 from ..logs import escape
+from ..secret_files import read_secret
 from . import tokens
 from .options import run, url_option
 from .target import DEFAULT_WS_URL, Target, Unreachable, parse_target
@@ -87,7 +88,7 @@ def _token_source(token: str | None) -> Callable[[], str]:
     """
     if token is not None and token.strip():
         return lambda: token.strip()
-    if not os.environ.get("JWT_SECRET", "").strip():
+    if read_secret("JWT_SECRET", os.environ) is None:
         raise SettingsError("A token is needed: give --token, or set ROOMCAST_TOKEN, or JWT_SECRET to make one with.")
     settings = tokens.signing_settings(os.environ)
     user = f"listen-{secrets.token_hex(4)}"

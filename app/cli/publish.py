@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,6 +14,8 @@ import orjson
 
 from ..errors import RoomcastError, SettingsError
 from ..logs import escape
+from ..secret_files import read_secret
+from ..setting_rules import split_values
 from .options import url_option
 from .target import DEFAULT_HTTP_URL, Unreachable, connection_error, parse_target
 
@@ -26,7 +29,9 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
 @click.argument("data", required=False, metavar="[JSON]")
 @click.option("--sender", help="Name of the event's sender.")
 @url_option(DEFAULT_HTTP_URL)
-@click.option("--api-key", envvar="API_KEY", show_envvar=True, help="API_KEY of the server.")
+@click.option(
+    "--api-key", envvar="API_KEY", show_envvar=True, help="API_KEY of the server; of several keys, the first is used."
+)
 @click.option("--idempotency-key", help="Publish only once, even if the command is repeated within 5 minutes.")
 def publish(
     type: str,
@@ -51,7 +56,8 @@ def publish(
     roomcast publish task.deleted project:1 '{"task_id": 7}'
     roomcast publish - < events.json
     """
-    if not api_key:
+    keys = split_values(api_key or read_secret("API_KEY", os.environ) or "")
+    if not keys:
         raise SettingsError("The API key of the server is needed: set API_KEY, or give --api-key.")
     is_complete = type == "-" and room is None
     if not is_complete and (room is None or data is None):
@@ -60,7 +66,7 @@ def publish(
         raise click.UsageError("--sender works only with TYPE, ROOM and JSON; complete events name their sender.")
     text = sys.stdin.read() if is_complete or data == "-" else data or ""
     events = parse_events(text, None if is_complete else type, room, sender)
-    for id in asyncio.run(post_events(url, api_key, events, idempotency_key)):
+    for id in asyncio.run(post_events(url, keys[0], events, idempotency_key)):
         click.echo(id)
 
 

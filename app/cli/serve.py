@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,7 +40,8 @@ def serve(
     Settings are read from environment variables; `roomcast doctor` checks them. JWT_SECRET or JWT_PUBLIC_KEY is
     required, to verify the tokens of your users. API_KEY is required for your backends to publish.
 
-    SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once.
+    SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once. SIGHUP reads
+    certificates and the files of secrets again.
     """
     worker = current_worker(os.environ)
     settings = Settings.from_env()
@@ -48,16 +50,17 @@ def serve(
         raise SettingsError("--tls-key is given without --tls-cert; give the certificate of this key as well.")
     if tls_cert is not None and unix_socket is not None:
         raise SettingsError("--unix-socket does not work with TLS; let the proxy in front of it serve TLS.")
-    tls = create_tls_context(tls_cert, tls_key) if tls_cert is not None else None
+    load_tls = None if tls_cert is None else partial(create_tls_context, tls_cert, tls_key)
+    tls = load_tls() if load_tls is not None else None
     output.install()
     logs.configure(settings, worker.number if worker else None)
     address = Address(host, port, unix_socket, tls)
     if worker is not None:
-        worker.serve(settings, address)
+        worker.serve(settings, address, load_tls)
     elif workers > 1:
         supervisor.supervise(settings, address, workers)
     else:
-        process.run(settings, address, lambda server: None)
+        process.run(settings, address, lambda server: None, load_tls=load_tls)
 
 
 def create_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:

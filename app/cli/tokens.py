@@ -13,6 +13,7 @@ import click
 from ..auth.identity import Authenticator, make_token
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
 from ..protocol.user_id import FORM, parse_user_id
+from ..secret_files import read_secret
 from ..settings import Settings
 
 #: Claims that have an option of their own.
@@ -41,7 +42,8 @@ def token(
 ) -> None:
     """Print a token for a user, signed with JWT_SECRET.
 
-    It is for tests and scripts: in production, your application makes the tokens of its users.
+    Of several secrets, the first one signs. The command is for tests and scripts: in production, your application makes
+    the tokens of its users.
     """
     settings = signing_settings(os.environ)
     extra = dict(map(_parse_claim, claims))
@@ -67,7 +69,7 @@ def _parse_claim(text: str) -> tuple[str, Any]:
 def signing_settings(environ: Mapping[str, str]) -> Settings:
     """Return settings from the ``JWT_*`` variables alone. Raises ``SettingsError`` if JWT_SECRET is not set."""
     given = {name: value for name, value in environ.items() if name.startswith("JWT_") and value.strip()}
-    if "JWT_SECRET" not in given:
+    if read_secret("JWT_SECRET", given) is None:
         raise SettingsError("JWT_SECRET must be set to the secret with which the server verifies tokens.")
     return Settings.from_env(given)
 
@@ -91,7 +93,7 @@ def mint(
     own = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "iat": int(time.time())}
     extra = {name: value for name, value in own.items() if value is not None} | dict(claims or {})
     signed = make_token(
-        settings.jwt_secret,
+        settings.jwt_keys[0],
         user_id=user,
         username=username,
         rooms=rooms,

@@ -40,7 +40,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
         node = Node.create(settings, registry, broker)
-        self.settings: Final = settings
+        self.settings = settings
         self.registry: Final = registry
         self.broker: Final = broker
         self.delivery: Final = node.delivery
@@ -68,6 +68,15 @@ class Gateway:
     def is_draining(self) -> bool:
         """True from the beginning of the shutdown."""
         return self.commands.is_stopping
+
+    def use_keys(self, settings: Settings) -> None:
+        """Use the keys in ``settings`` from now on, which otherwise equal the current settings.
+
+        Connections stay open, even if their token was signed with a key that is no longer accepted.
+        """
+        self.authenticator.use_keys(settings)
+        self.room_access.use_keys(settings)
+        self.settings = settings
 
     async def start(self) -> None:
         """Start the broker, the room access rule, the plugins' lifespans and the keepalive task.

@@ -1,6 +1,6 @@
 """The console's session: a cookie that is signed with ``API_KEY`` and contains only its expiry.
 
-The server stores nothing: every node with the same key accepts the cookie, and a new key ends all sessions.
+The server stores nothing: every node with the same key accepts the cookie, and removing the key ends its sessions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ..setting_rules import split_values
 from .app_state import DEV, GATEWAY
 from .client_address import is_https
 from .origins import is_same_origin
@@ -27,17 +28,22 @@ _parse_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
 
 
 def is_key(given: str, api_key: str) -> bool:
-    """Return True if ``given`` is the key. The comparison takes the same time for all wrong keys of a length."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), api_key.encode())
+    """Return True if ``given`` is one of the keys in the setting ``api_key``.
+
+    The comparison takes the same time for all wrong keys of a length.
+    """
+    guess = given.encode("utf-8", "surrogateescape")
+    return any(hmac.compare_digest(guess, key.encode()) for key in split_values(api_key))
 
 
 def is_logged_in(request: web.BaseRequest, api_key: str) -> bool:
-    """Return True if ``request`` has a cookie that was signed with ``api_key`` and has not expired."""
+    """Return True if ``request`` has a cookie that was signed with a key in ``api_key`` and has not expired."""
     cookie = _parse_cookie(request.cookies.get(COOKIE, ""))
     if cookie is None:
         return False
     expires, signature = cookie.groups()
-    return hmac.compare_digest(signature, _sign(expires, api_key)) and int(expires) > time.time()
+    is_signed = any(hmac.compare_digest(signature, _sign(expires, key)) for key in split_values(api_key))
+    return is_signed and int(expires) > time.time()
 
 
 def is_console(request: web.Request) -> bool:
@@ -56,11 +62,12 @@ def is_console(request: web.Request) -> bool:
 
 
 def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str, *, trust_proxy: str) -> None:
-    """Add the cookie of a new session to ``response``."""
+    """Add the cookie of a new session to ``response``, signed with the first key in the setting ``api_key``."""
+    key = split_values(api_key)[0]
     expires = str(int(time.time()) + LIFETIME)
     response.set_cookie(
         COOKIE,
-        f"{expires}.{_sign(expires, api_key)}",
+        f"{expires}.{_sign(expires, key)}",
         max_age=LIFETIME,
         path="/",
         httponly=True,
@@ -74,5 +81,5 @@ def log_out(response: web.StreamResponse) -> None:
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
 
 
-def _sign(expires: str, api_key: str) -> str:
-    return hmac.new(api_key.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()
+def _sign(expires: str, key: str) -> str:
+    return hmac.new(key.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()

@@ -127,6 +127,19 @@ class Server:
             options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
         return [await loop.create_unix_server(factory, sock=one, **options) for one in address.sockets]
 
+    def use_certificate(self, tls: ssl.SSLContext) -> None:
+        """Present the certificate of ``tls`` to new connections. The server must serve TLS.
+
+        The listeners keep their context, and each handshake is moved to ``tls``. Loading the files into that context
+        could fail half-way, and leave a certificate without its key.
+        """
+        assert self.address.tls is not None
+
+        def switch(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
+            connection.context = tls
+
+        self.address.tls.sni_callback = switch
+
     @property
     def port(self) -> int:
         """The port that is bound; 0 on a Unix socket."""

@@ -29,6 +29,8 @@ PONG: Final = "pong"
 
 #: Drain, then end.
 STOP: Final = "stop"
+#: Read certificates and keys again.
+RELOAD: Final = "reload"
 #: Asks whether the worker's event loop runs.
 PING: Final = "ping"
 #: The answer to ``GATHER``: a JSON object that maps the workers' numbers to their metrics.

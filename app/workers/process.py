@@ -1,4 +1,4 @@
-"""Run one server process: build the server from the settings, tune the process, and stop on a signal.
+"""Run one server process: build the server from the settings, tune the process, and stop or reload on a signal.
 
 An error that prevents the start is a ``StartError``, or another ``RoomcastError``. Its message is a sentence for the
 operator.
@@ -12,9 +12,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
-import signal
 from collections.abc import Awaitable, Callable
-from types import FrameType
 from typing import Final
 
 from .. import registry
@@ -32,6 +30,8 @@ from ..web.server import Address, Server
 from ..web.server import serve as serve_until
 from . import unix_socket
 from .listen_errors import StartError, explain_listen_error
+from .process_signals import Control, handle_signals
+from .reload import LoadTls, reload_repeatedly
 
 log = logging.getLogger("roomcast")
 
@@ -60,14 +60,16 @@ def run(
     on_ready: Callable[[Server], None],
     *,
     dev: bool = False,
-    on_start: Callable[[asyncio.Event], Awaitable[None]] | None = None,
+    load_tls: LoadTls | None = None,
+    on_start: Callable[[Control], Awaitable[None]] | None = None,
     peers: Peers | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process immediately.
+    """Serve until a stop signal arrives, then drain. A second one ends the process immediately.
 
-    ``on_start`` is called when the loop begins, with the event that stops the server. ``on_ready`` is called when
-    clients can connect. ``peers`` gives access to the other workers, if this is one of several. Logs the address,
-    unless ``address`` has sockets: the supervisor, which bound them, logs it then.
+    ``load_tls`` reads the files of the TLS context in ``address`` again. ``on_start`` is called when the loop begins,
+    with the object that controls the server. ``on_ready`` is called when clients can connect. ``peers`` gives access to
+    the other workers, if this is one of several. Logs the address, unless ``address`` has sockets: the supervisor,
+    which bound them, logs it then.
 
     Raises ``PluginError`` or ``StartError``. With Redis it raises ``SettingsError`` if REDIS_URL is wrong, and
     ``Unavailable`` if Redis does not answer within REDIS_WAIT.
@@ -80,7 +82,7 @@ def run(
         log.warning("only %d files can be open at once, and each connection is one; %s", limit, RAISE_LIMIT)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         try:
-            runner.run(_serve(settings, plugins, address, on_ready, dev, on_start, peers))
+            runner.run(_serve(settings, plugins, address, on_ready, dev, load_tls, on_start, peers))
         except RoomcastError:
             raise
         except Exception as error:
@@ -117,13 +119,14 @@ async def _serve(
     address: Address,
     on_ready: Callable[[Server], None],
     dev: bool,
-    on_start: Callable[[asyncio.Event], Awaitable[None]] | None,
+    load_tls: LoadTls | None,
+    on_start: Callable[[Control], Awaitable[None]] | None,
     peers: Peers | None,
 ) -> None:
-    stop = asyncio.Event()
-    _stop_on_signals(stop)
+    control = Control()
+    handle_signals(control, hangup_stops=dev)
     if on_start is not None:
-        await on_start(stop)
+        await on_start(control)
     server = Server(Gateway(settings, plugins, create_broker(settings)), address, dev=dev, peers=peers)
 
     own_path = None if address.sockets else address.unix_socket
@@ -137,9 +140,11 @@ async def _serve(
         _tune_gc()
         on_ready(server)
 
+    reloading = asyncio.create_task(reload_repeatedly(control, server, load_tls))
     try:
-        await serve_until(server, stop, listening)
+        await serve_until(server, control.stop, listening)
     finally:
+        reloading.cancel()
         if own_path is not None:
             unix_socket.remove_own(own_path, inode)
     log.info("roomcast has stopped")
@@ -160,36 +165,6 @@ def log_start(url: str, settings: Settings, plugins: Registry, workers: int = 1)
     several = f"workers: {workers}; " if workers > 1 else ""
     broker = broker_name(settings)
     log.info("roomcast %s listens on %s (%sbroker: %s; plugins: %s)", VERSION, url, several, broker, names)
-
-
-def log_stop(number: int) -> None:
-    """Log that the signal ``number`` stops the server."""
-    log.info("%s: closing connections, then stopping; a second signal stops at once", signal.Signals(number).name)
-
-
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` on the first signal. Leave the second one to its default action, which ends the process.
-
-    The handler is not the loop's own, so that a second signal also ends a process whose event loop is blocked. It only
-    passes the signal on, because a signal can arrive in the middle of any call, such as one that writes a log line.
-    """
-    loop = asyncio.get_running_loop()
-
-    def on_first(number: int, frame: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-        try:
-            loop.call_soon_threadsafe(begin_stop, number)
-        except RuntimeError:  # the loop is closed, and the process is about to end
-            signal.raise_signal(number)
-
-    def begin_stop(number: int) -> None:
-        log_stop(number)
-        stop.set()
-
-    # Windows has no loop.add_signal_handler.
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, on_first)
 
 
 def _tune_gc() -> None:

@@ -34,9 +34,10 @@ from ..registry import Registry
 from ..settings import Settings
 from ..web.server import Address
 from . import process
-from .ipc import GATHER, GATHERED, READY, STOPPING, Channel
+from .ipc import GATHER, GATHERED, READY, RELOAD, STOPPING, Channel
 from .listen_errors import StartError, explain_listen_error
 from .listening_sockets import ListeningSockets
+from .process_signals import HANGUP, IGNORED_SIGNALS, STOP_SIGNALS, end_by, log_ignored, log_stop
 from .worker import VARIABLE
 from .worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
 
@@ -83,7 +84,7 @@ class _Slot:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until SIGTERM or SIGINT, then drains them. A second signal kills them."""
+    """Keeps ``count`` workers running until a stop signal arrives, then drains them. A second one kills them."""
 
     def __init__(
         self, settings: Settings, address: Address, plugins: Registry, sockets: ListeningSockets, count: int
@@ -99,8 +100,12 @@ class Supervisor:
     async def run(self) -> None:
         """Run the workers until the stop. Raises ``StartError`` if a worker could not start the first time."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_stop, number)
+        for number in HANGUP:
+            loop.add_signal_handler(number, self._reload)
+        for number in IGNORED_SIGNALS:
+            loop.add_signal_handler(number, log_ignored, number)
         tasks = [asyncio.create_task(self._keep_running(slot)) for slot in self._slots]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -111,17 +116,21 @@ class Supervisor:
             task.result()
         log.info("roomcast has stopped")
 
-    def _on_signal(self, number: signal.Signals) -> None:
+    def _on_stop(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
-            process.log_stop(number)
+            log_stop(number)
             self._stop()
             return
         for slot in self._slots:
             if slot.process is not None and slot.process.returncode is None:
                 slot.process.kill()
-        asyncio.get_running_loop().remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+        end_by(number)
+
+    def _reload(self) -> None:
+        """Let each worker read its files again. A worker that starts reads them anyway."""
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.channel.send(RELOAD)
 
     def _stop(self) -> None:
         """Close the sockets, which accept connections while any process has them open. Then stop the workers."""
@@ -233,7 +242,7 @@ class Supervisor:
 
 
 def supervise(settings: Settings, address: Address, count: int) -> None:
-    """Serve with ``count`` workers until SIGTERM or SIGINT. Raises what ``process.run`` raises."""
+    """Serve with ``count`` workers until a stop signal arrives. Raises what ``process.run`` raises."""
     plugins = registry.load()
     process.broker_name(settings)  # a wrong REDIS_URL is reported once, not by each worker
     sockets = ListeningSockets(address)

@@ -18,7 +18,9 @@ from ..settings import Settings
 from ..web.ops import metrics, worker_metrics
 from ..web.server import Address, Server
 from . import process
-from .ipc import FAILED, GATHER, GATHERED, METRICS, PING, PONG, READY, STOP, STOPPING, Channel, Question, encode
+from .ipc import FAILED, GATHER, GATHERED, METRICS, PING, PONG, READY, RELOAD, STOP, STOPPING, Channel, Question, encode
+from .process_signals import Control
+from .reload import LoadTls
 
 log = logging.getLogger("roomcast")
 
@@ -47,32 +49,32 @@ class Worker:
             sock.set_inheritable(False)  # otherwise processes that plugins start would keep them open
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
-    def serve(self, settings: Settings, address: Address) -> None:
+    def serve(self, settings: Settings, address: Address, load_tls: LoadTls | None) -> None:
         """Serve as ``process.run`` does. Report a failed start to the supervisor, and exit."""
         peers = worker_metrics.Peers(self.number, self._count, self._gather_metrics)
         address = address._replace(sockets=self.sockets)
         try:
-            process.run(settings, address, self._on_ready, on_start=self._connect, peers=peers)
+            process.run(settings, address, self._on_ready, load_tls=load_tls, on_start=self._connect, peers=peers)
         except RoomcastError as error:
             with contextlib.suppress(OSError):  # the supervisor is gone
                 self._socket.sendall(encode(FAILED, str(error).replace("\n", " ").encode()))
             sys.exit(1)
 
-    async def _connect(self, stop: asyncio.Event) -> None:
-        """Open the channel to the supervisor, and receive its messages. Report to it when ``stop`` is set."""
+    async def _connect(self, control: Control) -> None:
+        """Open the channel to the supervisor, and receive its messages. Report to it when this process stops."""
         # A duplicate, because ``serve`` reports a failure after the loop has closed the channel.
         self._channel = await Channel.open(self._socket.dup())
         self._peer_metrics = Question(self._channel, GATHER, GATHER_TIMEOUT)
-        self._spawn(self._receive(stop))
-        self._spawn(self._report_stop(stop))
+        self._spawn(self._receive(control))
+        self._spawn(self._report_stop(control.stop))
 
     def _on_ready(self, server: Server) -> None:
         log.info("process %d serves", os.getpid())
         self._gateway = server.gateway
         self._channel.send(READY)
 
-    async def _receive(self, stop: asyncio.Event) -> None:
-        """Handle the supervisor's messages. Set ``stop`` when it orders that, or when the channel ends."""
+    async def _receive(self, control: Control) -> None:
+        """Handle the supervisor's messages. Stop this process when it orders that, or when the channel ends."""
         try:
             async for kind, body in self._channel.messages():
                 if kind == PING:
@@ -81,10 +83,12 @@ class Worker:
                     self._spawn(self._send_metrics())
                 elif kind == GATHERED:
                     self._peer_metrics.resolve(body)
+                elif kind == RELOAD:
+                    control.reload.set()
                 elif kind == STOP:
-                    stop.set()
+                    control.stop.set()
         finally:
-            stop.set()
+            control.stop.set()
             self._channel.close()
             self._peer_metrics.resolve(b"")
 

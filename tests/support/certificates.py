@@ -1,4 +1,4 @@
-"""A pytest plugin: a certificate, and the TLS context of a server that uses it."""
+"""Certificates. Also a pytest plugin: a certificate, and the TLS context of a server that uses it."""
 
 import datetime
 import ipaddress
@@ -12,9 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    """Create a self-signed certificate for 127.0.0.1, with its key in the same file."""
+def write_certificate(path: Path) -> x509.Certificate:
+    """Write a new self-signed certificate for 127.0.0.1 to ``path``, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -29,11 +28,18 @@ def certificate(tmp_path_factory) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
+    return signed
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """Create a self-signed certificate for 127.0.0.1, with its key in the same file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    write_certificate(path)
     return path
 
 

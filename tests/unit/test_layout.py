@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transport": {"errors", "fastpath", "protocol"},
     "setting_rules": {"errors"},
     "signing_keys": {"errors"},
-    "settings": {"errors", "setting_rules", "signing_keys"},
+    "secret_files": {"errors", "setting_rules"},
+    "settings": {"errors", "secret_files", "setting_rules", "signing_keys"},
     "logs": {"settings"},
     "broker": {"errors"},
     # The only part that knows Redis.
@@ -51,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
         *("aiohttp_internals", "auth", "backoff", "broker.redis", "errors", "fastpath", "logs", "output", "protocol"),
-        *("registry", "settings", "specs", "web", "workers"),
+        *("registry", "secret_files", "setting_rules", "settings", "specs", "web", "workers"),
     },
     "__main__": {"cli"},
     # For the tests of plugin authors: a server with the plugins under test.

@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 from settings_environment import SECRET, read, refusal
 
-from roomcast.setting_rules import show
+from roomcast.setting_rules import show, split_values
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,22 @@ def test_a_malformed_origin_is_refused(bad: str) -> None:
     assert sentence.startswith(f"ALLOWED_ORIGINS has {show(bad)}")
     assert "https://*.example.com" in sentence
     assert "http://localhost:*" in sentence
+
+
+def test_several_api_keys_are_separated_by_commas_or_line_ends() -> None:
+    """White space around a key is left out. A key that does not fit in a header is refused, and none is shown."""
+    for value in (
+        "new-key,old-key",
+        "new-key, old-key",
+        "new-key\nold-key\n",
+        "new-key\r\n\r\nold-key",
+        ",new-key,,old-key",
+    ):
+        assert split_values(read(API_KEY=value).api_key or "") == ("new-key", "old-key")
+    for bad in ("new-key,two words", "clé\nold-key", ",", ", ,"):
+        sentence = refusal(JWT_SECRET=SECRET, API_KEY=bad)
+        assert "API_KEY" in sentence
+        assert "old-key" not in sentence
 
 
 def test_an_api_key_must_fit_in_a_header() -> None:

@@ -45,6 +45,50 @@ def test_the_length_of_a_secret_is_in_bytes() -> None:
     assert Settings(jwt_secret="é" * 16).jwt_secret == "é" * 16
 
 
+NEW, OLD = "n" * 40, "o" * 32
+
+
+@pytest.mark.parametrize("value", [f"{NEW},{OLD}", f"{NEW}, {OLD}", f"{NEW}\n{OLD}", f"\n{NEW}\r\n\r\n{OLD}\n"])
+def test_several_secrets_are_separated_by_commas_or_line_ends(value: str) -> None:
+    """Empty lines, and white space around a comma, are left out."""
+    assert Settings(jwt_secret=value).jwt_keys == (NEW, OLD)
+
+
+@pytest.mark.parametrize(
+    "value", [SECRET, f"{NEW},{'s' * 31}", f"{NEW},", f"{NEW}\n", f" {NEW}", f"{NEW} {OLD}", f"{NEW},{OLD},x"]
+)
+def test_other_values_are_one_secret(value: str) -> None:
+    """A comma is part of a secret if a secret before or after it would be too short."""
+    assert Settings(jwt_secret=value).jwt_keys == (value,)
+
+
+def test_commas_separate_only_secrets_that_are_long_enough_for_their_algorithm() -> None:
+    """With HS512 a secret of 32 bytes is none, so this value is one secret."""
+    value = f"{NEW},{OLD}"
+    assert Settings(jwt_secret=value, jwt_algorithms=("HS512",)).jwt_keys == (value,)
+
+
+def test_each_of_several_secrets_is_checked(rsa_key: rsa.RSAPrivateKey) -> None:
+    """The sentence has the number of the secret that is wrong, and shows none."""
+    sentence = refusal(JWT_SECRET=f"{NEW}\nshort")
+    assert sentence.startswith("JWT_SECRET, value 2 of 2, is 5 bytes long; HS256 needs 32")
+    assert "nnn" not in sentence
+    assert "JWT_PUBLIC_KEY" in refusal(JWT_SECRET=f"{NEW}\n{public(rsa_key)}")
+
+
+def test_several_public_keys_are_in_one_file(rsa_key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
+    """All keys in the file verify tokens. They must be of one kind."""
+    keys = [rsa_key, rsa.generate_private_key(65537, 2048)]
+    path = tmp_path / "keys.pem"
+    path.write_text("".join(map(public, keys)))
+    settings = Settings(jwt_public_key=str(path))
+    assert settings.jwt_keys == tuple(public(key).strip() for key in keys)
+    assert settings.jwt_algorithms == ("RS256",)
+    mixed = public(rsa_key) + public(ec.generate_private_key(ec.SECP256R1()))
+    assert "keys of different kinds" in refusal(JWT_PUBLIC_KEY=mixed)
+    assert "1024 bits" in refusal(JWT_PUBLIC_KEY=public(rsa_key) + public(rsa.generate_private_key(65537, 1024)))
+
+
 def test_a_secret_that_is_a_public_key_is_refused(rsa_key: rsa.RSAPrivateKey) -> None:
     """A public key as HMAC secret is refused: it would let everyone sign tokens."""
     assert "JWT_PUBLIC_KEY" in refusal(JWT_SECRET=public(rsa_key))

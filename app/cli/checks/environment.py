@@ -12,7 +12,9 @@ from typing import Final
 
 from ... import fastpath, registry
 from ...errors import PluginError, SettingsError
-from ...settings import Settings, describe
+from ...secret_files import FILE_SUFFIX
+from ...setting_rules import split_values
+from ...settings import Settings, describe, file_variables
 from ...workers.listen_errors import is_port_free
 from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
 from .finding import FAIL, OK, WARN, Finding
@@ -24,6 +26,8 @@ MIN_KEY_LENGTH: Final = 20
 EARLIEST: Final = 1767225600
 
 _NAMES: Final = [variable.name for variable in describe()]
+#: The variables that determine the keys of tokens, besides JWT_SECRET.
+_KEY_VARIABLES: Final = ("JWT_SECRET_FILE", "JWT_PUBLIC_KEY", "JWT_PUBLIC_KEY_FILE", "JWT_ALGORITHMS")
 
 
 def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -40,42 +44,43 @@ def check_settings(environ: Mapping[str, str]) -> Iterator[Finding]:
             if named is None:
                 return
             # Replace it by its default, to find the next problem.
-            trial[named[0]] = ""
+            trial |= {named[0]: "", named[0] + FILE_SUFFIX: ""}
             if named[0] == "WS_MAX_BUFFER":
                 trial["WS_MAX_MESSAGE_SIZE"] = ""
             if named[0].startswith("JWT_"):
-                trial |= {"JWT_PUBLIC_KEY": "", "JWT_ALGORITHMS": "", "JWT_SECRET": secrets.token_hex(32)}
+                trial |= dict.fromkeys(_KEY_VARIABLES, "") | {"JWT_SECRET": secrets.token_hex(32)}
     if not problems:
         yield Finding(OK, "The settings are valid.")
-    yield from _check_tokens(settings, environ)
+    if trial.get("JWT_SECRET") == environ.get("JWT_SECRET"):  # otherwise it was wrong, and was reported
+        yield from _check_keys(settings)
+    if not settings.jwt_require_exp:
+        yield Finding(WARN, "JWT_REQUIRE_EXP is false: a leaked token without an expiry stays valid permanently.")
     yield from _check_api_key(settings)
     yield from _check_openness(settings)
     yield from _check_room_access(settings)
 
 
-def _check_tokens(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    secret = settings.jwt_secret
-    algorithms = ", ".join(settings.jwt_algorithms)
-    if secret is None:
-        yield Finding(OK, f"Tokens are verified with a public key ({algorithms}).")
-    elif secret != environ.get("JWT_SECRET"):
-        return  # the given one is wrong, and was reported
-    elif len(set(secret)) < MIN_CHARACTERS:
+def _check_keys(settings: Settings) -> Iterator[Finding]:
+    keys, algorithms = settings.jwt_keys, ", ".join(settings.jwt_algorithms)
+    others = f"; {len(keys) - 1} more for tokens that were signed with another key" if len(keys) > 1 else ""
+    if settings.jwt_secret is None:
+        yield Finding(OK, f"Tokens are verified with a public key ({algorithms}{others}).")
+    elif any(len(set(secret)) < MIN_CHARACTERS for secret in keys):
         yield Finding(WARN, "JWT_SECRET is easy to guess; generate one with `openssl rand -base64 48`.")
     else:
-        yield Finding(OK, f"JWT_SECRET is {len(secret.encode())} bytes long ({algorithms}).")
-    if not settings.jwt_require_exp:
-        yield Finding(WARN, "JWT_REQUIRE_EXP is false: a leaked token without an expiry stays valid permanently.")
+        yield Finding(OK, f"JWT_SECRET is {len(keys[0].encode())} bytes long ({algorithms}{others}).")
 
 
 def _check_api_key(settings: Settings) -> Iterator[Finding]:
-    key = settings.api_key
-    if key is None:
+    if settings.api_key is None:
         yield Finding(WARN, "API_KEY is not set: the HTTP API is off, and backends cannot publish.")
-    elif len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_CHARACTERS:
+        return
+    keys = split_values(settings.api_key)
+    if any(len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_CHARACTERS for key in keys):
         yield Finding(WARN, "API_KEY is easy to guess; generate one with `openssl rand -base64 30`.")
     else:
-        yield Finding(OK, "API_KEY is set: backends can publish.")
+        count = f" ({len(keys)} keys)" if len(keys) > 1 else ""
+        yield Finding(OK, f"API_KEY is set{count}: backends can publish.")
 
 
 def _check_openness(settings: Settings) -> Iterator[Finding]:
@@ -102,7 +107,7 @@ def _check_room_access(settings: Settings) -> Iterator[Finding]:
 
 def check_names(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Warn of variables whose names are similar to settings. They have no effect, and nothing else reports them."""
-    for name in sorted(environ.keys() - set(_NAMES)):
+    for name in sorted(environ.keys() - {*_NAMES, *file_variables()}):
         if similar := difflib.get_close_matches(name, _NAMES, 1, cutoff=0.87):
             yield Finding(WARN, f"{name} is not a setting and has no effect. Did you mean {similar[0]}?")
 

@@ -59,7 +59,7 @@ def _token_for(gateway: Gateway, given: Any) -> str:
     user = _dev_user.load(given)
     claims = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer}
     token = make_token(
-        settings.jwt_secret,
+        settings.jwt_keys[0],
         user_id=user["user_id"],
         username=user["username"],
         rooms=user["rooms"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from pathlib import Path
 
 import pytest
 from settings_environment import SECRET
 
-from roomcast.cli.checks.environment import check_settings
-from roomcast.cli.checks.finding import WARN
+from roomcast.cli.checks.environment import check_names, check_settings
+from roomcast.cli.checks.finding import FAIL, OK, WARN
 
 ROOM_ACCESS_SECRET = f"whsec_{b64encode(b'a' * 32).decode()}"
 
@@ -44,3 +45,34 @@ def test_unsigned_requests_to_the_access_url_are_a_warning(access: str, secret: 
     found = [finding.sentence for finding in findings if "ROOM_ACCESS_SECRET" in finding.sentence]
     assert len(found) == (0 if warning is None else 1)
     assert warning is None or warning in found[0]
+
+
+def findings(**environ: str) -> list[tuple[str, str]]:
+    """Return the level and the sentence of each finding about an environment."""
+    return [(finding.level, finding.sentence) for finding in (*check_settings(environ), *check_names(environ))]
+
+
+def test_secrets_in_files_are_checked(tmp_path: Path) -> None:
+    """Secrets in files are checked like variables, and the names of their variables are known."""
+    path = tmp_path / "secrets"
+    path.write_text(f"{SECRET}\n{'x' * 40}\n")
+    (tmp_path / "keys").write_text("0123456789-0123456789\nabcdefghij-abcdefghij\n")
+    found = findings(JWT_SECRET_FILE=str(path), API_KEY_FILE=str(tmp_path / "keys"))
+    assert (WARN, "JWT_SECRET is easy to guess; generate one with `openssl rand -base64 48`.") in found
+    assert (OK, "API_KEY is set (2 keys): backends can publish.") in found
+    assert not any("not a setting" in sentence for _, sentence in found)
+    path.write_text(f"{SECRET}\n{SECRET[::-1]}\n")
+    words = f"JWT_SECRET is {len(SECRET)} bytes long (HS256; 1 more for tokens that were signed with another key)."
+    assert (OK, words) in findings(JWT_SECRET_FILE=str(path))
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "JWT_PUBLIC_KEY", "API_KEY", "REDIS_URL"])
+def test_a_wrong_file_does_not_hide_other_problems(name: str) -> None:
+    """The file is reported, and then the next problem."""
+    environ = {"JWT_SECRET": SECRET, "HISTORY_SIZE": "many", f"{name}_FILE": "/no/such/file"}
+    if name.startswith("JWT_"):
+        del environ["JWT_SECRET"]
+    wrong = [sentence for level, sentence in findings(**environ) if level == FAIL]
+    assert len(wrong) == 2
+    assert any(f"{name}_FILE is '/no/such/file'" in sentence for sentence in wrong)
+    assert any("HISTORY_SIZE is 'many'" in sentence for sentence in wrong)

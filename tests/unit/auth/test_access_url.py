@@ -133,6 +133,15 @@ async def test_several_secrets(access_server: AccessServer) -> None:
         Webhook(known).verify(access_server.raw_bodies[0], access_server.headers[0])
 
 
+async def test_the_secret_is_replaced(access_server: AccessServer) -> None:
+    """After ``use_keys``, requests are signed with the new secret alone."""
+    async with access_url(access_server.url, room_access_secret=(secret(b"a"),)) as asking:
+        asking.use_keys(Settings(jwt_secret=SECRET, room_access_secret=(secret(b"b"),)))
+        await asking.ask(ALICE, "task:1")
+    assert len(access_server.headers[0]["webhook-signature"].split(" ")) == 1
+    Webhook(secret(b"b")).verify(access_server.raw_bodies[0], access_server.headers[0])
+
+
 # Failures.
 
 

@@ -47,6 +47,42 @@ def test_a_valid_token() -> None:
     assert identity.claims == {}
 
 
+def test_every_secret_verifies_tokens() -> None:
+    """During a rotation, tokens of the new and of the old secret are accepted, and no others."""
+    new, old, other = "n" * 64, "o" * 64, "x" * 64
+    authenticator = Authenticator(Settings(jwt_secret=f"{new}\n{old}"))
+    for secret in (new, old):
+        assert authenticator.verify(make_token(secret, user_id=1)).user_id == 1
+    assert "made with another key" in reason(make_token(other, user_id=1), authenticator)
+    assert "made with another key" in reason(make_token(f"{new}\n{old}", user_id=1), authenticator)
+    assert "algorithm is not accepted" in reason(make_token(old, user_id=1, algorithm="HS512"), authenticator)
+    assert "not a JWT" in reason("a.b.c", authenticator)
+
+
+def test_every_public_key_verifies_tokens() -> None:
+    """A PEM file with several keys accepts tokens of each."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
+    pem = "".join(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() for key in keys[:2]
+    )
+    authenticator = Authenticator(Settings(jwt_public_key=pem))
+    tokens = [jwt.encode({"user_id": 1, "exp": later()}, key, "ES256") for key in keys]
+    assert [authenticator.verify(token).user_id for token in tokens[:2]] == [1, 1]
+    assert "made with another key" in reason(tokens[2], authenticator)
+
+
+def test_keys_can_be_replaced() -> None:
+    """After ``use_keys`` only the new keys count, of whatever kind."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    authenticator = Authenticator(Settings(jwt_secret=SECRET, jwt_issuer="app"))
+    old = sign({"user_id": 1, "iss": "app"})
+    assert authenticator.verify(old)
+    authenticator.use_keys(Settings(jwt_public_key=pem))
+    assert "algorithm is not accepted" in reason(old, authenticator)
+    assert authenticator.verify(jwt.encode({"user_id": 2, "iss": "app", "exp": later()}, key, "EdDSA")).user_id == 2
+
+
 @pytest.mark.parametrize(
     ("claims", "user_id"),
     [

@@ -20,7 +20,7 @@ from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import SCHEMES, parse
 from roomcast.cli.checks.redis import RIGHTS
 from roomcast.errors import CLOSES, ERROR_CODES
-from roomcast.settings import describe
+from roomcast.settings import describe, file_variables
 from roomcast.testing import Client
 from roomcast.web.api import tickets
 from roomcast.web.json_errors import STATUS
@@ -42,6 +42,12 @@ def test_no_other_setting_is_listed():
     """Each row with a default is that of a setting, and there is one row for each."""
     listed = [code(name) for name, *_, meaning in rows("docs/configuration.md") if name.startswith("`") and _]
     assert sorted(listed) == sorted(variable.name for variable in describe())
+
+
+def test_every_variable_of_a_file_is_listed():
+    """Each variable that names a file with a secret has a row."""
+    listed = [code(row[0]) for row in rows("docs/configuration.md", "## Secrets in files") if row[0].startswith("`")]
+    assert listed and set(listed) == set(file_variables())
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)

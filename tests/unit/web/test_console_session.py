@@ -40,6 +40,19 @@ def test_another_key_ends_the_session():
     assert not console_session.is_logged_in(request_with(cookie_of(log_in())), KEY + "2")
 
 
+def test_several_keys_are_accepted():
+    """During a rotation, cookies of all keys are logins. A new cookie is signed with the first key."""
+    old = cookie_of(log_in())
+    both = f"new-key,{KEY}"
+    assert console_session.is_logged_in(request_with(old), both)
+    response = web.Response()
+    console_session.log_in(make_mocked_request("POST", "/console/login"), response, both, trust_proxy="false")
+    assert console_session.is_logged_in(request_with(cookie_of(response)), "new-key")
+    assert not console_session.is_logged_in(request_with(cookie_of(response)), KEY)
+    assert console_session.is_key("new-key", both) and console_session.is_key(KEY, both)
+    assert not console_session.is_key(both, both)
+
+
 def test_a_session_expires(monkeypatch):
     """After LIFETIME the user has to log in again."""
     cookie = cookie_of(log_in())

@@ -28,6 +28,13 @@ async def test_the_scheme_is_case_insensitive(gateway_client: GatewayClient):
     assert response.status == 200
 
 
+async def test_several_keys_are_accepted(gateway_client: GatewayClient):
+    """During a rotation, the new and the old key are accepted, each by itself."""
+    client = await gateway_client(api_key="new-key,old-key")
+    for key, status in (("new-key", 200), ("old-key", 200), ("new-key,old-key", 401), ("", 401)):
+        assert (await client.get(ROOMS, headers=bearer(key))).status == status
+
+
 async def test_no_key_and_no_token_is_logged(
     gateway_client: GatewayClient, caplog: pytest.LogCaptureFixture, broken_plugin: Plugin
 ):
