@@ -19,7 +19,7 @@ from .client import Client
 from .node import Node
 from .presence import Presence
 from .resume import Resume, joined_response, parse_since
-from .rules import RoomRules
+from .rules import JoinForbidden, RoomRules
 from .subscriptions import NodeSubscriptions
 
 log = logging.getLogger("roomcast")
@@ -47,13 +47,19 @@ class Rooms:
     async def join(self, client: Client, request: Request) -> None:
         """Add the client to the room, reply ``joined_room``, replay what it missed, and announce its user.
 
-        If the client is a member already, only reply, and replay if it asks to resume.
+        If the client is a member already, only reply, and replay if it asks to resume. A member that the rule forbids
+        to join leaves the room.
         """
         room = request.room
         if room is None:
             raise messages.bad_room(None)
         since = parse_since(request)
-        await self._rules.check(client, room)
+        try:
+            await self._rules.check(client, room)
+        except JoinForbidden:
+            if room in client.rooms:  # with FORBIDDEN_JOIN=keep the client stays connected
+                await self.remove(client, room, f"You have no access to room {room} any more")
+            raise
         if not self._delivery.has(room, client) and len(client.rooms) >= self._max_rooms:
             raise Refused(
                 "too_many_rooms", f"This connection is in {self._max_rooms} rooms, the most allowed; leave one."

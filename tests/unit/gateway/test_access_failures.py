@@ -124,6 +124,21 @@ async def test_a_member_that_joins_again_while_the_url_fails(serve: Serve, acces
         assert (await alice.recv_type("message"))["data"]["content"] == "still here"
 
 
+async def test_a_member_that_joins_again_and_is_forbidden(serve: Serve, access_server: AccessServer) -> None:
+    """A no also ends the membership: with FORBIDDEN_JOIN=keep the client leaves the room, and stays connected."""
+    server = await serve(room_access=access_server.url, room_access_cache=0, forbidden_join="keep")
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        access_server.always(403)
+        await alice.settled()
+        await alice.send("join_room", ROOM, id=1)
+        left, error = await alice.recv(), await alice.recv()
+        assert (left["type"], left["room"], "id" in left) == ("left_room", ROOM, False)
+        assert (error["type"], error["data"]["code"], error["id"]) == ("error", "forbidden", 1)
+        assert not server.gateway.delivery.rooms
+        assert await alice.settled() == []
+
+
 async def test_a_new_token_while_the_url_fails(serve: Serve, access_server: AccessServer) -> None:
     """The URL is not asked about the new token, so the member stays."""
     server = await serve(room_access=access_server.url, room_access_cache=0)
