@@ -60,11 +60,13 @@ export interface ErrorData {
 /**
  * The error codes of the server, and four codes of the client:
  *
- * - `closed`: the connection was closed before the answer arrived, and the client does not reconnect.
+ * - `closed`: the client is closed, or was closed before the answer arrived.
  * - `queue_full`: the maximum number of requests (option `queue`) is waiting already.
- * - `too_big`: the message is larger than the option `maxSize`.
- * - `uncertain`: the connection was lost before the answer arrived, and repeating the request could execute it twice. It may
- *   or may not have been executed.
+ * - `too_big`: the message is larger than the server accepts, or than the option `maxSize`.
+ * - `uncertain`: the request was sent, the connection was lost before the answer arrived, and repeating the request could
+ *   execute it twice. It may or may not have been executed.
+ *
+ * The client also uses `timeout`, if a request is not answered within the option `timeout` of the call.
  */
 export type ErrorCode =
   | "bad_json" | "bad_message" | "unknown_type" | "bad_room" | "unknown_room_type" | "invalid_data" | "forbidden"
@@ -160,6 +162,21 @@ export interface Message<Type extends string = string, Data = Record<string, unk
   key?: string;
 }
 
+/** Options of a request. */
+export interface RequestOptions {
+  /**
+   * Reject with the code `timeout` if there is no answer within this time, in milliseconds. Default: wait without a limit,
+   * also while there is no connection.
+   */
+  timeout?: number;
+  /**
+   * Reject with `signal.reason` when this signal is aborted.
+   *
+   * A request that was aborted or has timed out is not sent any more. If it was sent already, it may still be carried out.
+   */
+  signal?: AbortSignal;
+}
+
 export type Handler<Event = Frame> = (event: Event) => unknown;
 
 /** The argument of a token function. */
@@ -206,11 +223,11 @@ export interface Options {
    */
   inFlight?: number;
   /**
-   * Maximum messages per second, with bursts of five times as many. Keep it below the server's WS_MESSAGE_RATE. 0 means
-   * unlimited. Default: 80.
+   * Maximum messages per second, with bursts of four times as many. Default: the server's WS_MESSAGE_RATE, which also
+   * limits larger values. 0: do not limit the rate at all; the server refuses what is too much.
    */
   rate?: number;
-  /** Maximum size of a message in bytes: the server's WS_MAX_MESSAGE_SIZE. Default: 65 536. */
+  /** Maximum size of a message in bytes. Default: the server's WS_MAX_MESSAGE_SIZE, which also limits larger values. */
   maxSize?: number;
   /**
    * Silence after which the client pings the server. After the same time without an answer it reconnects. 0 turns these
@@ -261,7 +278,8 @@ export class RoomcastError extends Error {
  * A client of one user. Create another client for another user.
  *
  * Requests may be made before the client is connected and while it reconnects. They wait, and are sent once, in the order of
- * the calls. Promises may be ignored: a failed request also emits an `error` event.
+ * the calls. After the client was closed they are rejected until `connect()` is called. Promises may be ignored: a failed
+ * request also emits an `error` event.
  *
  * @example
  * const client = new ChatClient(() => fetch("/my/token").then((response) => response.text()));
@@ -313,17 +331,32 @@ export class ChatClient {
    * `since` is the id of the last event that you have: the events after it follow, or a `resync` event if the history does
    * not reach back that far. It has no effect if the room is joined already.
    */
-  joinRoom(room: string, options?: { since?: string | null }): Promise<Events["joined_room"]>;
+  joinRoom(room: string, options?: RequestOptions & { since?: string | null }): Promise<Events["joined_room"]>;
 
   /** Leave a room. */
-  leaveRoom(room: string): Promise<Events["left_room"]>;
+  leaveRoom(room: string, options?: RequestOptions): Promise<Events["left_room"]>;
 
-  /** Send a chat message to a joined room. The id of the message is `data.event_id` of the reply. */
-  sendMessage(room: string, content: string, metadata?: Record<string, unknown>): Promise<Commands["send_message"]["reply"]>;
+  /**
+   * Send a chat message to a joined room. The id of the message is `data.event_id` of the reply.
+   *
+   * Half a surrogate pair in it, from a text that was cut within an emoji, is replaced by U+FFFD.
+   */
+  sendMessage(
+    room: string,
+    content: string,
+    metadata?: Record<string, unknown>,
+    options?: RequestOptions,
+  ): Promise<Commands["send_message"]["reply"]>;
 
-  /** Send a command. Resolves to the reply; rejects with a `RoomcastError`. */
-  send<Type extends keyof Commands>(message: Message<Type, Commands[Type]["data"]>): Promise<Commands[Type]["reply"]>;
-  send<Type extends string>(message: Message<Type> & (Type extends keyof Commands ? never : unknown)): Promise<Frame>;
+  /** Send a command. Resolves to the reply; rejects with a `RoomcastError`, or with the reason of an aborted signal. */
+  send<Type extends keyof Commands>(
+    message: Message<Type, Commands[Type]["data"]>,
+    options?: RequestOptions,
+  ): Promise<Commands[Type]["reply"]>;
+  send<Type extends string>(
+    message: Message<Type> & (Type extends keyof Commands ? never : unknown),
+    options?: RequestOptions,
+  ): Promise<Frame>;
 
   /**
    * Send `text` unchanged and at once, even if it is not a valid command. This is for development tools.

@@ -56,8 +56,7 @@ export class ConsoleConnection extends EventTarget {
     this.#closeSilently();
     const url = new URL(page.socket, root);
     const trace = (direction, text) => this.#traced(direction, text);
-    // The server refuses messages that are too long, so that the developer sees its answer.
-    const client = new ChatClient(token, { url, trace, reconnect: RECONNECT, maxSize: Infinity });
+    const client = new ChatClient(token, { url, trace, reconnect: RECONNECT });
     this.#client = client;
     client.on("state", ({ data }) => this.#isMuted || this.#stateChanged(data));
     client.on("*", (message) => this.#received(message));

@@ -1,14 +1,14 @@
 /** The public client: it owns a connection, its own or a shared one, and turns calls into requests. */
 
-import { continuousTime } from "./clock.js";
 import { Connection } from "./connection.js";
-import { CLOSE_NORMAL, RoomcastError } from "./errors.js";
+import { CLOSE_NORMAL, closedError, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
 import { isNewer, localFrame, randomId } from "./frames.js";
 import { checkPlatform, completeOptions, DEFAULTS } from "./options.js";
 import { REPEATABLE } from "./request_queue.js";
 import { OWN } from "./rooms.js";
 import { checkWorker, SharedConnection } from "./shared_connection.js";
+import { LONGEST_DELAY } from "./timers.js";
 import { userOf } from "./tokens.js";
 
 /** The key of a function that returns the client itself. A Proxy may not replace its value, because it is read-only. */
@@ -90,9 +90,7 @@ export class ChatClient {
     if (this.#options.shared) this.#connection = null;
     if (connection) connection.close();
     else if (this.#welcome) this.#stateChanged({ state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" });
-    for (const { done } of this.#early.splice(0)) {
-      done({ code: "closed", message: "The client was closed before it was connected." });
-    }
+    for (const { done } of this.#early.splice(0)) done(closedError(this.#state));
   }
 
   on(type, handler) {
@@ -104,25 +102,26 @@ export class ChatClient {
     this.#handlers.remove(type, handler);
   }
 
-  joinRoom(room, { since } = {}) {
+  joinRoom(room, { since, ...options } = {}) {
     const isNew = !this.#rooms.has(room);
     if (isNew && since) this.#positions.set(room, since);
-    return this.#request({ type: "join_room", room, since: isNew ? since : undefined }, { type: "join_room", room });
+    const request = { type: "join_room", room, since: isNew ? since : undefined };
+    return this.#request(request, { type: "join_room", room }, options);
   }
 
-  leaveRoom(room) {
-    return this.send({ type: "leave_room", room });
+  leaveRoom(room, options) {
+    return this.send({ type: "leave_room", room }, options);
   }
 
-  sendMessage(room, content, metadata) {
-    return this.send({ type: "send_message", room, data: metadata === undefined ? { content } : { content, metadata } });
+  sendMessage(room, content, metadata, options) {
+    return this.send({ type: "send_message", room, data: { content, metadata } }, options);
   }
 
-  send(message) {
+  send(message, options) {
     const { type, room, data, id, key } = message;
-    if (type === "join_room") return this.joinRoom(room, data);
+    if (type === "join_room") return this.joinRoom(room, { ...data, ...options });
     const keyed = REPEATABLE.has(type) ? {} : { key: key ?? `${this.#keyPrefix}${++this.#keyCount}` };
-    return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, id);
+    return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, options, id);
   }
 
   sendText(text) {
@@ -132,9 +131,29 @@ export class ChatClient {
   // Requests
 
   /** Send `message`; resolves to the reply, with `id` in it if that is given. */
-  #request(request, message, id) {
+  #request(request, message, { timeout, signal } = {}, id = undefined) {
     const promise = new Promise((resolve, reject) => {
+      const stopWaiting = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", abort);
+      };
+      const cancel = (reason) => {
+        stopWaiting();
+        reject(reason);
+        this.#early = this.#early.filter((one) => one !== request);
+        this.#connection?.cancel(request);
+      };
+      const abort = () => cancel(signal.reason);
+      const timedOut = () => {
+        const message = `${request.type} was not answered within ${timeout} ms. It may be carried out if it was sent.`;
+        const error = { code: "timeout", message, room: request.room };
+        this.#failed(request, error);
+        cancel(new RoomcastError(error));
+      };
+      const timer = timeout <= LONGEST_DELAY ? setTimeout(timedOut, timeout) : undefined;
+      // Also called with a late answer to a cancelled request. That does not change the promise, but the rooms.
       request.done = (error, frame) => {
+        stopWaiting();
         if (frame && id !== undefined) frame.id = id;
         if (error) {
           this.#failed(request, error, frame);
@@ -144,27 +163,28 @@ export class ChatClient {
           resolve(frame);
         }
       };
-      request.askedAt = continuousTime();
-      this.#submit(request, message);
+      signal?.addEventListener("abort", abort);
+      if (signal?.aborted) abort();
+      else this.#submit(request, message);
     });
     promise.catch(() => {}); // A caller that ignores the promise gets the `error` event, not an unhandled rejection.
     return promise;
   }
 
   #submit(request, message) {
-    const { type, room } = request;
-    try {
-      request.body = JSON.stringify(message);
-    } catch (error) {
-      request.done({ code: "invalid_data", message: `${type} cannot be sent as JSON: ${error.message}.` });
+    const { queue } = this.#options;
+    if (this.#state.state === "closed" && this.#state.code !== undefined) {
+      request.done(closedError(this.#state));
       return;
     }
-    const { maxSize, queue } = this.#options;
-    const size = encodedSize(request.body, maxSize);
-    if (size > maxSize) {
-      const message = `${type} has ${size} bytes; the server takes ${maxSize}. Send less, or set the option maxSize.`;
-      request.done({ code: "too_big", message, room });
-    } else if (this.#connection) this.#connection.request(request);
+    try {
+      // JSON.stringify() escapes half a surrogate pair, which no server accepts, and leaves whole pairs as they are.
+      request.body = JSON.stringify(message).replace(/\\(ud[89a-f]..|.)/g, (escape) => (escape[5] ? "\ufffd" : escape));
+    } catch (error) {
+      request.done({ code: "invalid_data", message: `${request.type} cannot be sent as JSON: ${error.message}.` });
+      return;
+    }
+    if (this.#connection) this.#connection.request(request);
     else if (this.#early.length < queue) this.#early.push(request);
     else request.done({ code: "queue_full", message: `${queue} requests wait already. Has connect() been called?` });
   }
@@ -232,7 +252,6 @@ export class ChatClient {
   /** Send the requests of a crashed worker again. Their idempotency keys tell the server which ones were executed. */
   #workerLost(requests) {
     this.#connection = null;
-    for (const request of requests) request.sentAt = request.askedAt;
     this.#early.unshift(...requests);
     this.#attach(++this.#generation);
   }
@@ -260,8 +279,7 @@ export class ChatClient {
     this.#state = state;
     if (state.state === "closed") {
       this.#pageListeners?.abort();
-      const message = `The connection is closed: ${state.code} ${state.reason}`;
-      this.#welcome?.reject(new RoomcastError({ code: "closed", message }));
+      this.#welcome?.reject(new RoomcastError(closedError(state)));
       this.#welcome = null;
     }
     this.#handlers.emit(localFrame("state", undefined, state));
@@ -317,11 +335,6 @@ for (const member of Object.values(members)) {
   }
 }
 Object.defineProperties(ChatClient.prototype, members);
-
-/** Return the size of a request in bytes, or 0 if it is certainly below `maxSize`. 24 bytes are for the frame's id. */
-function encodedSize(body, maxSize) {
-  return body.length * 3 < maxSize ? 0 : new TextEncoder().encode(body).length + 24;
-}
 
 /** Return {promise, resolve, reject}. A rejection that nothing handles is not reported. */
 function deferred() {

@@ -1,7 +1,7 @@
 /** One WebSocket connection to the server, kept alive across reconnects. */
 
 import { Backoff } from "./backoff.js";
-import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_NORMAL, FINAL_CLOSES, TOKEN_CLOSES } from "./errors.js";
+import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_NORMAL, closedError, FINAL_CLOSES } from "./errors.js";
 import { requestIdOf } from "./frames.js";
 import { Heartbeat } from "./heartbeat.js";
 import { RequestQueue } from "./request_queue.js";
@@ -54,9 +54,10 @@ export class Connection {
     });
     this.#refresh = new TokenRefresh(options.refresh, delegate, (token, done) => this.#sendToken(token, done));
     this.#rooms = new Rooms({
-      transmit: (request) => this.#queue.transmit(request),
+      rejoin: (request) => this.#queue.rejoin(request),
       emit: (frame) => delegate.onMessage(frame),
       onHistoryLost: (room) => this.#queue.historyLost(room),
+      onDropped: () => this.#backoff.reset(),
     });
     this.#queue = new RequestQueue(options, this.#rooms, (text) => this.#send(text));
     if (ownPosition) this.#rooms.setPosition(OWN, ownPosition);
@@ -91,6 +92,11 @@ export class Connection {
     const { type, room, since, done } = request;
     const isPlainJoin = type === "join_room" && since === undefined && !this.#queue.isLeaving(room);
     if (!isPlainJoin || !this.#rooms.answerJoin(room, done)) this.#queue.add(request);
+  }
+
+  /** Stop waiting for the answer to `request`. It is not sent any more, but its answer is processed if it was sent. */
+  cancel(request) {
+    this.#queue.cancel(request);
   }
 
   /** Send `text` unchanged. Return false if there is no connection. */
@@ -162,9 +168,9 @@ export class Connection {
     this.#timers.clear("connect");
     this.#backoff.connectionOpened();
     this.welcome = message;
-    this.#queue.connectionOpened();
     const resync = this.#rooms.resumed(OWN, this.#rooms.positionOf(OWN), message.data);
     this.#rooms.rejoinAll();
+    this.#queue.connectionOpened(message.data.limits);
     this.#heartbeat.start();
     this.#refresh.start(this.#token, message.timestamp);
     this.#setState("open");
@@ -175,8 +181,8 @@ export class Connection {
 
   // Disconnect and reconnect
 
-  #lost(code, reason, refusal = TOKEN_CLOSES.has(code) ? [code, reason] : null) {
-    this.#disconnect();
+  #lost(code, reason, refusal = code === CLOSE_BAD_TOKEN ? [code, reason] : null) {
+    this.#disconnect(code);
     const wasOpen = this.#backoff.connectionEnded();
     const canRetry = !FINAL_CLOSES.has(code) || (refusal && this.#delegate.canRenewToken);
     if (!this.#options.reconnect || !canRetry) {
@@ -189,14 +195,14 @@ export class Connection {
     this.#setState("waiting", { code, reason, delay, retryAt: Date.now() + delay });
   }
 
-  #disconnect() {
+  #disconnect(code) {
     const socket = this.#socket;
     this.#socket = null;
     this.welcome = null;
     this.#timers.clear("connect");
     this.#heartbeat.stop();
     this.#refresh.stop();
-    this.#queue.connectionLost();
+    this.#queue.connectionLost(code);
     this.#rooms.connectionLost();
     this.#textIds.clear();
     socket?.close(CLOSE_NORMAL);
@@ -207,8 +213,7 @@ export class Connection {
     this.#timers.clearAll();
     const callbacks = [...this.#queue.takeAll(), ...this.#rooms.takeWaiting()];
     this.#setState("closed", { code, reason });
-    const message = `The connection is closed (${code} ${reason || "on request"}); call connect() to connect again.`;
-    for (const done of callbacks) done({ code: "closed", message });
+    for (const done of callbacks) done(closedError({ code, reason }));
   }
 
   #setState(state, details = {}) {
@@ -234,6 +239,7 @@ export class Connection {
       this.#queue.flush();
     } else if (message.type === "connected") this.#welcomed(message);
     else if (message.type !== "pong" || message.id !== undefined || !this.#heartbeat.pongReceived()) {
+      if (message.type === "error" && message.id === undefined) this.#queue.failedWithoutId(message);
       if (this.#textIds.delete(message.id) || message.type === "joined_room") {
         delete message.id;
         this.#rooms.textAnswered(message);

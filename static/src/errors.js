@@ -13,6 +13,12 @@ export class RoomcastError extends Error {
   }
 }
 
+/** Return the error of a request that a closed client cannot carry out. */
+export const closedError = ({ code = CLOSE_NORMAL, reason }) => ({
+  code: "closed",
+  message: `The connection is closed (${code} ${reason || "on request"}); call connect() to connect again.`,
+});
+
 /** Error codes after which the client sends the same request again. */
 export const RETRY_CODES = new Set(["rate_limited", "in_progress", "unavailable"]);
 
@@ -22,13 +28,14 @@ export const RETRY_REJOIN_CODES = new Set([...RETRY_CODES, "timeout", "internal"
 // Close codes that the client treats differently.
 export const CLOSE_NORMAL = 1000;
 export const CLOSE_CONNECTION_LOST = 1006;
+export const CLOSE_TOO_BIG = 1009;
 export const CLOSE_SERVICE_RESTART = 1012;
 export const CLOSE_BAD_TOKEN = 4401;
-export const CLOSE_FORBIDDEN = 4403;
 export const CLOSE_TOO_MANY_MESSAGES = 4429;
 
-/** Close codes after which a new token may be accepted. */
-export const TOKEN_CLOSES = new Set([CLOSE_BAD_TOKEN, CLOSE_FORBIDDEN]);
-
-/** Close codes after which the client does not reconnect, except after TOKEN_CLOSES with a new token. */
-export const FINAL_CLOSES = new Set([1002, 1003, 1007, 1009, ...TOKEN_CLOSES, 4410]);
+/**
+ * Close codes after which the client does not reconnect, except after CLOSE_BAD_TOKEN with a new token.
+ *
+ * 1009 and 4403 are not among them: they concern one request, which is rejected.
+ */
+export const FINAL_CLOSES = new Set([1002, 1003, 1007, CLOSE_BAD_TOKEN, 4410]);

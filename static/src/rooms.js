@@ -10,13 +10,15 @@ export const OWN = "";
 /**
  * Joins the rooms again after each reconnect, starting after the last event received.
  *
- * `transmit(request)` sends a request at once. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is called
- * when the server has lost the history of a room since the last connection.
+ * `rejoin(request)` sends a request before all others. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is
+ * called when the server has lost the history of a room since the last connection, `onDropped()` when a room is not joined
+ * again because the server refused that permanently.
  */
 export class Rooms {
-  #transmit;
+  #sendRejoin;
   #emit;
   #onHistoryLost;
+  #onDropped;
   #retryTimers = new Timers();
   /**
    * Joined rooms by name. `isLive` is true if the room is joined on the current connection. `waiting` holds the callbacks
@@ -27,15 +29,16 @@ export class Rooms {
   /** The id of the last event by room. */
   #positions = new Map();
 
-  constructor({ transmit, emit, onHistoryLost }) {
-    this.#transmit = transmit;
+  constructor({ rejoin, emit, onHistoryLost, onDropped }) {
+    this.#sendRejoin = rejoin;
     this.#emit = emit;
     this.#onHistoryLost = onHistoryLost;
+    this.#onDropped = onDropped;
   }
 
-  /** True while a room is not yet joined again on the current connection. */
-  get isRejoining() {
-    return this.#rejoining.size > 0;
+  /** Return true while `room` is not yet joined again on the current connection. */
+  isRejoining(room) {
+    return this.#rejoining.has(room);
   }
 
   has(room) {
@@ -111,8 +114,9 @@ export class Rooms {
       if (!error) return;
       this.#emit(localFrame("left_room", room, { message: `Could not join room ${room} again: ${error.message}` }));
       this.forget(room, error, message);
+      this.#onDropped();
     };
-    this.#transmit({ type: "join_room", room, done });
+    this.#sendRejoin({ type: "join_room", room, done });
   }
 
   connectionLost() {

@@ -1,7 +1,7 @@
 /** One connection for all tabs of a user: the code that runs in each tab. */
 
 import { continuousTime } from "./clock.js";
-import { CLOSE_NORMAL } from "./errors.js";
+import { CLOSE_NORMAL, closedError } from "./errors.js";
 import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
 
 /** Throw an error if a SharedWorker with the script `url` cannot run on this page. */
@@ -20,6 +20,7 @@ export class SharedConnection {
   #delegate;
   #releaseLock;
   #unwatchWorker = () => {};
+  #isOpen = false;
   #count = 0;
   /** Requests without an outcome, by number. */
   #requests = new Map();
@@ -68,7 +69,7 @@ export class SharedConnection {
         this.#port.onmessage = ({ data }) => this.#handle(data);
         this.#unwatchWorker = whenReleased(lock, () => this.#workerLost());
         resolve();
-        this.#delegate.onState(state);
+        this.#stateChanged(state);
         if (welcome) this.#delegate.onMessage(welcome);
       };
     });
@@ -91,13 +92,29 @@ export class SharedConnection {
     this.#requests.set(n, request);
     const { done, sentAt, ...rest } = request;
     this.#port.postMessage({ do: "request", n, request: rest, age: sentAt && continuousTime() - sentAt });
+    if (this.#isOpen) request.sentAt ??= continuousTime();
+  }
+
+  /** Note that the worker may have sent all requests if its connection is open. */
+  #stateChanged(state) {
+    this.#isOpen = state.state === "open";
+    if (this.#isOpen) for (const request of this.#requests.values()) request.sentAt ??= continuousTime();
+    this.#delegate.onState(state);
+  }
+
+  cancel(request) {
+    for (const [n, one] of this.#requests) {
+      if (one !== request) continue;
+      this.#requests.delete(n);
+      this.#port.postMessage({ do: "cancel", n });
+    }
   }
 
   close() {
     this.#detach();
-    this.#delegate.onState({ state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" });
-    const message = "The client was closed before the answer came.";
-    for (const { done } of this.#requests.values()) done({ code: "closed", message });
+    const state = { state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" };
+    this.#delegate.onState(state);
+    for (const { done } of this.#requests.values()) done(closedError(state));
     this.#requests.clear();
   }
 
@@ -117,12 +134,13 @@ export class SharedConnection {
 
   #handle(message) {
     if (message.do === "message") this.#delegate.onMessage(message.message);
-    else if (message.do === "state") this.#delegate.onState(message.state);
+    else if (message.do === "state") this.#stateChanged(message.state);
     else if (message.do === "token") this.#answerTokenRequest(message);
     else if (message.do === "outcome") {
       const request = this.#requests.get(message.n);
       this.#requests.delete(message.n);
-      request?.done(message.error, message.frame);
+      if (request) request.done(message.error, message.frame);
+      else if (message.frame) this.#delegate.onMessage(message.frame); // The answer to a cancelled request.
     }
   }
 

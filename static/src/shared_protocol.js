@@ -2,8 +2,9 @@
  * What a tab and the SharedWorker agree on: the worker's name, the messages over the port, and the locks.
  *
  * From the tab: {do: "attach", key, options, token, ownPosition, canRenewToken, lock}, then any of {do: "connect"},
- * {do: "wake"}, {do: "probe"}, {do: "request", n, request, age}, {do: "token", n, token | error | isBusy} and
- * {do: "detach"}. `age` is the time since the request was sent through a crashed worker, in milliseconds.
+ * {do: "wake"}, {do: "probe"}, {do: "request", n, request, age}, {do: "cancel", n}, {do: "token", n,
+ * token | error | isBusy} and {do: "detach"}. `age` is the time since the request was sent through a crashed worker, in
+ * milliseconds.
  * From the worker: {do: "attached", state, welcome, lock}, then any of {do: "state", state}, {do: "message", message},
  * {do: "outcome", n, error, frame} and {do: "token", n, about}.
  */

@@ -11,6 +11,8 @@ class Tab {
   /** Joined rooms, and rooms with a join request in flight. */
   wanted = new Set();
   canRenewToken = false;
+  /** Requests without an outcome, by number. */
+  requests = new Map();
   #port;
   /** Callbacks of the token requests without an answer, by number. */
   #tokenRequests = new Map();
@@ -101,6 +103,7 @@ class TabGroup {
   /** Handle a message of an attached tab. */
   handle(tab, message) {
     if (message.do === "request") this.#request(tab, message);
+    else if (message.do === "cancel") this.#cancel(tab.requests.get(message.n));
     else if (message.do === "token") tab.tokenAnswered(message);
     else if (message.do === "detach") this.remove(tab);
     else if (message.do === "probe") this.#connection.probe();
@@ -115,6 +118,7 @@ class TabGroup {
   #request(tab, { n, request, age }) {
     const { type, room } = request;
     const done = (error, frame) => {
+      tab.requests.delete(n);
       if (type === "join_room" && !error) tab.joined.add(room);
       if (type === "join_room" && error && !tab.joined.has(room)) tab.wanted.delete(room);
       tab.post({ do: "outcome", n, error, frame });
@@ -128,7 +132,13 @@ class TabGroup {
       }
     }
     const sentAt = age === undefined ? undefined : continuousTime() - age;
-    this.#connection.request({ ...request, sentAt, done });
+    const own = { ...request, sentAt, done };
+    tab.requests.set(n, own);
+    this.#connection.request(own);
+  }
+
+  #cancel(request) {
+    if (request) this.#connection.cancel(request);
   }
 
   /** Return true if any tab is in `room` or joins it. */

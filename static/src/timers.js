@@ -1,6 +1,7 @@
 /** Timers by name. */
 
-const LONGEST_DELAY = 2 ** 31 - 1;
+/** The limit of setTimeout, in milliseconds. */
+export const LONGEST_DELAY = 2 ** 31 - 1;
 
 /** A set of timers, each with a name. Setting a name again replaces its timer. */
 export class Timers {

@@ -156,7 +156,8 @@ async def test_every_option_of_the_client_is_listed(serve: Serve) -> None:
         defaults = await page.evaluate(
             """async () => {
                 const { DEFAULTS } = await import("/static/roomcast.js");
-                return Object.entries(DEFAULTS).map(([name, value]) => [name, typeof value, JSON.stringify(value)]);
+                const text = (value) => (value === Infinity ? "Infinity" : JSON.stringify(value));
+                return Object.entries(DEFAULTS).map(([name, value]) => [name, typeof value, text(value)]);
             }"""
         )
     listed = {code(row[0]): row[1] for row in rows("docs/javascript-client.md", "## Options") if row[0].startswith("`")}
