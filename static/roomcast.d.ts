@@ -206,12 +206,10 @@ export interface Options {
   url?: string | URL;
   /** The delays between reconnects. `false`: do not reconnect. */
   reconnect?: false | {
-    /** Upper bound of the first delay. It doubles with each attempt; the delay is random below it. Default: 500. */
+    /** Upper bound of the first delay, which is random. Default: 500. */
     base?: number;
-    /** Largest upper bound. Default: 30 000. */
+    /** The bound grows by half with each attempt, up to this. Later delays are at least half of the bound. Default: 30 000. */
     max?: number;
-    /** Time over which clients spread their reconnects when the server restarts: its DRAIN_SECONDS. Default: 10 000. */
-    drain?: number;
   };
   /** Maximum number of requests without an answer, including those that wait for a connection. Default: 1000. */
   queue?: number;

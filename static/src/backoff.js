@@ -1,6 +1,6 @@
 /** Reconnect delays. */
 
-import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_SERVICE_RESTART, CLOSE_TOO_MANY_MESSAGES } from "./errors.js";
+import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_TOO_MANY_MESSAGES } from "./errors.js";
 
 /** A connection that was open this long counts as stable: the back-off starts again at its base. */
 const STABLE_AFTER = 5_000;
@@ -12,7 +12,18 @@ const WAKE_WINDOW = 5_000;
  */
 const REVOCATION_DELAY = 1_000;
 
-/** Exponential back-off with full jitter, so that clients that lost their connections together come back apart. */
+/**
+ * Return the delay after `attempts` failed attempts: random, with a bound that grows from `base` to `max`.
+ *
+ * The first delay may be 0, so that clients that lost their connections together come back apart. The later ones are at
+ * least half of the bound, which grows by half. So a client waits at most about as long as the outage lasted.
+ */
+export function reconnectDelay({ base, max }, attempts) {
+  const bound = Math.min(max, base * 1.5 ** attempts);
+  return bound * (attempts ? 0.5 + 0.5 * Math.random() : Math.random());
+}
+
+/** Decides how long to wait before each attempt to reconnect. */
 export class Backoff {
   /** Failed attempts since the last stable connection. */
   attempts = 0;
@@ -21,7 +32,7 @@ export class Backoff {
   #openedAt;
   #wokeAt = -Infinity;
 
-  /** `options` is the option `reconnect`: {base, max, drain} in milliseconds. */
+  /** `options` is the option `reconnect`: {base, max} in milliseconds. */
   constructor(options) {
     this.#options = options;
   }
@@ -59,14 +70,13 @@ export class Backoff {
   }
 
   #delayAfter(code, tokenRefused) {
-    const { base, max, drain } = this.#options;
     if (this.attempts === 0 && tokenRefused) return 0;
     if (code === CLOSE_CONNECTION_LOST && performance.now() - this.#wokeAt < WAKE_WINDOW) {
       this.#wokeAt = -Infinity;
       return 0;
     }
-    if (this.attempts === 0 && code === CLOSE_SERVICE_RESTART) return Math.random() * drain;
-    const bound = Math.min(max, base * 2 ** this.attempts);
-    return code === CLOSE_TOO_MANY_MESSAGES ? 5 * bound * (1 + Math.random()) : Math.random() * bound;
+    // After CLOSE_SERVICE_RESTART there is no reason to wait longer: the server spreads these closes over DRAIN_SECONDS.
+    const delay = reconnectDelay(this.#options, this.attempts);
+    return code === CLOSE_TOO_MANY_MESSAGES ? 5 * delay + 5 * this.#options.base : delay;
   }
 }

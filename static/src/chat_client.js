@@ -1,5 +1,6 @@
 /** The public client: it owns a connection, its own or a shared one, and turns calls into requests. */
 
+import { reconnectDelay } from "./backoff.js";
 import { Connection } from "./connection.js";
 import { CLOSE_NORMAL, closedError, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
@@ -258,13 +259,12 @@ export class ChatClient {
 
   /** Ask for a token until there is one. It shows which user's connection to share. */
   async #firstToken(generation) {
-    const { base, max } = this.#options.reconnect || DEFAULTS.reconnect;
     for (let attempts = 0; generation === this.#generation; attempts++) {
       this.#stateChanged({ state: "connecting", attempts });
       try {
         return await this.#delegate.getToken({ refused: false, previous: undefined });
       } catch (error) {
-        const delay = Math.random() * Math.min(max, base * 2 ** attempts);
+        const delay = reconnectDelay(this.#options.reconnect || DEFAULTS.reconnect, attempts);
         const reason = `No token: ${error?.message ?? error}`;
         if (generation === this.#generation) {
           this.#stateChanged({ state: "waiting", attempts, code: 0, reason, delay, retryAt: Date.now() + delay });

@@ -15,7 +15,7 @@ const [, SCRIPT, SERVER] = /((https?:\/\/\S+?\/)static\/roomcast\.js(?:\?\S*?)?)
 /** Every option with its default. Times are in milliseconds. `roomcast.d.ts` documents each option. */
 export const DEFAULTS = Object.freeze({
   url: SERVER && SERVER + CONNECT_PATH,
-  reconnect: Object.freeze({ base: 500, max: 30_000, drain: 10_000 }),
+  reconnect: Object.freeze({ base: 500, max: 30_000 }),
   queue: 1000,
   inFlight: 16,
   rate: Infinity,
@@ -32,7 +32,7 @@ export const DEFAULTS = Object.freeze({
 /** The smallest allowed value of each numeric option. */
 const MINIMUMS = {
   ...{ queue: 1, inFlight: 1, rate: 0, maxSize: 1, heartbeat: 0, timeout: 1, refresh: 0 },
-  ...{ base: 0, max: 0, drain: 0 },
+  ...{ base: 0, max: 0 },
 };
 
 /** Return `given` completed with the defaults. Throw a TypeError that names the first invalid option. */

@@ -39,7 +39,7 @@ START = """async ([script, token, options]) => {
 }"""
 Token = str | Callable[[dict[str, Any]], str | None] | None
 #: Short delays between reconnects, and no rate limit.
-QUICK = {"reconnect": {"base": 10, "max": 50, "drain": 10}, "rate": 0}
+QUICK = {"reconnect": {"base": 10, "max": 50}, "rate": 0}
 
 
 class Client:
