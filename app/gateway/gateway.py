@@ -18,6 +18,7 @@ from .commands import Commands
 from .listener import BrokerListener
 from .node import Node
 from .presence import Presence
+from .probes import Probes
 from .publishing import Publishing
 from .resume import Resume
 from .rooms import Rooms
@@ -57,10 +58,11 @@ class Gateway:
         resume = Resume(node)
         self.rooms: Final = Rooms(node, rules, presence, resume)
         self.token_refresh: Final = TokenRefresh(node, self.authenticator, self.revocations, self.rooms, rules)
-        self.signals: Final = Signals(node, self.rooms, self.revocations)
+        probes = Probes(node)
+        self.signals: Final = Signals(node, self.rooms, self.revocations, probes)
         self.listener: Final = BrokerListener(node, presence, self.signals)
         self.commands: Final = Commands(node, self, self.rooms, self.token_refresh)
-        self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations)
+        self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations, probes)
         self._loop: Final = node.loop
         self._stack: Final = AsyncExitStack()
 

@@ -14,6 +14,7 @@ from ..settings import Settings
 from .audit_log import log_end
 from .client import Client, MessageHandler
 from .node import Node
+from .probes import Probes
 from .resume import Resume
 from .rooms import Rooms
 
@@ -22,7 +23,13 @@ class Sessions:
     """Creates clients, and handles the beginning and the end of their sessions (see ``client.SessionHandler``)."""
 
     def __init__(
-        self, node: Node, message_handler: MessageHandler, rooms: Rooms, resume: Resume, revocations: Revocations
+        self,
+        node: Node,
+        message_handler: MessageHandler,
+        rooms: Rooms,
+        resume: Resume,
+        revocations: Revocations,
+        probes: Probes,
     ) -> None:
         self._loop: Final = node.loop
         self._broker: Final = node.broker
@@ -35,6 +42,7 @@ class Sessions:
         self._rooms: Final = rooms
         self._resume: Final = resume
         self._revocations: Final = revocations
+        self._probes: Final = probes
         #: The history of the personal room of each client that resumes, from ``admit`` until ``opened``.
         self._missed: Final[dict[Client, History]] = {}
         self._last_id = 0
@@ -42,6 +50,7 @@ class Sessions:
     async def admit(self, identity: Identity, remote: str, since: str | None = None) -> Client | None:
         """Return a client for ``identity`` without a transport, or None if its user has too many connections.
 
+        At the limit, this waits until it is known whether the user's other connections are alive (see ``Probes``).
         ``remote`` is the client's address for the log. ``since`` is the id of the last event that the client has seen
         of its user's personal room, or None if it does not resume. The caller must pass the client to a transport
         (``Client.take_over``) or call ``release``, without waiting in between: events that arrive meanwhile would be
@@ -49,22 +58,19 @@ class Sessions:
         ``Unavailable`` if the broker cannot be reached.
         """
         checked = await self._revocations.check(identity)
+        user_id = identity.user_id
         self._last_id += 1
-        client = Client(
-            self._delivery,
-            self._keepalive,
-            self._message_handler,
-            self,
-            id=self._last_id,
-            identity=identity,
-            remote=remote,
-        )
-        if not await self._broker.admit(identity.user_id, client.id, self._max_connections_per_user):
+        id = self._last_id
+        is_admitted = await self._broker.admit(user_id, id, self._max_connections_per_user)
+        if not is_admitted and not await self._probes.wait_for_slot(user_id, id):
             return None
+        client = Client(
+            self._delivery, self._keepalive, self._message_handler, self, id=id, identity=identity, remote=remote
+        )
         try:
             await self._rooms.subscriptions.acquire(client.personal_room)
         except BaseException:
-            await self._broker.release(identity.user_id, client.id)
+            await self._broker.release(user_id, id)
             raise
         try:
             is_current = False

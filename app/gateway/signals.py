@@ -1,4 +1,4 @@
-"""Signals, which reach all nodes: kick a user from a room, disconnect a user, revoke tokens."""
+"""Signals, which reach all nodes: kick a user from a room, disconnect a user, revoke tokens, probe connections."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..protocol.user_id import personal_room
 from .audit_log import log_user_event
 from .client import Client
 from .node import Node
+from .probes import Probes
 from .rooms import Rooms
 
 #: The pause between two attempts to read revocations from an unavailable broker, in seconds.
@@ -24,15 +25,16 @@ _RETRY_PAUSE: Final = 1.0
 class Signals:
     """Sends signals through the broker, and carries out those that concern clients of this node.
 
-    ``auth.revocation`` sends the signals that revoke tokens.
+    ``auth.revocation`` sends the signals that revoke tokens, ``probes`` those that probe connections.
     """
 
-    def __init__(self, node: Node, rooms: Rooms, revocations: Revocations) -> None:
+    def __init__(self, node: Node, rooms: Rooms, revocations: Revocations, probes: Probes) -> None:
         self._broker: Final = node.broker
         self._delivery: Final = node.delivery
         self._tasks: Final = node.tasks
         self._rooms: Final = rooms
         self._revocations: Final = revocations
+        self._probes: Final = probes
 
     async def kick(self, room: str, user_id: UserId) -> None:
         """Remove all connections of a user from ``room``, on every node. The user may join again."""
@@ -45,6 +47,9 @@ class Signals:
     def received(self, message: bytes) -> None:
         """Carry out a signal that any node sent, this one included."""
         signal: dict[str, Any] = orjson.loads(message)
+        if signal["do"] in ("probe", "probed"):
+            self._probes.received(signal)
+            return
         if signal["do"] == "revoke":
             self._revocations.invalidate_checks()
         for client in self._clients_of(signal["user_id"]):

@@ -338,6 +338,16 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         else:
             self._is_pinged = False
 
+    def probe(self) -> None:
+        """Ping the peer now. Follow with ``drop_if_silent_since``."""
+        if self.end is None:
+            self.scheduler.send(self, frames.ping())
+
+    def drop_if_silent_since(self, moment: float) -> None:
+        """Drop the peer if nothing was read from it since ``moment``, a time that ``Keepalive.refresh`` returned."""
+        if self.end is None and self.last_read < moment and self._is_reading():
+            self.abort(SILENT)
+
     def _is_reading(self) -> bool:
         """True if we are reading, so that silence means the peer is idle.
 

@@ -55,6 +55,11 @@ class Keepalive:
         #: All open connections. A dict, because it keeps their order.
         self.connections: Final[dict[KeptAlive, None]] = {}
 
+    def refresh(self) -> float:
+        """Set ``now`` to the current time and return it. Data that is read from now on is at least as new."""
+        self.now = self._loop.time()
+        return self.now
+
     async def run(self, after_check: Callable[[], Awaitable[None]] | None = None) -> None:
         """Check all connections until cancelled: every second, or four times in an interval shorter than 4 s.
 

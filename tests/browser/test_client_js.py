@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from client_pages import (
     start,
 )
 from docs_pages import snippet
+from handshakes import request
 from marshmallow import Schema, fields
 from serving import running, token_for
 from tcp_proxy import Proxy
 from waiting import wait_until
+from wire import Peer
 
 from roomcast import Context, Plugin
 from roomcast.auth.identity import make_token
@@ -40,6 +43,8 @@ __all__ = ["browser", "pool", "proxy", "server", "stack", "start"]
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 
+#: The delays that a page has without options.
+DEFAULTS = {"reconnect": {}}
 #: Back-off that never ends in a test: a reconnect has another cause.
 NEVER = {"reconnect": {"base": 1e9, "max": 1e9}}
 
@@ -346,6 +351,23 @@ async def test_backoff_grows_with_jitter(start, server):
         await alice.js("window.dispatchEvent(new Event('online'))")
         await alice.until("client.state === 'open'")
     assert waits == [2_000_000, 42_500_000, 6_750_000, 7_500_000]
+
+
+@pytest.mark.slow
+async def test_dead_connections_of_the_user_make_room(start, server):
+    """A user whose other connections do not answer gets in on the first attempt, within 10 s."""
+    dead = [await Peer.connect(("127.0.0.1", server.port)) for _ in range(5)]
+    for peer in dead:
+        await peer.send(request())
+        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
+    alice = await start(**DEFAULTS)
+    begun = time.monotonic()
+    await alice.js("await client.connect()")
+    assert time.monotonic() - begun < 10
+    assert await alice.js("states()") == ["connecting", "open"]
+    for peer in dead:
+        await peer.wait_until_closed()
+        peer.close()
 
 
 async def test_reconnect_false_closes_after_a_loss(start, server):

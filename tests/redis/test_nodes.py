@@ -9,10 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from handshakes import request
 from redis_servers import FreshRedis, RedisServer
 from serving import PATH, call, connect, refused, running, token_for
 from tcp_proxy import Proxy
 from user_ids import USER_IDS
+from wire import Peer
 
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
@@ -123,6 +125,22 @@ async def test_the_connection_limit_counts_all_nodes(nodes: Nodes) -> None:
                     return
             except KeyError:
                 continue
+
+
+async def test_dead_connections_on_other_nodes_make_room(nodes: Nodes) -> None:
+    """Connections that do not answer are dropped on every node; live ones stay, and then the next one is refused."""
+    a, b, c = await nodes(3, max_connections_per_user=3)
+    dead = [await Peer.connect(("127.0.0.1", node.port)) for node in (a, b)]
+    for peer in dead:
+        await peer.send(request(f"{PATH}?token={token_for(7)}"))
+        await peer.head()
+        assert (await peer.event())["type"] == "connected"
+    async with connect(b, 7) as alive, connect(c, 7), connect(a, 7):
+        assert await refused(c, f"{PATH}?token={token_for(7)}") == (4429, "Too Many Connections")
+        assert await alive.settled() == []
+        for peer in dead:
+            await peer.wait_until_closed()
+            peer.close()
 
 
 async def test_any_user_id_works_on_all_nodes(nodes: Nodes) -> None:

@@ -322,34 +322,34 @@ async def test_pages_of_other_sites_are_refused_before_the_upgrade(allowed, orig
 
 async def test_a_connection_above_the_limit_is_4429():
     """MAX_CONNECTIONS_PER_USER applies to each user. A connection that ends frees its slot."""
-    async with serving(max_connections_per_user=2) as running:
-        first, _second = await running.connected(), await running.connected()
+    async with (
+        serving(max_connections_per_user=2) as running,
+        connect(f"{running.url}?token={TOKEN}") as first,
+        connect(f"{running.url}?token={TOKEN}"),
+    ):
         third = await running.peer()
         await third.send(request())
         await third.head()
         assert await third.frame() == (CLOSE, b"\x11\x4dToo Many Connections")
         await running.connected(path=f"{PATH}?token={token_for(2)}")
-        await first.send(closing(1000))
-        assert (await first.closed_with())[0] == 1000
-        assert await first.closes_cleanly()
-        await running.connected()
-        fifth = await running.peer()
-        await fifth.send(request())
-        await fifth.head()
-        assert (await fifth.closed_with())[0] == 4429
+        await first.close()
+        async with connect(f"{running.url}?token={TOKEN}"):
+            fifth = await running.peer()
+            await fifth.send(request())
+            await fifth.head()
+            assert (await fifth.closed_with())[0] == 4429
 
 
 async def test_refused_connections_take_no_slot():
     """After several refusals, the slot of a connection that ends is free again."""
     async with serving(max_connections_per_user=1) as running:
-        first = await running.connected()
-        for _ in range(3):
-            peer = await running.peer()
-            await peer.send(request())
-            await peer.head()
-            assert (await peer.closed_with())[0] == 4429
-            peer.close()
-        first.reset()
+        async with connect(f"{running.url}?token={TOKEN}"):
+            for _ in range(3):
+                peer = await running.peer()
+                await peer.send(request())
+                await peer.head()
+                assert (await peer.closed_with())[0] == 4429
+                peer.close()
         await running.wait_until_ended()
         await running.connected()
 
