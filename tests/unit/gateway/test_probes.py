@@ -149,6 +149,7 @@ async def test_a_client_that_gives_up_leaves_no_slot(quick: None) -> None:
         peer.reset()
         await wait_until(lambda: not waits(running))
         await running.wait_until_released()
+        await running.wait_until_ended()
         assert await running.broker.connections(1) == 0
         async with connect(running.server):
             pass
