@@ -17,7 +17,10 @@ const SELF = Symbol("self");
 
 /** A client of one user. `roomcast.d.ts` documents every public name. */
 export class ChatClient {
-  static name = "ChatClient"; // The bundler renames the class.
+  // The bundler renames the class. Compilers turn a static field into an assignment, and `name` cannot be assigned.
+  static get name() {
+    return "ChatClient";
+  }
 
   /** A token, or a function that returns one or a promise of one. It may be replaced before connect(). */
   token;

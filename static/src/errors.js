@@ -2,7 +2,9 @@
 
 /** The rejection of a request: `code`, message and `fields` of the server, or one of the client's own codes. */
 export class RoomcastError extends Error {
-  static name = "RoomcastError"; // The bundler renames the class.
+  static get name() {
+    return "RoomcastError"; // See ChatClient.
+  }
 
   constructor({ code, message, fields, room }) {
     super(message);

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from bundlers import INSTALLED, build, private_data, project
+from bundlers import INSTALLED, TOOLS, build, private_data, project
 from client_pages import browser, folder_server
 from docs_pages import snippet
-from node_tools import NODE, run
+from node_tools import MODULES, NODE, has_modules, run
+from paths import ROOT
 from serving import running, token_for
 
 __all__ = ["browser"]
@@ -75,12 +77,38 @@ class Application(NamedTuple):
     messages: str
 
 
-def evaluate_in_node(expression: str, output: Path) -> dict[str, Any]:
-    """Return the value of an expression in a program that requires ``index.js`` in ``output``."""
-    program = output.parent / "program.cjs"
-    required = json.dumps(str(output / "index.js"))
-    program.write_text(f"require({required}); {expression}.then((value) => console.log(JSON.stringify(value)));")
-    found: dict[str, Any] = json.loads(run(str(NODE), str(program), cwd=output).stdout)
+#: Translates a file for old browsers. The arguments are the folder of the Node modules, the file, and the result.
+TRANSLATE = """
+const { readFileSync, writeFileSync } = require("node:fs");
+const [modules, source, target] = process.argv.slice(1);
+const { transpileModule, ModuleKind, ScriptTarget } = require(`${modules}/typescript`);
+const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2015 };
+writeFileSync(target, transpileModule(readFileSync(source, "utf8"), { compilerOptions }).outputText);
+"""
+
+
+#: A program that uses the translated client as the module ``client``.
+TRANSLATED = """
+globalThis.report = async (url, token) => {
+  const connecting = new client.ChatClient(token, { url });
+  const { type } = await connecting.connect();
+  connecting.close();
+  return { type, names: [client.ChatClient.name, client.RoomcastError.name] };
+};
+"""
+
+
+def test_ci_installs_every_module():
+    """``.ci/run`` installs what the tests in this folder need: without a module, its tests are not collected."""
+    installed = (ROOT / ".ci" / "run").read_text()
+    needed = {"typescript", "vue", "pinia", *(module for modules in TOOLS.values() for module in modules)}
+    assert [module for module in needed if not re.search(rf'[ ("]{module}@', installed)] == []
+
+
+def evaluate_in_node(program: str, expression: str, folder: Path) -> dict[str, Any]:
+    """Return the value that the promise ``expression`` resolves to, after the statements of ``program``."""
+    code = f"{program}\n{expression}.then((value) => console.log(JSON.stringify(value)));"
+    found: dict[str, Any] = json.loads(run(str(NODE), "-e", code, cwd=folder).stdout)
     return found
 
 
@@ -108,7 +136,7 @@ if INSTALLED:
         async with folder_server(application.output) as origin, running(allowed_origins=(origin,)) as server:
             call = f"report('http://127.0.0.1:{server.port}', '{token_for()}')"
             if application.tool == "esbuild-cjs":
-                found = await asyncio.to_thread(evaluate_in_node, call, application.output)
+                found = await asyncio.to_thread(evaluate_in_node, 'require("./index.js")', call, application.output)
             else:
                 page = await browser.new_page()
                 await page.goto(f"{origin}/index.html")
@@ -118,6 +146,19 @@ if INSTALLED:
         errors = found.pop("errors")
         assert found == {"type": "connected", "state": "closed"}
         assert [error.split(":")[:2] for error in errors] == [["TypeError", " ChatClient needs the option url"]] * 3
+
+
+if has_modules("typescript"):
+
+    async def test_translated_client_connects(serve, tmp_path):
+        """A client whose class fields are turned into assignments connects, as in Next.js with webpack."""
+        server = await serve()
+        (tmp_path / "roomcast.js").write_text(CLIENT)
+        run(str(NODE), "-e", TRANSLATE, str(MODULES), "roomcast.js", "client.cjs", cwd=tmp_path)
+        program = f'const client = require("./client.cjs");{TRANSLATED}'
+        call = f"report('http://127.0.0.1:{server.port}', '{token_for()}')"
+        found = await asyncio.to_thread(evaluate_in_node, program, call, tmp_path)
+        assert found == {"type": "connected", "names": ["ChatClient", "RoomcastError"]}
 
 
 if "webpack" in INSTALLED:

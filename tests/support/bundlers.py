@@ -45,6 +45,7 @@ TOOLS = {
     "esbuild-iife": ("esbuild",),
     "esbuild-cjs": ("esbuild",),
 }
+#: The tools that are installed.
 INSTALLED = [tool for tool, modules in TOOLS.items() if has_modules(*modules)]
 
 #: The name of the folder of the project, which is a part of every path of the build machine.
