@@ -235,8 +235,9 @@ export class ChatClient {
       connection?.close();
       return;
     }
-    if (connection) this.#rejoin(connection);
-    this.#use(connection ?? new Connection(this.#options, this.#delegate));
+    connection ??= new Connection(this.#options, this.#delegate, this.#positions.get(OWN));
+    this.#rejoin(connection);
+    this.#use(connection);
   }
 
   #warnNotShared(reason) {
@@ -244,7 +245,7 @@ export class ChatClient {
     this.#isWarned = true;
   }
 
-  /** Join this tab's rooms through a new worker. */
+  /** Join this tab's rooms, which it joined through another connection, through `connection`. */
   #rejoin(connection) {
     for (const room of this.#rooms) {
       const request = { type: "join_room", room, since: this.#positions.get(room), body: "{}" };

@@ -103,7 +103,7 @@ class TabGroup {
   /** Handle a message of an attached tab. */
   handle(tab, message) {
     if (message.do === "request") this.#request(tab, message);
-    else if (message.do === "cancel") this.#cancel(tab.requests.get(message.n));
+    else if (message.do === "cancel") this.#cancel(tab, message.n);
     else if (message.do === "token") tab.tokenAnswered(message);
     else if (message.do === "detach") this.remove(tab);
     else if (message.do === "probe") this.#connection.probe();
@@ -137,7 +137,8 @@ class TabGroup {
     this.#connection.request(own);
   }
 
-  #cancel(request) {
+  #cancel(tab, n) {
+    const request = tab.requests.get(n);
     if (request) this.#connection.cancel(request);
   }
 

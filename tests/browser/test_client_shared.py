@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from client_pages import ROOM, Client, Pool, Start, browser, pool, proxy, publish, server, stack
 from playwright.async_api import Error as BrowserError
-from serving import call, token_for
+from serving import call, running, token_for
 from tcp_proxy import Proxy
 from waiting import wait_until
 
@@ -110,6 +110,13 @@ async def test_rooms_of_an_ended_tab_are_left(pool, proxy, tab, server, end):
     assert connections(server) == 1
 
 
+async def crash_worker(browser):
+    """End the one SharedWorker of the browser."""
+    session = await browser.new_browser_cdp_session()
+    (worker,) = [t for t in (await session.send("Target.getTargets"))["targetInfos"] if t["type"] == "shared_worker"]
+    await session.send("Target.closeTarget", {"targetId": worker["targetId"]})
+
+
 async def test_crashed_worker_is_replaced(tab, browser, server):
     """The tabs share a new worker, receive the missed events and send their pending requests once."""
     one, other = await tab(join=ROOM), await tab(join=ROOM)
@@ -117,14 +124,53 @@ async def test_crashed_worker_is_replaced(tab, browser, server):
     for client in (one, other):
         await client.contents(1)
     await one.js("window.sent = ['b', 'c'].map((text) => client.sendMessage('channel:1', text)), null")
-    session = await browser.new_browser_cdp_session()
-    (worker,) = [t for t in (await session.send("Target.getTargets"))["targetInfos"] if t["type"] == "shared_worker"]
-    await session.send("Target.closeTarget", {"targetId": worker["targetId"]})
+    await crash_worker(browser)
     for client in (one, other):
         await client.until("framesOf('connected').length === 2")
     await publish(server, "d")
     assert [await client.contents(4) for client in (one, other)] == [["a", "b", "c", "d"]] * 2
     assert [outcome.get("code") for outcome in await one.js("await outcomes(sent)")] == [None, None]
+    assert connections(server) == 1
+
+
+@pytest.mark.parametrize("is_shared_again", [True, False])
+async def test_unsent_requests_of_a_crashed_worker_are_not_uncertain(pool, tab, browser, stack, is_shared_again):
+    """Messages that the worker could not send are sent once, even to an empty server, and in the same rooms.
+
+    If no other worker can be started, because the server of its script is down, the tab has its own connection.
+    """
+    first, second = [
+        await stack.enter_async_context(running(ws_message_rate=0, allowed_origins=("*",))) for _ in range(2)
+    ]
+    proxy = await stack.enter_async_context(Proxy("127.0.0.1", first.port))
+    page = await pool.visit(second.port if is_shared_again else proxy.port)
+    one = await page.start(shared=True, url=f"http://127.0.0.1:{proxy.port}", join=ROOM)
+    await proxy.refuse()
+    proxy.reset()
+    await one.until("client.state === 'waiting'")
+    await one.js("window.sent = ['a', 'b'].map((text) => client.sendMessage('channel:1', text)), null")
+    await crash_worker(browser)
+    await one.until(f"client.isShared === {str(is_shared_again).lower()}")
+    proxy.target = second.port
+    await proxy.start()
+    assert [outcome.get("code") for outcome in await one.js("await outcomes(sent)")] == [None, None]
+    assert await one.contents(2) == ["a", "b"]
+    assert await one.js("framesOf('resync').some((frame) => frame.room === 'channel:1')")
+    assert await one.js("client.isShared") == is_shared_again
+
+
+async def test_requests_of_one_tab_do_not_affect_the_others(tab, server):
+    """A forbidden join and messages that are too big are rejected in their tab; the connection returns to all rooms."""
+    token = token_for(rooms=["channel:*"])
+    one, other = await tab(token, join=ROOM), await tab(token, join="channel:2")
+    big = "client.sendMessage('channel:2', 'x'.repeat(140000))"
+    outcomes = await other.js(f"await outcomes([client.joinRoom('project:1'), {big}, client.joinRoom('channel:3')])")
+    assert [outcome.get("code") for outcome in outcomes] == ["forbidden", "too_big", None]
+    await publish(server, "a")
+    await publish(server, "b", room="channel:3")
+    assert (await one.contents(1), await other.contents(1)) == (["a"], ["b"])
+    assert await one.js("[client.rooms, framesOf('error')]") == [[ROOM], []]
+    assert sorted(await other.js("client.rooms")) == ["channel:2", "channel:3"]
     assert connections(server) == 1
 
 

