@@ -5,16 +5,25 @@ This module is the API for plugins; import nothing else from roomcast except ``r
     from roomcast import Context, Plugin, Refused
 
 ``Plugin`` collects the declarations of a plugin. Handlers receive a ``Context``, lifespans and routes a ``Service``.
-``Refused`` refuses a request, ``Unavailable`` states that it cannot be carried out now; ``RoomcastError`` is the base
-class of all errors. ``docs/plugins.md`` is the guide.
+``Refused`` refuses a request, ``Unavailable`` states that it cannot be carried out now, ``AuthenticationFailed`` in a
+route is a 401; ``RoomcastError`` is the base class of all errors. ``docs/plugins.md`` is the guide.
 """
 
 from importlib.metadata import version
 
 from .context import Context, Service
-from .errors import Refused, RoomcastError, Unavailable
+from .errors import AuthenticationFailed, Refused, RoomcastError, Unavailable
 from .plugin import Plugin
 
 __version__ = version("roomcast")
 
-__all__ = ["Context", "Plugin", "Refused", "RoomcastError", "Service", "Unavailable", "__version__"]
+__all__ = [
+    "AuthenticationFailed",
+    "Context",
+    "Plugin",
+    "Refused",
+    "RoomcastError",
+    "Service",
+    "Unavailable",
+    "__version__",
+]

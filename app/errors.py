@@ -6,6 +6,7 @@
     ├── SettingsError          a setting is missing or wrong: the server does not start
     ├── PluginError            a plugin cannot be used: the server does not start
     ├── Refused                a request is answered with an ``error`` frame; the connection stays open
+    │   └── InvalidEvent       an event cannot be published: its type or its data is wrong
     ├── AuthenticationFailed   a token or ticket is not accepted: close 4401
     ├── Unavailable            the request cannot be carried out now; a retry may succeed
     └── ProtocolViolation      the peer violated RFC 6455: the connection is closed with the code of the error
@@ -128,8 +129,17 @@ class Refused(RoomcastError):
         self.fields = fields
 
 
+class InvalidEvent(Refused):
+    """An event cannot be published: no plugin declares its type, or its schema refuses the data.
+
+    In the HTTP API and in routes, the caller sent the event and gets this refusal. In a command handler the plugin made
+    the event from data that its command accepts, so it is a fault of the plugin: the client gets ``internal``, and the
+    log has the traceback.
+    """
+
+
 class AuthenticationFailed(RoomcastError):
-    """A token or ticket is not accepted. The message is the reason for the log, without the token."""
+    """A token or ticket is not accepted. The message is the reason, without the token. In a route it is a 401."""
 
 
 class Unavailable(RoomcastError):

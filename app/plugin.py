@@ -190,8 +190,7 @@ class Plugin:
             raise PluginError(f"command {type!r} of plugin {self.name!r} has access {access!r}; it must be {allowed}")
 
         def declare(handler: _H) -> _H:
-            if not _is_async(handler):
-                raise PluginError(f"the handler of command {type!r} must be an `async def` function")
+            self._check_function(f"the handler of command {type!r}", handler, "ctx", "data")
             validator = self._validator(f"command {type}", schema)
             description = _description(handler)
             self.commands[type] = Command(type, validator, handler, description, reply, pipelined, access)
@@ -203,10 +202,10 @@ class Plugin:
         """Declare a room type; may decorate its rule, ``async def rule(ctx: Context, entity_id: str) -> bool``.
 
         The rule decides about each join. ``entity_id`` is the room without its type: ``prod`` for ``environment:prod``.
-        Only True allows the join; any other result refuses it with ``forbidden``. If the rule raises ``Unavailable`` or
-        an unexpected exception, or takes more than ``HANDLER_TIMEOUT`` seconds, the client does not join either, but
-        gets ``unavailable`` and may try again. When a client sends a new token, the rule is called again for each of
-        its rooms of this type.
+        True allows the join; False and None refuse it with ``forbidden``. If the rule returns anything else, raises
+        ``Unavailable`` or an unexpected exception, or takes more than ``HANDLER_TIMEOUT`` seconds, the client does not
+        join either, but gets ``unavailable`` and may try again. When a client sends a new token, the rule is called
+        again for each of its rooms of this type.
 
         ``plugin.room("environment")`` alone is a complete declaration. Then the setting ``ROOM_ACCESS`` decides.
 
@@ -219,8 +218,11 @@ class Plugin:
         self.rooms[type] = RoomType(type, None, description)
 
         def declare(rule: _R) -> _R:
-            if not _is_async(rule):
-                raise PluginError(f"the rule of room type {type!r} must be an `async def` function")
+            self._check_function(f"the rule of room type {type!r}", rule, "ctx", "entity_id")
+            returns = inspect.signature(rule).return_annotation
+            if returns is not inspect.Signature.empty and not _may_be_bool(returns):
+                shown = inspect.formatannotation(returns)
+                raise PluginError(f"the rule of room type {type!r} returns {shown}; it must return True or False")
             self.rooms[type] = RoomType(type, rule, description or _description(rule))
             return rule
 
@@ -235,6 +237,7 @@ class Plugin:
         """
         if not inspect.isasyncgenfunction(function):
             raise PluginError(f"the lifespan of plugin {self.name!r} must be an `async def` function with one yield")
+        self._check_signature(f"the lifespan {function.__name__!r}", function, "service")
         self.lifespans.append(asynccontextmanager(function))
         return function
 
@@ -255,8 +258,7 @@ class Plugin:
             raise PluginError(f"plugin {self.name!r} declares route {method} {path!r} twice")
 
         def declare(handler: _T) -> _T:
-            if not _is_async(handler):
-                raise PluginError(f"the handler of route {method} {path!r} must be an `async def` function")
+            self._check_function(f"the handler of route {method} {path!r}", handler, "service", "request")
             self.routes.append(MountedRoute(method, path, handler))
             return handler
 
@@ -271,6 +273,21 @@ class Plugin:
         if type in declared:
             raise PluginError(f"plugin {self.name!r} declares {kind} {type!r} twice")
 
+    def _check_function(self, what: str, function: Any, *parameters: str) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise PluginError(f"{what} must be an `async def` function")
+        self._check_signature(what, function, *parameters)
+
+    def _check_signature(self, what: str, function: Any, *parameters: str) -> None:
+        """Raise ``PluginError`` unless ``function`` can be called with one argument for each of ``parameters``."""
+        signature = inspect.signature(function)
+        try:
+            signature.bind(*parameters)
+        except TypeError:
+            name, expected = getattr(function, "__name__", "handler"), ", ".join(parameters)
+            sentence = f"{what} of plugin {self.name!r} is called as {name}({expected}), but is {name}{signature}"
+            raise PluginError(sentence) from None
+
     def _validator(self, owner: str, schema: Any) -> Validator:
         try:
             return Validator(schema)
@@ -281,8 +298,10 @@ class Plugin:
         return f"Plugin({self.name!r})"
 
 
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function)
+def _may_be_bool(annotation: Any) -> bool:
+    """Return True if ``annotation``, of a return value, includes bool or a type that is not built in, such as Any."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return text != "None" and re.search(r"\b(bool|object|[A-Z]\w*)\b", text) is not None
 
 
 def _description(declared: Any) -> str:

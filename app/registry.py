@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from marshmallow import Schema
 
 from .builtin_events import COMMANDS, FRAMES, builtin
-from .errors import PluginError, Refused
+from .errors import InvalidEvent, PluginError, Refused
 from .plugin import Command, EventType, Plugin, RoomType
 
 #: The entry point group in which packages offer their plugins.
@@ -94,11 +94,13 @@ class Registry:
         return self._owners[kind, type].plugin.name
 
     def event(self, event: str | type[Schema]) -> EventType:
-        """Return the declaration of an event, given its type or its schema; raise ``Refused`` if there is none."""
+        """Return the declaration of an event, given its type or its schema; raise ``InvalidEvent`` if there is none."""
         found = self._event_lookup.get(event)
         if found is None:
             name = event if isinstance(event, str) else event.__name__
-            raise Refused("unknown_type", f"No plugin declares an event {name[:60]!r}; `roomcast plugins` lists them.")
+            raise InvalidEvent(
+                "unknown_type", f"No plugin declares an event {name[:60]!r}; `roomcast plugins` lists them."
+            )
         return found
 
     def room(self, room: str) -> RoomType:

@@ -10,6 +10,7 @@ import click
 from .. import registry
 from ..registry import LoadedPlugin
 from ..specs.catalog import CORE_COMMANDS
+from ..specs.publishable import check_schemas
 from ..workers.process import VERSION
 
 
@@ -21,7 +22,9 @@ def plugins(as_json: bool) -> None:
     Shows the package, the commands, the events, the room types and the HTTP routes of each plugin. Commands are for
     members of the room that they name, except the commands for anyone.
     """
-    descriptions = [_describe(loaded) for loaded in registry.load()]
+    loaded_plugins = registry.load()
+    check_schemas(loaded_plugins)
+    descriptions = [_describe(loaded) for loaded in loaded_plugins]
     if as_json:
         click.echo(json.dumps(descriptions, indent=2))
         return

@@ -8,7 +8,7 @@ from typing import Any, Final
 from marshmallow import Schema
 
 from ..broker.base import Publication
-from ..errors import Refused
+from ..errors import InvalidEvent, Refused
 from ..plugin import EventType
 from ..protocol import messages
 from .node import Node
@@ -32,12 +32,15 @@ class Publishing:
     def payload(self, event: str | type[Schema], room: str, data: Any, sender: str | None) -> tuple[str, bytes]:
         """Return the normal name of ``room`` and the validated payload, which ``publish`` passes to the broker.
 
-        Raises ``Refused``.
+        Raises ``Refused``, and ``TypeError`` if the event's schema returned a value that JSON does not have.
         """
         kind = self._registry.event(event)
         if kind.published_by_core:
-            raise Refused("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
-        body = kind.validator.event(data)
+            raise InvalidEvent("unknown_type", f"{kind.type} is announced by roomcast itself and cannot be published.")
+        try:
+            body = kind.validator.event(data)
+        except Refused as refused:
+            raise InvalidEvent(refused.code, refused.message, refused.fields) from refused
         has_members = room in self._delivery.rooms  # its name was checked, and it is not a personal room
         if not has_members:
             room = self.check_room(room)

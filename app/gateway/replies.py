@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import FORBIDDEN, Refused, Unavailable
+from ..errors import FORBIDDEN, InvalidEvent, Refused, Unavailable
 from ..plugin import Command
 from ..protocol import messages
 from ..protocol.messages import Request
@@ -37,7 +37,7 @@ class Replies:
 
     def send_failure(self, client: Client, request: Request, error: BaseException) -> None:
         """Send the error frame for a request that failed. An unexpected error is logged and sent as ``internal``."""
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) and not isinstance(error, InvalidEvent):
             refused = error
         elif isinstance(error, JoinForbidden):
             refused = error.refused

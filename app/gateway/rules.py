@@ -65,7 +65,10 @@ class RoomRules:
         type, _, entity_id = room.partition(":")
         try:
             async with asyncio.timeout(self._timeout) as timeout:
-                return await rule(Context(self._host, client, room), entity_id)
+                allowed = await rule(Context(self._host, client, room), entity_id)
+            if allowed is None or isinstance(allowed, bool):
+                return allowed is True
+            raise TypeError(f"the rule returned a {allowed.__class__.__name__}, not True or False")
         except Refused:
             raise
         except Unavailable as unavailable:

@@ -197,11 +197,17 @@ def _unsendable(error: TypeError) -> Refused:
 
 
 def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
-    """Build an event without an id, which the broker adds. ``room`` and ``sender`` are omitted if they are None."""
+    """Build an event without an id, which the broker adds. ``room`` and ``sender`` are omitted if they are None.
+
+    Raises ``Refused`` if an integer exceeds 64 bits, or a text is not Unicode. Data that was validated can have such
+    values. Raises ``TypeError`` for a value that JSON does not have, which a schema's ``dump`` returned.
+    """
     try:
         return build_envelope(type, room, _dumps(data), sender)
     except TypeError as error:
-        raise _unsendable(error) from None
+        if "64-bit" in str(error) or "UTF-8" in str(error):
+            raise _unsendable(error) from None
+        raise TypeError(f"the data of event {type} cannot be sent as JSON: {error}") from None
 
 
 def about_server(version: str, limits: Mapping[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from ..errors import Refused, RoomcastError, Unavailable
+from ..errors import AuthenticationFailed, Refused, RoomcastError, Unavailable
 
 log = logging.getLogger("roomcast.api")
 
@@ -41,6 +41,8 @@ STATUS: Final[Mapping[str, int]] = {
     "internal": 500,
     "unavailable": 503,
 }
+#: The WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1, RFC 6750 section 3).
+CHALLENGE: Final = 'Bearer realm="roomcast"'
 #: The Retry-After of requests that failed because the broker is unavailable, in seconds.
 RETRY_AFTER: Final = 1
 
@@ -101,6 +103,8 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
         return error
     if isinstance(error, Refused):
         return Failure(error.code, error.message, {"fields": error.fields} if error.fields else None)
+    if isinstance(error, AuthenticationFailed):
+        return Failure("bad_token", str(error), headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
     if isinstance(error, Unavailable):
         sentence = f"The request could not be carried out now ({error}); try again."
         return Failure("unavailable", sentence, headers={"Retry-After": str(RETRY_AFTER)})

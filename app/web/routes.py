@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
 from .app_state import DEV, GATEWAY
@@ -19,8 +20,9 @@ API_ROOT: Final = "/api/v1"
 
 
 def add_routes(app: web.Application) -> None:
-    """Add all routes to ``app``, in which the gateway is stored already."""
+    """Add all routes to ``app``, in which the gateway is stored already. Raises ``PluginError``."""
     router = app.router
+    check_schemas(app[GATEWAY].registry)
     app[TICKET_LIMIT] = TicketLimit()
     app[ORIGINS] = AllowedOrigins(app[GATEWAY].settings.allowed_origins)
     app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)

@@ -190,8 +190,40 @@ async def test_publish_refuses_invalid_events(
     async with connect(server) as alice:
         await alice.join(ROOM)
         await alice.settled()
-        assert (await lab.do(alice, lambda ctx: ctx.publish(event, data, room=room), room=None))["code"] == code
+        refused = await lab.do(alice, lambda ctx: refusal(lambda: ctx.publish(event, data, room=room)), room=None)
+        assert refused.code == code
         assert await alice.settled() == []
+
+
+async def refusal(publish: Callable[[], Awaitable[str]]) -> Refused:
+    """Return the ``Refused`` that ``publish`` raises."""
+    with pytest.raises(Refused) as refused:
+        await publish()
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda ctx: ctx.publish(Measured, {"value": "many"}),
+        lambda ctx: ctx.publish(Undeclared, {"value": 1}),
+        lambda ctx: ctx.publish("user_joined", {"username": "x", "user_id": 1}),
+        lambda ctx: ctx.notify(1, Measured, {"value": "many"}),
+    ],
+)
+async def test_an_invalid_event_is_a_fault_of_the_plugin(
+    serve: Serve, lab: Lab, caplog: pytest.LogCaptureFixture, action: Action
+) -> None:
+    """The client, whose data was valid, gets ``internal`` without details, and the log has the traceback."""
+    server = await serve(plugins=[lab.plugin])
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        for more in ({}, {"key": "k"}):
+            error = await lab.do(alice, action, **more)
+            assert error["code"] == "internal"
+            assert "fields" not in error
+    assert caplog.text.count("roomcast.errors.InvalidEvent") == 2
+    assert caplog.text.count("in _try") == 2
 
 
 async def test_a_command_with_a_key_publishes_each_event_once(serve: Serve, lab: Lab) -> None:

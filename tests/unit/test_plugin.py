@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -195,6 +196,62 @@ def test_functions_must_be_async(deploy) -> None:
         with pytest.raises(PluginError, match="lifespan of plugin 'deploy' must be an `async def` function with one"):
             deploy.lifespan(wrong)
     assert not (deploy.commands or deploy.routes or deploy.lifespans)
+
+
+async def no_arguments() -> bool:
+    """Take nothing."""
+    return True
+
+
+async def one_too_many(ctx: Context, data: dict, reason: str) -> bool:
+    """Take three arguments."""
+    return True
+
+
+async def keyword_only(ctx: Context, *, data: dict) -> bool:
+    """Take the second one by name only."""
+    return True
+
+
+@pytest.mark.parametrize("function", [no_arguments, one_too_many, keyword_only])
+def test_functions_must_take_the_arguments_of_their_call(deploy, function) -> None:
+    """Otherwise each call would fail. The sentence has the call and the signature."""
+    for declare, call in (
+        (deploy.command("deploy.rollback", Finished), "(ctx, data)"),
+        (deploy.room("environment"), "(ctx, entity_id)"),
+        (deploy.route("GET", "/live"), "(service, request)"),
+    ):
+        with pytest.raises(PluginError) as refused:
+            declare(function)
+        assert f"of plugin 'deploy' is called as {function.__name__}{call}, but is {function.__name__}(" in str(
+            refused.value
+        )
+    with pytest.raises(PluginError, match=r"lifespan 'lifespan' of plugin 'deploy' is called as lifespan\(service\)"):
+
+        @deploy.lifespan
+        async def lifespan() -> AsyncIterator[None]:
+            yield
+
+    assert not (deploy.commands or deploy.routes or deploy.lifespans)
+
+
+def test_a_rule_returns_a_bool(deploy) -> None:
+    """An annotation that excludes bool is refused, because such a rule could allow nothing."""
+    for number, annotation in enumerate((int, "str", dict[str, int], None)):
+
+        async def rule(ctx: Context, entity_id: str):
+            return entity_id
+
+        rule.__annotations__["return"] = annotation
+        with pytest.raises(PluginError, match=r"rule of room type '\w+' returns .*; it must return True or False"):
+            deploy.room(f"wrong{number}")(rule)
+    for number, annotation in enumerate((bool, "bool", "bool | None", Any, "Verdict")):
+
+        async def good(ctx: Context, entity_id: str):
+            return True
+
+        good.__annotations__["return"] = annotation
+        assert deploy.room(f"right{number}")(good) is good
 
 
 @pytest.mark.parametrize("rooms", ["environment", ("environment:prod",), ("Environment",), ("*",)])

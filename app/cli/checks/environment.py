@@ -15,6 +15,7 @@ from ...errors import PluginError, SettingsError
 from ...secret_files import FILE_SUFFIX
 from ...setting_rules import split_values
 from ...settings import Settings, describe, file_variables
+from ...specs.publishable import check_schemas
 from ...workers.listen_errors import is_port_free
 from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
 from .finding import FAIL, OK, WARN, Finding
@@ -116,6 +117,7 @@ def check_plugins() -> Iterator[Finding]:
     """Load the plugins as a server does."""
     try:
         loaded = registry.load()
+        check_schemas(loaded)
     except PluginError as error:
         yield Finding(FAIL, str(error))
     else:

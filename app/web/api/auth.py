@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 from functools import wraps
-from typing import Final
 
 from aiohttp import web
 
 from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
-from ..json_errors import Failure, Handler, in_json
+from ..json_errors import CHALLENGE, Failure, Handler, in_json
 from ..request_head import bearer_token
 
 log = logging.getLogger("roomcast.api")
-
-#: The WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1, RFC 6750 section 3).
-CHALLENGE: Final = 'Bearer realm="roomcast"'
 
 
 def unauthorized(code: str, message: str, *, tried: bool) -> Failure:

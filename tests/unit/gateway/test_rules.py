@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from serving import Serve, connect
 
 from roomcast import Context, Plugin
@@ -42,8 +43,8 @@ async def test_room_access_open(serve: Serve) -> None:
         assert await alice.closed() == (4403, "Forbidden")
 
 
-async def test_results_of_a_rule(serve: Serve) -> None:
-    """Only True allows a join; all other results forbid it."""
+async def test_results_of_a_rule(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Only True allows a join. False and None forbid it. Another result is a fault of the rule, and no decision."""
     plugin = Plugin("odd")
 
     @plugin.room("odd")
@@ -52,7 +53,8 @@ async def test_results_of_a_rule(serve: Serve) -> None:
 
     server = await serve(plugins=[plugin], forbidden_join="keep")
     async with connect(server) as alice:
-        for entity in ("one", "text", "none"):
+        for entity, code in (("one", "unavailable"), ("text", "unavailable"), ("none", "forbidden")):
             await alice.send("join_room", f"odd:{entity}")
-            assert (await alice.recv_type("error"))["data"]["code"] == "forbidden"
+            assert (await alice.recv_type("error"))["data"]["code"] == code
+        assert "the rule returned a int, not True or False" in caplog.text
         await alice.join("odd:yes")

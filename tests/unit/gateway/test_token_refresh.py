@@ -113,7 +113,7 @@ class MoodyRule:
             raise Refused(mood, "Not at this time of the day.")
         elif mood == "not now":
             raise Unavailable("The directory does not answer.")
-        return {"yes": True, "no": False, "one": 1}[mood]  # KeyError for boom
+        return {"yes": True, "no": False, "none": None, "one": 1}[mood]  # KeyError for boom
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def moody() -> MoodyRule:
     return MoodyRule()
 
 
-@pytest.mark.parametrize("mood", ["no", "one", "closed"])
+@pytest.mark.parametrize("mood", ["no", "none", "closed"])
 async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, moody: MoodyRule, mood: str) -> None:
     """A client that is refused leaves the room. The refresh does not wait."""
     server = await serve(plugins=[moody.plugin])
@@ -145,7 +145,7 @@ async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, moody: Moo
 
 
 #: The moods in which the rule fails.
-FAILING = ("boom", "hang", "cancelled", "unavailable", "not now")
+FAILING = ("boom", "one", "hang", "cancelled", "unavailable", "not now")
 
 
 @pytest.fixture

@@ -294,8 +294,15 @@ def test_an_error_has_a_sentence_and_a_code():
     assert json.loads(messages.error(refused))["data"]["fields"] == {"content": ["too long"]}
 
 
-@pytest.mark.parametrize("data", [{"a": 2**64}, {"a": object()}, {"a": "\ud800"}, {1: 2}, {"a": {1, 2}}])
-def test_data_that_json_cannot_represent_is_refused(data):
-    """The refusal is a sentence, and no incomplete event is built."""
+@pytest.mark.parametrize("data", [{"a": 2**64}, {"a": "\ud800"}])
+def test_input_that_json_cannot_represent_is_refused(data):
+    """Input can have such values. The refusal is a sentence, and no incomplete event is built."""
     with pytest.raises(Refused, match=r"data cannot be sent as JSON: .*\.$"):
+        messages.event("message", "channel:1", data, None)
+
+
+@pytest.mark.parametrize("data", [{"a": object()}, {1: 2}, {"a": {1, 2}}])
+def test_objects_that_json_cannot_represent_are_a_fault(data):
+    """Only a plugin can have made such values, so that is no refusal of input."""
+    with pytest.raises(TypeError, match=r"the data of event message cannot be sent as JSON: "):
         messages.event("message", "channel:1", data, None)

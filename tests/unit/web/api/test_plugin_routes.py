@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from marshmallow import Schema, fields
 
-from roomcast import Plugin, Refused, Service
+from roomcast import AuthenticationFailed, Plugin, Refused, Service
 from roomcast.errors import PluginError, Unavailable
 from roomcast.testing import running
 
@@ -50,6 +50,7 @@ async def fails(service: Service, request: web.Request) -> web.StreamResponse:
     raise {
         "refused": Refused("not_today", "Come back tomorrow.", {"day": ["Too early."]}),
         "unavailable": Unavailable("the broker is away"),
+        "stranger": AuthenticationFailed("The signature is wrong."),
         "gone": web.HTTPGone(text="moved to nowhere"),
     }.get(how) or LookupError(f"a secret reason, {how}")
 
@@ -100,10 +101,11 @@ async def test_invalid_data_is_refused_by_field(gateway):
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "code"), [("refused", 422, "not_today"), ("unavailable", 503, "unavailable")]
+    ("how", "status", "code"),
+    [("refused", 422, "not_today"), ("unavailable", 503, "unavailable"), ("stranger", 401, "bad_token")],
 )
 async def test_expected_exceptions_are_not_logged(gateway, caplog, how, status, code):
-    """A refusal and an unavailable broker become responses in JSON."""
+    """A refusal, an unavailable broker and a wrong token become responses in JSON."""
     async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
         assert response.status == status
         assert (await response.json())["code"] == code
