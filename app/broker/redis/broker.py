@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import ssl
@@ -30,6 +31,7 @@ from .presence import Presence
 from .publisher import PUBLISH, Publisher
 from .receiver import Receiver
 from .reconnect import OnLost
+from .refusal_monitor import RefusalMonitor
 from .router import Router
 from .scripts import Script
 from .stream import HISTORY
@@ -94,11 +96,17 @@ class RedisBroker(Broker):
         self.node: Final = secrets.token_hex(5)
         self._is_running = False
         self._renewer: asyncio.Task[None] | None = None
+        self._renew_soon: Final = asyncio.Event()
+        self._has_server_returned = False
 
     # Lifecycle.
 
     async def start(self, listener: Listener) -> None:
-        """See ``Broker``. Raises ``Unavailable`` if Redis cannot be reached within the option ``wait``."""
+        """See ``Broker``.
+
+        Raises ``Unavailable`` if Redis cannot be reached, or refuses commands, for longer than the option ``wait``.
+        Raises ``SettingsError`` if the certificates cannot be read, or the user of the URL lacks rights.
+        """
         options, keys = self._options, self._keys
         self._tls = self._target.ssl_context()
         # Leases are renewed after a third of their time. So the first ones expire two thirds of a lease after a server
@@ -106,6 +114,7 @@ class RedisBroker(Broker):
         expiry = max(options.lease * 2 / 3 - options.timeout, 0)
         topology = create_topology(self._target, options.timeout)
         self._router = Router(topology, self._open_connection, options.buffer, expiry)
+        self._refusals = RefusalMonitor(self._router, keys, self._target, self._on_refusal_end)
         signals = _SignalRouter(listener)
         self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node)
         self._publisher = Publisher(self._router, keys, options, self.node)
@@ -115,6 +124,7 @@ class RedisBroker(Broker):
         )
         try:
             await self._router.start(options.wait)
+            await self._refusals.start(options.wait)
             await self._receiver.start(options.wait)
             await self._receiver.subscriptions.add([SIGNALS])
             # Clients are not admitted before this returns, so waiting here is no worse than refusing them.
@@ -123,8 +133,7 @@ class RedisBroker(Broker):
             await self._stop()
             raise
         self._is_running = True
-        self._server_returned = asyncio.Event()
-        self._router.on_server_return.extend((self._presence.on_server_return, self._server_returned.set))
+        self._router.on_server_return.extend((self._presence.on_server_return, self._on_server_return))
         self._renewer = asyncio.create_task(self._renew_leases(), name="roomcast redis leases")
 
     async def _open_connection(
@@ -140,19 +149,29 @@ class RedisBroker(Broker):
     async def _renew_leases(self) -> None:
         """Renew this node's leases and presence every third of a lease, and write all again after an outage."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._options.lease / 3):
-                    await self._server_returned.wait()
-            except TimeoutError:
-                renewals = (self._leases.renew, self._presence.renew)
-            else:
-                self._server_returned.clear()
+                    await self._renew_soon.wait()
+            self._renew_soon.clear()
+            if self._has_server_returned:
+                self._has_server_returned = False
                 renewals = (self._leases.restore, self._presence.restore)
+            else:
+                renewals = (self._leases.renew, self._presence.renew)
             for renew in renewals:
                 try:
                     await renew()
                 except Exception:
                     log.exception("Renewing leases failed; it is tried again in %g s", self._options.lease / 3)
+
+    def _on_server_return(self) -> None:
+        self._has_server_returned = True
+        self._renew_soon.set()
+
+    def _on_refusal_end(self) -> None:
+        """Redis accepts commands again: write what it has refused to write."""
+        self._receiver.repair.on_server_return()
+        self._renew_soon.set()
 
     async def close(self) -> None:
         """See ``Broker``."""
@@ -172,6 +191,7 @@ class RedisBroker(Broker):
             await self._stop()
 
     async def _stop(self) -> None:
+        await self._refusals.close()
         await self._receiver.close()
         await self._router.close()
 
@@ -184,11 +204,11 @@ class RedisBroker(Broker):
             raise Unavailable(_NOT_RUNNING)
 
     async def ping(self) -> None:
-        """See ``Broker``. Sends a PING to every server, and a message through Redis back to this node."""
+        """See ``Broker``. Checks that every server accepts commands, and sends a message through Redis to itself."""
         self._check_running()
         if problems := [*self._router.problems(), *self._receiver.subscriptions.problems()]:
             raise Unavailable(" ".join(problems))
-        await self._router.call_all("PING")
+        await self._refusals.check()
         await self._receiver.subscriptions.echo()
 
     def metrics(self) -> Sequence[BrokerMetric]:
@@ -199,6 +219,17 @@ class RedisBroker(Broker):
         is_up = not router.problems() and not receiver.subscriptions.problems()
         return (
             BrokerMetric("redis_up", "1 while every Redis server is connected, else 0.", int(is_up)),
+            BrokerMetric(
+                "redis_writable",
+                "1 while Redis accepts all commands of this node, else 0: no memory, a disk error, missing rights.",
+                int(not self._refusals.problems),
+            ),
+            BrokerMetric(
+                "redis_refused_commands",
+                "Commands that Redis refused because of its state or the rights of its user.",
+                router.refusals,
+                True,
+            ),
             BrokerMetric("redis_waiting", "Calls that wait for an unreachable Redis server.", router.pending),
             BrokerMetric("redis_buffer_bytes", "Bytes of events that Redis has not acknowledged yet.", router.buffered),
             BrokerMetric(

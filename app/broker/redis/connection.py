@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
@@ -35,7 +35,9 @@ _PING: Final = pack(("PING",))
 _END_OF_BATCH: Final = pack(("HELLO", 3))
 
 
-#: The error in "ERR Error running script (call to f_...): @user_script:7: -OOM command not allowed ...".
+#: Redis < 7 quotes the error of a command in a script, as in "ERR Error running script (call to f_...):
+#: @user_script:7: -OOM command not allowed ...". Remove when Redis 6.2 is no longer supported.
+_IN_SCRIPT: Final = "Error running script"
 _QUOTED_ERROR: Final = re.compile(r": -([A-Z]+) ")
 
 
@@ -45,14 +47,13 @@ class ReplyError(Exception):
     @property
     def code(self) -> str:
         """The first word: ``MOVED``, ``NOSCRIPT``, ``OOM``, ..."""
-        text = str(self)
-        if text.startswith("ERR Error running script"):
-            # Redis < 7 quotes the error of a command in a script. Remove when Redis 6.2 is no longer supported.
-            if "The user executing the script can't" in text:
+        code, _, rest = str(self).partition(" ")
+        if code == "ERR" and rest.startswith(("ACL failure in script", _IN_SCRIPT)):
+            if "ACL failure" in rest or "The user executing the script can't" in rest:
                 return "NOPERM"
-            if quoted := _QUOTED_ERROR.search(text):
+            if quoted := _QUOTED_ERROR.search(rest):
                 return quoted[1]
-        return text.partition(" ")[0]
+        return code
 
 
 class _PendingReply:
@@ -135,16 +136,35 @@ class RedisConnection(asyncio.Protocol):
 
     async def execute(self, *parts: Part) -> Any:
         """Send one command and return its reply. Raises ``ReplyError``, or ``Unavailable`` without a reply."""
-        on_reply = _ReplyFuture(self._loop.create_future())
-        self.send(pack(parts), on_reply)
-        try:
-            async with asyncio.timeout(self._timeout):
-                reply = await on_reply.future
-        except TimeoutError:
-            raise Unavailable(f"it has not answered for {self._timeout:g} s") from None
+        reply = await self._reply_to(pack(parts))
         if isinstance(reply, ReplyError):
             raise reply
         return reply
+
+    async def execute_all(self, commands: Sequence[tuple[Part, ...]]) -> list[list[Any]]:
+        """Send commands; return the replies to each, errors included. A push replies to a subscription.
+
+        Raises ``Unavailable`` if one of them has no reply.
+        """
+        answers: list[list[Any]] = []
+        for parts in commands:
+            replies: list[Any] = []
+            answers.append(replies)
+            if str(parts[0]).endswith("SUBSCRIBE"):
+                self.send_batch(pack(parts), replies.extend)
+            else:
+                self.send(pack(parts), replies.append)
+        await self._reply_to(_END_OF_BATCH)
+        return answers
+
+    async def _reply_to(self, packed: bytes) -> Any:
+        on_reply = _ReplyFuture(self._loop.create_future())
+        self.send(packed, on_reply)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await on_reply.future
+        except TimeoutError:
+            raise Unavailable(f"it has not answered for {self._timeout:g} s") from None
 
     def _write(self, packed: bytes) -> None:
         if not self._out:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ...errors import Unavailable
+from .command_check import describe_missing, find_refusals
 from .connection import Part, RedisConnection, ReplyError, pack
+from .keys import Keys
 from .scripts import Script
 
 #: User name and password.
@@ -20,6 +22,7 @@ _REFUSALS: Final = {
     "NOAUTH": "it requires a password; give it in REDIS_URL",
     "NOPROTO": "it is too old: it does not speak RESP3 (Redis 6.2 or later does)",
     "LOADING": "it is still loading its data",
+    "BUSY": "it is busy running a script",
 }
 
 
@@ -93,6 +96,10 @@ async def _set_up(connection: RedisConnection, credentials: Credentials, db: int
         for script in scripts:
             connection.send(pack(("SCRIPT", "LOAD", script.text)), None)
     except ReplyError as error:
+        if error.code == "NOPERM":  # name all commands that the user lacks, not only the first one
+            refusals = await find_refusals(connection, Keys(""), db)
+            rights = [one for one in refusals if one.missing_rule("") == f"+{one.command}"]
+            raise Unavailable(" ".join(f"it {phrase}" for phrase in describe_missing(rights, user, ""))) from None
         raise Unavailable(_refusal(error, password)) from None  # the error may contain the password
 
 

@@ -54,6 +54,10 @@ class Keys:
         """Return the channel on which ``node`` sends messages to itself, to test the path through Redis."""
         return f"{self.prefix}:!echo:{node}"
 
+    def check(self, number: int) -> str:
+        """Return a key that never exists, and the channel of a room that nobody names, to test what is allowed."""
+        return f"{{{self.prefix}:!check:{number}}}"
+
     # Leases and presence.
 
     def leases(self, user_id: UserId) -> str:

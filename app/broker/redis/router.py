@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ...backoff import Backoff
 from ...errors import Unavailable
-from .connection import Part
+from .connection import Part, RedisConnection
 from .reconnect import OpenConnection
 from .scripts import Script
 from .server_queue import Call, ServerQueue
@@ -46,7 +46,8 @@ class Router:
     keys with a TTL may have expired meanwhile.
 
     ``on_server_return`` callbacks run whenever a server can be reached again, and for the first time; ``on_refresh``
-    callbacks after the topology was read.
+    callbacks after the topology was read; ``on_refusal`` callbacks whenever a server has refused a command because of
+    its state or the user's rights. ``refusals`` counts these commands.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Router:
         self.topology: Final = topology
         self.on_server_return: Final[list[Callable[[], None]]] = []
         self.on_refresh: Final[list[Callable[[], None]]] = []
+        self.on_refusal: Final[list[Callable[[], None]]] = []
+        self.refusals = 0
         self._open_connection: Final = open_connection
         self._buffer: Final = buffer
         self._expiry: Final = expiry
@@ -114,6 +117,17 @@ class Router:
         """Return a sentence for each server that cannot be reached."""
         return [queue.problem() for queue in self._queues.values() if queue.reconnecting.connection is None]
 
+    def connections(self) -> list[tuple[ServerName, RedisConnection]]:
+        """Return the connection to each server that can be reached."""
+        found = [(name, queue.reconnecting.connection) for name, queue in self._queues.items()]
+        return [(name, connection) for name, connection in found if connection is not None]
+
+    def report_refusal(self) -> None:
+        """Count a command that a server has refused, and call ``on_refusal``."""
+        self.refusals += 1
+        for callback in self.on_refusal:
+            callback()
+
     # Buffer.
 
     @property
@@ -156,15 +170,6 @@ class Router:
         """Execute one command on the server of ``key``. For errors and ``wait`` see ``run``."""
         size = sum(len(part) for part in parts if isinstance(part, bytes | str)) if wait else 0
         return self._begin(Call(None, (key,), parts, self._loop.create_future()), wait, size)
-
-    async def call_all(self, *parts: Part) -> list[Any]:
-        """Execute one command on every server; return the replies."""
-        calls = []
-        for queue in list(self._queues.values()):
-            call = Call(None, (), parts, self._loop.create_future())
-            queue.send(call)
-            calls.append(call.future)
-        return await asyncio.gather(*calls)
 
     def _begin(self, call: Call, wait: float, size: int) -> asyncio.Future[Any]:
         if wait:

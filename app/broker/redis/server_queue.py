@@ -19,6 +19,8 @@ log = logging.getLogger("roomcast.redis")
 
 #: Error codes of commands that were not executed because of the server's role or state. The topology may have changed.
 TOPOLOGY_ERRORS: Final = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN"})
+#: Those of commands for another server.
+_MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 #: Error codes of commands that were not executed, and whose cause is the server's state or the user's rights.
 REFUSALS: Final = TOPOLOGY_ERRORS | {"BUSY", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM"}
 #: The reason for which a connection is dropped after such an error. The next one waits for a primary that is ready.
@@ -106,6 +108,9 @@ class QueueOwner(Protocol):
     def refresh_soon(self) -> None:
         """Read the topology soon: it may have changed."""
 
+    def report_refusal(self) -> None:
+        """A server has refused a command because of its state or the user's rights."""
+
 
 class ServerQueue:
     """The commands for one server, in order. Owns the connection to it."""
@@ -171,6 +176,8 @@ class ServerQueue:
     def on_error(self, call: Call, error: ReplyError) -> None:
         """The server did not execute ``call``: load the script, send the call to another server, or fail it."""
         connection, code = self.reconnecting.connection, error.code
+        if code in REFUSALS and code not in _MOVED:
+            self._owner.report_refusal()
         if code == "NOSCRIPT" and call.script is not None and connection is not None and not call.is_script_loaded:
             call.is_script_loaded = True
             connection.send(pack(("SCRIPT", "LOAD", call.script.text)), partial(self._on_loaded, call))

@@ -235,6 +235,7 @@ class Subscriptions:
             self._drop(channel, Unavailable(f"Redis refused the subscription ({error.code}); try again."))
         if error.code != CONNECTION_LOST:
             self._router.refresh_soon()
+            self._router.report_refusal()
             self._retry_later(channels, error)
 
     def _on_loaded(self, connection: RedisConnection, channels: list[bytes], reply: Any) -> None:

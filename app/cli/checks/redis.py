@@ -57,9 +57,9 @@ async def _rehearse(target: Target, settings: Settings) -> Finding:
     try:
         async with asyncio.timeout(settings.redis_wait + REHEARSAL_TIMEOUT):
             await rehearse(target, settings.redis_prefix, settings.redis_wait)
-    except (TimeoutError, Unavailable) as error:
+    except (TimeoutError, SettingsError, Unavailable) as error:
         rights = RIGHTS.format(prefix=settings.redis_prefix)
-        hint = f" Its user {target.username} needs these rights: {rights}." if target.username else ""
+        hint = f" A node needs these rights in all: {rights}." if target.username else ""
         return Finding(FAIL, f"{str(error) or 'Redis did not perform all operations of a node in time.'}{hint}")
     return Finding(OK, "Redis performs all operations that a node needs.")
 
