@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from client_pages import ROOM, browser, pool, proxy, publish, server, stack, start
 from docs_pages import snippet
-from serving import token_for
+from serving import running, token_for
+from tcp_proxy import Proxy
 from waiting import wait_until
 
-from roomcast.errors import DISCONNECTED
+from roomcast.errors import DISCONNECTED, Refused
 from roomcast.protocol import request_id
 
 __all__ = ["browser", "pool", "proxy", "server", "stack", "start"]
@@ -73,6 +74,53 @@ async def test_request_with_a_lost_error_does_not_block_the_client(start, server
     proxy.flow()
     assert [one.get("code") for one in await alice.js("await outcomes(sent)")] == ["bad_json", None, None]
     assert await alice.contents(2) == ["a", "b"]
+
+
+# Temporary errors.
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Return a function that makes a server answer every send_message with an error, and count these answers."""
+
+    def refuse(server, code):
+        answers = []
+
+        async def handle(ctx, data):
+            answers.append(data)
+            raise Refused(code, "Try again later.")
+
+        commands = server.gateway.registry.commands
+        monkeypatch.setitem(commands, "send_message", commands["send_message"]._replace(handler=handle))
+        return answers
+
+    return refuse
+
+
+async def test_request_is_not_repeated_after_its_key_has_expired(start, server, refusing):
+    """A temporary error is repeated with the same key. When the server no longer has the key, the error is final."""
+    alice = await start(join=ROOM)
+    answers = refusing(server, "unavailable")
+    await alice.js("window.sent = client.sendMessage('channel:1', 'a'), null")
+    await wait_until(lambda: len(answers) >= 2)
+    await alice.js("(() => { const now = Date.now; Date.now = () => now() + 300_000; })()")
+    assert (await alice.js("await outcomes([sent])"))[0]["code"] == "unavailable"
+
+
+async def test_repeat_that_is_refused_by_the_rate_limit_is_still_a_repeat(start, stack, server, refusing):
+    """The first attempt may have been executed, on a connection that was lost. An empty server does not execute it."""
+    proxy = await stack.enter_async_context(Proxy("127.0.0.1", server.port))
+    alice = await start(port=proxy.port, join=ROOM)
+    proxy.stall()
+    await alice.js("window.sent = client.sendMessage('channel:1', 'a'), null")
+    answers = refusing(server, "rate_limited")
+    proxy.reset()
+    proxy.flow()
+    await wait_until(lambda: answers)
+    proxy.target = (await stack.enter_async_context(running(ws_message_rate=0))).port
+    proxy.reset()
+    assert (await alice.js("await outcomes([sent])"))[0]["code"] == "uncertain"
+    assert await alice.js("contents") == []
 
 
 # Time limits and signals.
