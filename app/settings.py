@@ -140,7 +140,7 @@ class Settings:
     jwt_audience: str | None = _setting(None, "str", "Audience that a token's aud must be or contain")
     jwt_issuer: str | None = _setting(None, "str", "Issuer that a token's iss must equal")
     jwt_leeway: float = _setting(
-        0.0, "float", "Clock difference that is tolerated for exp and nbf", unit="s", minimum=0
+        0.0, "float", "Clock difference that is tolerated for exp and nbf, and for iat if above 60", unit="s", minimum=0
     )
     jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
     api_key: str | None = _setting(

@@ -33,6 +33,9 @@ logger = logging.getLogger("roomcast.identity")
 #: The greatest length of a token, in characters. Most proxies do not accept longer URLs or headers.
 MAX_TOKEN: Final = 8192
 
+#: How far the clock of an issuer may be ahead of this one, in seconds, as ``iat`` shows. JWT_LEEWAY can extend it.
+MAX_CLOCK_SKEW: Final = 60.0
+
 #: The claims that can contain the user's name; the first that is a name counts.
 _NAME_CLAIMS: Final = ("username", "preferred_username", "name")
 #: The claims that are evaluated here, so that plugins do not need them.
@@ -139,7 +142,8 @@ class Authenticator:
         """
         claims = self._claims(token)
         now = time.time()
-        expires = self._check_time(claims, now)
+        issued = _issued(claims.get("iat"))
+        expires = self._check_time(claims, issued, now)
         self._check_parties(claims)
         id_claim = "sub" if claims.get("user_id") is None else "user_id"
         user_id = _user_id(claims.get(id_claim))
@@ -154,7 +158,7 @@ class Authenticator:
             expires,
             _rooms(claims.get("rooms"), user_id),
             b"%b" % orjson.dumps(extra) if extra else b"",  # copied, because orjson's result keeps a buffer of 4 KiB
-            _issued(claims.get("iat")),
+            issued,
         )
 
     def _claims(self, token: str) -> dict[str, Any]:
@@ -188,11 +192,17 @@ class Authenticator:
                     return self._jws.decode(token, key, self._algorithms)
             raise
 
-    def _check_time(self, claims: Mapping[str, Any], now: float) -> float | None:
+    def _check_time(self, claims: Mapping[str, Any], issued: float | None, now: float) -> float | None:
         """Return the end of the token, including the leeway.
 
-        Raises ``AuthenticationFailed`` if it has expired or is not valid yet (RFC 7519, sections 4.1.4 and 4.1.5).
+        Raises ``AuthenticationFailed`` if it has expired or is not valid yet (RFC 7519, sections 4.1.4 and 4.1.5), or
+        was ``issued`` in the future. A revocation of all tokens until now would not apply to such a token.
         """
+        if issued is not None and issued > now + max(self._leeway, MAX_CLOCK_SKEW):
+            raise AuthenticationFailed(
+                f"The token's iat is {issued - now:.0f} s in the future. It must be in seconds, and the clocks of its "
+                "issuer and of this server must agree."
+            )
         if "nbf" in claims and _seconds("nbf", claims["nbf"]) > now + self._leeway:
             raise AuthenticationFailed("The token is not valid yet: its nbf is in the future.")
         if claims.get("exp") is None:

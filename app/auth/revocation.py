@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, Final
 
 import orjson
@@ -38,16 +40,26 @@ class Revocations:
         return revision
 
     async def revoke_all(self, user_id: UserId, before: float) -> None:
-        """Revoke all tokens of a user that were issued before the Unix time ``before``, on every node."""
+        """Revoke all tokens of a user that were issued before the Unix time ``before``, on every node.
+
+        If ``before`` is not in the past, this includes all tokens in use, also those whose ``iat`` is later because the
+        clock of their issuer is ahead.
+        """
         await self._broker.revoke_all(user_id, before, self._ttl)
-        await self._signal(user_id, before=before)
+        await self._signal(user_id, before=before, with_all_in_use=before >= time.time())
+
+    async def extend(self, user_id: UserId, issued: float) -> None:
+        """Extend the revocation of all tokens of a user to those issued until ``issued``, a Unix time."""
+        before = math.nextafter(issued, math.inf)
+        await self._broker.revoke_all(user_id, before, self._ttl)
+        await self._signal(user_id, before=before, with_all_in_use=False)
 
     async def revoke_one(self, user_id: UserId, token_id: str) -> None:
         """Revoke the token of a user whose ``jti`` is ``token_id``, on every node."""
         await self._broker.revoke_one(user_id, token_id, self._ttl)
         await self._signal(user_id, token_id=token_id)
 
-    async def _signal(self, user_id: UserId, **tokens: float | str) -> None:
+    async def _signal(self, user_id: UserId, **tokens: float | str | bool) -> None:
         await self._broker.signal(orjson.dumps({"do": "revoke", "user_id": user_id, **tokens}))
 
     def invalidate_checks(self) -> None:
@@ -60,4 +72,8 @@ class Revocations:
         if "token_id" in signal:
             return bool(identity.token_id == signal["token_id"])
         before: float = signal["before"]
-        return identity.issued is None or identity.issued < before
+        issued = identity.issued
+        if issued is None or issued < before:
+            return True
+        # A token in use was not issued in the future. A new token may have ``before`` itself as its ``iat``.
+        return bool(signal.get("with_all_in_use")) and issued > max(before, time.time())

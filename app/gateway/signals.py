@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 
 import orjson
@@ -51,17 +52,30 @@ class Signals:
             self._probes.received(signal)
             return
         if signal["do"] == "revoke":
-            self._revocations.invalidate_checks()
+            self._revoke(signal)
+            return
         for client in self._clients_of(signal["user_id"]):
             if signal["do"] == "disconnect":
                 client.close(DISCONNECTED)
-            elif signal["do"] == "revoke":
-                if self._revocations.revokes(signal, client.identity):
-                    self._close_revoked(client)
             elif signal["room"] in client.rooms:
                 room = signal["room"]
                 log_user_event("removed from a room", client, room)
                 self._tasks.start_departure(self._rooms.remove(client, room, f"Removed from room {room}"))
+
+    def _revoke(self, signal: dict[str, Any]) -> None:
+        """Close the clients whose token the signal revokes.
+
+        If such a token has a later ``iat`` than the revocation, its issuer's clock is ahead. The revocation is extended
+        to that time, so that the token cannot be used again.
+        """
+        self._revocations.invalidate_checks()
+        latest = before = signal.get("before", math.inf)
+        for client in self._clients_of(signal["user_id"]):
+            if self._revocations.revokes(signal, client.identity):
+                latest = max(latest, client.identity.issued or 0.0)
+                self._close_revoked(client)
+        if latest > before:
+            self._tasks.spawn(self._revocations.extend(signal["user_id"], latest))
 
     def lost(self) -> None:
         """Check all tokens again, because signals may have been lost. Lost kicks and disconnects are not repeated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 
@@ -203,9 +204,19 @@ def test_leeway() -> None:
     assert verify({"user_id": 1, "exp": now - 5, "nbf": now + 50}, jwt_leeway=60).expires == now + 55
 
 
-def test_iat_in_the_future_is_accepted() -> None:
-    """iat in the future is accepted, because it restricts nothing (RFC 7519, section 4.1.6)."""
-    assert verify({"user_id": 1, "iat": later()}).user_id == 1
+def test_the_clock_of_the_issuer_may_be_a_minute_ahead() -> None:
+    """A token from the more distant future is refused: a revocation of all tokens until now would not apply to it."""
+    now = time.time()
+    assert verify({"user_id": 1, "iat": now + 55}).issued == now + 55
+    for ahead in (70, 3600, 999 * now):
+        assert re.match(
+            r"The token's iat is \d+ s in the future\. It must be in seconds",
+            reason(sign({"user_id": 1, "iat": now + ahead})),
+        )
+    assert verify({"user_id": 1, "iat": now + 600}, jwt_leeway=700).issued == now + 600
+    assert verify({"user_id": 1, "iat": now + 55}, jwt_leeway=5).issued == now + 55
+    for odd in ("tomorrow", str(now + 3600), True, None, [now]):
+        assert verify({"user_id": 1, "iat": odd}).issued is None
 
 
 def test_audience_and_issuer_must_match() -> None:

@@ -52,6 +52,45 @@ async def test_a_token_issued_later_is_valid(serve: Serve) -> None:
         assert (await alice.join(ROOM))["room"] == ROOM
 
 
+async def test_a_token_of_an_issuer_whose_clock_is_ahead(serve: Serve) -> None:
+    """A token in use is revoked, although its iat is later than the revocation, and cannot be used again."""
+    server = await serve()
+    now = int(time.time())
+    ahead, later = token_for(iat=now + 40), token_for(iat=now + 45)
+    async with connect(server, token=ahead) as alice, connect(server, token=token_for(iat=now + 30)) as tab:
+        await call(server, "DELETE", OF_ALICE)
+        assert await alice.closed() == await tab.closed() == REFUSED
+        for token in (ahead, token_for(iat=now + 30), token_for(iat=now)):
+            assert await refused(server, at(token)) == REFUSED
+        async with connect(server, token=later) as again:
+            assert (await again.join(ROOM))["room"] == ROOM
+
+
+async def test_a_time_in_the_past_is_taken_at_its_word(serve: Serve) -> None:
+    """Only tokens issued before it are revoked, also if the clock of the issuer is ahead. So is the time itself."""
+    server = await serve()
+    now = int(time.time())
+    async with (
+        connect(server, token=token_for(iat=now + 40)) as ahead,
+        connect(server, token=token_for(iat=now - 5)) as alice,
+        connect(server, token=token_for(iat=now - 15)) as old,
+    ):
+        await call(server, "DELETE", f"{OF_ALICE}?before={now - 10}")
+        assert await old.closed() == REFUSED
+        for user in (ahead, alice):
+            await user.join(ROOM)
+
+
+async def test_a_token_from_the_future_is_refused(serve: Serve) -> None:
+    """It gets 4401 when it connects, and no ticket."""
+    server = await serve()
+    token = token_for(iat=time.time() + 3600)
+    assert await refused(server, at(token)) == REFUSED
+    status, body = await call(server, "POST", "/api/v1/tickets", key=token)
+    assert (status, body["code"]) == (401, "bad_token")
+    assert "s in the future" in body["error"]
+
+
 async def test_an_earlier_time_does_not_undo_a_revocation(serve: Serve) -> None:
     """Of two revocations, the one of more tokens remains in force."""
     server = await serve()
