@@ -203,6 +203,20 @@ class Settings:
         unit="s",
         above=0,
     )
+    http_keepalive: float = _setting(
+        75.0,
+        "float",
+        "How long an idle HTTP connection stays open; more than the idle timeout of a proxy in front",
+        unit="s",
+        above=0,
+    )
+    shutdown_delay: float = _setting(
+        0.0,
+        "float",
+        "How long a server that stops still serves, while /health/ready says no; then it closes its connections",
+        unit="s",
+        minimum=0,
+    )
     drain_seconds: float = _setting(
         10.0, "float", "Time over which the connections are closed at shutdown", unit="s", minimum=0
     )

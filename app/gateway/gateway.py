@@ -63,12 +63,14 @@ class Gateway:
         self.listener: Final = BrokerListener(node, presence, self.signals)
         self.commands: Final = Commands(node, self, self.rooms, self.token_refresh)
         self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations, probes)
+        #: True from the beginning of the shutdown. The node may still serve, and reports that it is not ready.
+        self.is_stopping = False
         self._loop: Final = node.loop
         self._stack: Final = AsyncExitStack()
 
     @property
     def is_draining(self) -> bool:
-        """True from the beginning of the shutdown."""
+        """True once the node closes its connections, and refuses new ones."""
         return self.commands.is_stopping
 
     def use_keys(self, settings: Settings) -> None:
@@ -110,7 +112,7 @@ class Gateway:
 
     async def drain(self) -> None:
         """Close every connection with 1012, spread over ``DRAIN_SECONDS`` to avoid a reconnect storm."""
-        self.commands.is_stopping = True
+        self.is_stopping = self.commands.is_stopping = True
         connections = list(self.keepalive.connections)
         pause = self.settings.drain_seconds / max(len(connections), 1)
         begun = self._loop.time()

@@ -32,7 +32,6 @@ MAX_BODY: Final = 1024 * 1024
 #: The options of aiohttp's runner.
 RUNNER_OPTIONS: Final[dict[str, Any]] = {
     "access_log": None,  # its lines would contain URLs with tokens
-    "keepalive_timeout": 30,
     "shutdown_timeout": 1,
     # How long aiohttp continues to read after an early response. Its default is 10 s, even while the server stops.
     "lingering_time": 2,
@@ -103,7 +102,8 @@ class Server:
 
     async def _listen(self) -> None:
         app = create_app(self.gateway, dev=self._dev, host=self.address.host, peers=self._peers)
-        self._runner = web.AppRunner(app, handle_signals=False, **RUNNER_OPTIONS)
+        keepalive = self.gateway.settings.http_keepalive
+        self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
         self._acceptor = Acceptor(app, self._runner.server)
@@ -148,6 +148,16 @@ class Server:
         port: int = self._listeners[0].sockets[0].getsockname()[1]
         return port
 
+    async def prepare_stop(self) -> None:
+        """Report that this node is not ready, and serve for ``SHUTDOWN_DELAY``.
+
+        A load balancer sends connections until it has read the report, so a node that refused them would lose them.
+        """
+        self.gateway.is_stopping = True
+        if delay := self.gateway.settings.shutdown_delay:
+            log.info("not ready any more; serving for another %g s (SHUTDOWN_DELAY)", delay)
+            await asyncio.sleep(delay)
+
     async def stop(self) -> None:
         """Stop listening, drain the clients, and close everything."""
         for listener in self._listeners:
@@ -171,14 +181,24 @@ class Server:
             await asyncio.sleep(pause)
 
 
-async def serve(server: Server, until: asyncio.Event, ready: Callable[[Server], None]) -> None:
-    """Run ``server`` until the event ``until`` is set. Calls ``ready`` when the server listens."""
+async def serve(
+    server: Server,
+    until: asyncio.Event,
+    ready: Callable[[Server], None],
+    draining: Callable[[], None] = lambda: None,
+) -> None:
+    """Run ``server`` until the event ``until`` is set.
+
+    Calls ``ready`` when the server listens, and ``draining`` when it is about to stop listening.
+    """
     if not await _start_unless(until, server):
         return
     try:
         ready(server)
         await until.wait()
+        await server.prepare_stop()
     finally:
+        draining()
         await server.stop()
 
 

@@ -61,11 +61,11 @@ class ListeningSockets:
                 sockets.pop().close()
 
     def close_all(self) -> None:
-        """Close the shared socket, and remove the file of a Unix socket."""
+        """Close the shared socket, and remove the file of a Unix socket. Another call does nothing."""
+        if self._shared and self._address.unix_socket is not None:
+            unix_socket.remove_own(self._address.unix_socket, self._inode)
         while self._shared:
             self._shared.pop().close()
-        if self._address.unix_socket is not None:
-            unix_socket.remove_own(self._address.unix_socket, self._inode)
 
     def _bind_unix(self) -> socket.socket:
         path = self._address.unix_socket

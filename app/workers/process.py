@@ -142,7 +142,7 @@ async def _serve(
 
     reloading = asyncio.create_task(reload_repeatedly(control, server, load_tls))
     try:
-        await serve_until(server, control.stop, listening)
+        await serve_until(server, control.stop, listening, control.draining.set)
     finally:
         reloading.cancel()
         if own_path is not None:

@@ -28,13 +28,15 @@ IGNORED_SIGNALS: Final = _existing("SIGUSR1", "SIGUSR2")
 
 
 class Control:
-    """What a process was told to do, by a signal or by its supervisor. Create it on the running event loop."""
+    """What a process was told to do, by a signal or by its supervisor."""
 
     def __init__(self) -> None:
         #: Set once the process has to stop.
         self.stop: Final = asyncio.Event()
         #: Set when the process has to read its files again, and cleared when it does.
         self.reload: Final = asyncio.Event()
+        #: Set by the process itself when it is about to accept no more connections.
+        self.draining: Final = asyncio.Event()
 
 
 def handle_signals(control: Control, *, hangup_stops: bool) -> None:

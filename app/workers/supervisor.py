@@ -112,6 +112,7 @@ class Supervisor:
         finally:
             self._stop()
             await asyncio.wait(tasks)
+            self._close_sockets()
         for task in tasks:
             task.result()
         log.info("roomcast has stopped")
@@ -133,13 +134,23 @@ class Supervisor:
                 slot.worker.channel.send(RELOAD)
 
     def _stop(self) -> None:
-        """Close the sockets, which accept connections while any process has them open. Then stop the workers."""
+        """Stop the workers. Close the sockets when the workers drain: before that, both accept connections."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.stop()
+        if delay := self._settings.shutdown_delay:
+            asyncio.get_running_loop().call_later(delay, self._close_sockets)
+        else:
+            self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        """Close the sockets, which accept connections as long as any process has them open."""
         self._sockets.close_all()
         for slot in self._slots:
             self._sockets.close(slot.sockets)
-            if slot.worker is not None:
-                slot.worker.stop()
 
     # One worker.
 
@@ -150,6 +161,7 @@ class Supervisor:
             started = time.monotonic()
             end = await self._run_worker(slot)
             if self._stopping.is_set():
+                self._sockets.close(slot.sockets)  # connections in its queue would wait until the other workers stop
                 return
             if not slot.has_served:
                 reason = f"Worker {slot.number} {end} before it could serve; the log above says why."

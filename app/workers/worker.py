@@ -61,12 +61,12 @@ class Worker:
             sys.exit(1)
 
     async def _connect(self, control: Control) -> None:
-        """Open the channel to the supervisor, and receive its messages. Report to it when this process stops."""
+        """Open the channel to the supervisor, and receive its messages. Report to it when this process drains."""
         # A duplicate, because ``serve`` reports a failure after the loop has closed the channel.
         self._channel = await Channel.open(self._socket.dup())
         self._peer_metrics = Question(self._channel, GATHER, GATHER_TIMEOUT)
         self._spawn(self._receive(control))
-        self._spawn(self._report_stop(control.stop))
+        self._spawn(self._report_drain(control.draining))
 
     def _on_ready(self, server: Server) -> None:
         log.info("process %d serves", os.getpid())
@@ -92,8 +92,8 @@ class Worker:
             self._channel.close()
             self._peer_metrics.resolve(b"")
 
-    async def _report_stop(self, stop: asyncio.Event) -> None:
-        await stop.wait()
+    async def _report_drain(self, draining: asyncio.Event) -> None:
+        await draining.wait()
         self._channel.send(STOPPING)
 
     async def _send_metrics(self) -> None:

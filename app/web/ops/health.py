@@ -29,7 +29,7 @@ async def ready(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     parts = {
         "broker": await _broker_state(gateway.broker),
-        "connections": "draining: the server is about to stop" if gateway.is_draining else "ok",
+        "connections": "draining: the server is about to stop" if gateway.is_stopping else "ok",
         "plugins": "ok",
     }
     is_ready = all(state == "ok" for state in parts.values())

@@ -57,7 +57,7 @@ class GatewayCollector(Collector):
         members = sum(len(room.members) for room in delivery.rooms.values())
         yield _gauge("members", "Memberships on this node: a connection in three rooms counts three times.", members)
         yield _gauge(
-            "draining", "1 while this node drains its clients before it stops, else 0.", int(gateway.is_draining)
+            "draining", "1 while this node is about to stop or drains its clients, else 0.", int(gateway.is_stopping)
         )
         yield _counter(
             "messages_received",

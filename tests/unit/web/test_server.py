@@ -1,4 +1,4 @@
-"""The headers of all responses."""
+"""The headers of all responses, and idle connections."""
 
 from __future__ import annotations
 
@@ -16,4 +16,15 @@ async def test_responses_do_not_reveal_versions(serve: Serve, request_line: str)
     lines = (await peer.head()).decode().lower().split("\r\n")
     assert [line for line in lines if line.startswith("server:")] == ["server: roomcast"]
     assert not any("python" in line or "aiohttp" in line for line in lines)
+    peer.close()
+
+
+async def test_idle_http_connections_are_closed(serve: Serve):
+    """A connection is closed when it has been idle for HTTP_KEEPALIVE."""
+    server = await serve(http_keepalive=0.2)
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    await peer.send(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await peer.head()).startswith(b"HTTP/1.1 200")
+    assert await peer.read(13) == b'{"live":true}'
+    assert await peer.closes_cleanly()
     peer.close()
