@@ -15,6 +15,7 @@ from roomcast.auth.identity import make_token
 
 __all__ = ["browser", "visit"]
 
+pytest_plugins = ["certificates"]
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 LINKS = "[...document.querySelectorAll('a[href], link[href], script[src], form')].map(e => e.href || e.src || e.action)"
