@@ -112,7 +112,7 @@ async def test_own_limit_may_be_lower(start, server):
 
 
 async def test_close_with_1009_rejects_the_largest_request(start, stack):
-    """If a server or a proxy closes with 1009 all the same, the client returns, and only the largest request fails."""
+    """If a server or a proxy accepts less than announced, the client returns, and only the largest request fails."""
     server = await stack.enter_async_context(running(ws_max_message_size=4096, ws_message_rate=0))
     server.gateway.sessions._about_server = {}
     alice = await start(port=server.port, join=ROOM)
