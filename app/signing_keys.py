@@ -142,6 +142,10 @@ def _single_key_algorithms(pem: str) -> tuple[str, ...]:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
+        if "BEGIN CERTIFICATE" in pem:
+            raise SettingsError(
+                "JWT_PUBLIC_KEY is a certificate; give the public key in it, see `openssl x509 -pubkey -noout`."
+            ) from error
         raise SettingsError("JWT_PUBLIC_KEY is not a public key in PEM (-----BEGIN PUBLIC KEY-----).") from error
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < _RSA_BITS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import click
@@ -13,7 +14,7 @@ from .checks import environment
 from .checks.finding import FAIL, OK, WARN, Finding
 from .checks.redis import check_redis
 from .checks.server import check_running
-from .options import host_option, port_option, run
+from .options import host_option, port_option, run, tls_options
 from .target import Target, parse_target
 
 _COLORS: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -22,19 +23,21 @@ _COLORS: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
 @click.command()
 @host_option()
 @port_option()
+@tls_options("Also check this certificate chain (PEM), with which the server is to serve TLS.")
 @click.option("--url", help="Also check the server at this URL. Without it, check that the port is free.")
-def doctor(host: str, port: int, url: str | None) -> None:
+def doctor(host: str, port: int, tls_cert: Path | None, tls_key: Path | None, url: str | None) -> None:
     """Check a deployment for problems.
 
     Checks settings, secrets, plugins, limits, the clock and Redis; with --url also a running server. Run it with the
-    environment variables of the server.
+    environment variables and the TLS options of the server.
 
     The exit status is 1 if a check fails.
     """
 
     async def print_findings() -> bool:
         has_failed = False
-        async for finding in examine(os.environ, host, port, parse_target(url) if url else None):
+        target = parse_target(url) if url else None
+        async for finding in examine(os.environ, host, port, target, tls_cert, tls_key):
             click.echo(f"{click.style(f'{finding.level:<4}', fg=_COLORS[finding.level])}  {finding.sentence}")
             has_failed |= finding.level == FAIL
         return has_failed
@@ -43,13 +46,21 @@ def doctor(host: str, port: int, url: str | None) -> None:
         sys.exit(1)
 
 
-async def examine(environ: Mapping[str, str], host: str, port: int, target: Target | None) -> AsyncIterator[Finding]:
+async def examine(
+    environ: Mapping[str, str],
+    host: str,
+    port: int,
+    target: Target | None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> AsyncIterator[Finding]:
     """Yield the findings of all checks: of the environment, the machine and Redis, then of the port or the server."""
     for finding in (
         *environment.check_settings(environ),
         *environment.check_names(environ),
         *environment.check_plugins(),
         *environment.check_machine(),
+        *environment.check_certificate(tls_cert, tls_key),
     ):
         yield finding
     async for finding in check_redis(environ):

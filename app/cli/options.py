@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -39,6 +40,15 @@ def port_option() -> Callable[[_T], _T]:
         show_default=True,
         help="Port to listen on. 0 means any free port.",
     )
+
+
+def tls_options(help: str) -> Callable[[_T], _T]:
+    """Return the decorator for ``--tls-cert``, whose ``help`` it takes, and ``--tls-key``."""
+    certificate = click.option("--tls-cert", type=click.Path(path_type=Path), help=help)
+    key = click.option(
+        "--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, if in another file (PEM)."
+    )
+    return lambda function: certificate(key(function))  # type: ignore[type-var]
 
 
 def url_option(default: str) -> Callable[[_T], _T]:

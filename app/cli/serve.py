@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 
 from .. import logs, output
+from ..certificates import ServerContext, validity_of_chain
 from ..errors import SettingsError
 from ..settings import Settings
 from ..web.server import Address
 from ..workers import process, supervisor
 from ..workers.listen_errors import system_reason
 from ..workers.worker import current_worker
-from .options import host_option, port_option
+from .options import host_option, port_option, tls_options
 
 
 @click.command()
@@ -29,8 +30,7 @@ from .options import host_option, port_option
     show_default=True,
     help="Number of processes that serve the port. More than one needs REDIS_URL.",
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Serve TLS with this certificate chain (PEM).")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, if in another file (PEM).")
+@tls_options("Serve TLS with this certificate chain (PEM).")
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
 def serve(
     host: str, port: int, workers: int, tls_cert: Path | None, tls_key: Path | None, unix_socket: Path | None
@@ -63,9 +63,9 @@ def serve(
         process.run(settings, address, lambda server: None, load_tls=load_tls)
 
 
-def create_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """Return the context that serves ``certificate``, a chain in PEM. Raises ``SettingsError``."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+def create_tls_context(certificate: Path, key: Path | None) -> ServerContext:
+    """Return the context that serves ``certificate``, a chain in PEM that is valid now. Raises ``SettingsError``."""
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     for path in (certificate, key):
         try:
             if path is not None:
@@ -82,4 +82,10 @@ def create_tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
         else:
             problem = f"{certificate} and {key} are not a certificate chain and its key"
         raise SettingsError(f"{problem}; both must be PEM, and the key without a passphrase.") from error
+    context.validity = validity_of_chain(certificate)
+    if context.validity is not None and (problem := context.validity.problem()):
+        raise SettingsError(
+            f"The certificate {certificate} {problem}, so no client would accept it. Renew it, or correct this "
+            "machine's clock."
+        )
     return context

@@ -30,6 +30,8 @@ class Counters:
         self.http_events = 0
         #: Evaluations of plugins' rules that failed, and so gave no decision.
         self.failed_rules = 0
+        #: When the TLS certificate in use expires, as a Unix time; None without TLS.
+        self.certificate_expires: float | None = None
         #: Error frames by code.
         self.errors: Final[Counter[str]] = Counter()
         #: Connections by their end, refused ones included.

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from aiohttp import web
 
 from ..aiohttp_internals import hide_versions
+from ..certificates import ServerContext, Validity
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
 from .app_state import DEV, GATEWAY
@@ -88,6 +89,9 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._handshake_timeouts: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
+        #: The validity of the TLS certificate in use, if the context of ``address`` is a ``ServerContext``.
+        self.certificate: Validity | None = None
+        self._record_expiry(address.tls)
 
     async def start(self) -> None:
         """Start the gateway and listen. The port is bound last, so that no client connects before all is ready."""
@@ -134,11 +138,18 @@ class Server:
         could fail half-way, and leave a certificate without its key.
         """
         assert self.address.tls is not None
+        self._record_expiry(tls)
 
         def switch(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
             connection.context = tls
 
         self.address.tls.sni_callback = switch
+
+    def _record_expiry(self, tls: ssl.SSLContext | None) -> None:
+        """Record when the certificate in use expires, for the log and the metrics."""
+        if isinstance(tls, ServerContext) and tls.validity is not None:
+            self.certificate = tls.validity
+            self.gateway.counters.certificate_expires = tls.validity.end.timestamp()
 
     @property
     def port(self) -> int:

@@ -31,7 +31,7 @@ from ..web.server import serve as serve_until
 from . import unix_socket
 from .listen_errors import StartError, explain_listen_error
 from .process_signals import Control, handle_signals
-from .reload import LoadTls, reload_repeatedly
+from .reload import LoadTls, reload_repeatedly, watch_certificate
 
 log = logging.getLogger("roomcast")
 
@@ -141,10 +141,12 @@ async def _serve(
         on_ready(server)
 
     reloading = asyncio.create_task(reload_repeatedly(control, server, load_tls))
+    watching = asyncio.create_task(watch_certificate(server))
     try:
         await serve_until(server, control.stop, listening, control.draining.set)
     finally:
         reloading.cancel()
+        watching.cancel()
         if own_path is not None:
             unix_socket.remove_own(own_path, inode)
     log.info("roomcast has stopped")

@@ -1,4 +1,4 @@
-"""Read certificates and keys again while the server runs, without closing connections."""
+"""Read certificates and keys again while the server runs, without closing connections; watch the certificate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ log = logging.getLogger("roomcast")
 
 #: Reads the certificate and the key of --tls-cert and --tls-key. Raises ``SettingsError``.
 LoadTls = Callable[[], ssl.SSLContext]
+
+#: How often the expiry of the certificate in use is checked, in seconds.
+_CHECK_INTERVAL: Final = 86400.0
 
 #: The settings that are read again, in groups that are valid only together, each with a name for the log.
 _RELOADED: Final = {
@@ -59,6 +62,14 @@ async def reload(server: Server, load_tls: LoadTls | None) -> None:
         except SettingsError as error:
             _log_refusal(error)
     log.info("reloaded: %s", ", ".join(changed) or "nothing has changed")
+
+
+async def watch_certificate(server: Server) -> None:
+    """Warn every day of a TLS certificate in use that is about to expire, or has expired."""
+    while True:
+        if server.certificate is not None and (warning := server.certificate.warning()):
+            log.warning("the TLS certificate in use %s; renew it, and send SIGHUP to this process", warning)
+        await asyncio.sleep(_CHECK_INTERVAL)
 
 
 def _log_refusal(error: SettingsError) -> None:

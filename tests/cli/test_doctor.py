@@ -1,10 +1,12 @@
 """``roomcast doctor``: its findings about the environment, Redis and a running server."""
 
 import re
+from datetime import timedelta
 
 import pytest
+from certificate_files import write_certificate
 from redis_servers import RedisServer, free_port
-from shell import API_KEY, SECRET, roomcast
+from shell import API_KEY, SECRET, Running, roomcast
 
 from roomcast import fastpath
 
@@ -61,3 +63,21 @@ def test_missing_c_code_is_a_warning(native: str):
     is_reported = "WARN" in done.stdout and "25 to 50 % more CPU time. Install a C compiler" in done.stdout
     assert is_reported is (native == "0" or not fastpath.IS_NATIVE)
     assert "ROOMCAST_NATIVE" not in done.stdout
+
+
+@pytest.mark.parametrize(("end", "finding"), [(60, "OK    .* is valid until"), (10, "WARN  .* expires on")])
+def test_the_certificate_of_a_running_server_is_checked(tmp_path, end, finding):
+    """A trusted certificate that is about to expire is a warning; one that is not trusted is a failure."""
+    file = tmp_path / "both.pem"
+    write_certificate(file, timedelta(days=-80), timedelta(days=end))
+    variables = {"JWT_SECRET": SECRET, "API_KEY": API_KEY}
+    with Running("serve", "--port", "0", "--tls-cert", str(file), **variables) as server:
+        done = roomcast("doctor", "--url", server.url, "--tls-cert", str(file), SSL_CERT_FILE=str(file), **variables)
+        assert done.returncode == 0, done.stdout
+        for name in (str(file), server.url.removeprefix("https://")):
+            assert re.search(finding.replace(".*", f"The certificate (of )?{re.escape(name)}"), done.stdout), (
+                done.stdout
+            )
+        done = roomcast("doctor", "--url", server.url, **variables)
+        assert done.returncode == 1
+        assert "its certificate is not trusted" in done.stdout

@@ -1,10 +1,13 @@
 """``roomcast serve``: its options, and TLS."""
 
 import json
+import re
 import ssl
+import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from certificate_files import write_certificate
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -84,3 +87,30 @@ def test_a_key_that_does_not_fit_is_refused(certificates, key, words):
     """The sentence contains the fault, and OpenSSL does not ask for a passphrase."""
     args = ("--tls-cert", str(certificates / "cert.pem"), "--tls-key", str(certificates / key))
     assert words in refusal("serve", "--port", "0", *args, JWT_SECRET=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [
+        (timedelta(days=-90), timedelta(hours=-1), "both.pem expired on "),
+        (timedelta(hours=1), timedelta(days=90), "both.pem is not valid before "),
+    ],
+)
+def test_a_certificate_that_is_not_valid_now_is_refused(tmp_path, begin, end, words):
+    """No client would accept it. Without the check, the clients would be the first to report it."""
+    write_certificate(tmp_path / "both.pem", begin, end)
+    sentence = refusal("serve", "--port", "0", "--tls-cert", str(tmp_path / "both.pem"), JWT_SECRET=SECRET)
+    assert words in sentence
+    assert "correct this machine's clock" in sentence
+
+
+def test_a_certificate_that_is_about_to_expire_is_a_warning(tmp_path):
+    """The server starts. The log and the metrics have the time."""
+    certificate = write_certificate(tmp_path / "both.pem", timedelta(days=-80), timedelta(days=10))
+    end = certificate.not_valid_after_utc
+    trusting = ssl.create_default_context(cafile=tmp_path / "both.pem")
+    with Running("serve", "--port", "0", "--tls-cert", str(tmp_path / "both.pem"), JWT_SECRET=SECRET) as server:
+        server.wait_for(f"the TLS certificate in use expires on {end:%Y-%m-%d %H:%M} UTC; renew it", server.err)
+        with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE, context=trusting) as response:
+            (line,) = re.findall(r"^roomcast_certificate_expires (.*)$", response.read().decode(), re.MULTILINE)
+        assert float(line) == end.timestamp()

@@ -18,6 +18,7 @@ from paths import ROOT
 #: in ``app/`` or a package.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "certificates": set(),
     "backoff": set(),
     "output": set(),
     "aiohttp_internals": set(),
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"settings"},
     "broker": {"errors"},
     # The only part that knows Redis.
-    "broker.redis": {"backoff", "broker", "errors"},
+    "broker.redis": {"backoff", "broker", "certificates", "errors"},
     "idempotency": {"broker", "errors"},
     "auth": {"broker", "errors", "protocol", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
@@ -46,13 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What a server speaks, as documents.
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
-        *("aiohttp_internals", "auth", "broker", "context", "errors", "gateway", "idempotency", "output", "plugin"),
-        *("protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
+        *("aiohttp_internals", "auth", "broker", "certificates", "context", "errors", "gateway", "idempotency"),
+        *("output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
-        *("aiohttp_internals", "auth", "backoff", "broker.redis", "errors", "fastpath", "logs", "output", "protocol"),
-        *("registry", "secret_files", "setting_rules", "settings", "specs", "web", "workers"),
+        *("aiohttp_internals", "auth", "backoff", "broker.redis", "certificates", "errors", "fastpath", "logs"),
+        *("output", "protocol", "registry", "secret_files", "setting_rules", "settings", "specs", "web", "workers"),
     },
     "__main__": {"cli"},
     # For the tests of plugin authors: a server with the plugins under test.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from certificate_files import write_certificate
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -164,3 +165,14 @@ def test_an_unusable_public_key_is_explained(tmp_path: Path, rsa_key: rsa.RSAPri
 def test_repr_does_not_show_a_public_key(rsa_key: rsa.RSAPrivateKey) -> None:
     """The key in PEM is not in repr."""
     assert "BEGIN" not in repr(Settings(jwt_public_key=public(rsa_key)))
+
+
+def test_a_certificate_is_not_a_public_key(tmp_path: Path) -> None:
+    """Identity providers publish certificates. The sentence explains how to get the key."""
+    file = tmp_path / "certificate.pem"
+    certificate = write_certificate(file).public_bytes(Encoding.PEM)
+    file.write_bytes(certificate)
+    for value in (certificate.decode(), str(file)):
+        sentence = refusal(JWT_PUBLIC_KEY=value)
+        assert "JWT_PUBLIC_KEY is a certificate" in sentence
+        assert "openssl x509 -pubkey -noout" in sentence

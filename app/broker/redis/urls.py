@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote, unquote
 
+from ...certificates import problem_of_authorities
 from ...errors import SettingsError
 
 Kind = Literal["single", "sentinel", "cluster"]
@@ -61,13 +62,19 @@ class Target:
         if not self.tls:
             return None
         try:
-            return ssl.create_default_context(cafile=self.ca)
+            context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError) as error:
             reason = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else "cannot be read"
             raise SettingsError(
                 f"REDIS_CA, or ssl_ca_certs in REDIS_URL, is {self.ca!r}, which {reason}; give the file of the "
                 "authority to trust."
             ) from error
+        if self.ca is not None and (problem := problem_of_authorities(context)):
+            raise SettingsError(
+                f"REDIS_CA, or ssl_ca_certs in REDIS_URL, is {self.ca!r}, whose certificate {problem}, so it trusts no "
+                "server. Give a valid one, or correct this machine's clock."
+            )
+        return context
 
 
 def parse(url: str, *, ca: str | None = None) -> Target:

@@ -8,9 +8,11 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from ... import fastpath, registry
+from ...certificates import Validity
 from ...errors import PluginError, SettingsError
 from ...secret_files import FILE_SUFFIX
 from ...setting_rules import split_values
@@ -18,6 +20,7 @@ from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
 from ...workers.listen_errors import is_port_free
 from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
+from ..serve import create_tls_context
 from .finding import FAIL, OK, WARN, Finding
 
 #: A key or secret with fewer different characters was typed by hand and can be guessed.
@@ -147,6 +150,26 @@ def check_machine() -> Iterator[Finding]:
         yield Finding(FAIL, f"The clock shows {shown}, which is wrong. The expiry of tokens depends on it.")
     else:
         yield Finding(OK, f"The clock shows {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}.")
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> Iterator[Finding]:
+    """Check the files of --tls-cert and --tls-key, if they are given, as ``serve`` does."""
+    if certificate is None:
+        return
+    try:
+        validity = create_tls_context(certificate, key).validity
+    except SettingsError as error:
+        yield Finding(FAIL, str(error))
+    else:
+        if validity is not None:
+            yield certificate_finding(f"The certificate {certificate}", validity)
+
+
+def certificate_finding(name: str, validity: Validity) -> Finding:
+    """Return the finding about a certificate that is valid now."""
+    if warning := validity.warning():
+        return Finding(WARN, f"{name} {warning}; renew it.")
+    return Finding(OK, f"{name} is valid until {validity.end:%Y-%m-%d}.")
 
 
 def check_port(host: str, port: int) -> Finding:

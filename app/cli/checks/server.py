@@ -1,9 +1,10 @@
-"""Check a running server: whether it is ready, its clock, and its WebSocket."""
+"""Check a running server: whether it is ready, its clock, its certificate, and its WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -12,10 +13,12 @@ from typing import Final
 import aiohttp
 import orjson
 
+from ...certificates import Validity
 from ...errors import RoomcastError
 from .. import tokens
 from ..target import Target, connection_error
 from ..websocket_client import Ended, Stream
+from .environment import certificate_finding
 from .finding import FAIL, OK, WARN, Finding
 
 #: How far two clocks may differ, in seconds. A token is not valid before its ``iat``, by the clock of its signer.
@@ -25,7 +28,7 @@ TIMEOUT: Final = 10.0
 
 
 async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Request ``/health/ready``, compare the clocks, and open a WebSocket."""
+    """Request ``/health/ready``, compare the clocks, check the certificate, and open a WebSocket."""
     url = f"{target.http}/health/ready"
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
@@ -40,6 +43,8 @@ async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIter
         yield Finding(FAIL, f"{url} answers with HTTP status {response.status}: {text}")
     if finding := _check_clock(response.headers.get("Date")):
         yield finding
+    if target.tls:
+        yield await _check_certificate(target)
     yield await _check_websocket(target, environ)
 
 
@@ -52,6 +57,19 @@ def _check_clock(date: str | None) -> Finding | None:
     if abs(seconds) > MAX_SKEW:
         return Finding(WARN, f"The server's clock differs from this one by {abs(seconds):.0f} s; set both by NTP.")
     return Finding(OK, "The server's clock agrees with this one.")
+
+
+async def _check_certificate(target: Target) -> Finding:
+    """Check how long the server's certificate, which this machine trusts, is valid."""
+    name = f"The certificate of {target.authority}"
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            _, writer = await asyncio.open_connection(target.host, target.port, ssl=ssl.create_default_context())
+        certificate = writer.get_extra_info("peercert")
+        writer.transport.abort()
+    except (TimeoutError, OSError) as error:
+        return Finding(FAIL, f"{name} cannot be read: {connection_error(error)}.")
+    return certificate_finding(name, Validity.of(certificate))
 
 
 async def _check_websocket(target: Target, environ: Mapping[str, str]) -> Finding:

@@ -89,6 +89,8 @@ class GatewayCollector(Collector):
             "Checks with the URL in ROOM_ACCESS that run or wait for their turn.",
             gateway.room_access.unfinished_checks,
         )
+        if (expires := counters.certificate_expires) is not None:
+            yield _gauge("certificate_expires", "When the TLS certificate in use expires, as a Unix time.", expires)
         for count in gateway.broker.metrics():
             yield (_counter if count.is_counter else _gauge)(count.name, count.meaning, count.value)
 

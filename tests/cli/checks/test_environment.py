@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from certificate_files import write_certificate
 from settings_environment import SECRET
 
-from roomcast.cli.checks.environment import check_names, check_settings
+from roomcast.cli.checks.environment import check_certificate, check_names, check_settings
 from roomcast.cli.checks.finding import FAIL, OK, WARN
 
 ROOM_ACCESS_SECRET = f"whsec_{b64encode(b'a' * 32).decode()}"
@@ -76,3 +78,24 @@ def test_a_wrong_file_does_not_hide_other_problems(name: str) -> None:
     assert len(wrong) == 2
     assert any(f"{name}_FILE is '/no/such/file'" in sentence for sentence in wrong)
     assert any("HISTORY_SIZE is 'many'" in sentence for sentence in wrong)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "level", "words"),
+    [
+        (-60, 30, OK, "is valid until"),
+        (-80, 10, WARN, "expires on"),
+        (-90, -1, FAIL, "expired on"),
+        (1, 90, FAIL, "is not valid before"),
+    ],
+)
+def test_the_certificate_is_checked(tmp_path: Path, begin: int, end: int, level: str, words: str) -> None:
+    """The files of --tls-cert and --tls-key are checked as serve does, and for the time until they expire."""
+    file = tmp_path / "both.pem"
+    write_certificate(file, timedelta(days=begin), timedelta(days=end))
+    (finding,) = check_certificate(file, None)
+    assert finding.level == level
+    assert f"{file} {words}" in finding.sentence
+    assert not list(check_certificate(None, None))
+    (finding,) = check_certificate(tmp_path / "none.pem", None)
+    assert (finding.level, "cannot be read" in finding.sentence) == (FAIL, True)

@@ -67,7 +67,7 @@ async def test_a_token_of_an_issuer_whose_clock_is_ahead(serve: Serve) -> None:
 
 
 async def test_a_time_in_the_past_is_taken_at_its_word(serve: Serve) -> None:
-    """Only tokens issued before it are revoked, also if the clock of the issuer is ahead. So is the time itself."""
+    """Then only tokens whose iat is earlier are revoked, also if the clock of the issuer is ahead."""
     server = await serve()
     now = int(time.time())
     async with (

@@ -98,6 +98,7 @@ async def test_every_metric_is_listed(serve: Serve, redis_server: RedisServer, r
         served = dict(re.findall(r"^# TYPE (roomcast_\w+) (\w+)$", await response.text(), re.MULTILINE))
     listed = {code(row[0]): row[1] for row in rows("docs/operations.md", "## Metrics") if row[0].startswith("`")}
     assert listed.pop("roomcast_workers_silent") == "gauge"  # with --workers only
+    assert listed.pop("roomcast_certificate_expires") == "gauge"  # with --tls-cert only
     assert served.pop("roomcast_info") == "gauge" and listed.pop("roomcast_info") == "info"
     assert listed == served
 

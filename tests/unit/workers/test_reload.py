@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,19 +10,25 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from certificates import write_certificate
+from certificate_files import write_certificate
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from handshakes import serving
 from redis_servers import RedisServer
 from shell import API_KEY, PATIENCE, SECRET, Running
+from waiting import wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from roomcast.auth.identity import make_token
+from roomcast.cli.serve import create_tls_context
+from roomcast.web.server import Address
+from roomcast.workers import reload
 
 pytestmark = pytest.mark.slow
 
@@ -181,6 +188,10 @@ def test_a_certificate_is_replaced(tmp_path: Path) -> None:
             file.write_bytes(wrong)
             assert reload() == "nothing has changed"
             assert served_certificate(server) == newest
+        write_certificate(file, timedelta(days=-2), timedelta(days=-1))
+        assert reload() == "nothing has changed"
+        assert any("ERROR" in line and f"reload: The certificate {file} expired on" in line for line in server.err)
+        assert served_certificate(server) == newest
         assert sum("ERROR" in line and f"reload: {file}" in line for line in server.err) == 3
         assert all(first_frame(client) == "connected" and is_open(client) for client in clients)
 
@@ -199,3 +210,25 @@ def test_all_workers_reload(
         assert Reloads(server, workers=2)() == "the API keys, the TLS certificate"
         assert [served_certificate(server) for _ in range(8)] == [newest] * 8
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("end", "words"), [(timedelta(seconds=2), "expired on"), (timedelta(days=30), None)])
+async def test_the_certificate_in_use_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, end: timedelta, words: str | None
+) -> None:
+    """A certificate that expires while the server runs is a warning every day, until another one is loaded."""
+    monkeypatch.setattr(reload, "_CHECK_INTERVAL", 0.05)
+    write_certificate(tmp_path / "both.pem", timedelta(days=-60), end)
+    write_certificate(tmp_path / "new.pem", timedelta(days=-1), timedelta(days=90))
+    address = Address(port=0, tls=create_tls_context(tmp_path / "both.pem", None))
+    async with serving(address=address) as running:
+        watching = asyncio.create_task(reload.watch_certificate(running.server))
+        try:
+            if words is not None:
+                await wait_until(lambda: sum(words in record.message for record in caplog.records) > 1)
+            running.server.use_certificate(create_tls_context(tmp_path / "new.pem", None))
+            caplog.clear()
+            await asyncio.sleep(0.2)
+            assert not caplog.records
+        finally:
+            watching.cancel()

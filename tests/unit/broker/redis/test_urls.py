@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import ssl
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from certificate_files import write_certificate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis_tls import Authority
@@ -159,6 +161,17 @@ def test_an_invalid_authority_file(tmp_path: Path):
         with pytest.raises(SettingsError, match=words) as caught:
             parse("rediss://cache", ca=path).ssl_context()
         assert "\0" not in str(caught.value)
+
+
+def test_an_authority_that_has_expired(tmp_path: Path):
+    """The start fails with the reason. Otherwise each connection would fail, with an error about the server."""
+    for name, begin, end in (("old", -2, -1), ("new", 1, 2)):
+        write_certificate(tmp_path / f"{name}.pem", timedelta(days=begin), timedelta(days=end), ca=True)
+    (tmp_path / "both.pem").write_bytes((tmp_path / "old.pem").read_bytes() + Authority(tmp_path).ca.read_bytes())
+    for name, words in (("old", "expired on"), ("new", "is not valid before")):
+        with pytest.raises(SettingsError, match=rf"REDIS_CA.*{name}\.pem', whose certificate {words}"):
+            parse("rediss://cache", ca=str(tmp_path / f"{name}.pem")).ssl_context()
+    assert parse("rediss://cache", ca=str(tmp_path / "both.pem")).ssl_context() is not None
 
 
 # Invalid URLs.
