@@ -83,9 +83,9 @@ def create_tls_context(certificate: Path, key: Path | None) -> ServerContext:
             problem = f"{certificate} and {key} are not a certificate chain and its key"
         raise SettingsError(f"{problem}; both must be PEM, and the key without a passphrase.") from error
     context.validity = validity_of_chain(certificate)
-    if context.validity is not None and (problem := context.validity.problem()):
+    if context.validity is not None and (reason := context.validity.problem()):
         raise SettingsError(
-            f"The certificate {certificate} {problem}, so no client would accept it. Renew it, or correct this "
+            f"The certificate {certificate} {reason}, so no client would accept it. Renew it, or correct this "
             "machine's clock."
         )
     return context

@@ -16,7 +16,7 @@ from aiohttp import web
 from ..setting_rules import split_values
 from .app_state import DEV, GATEWAY
 from .client_address import is_https
-from .origins import is_same_origin
+from .origins import ORIGINS
 
 COOKIE: Final = "roomcast_console"
 #: How long a login lasts, in seconds.
@@ -53,7 +53,7 @@ def is_console(request: web.Request) -> bool:
     too. The header and the Origin show that the console's page sent the request. Browsers omit Origin from a GET to the
     page's own origin.
     """
-    if HEADER not in request.headers or not is_same_origin(request):
+    if HEADER not in request.headers or not request.app[ORIGINS].is_own(request):
         return False
     if request.app[DEV]:
         return True

@@ -24,7 +24,8 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     check_schemas(app[GATEWAY].registry)
     app[TICKET_LIMIT] = TicketLimit()
-    app[ORIGINS] = AllowedOrigins(app[GATEWAY].settings.allowed_origins)
+    settings = app[GATEWAY].settings
+    app[ORIGINS] = AllowedOrigins(settings.allowed_origins, settings.public_url)
     app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)
     router.add_get(handshake.PATH, handshake.connect)
     router.add_post(tickets.PATH, tickets.create_ticket)

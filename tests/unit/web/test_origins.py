@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving import SECRET
 
 from roomcast.settings import Settings
-from roomcast.web.origins import AllowedOrigins, is_same_origin
+from roomcast.web.origins import AllowedOrigins
 
 
 def request_from(origin: str | None, host: str = "chat.example") -> web.Request:
@@ -56,7 +56,26 @@ def test_other_origins_are_refused_by_default(origin: str) -> None:
 )
 def test_the_own_host_may_have_its_default_port(host: str, origin: str, expected: bool) -> None:
     """Some proxies add the default port to Host. Browsers omit it from Origin."""
-    assert is_same_origin(request_from(origin, host)) is expected
+    assert AllowedOrigins().is_own(request_from(origin, host)) is expected
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("https://example.com", True),
+        ("https://EXAMPLE.com", True),
+        ("https://chat.example", True),
+        ("http://example.com", False),
+        ("https://example.com:8443", False),
+        ("https://a.example.com", False),
+        ("null", False),
+    ],
+)
+def test_the_origin_of_public_url_is_the_servers_own(origin: str, expected: bool) -> None:
+    """A proxy may replace Host. PUBLIC_URL has the address of the pages then."""
+    origins = AllowedOrigins((), "https://Example.com:443/rt")
+    assert origins.is_own(request_from(origin)) is expected
+    assert origins.allow(request_from(origin)) is expected
 
 
 @pytest.mark.parametrize(
