@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
@@ -20,7 +20,7 @@ from ..web.server import Address, Server
 from ..web.upgrade.handshake import PATH
 from ..workers import process
 from ..workers.listen_errors import is_port_free
-from ..workers.process import VERSION, broker_name, url_of
+from ..workers.process import VERSION, broker_name, urls_of
 from . import tokens
 from .options import host_option, port_option
 from .target import DEFAULT_HTTP_URL
@@ -43,7 +43,7 @@ EVENT: Final = {
 @click.command()
 @host_option()
 @port_option()
-def dev(host: str, port: int) -> None:
+def dev(hosts: tuple[str, ...], port: int) -> None:
     """Run a server for development.
 
     No settings are needed: a JWT secret and an API key are generated, all rooms are open, pages of all origins may
@@ -57,7 +57,7 @@ def dev(host: str, port: int) -> None:
     def on_ready(server: Server) -> None:
         click.echo(start_text(server, wanted_port=port))
 
-    process.run(settings, Address(host, find_free_port(host, port)), on_ready, dev=True)
+    process.run(settings, Address(hosts, find_free_port(hosts, port)), on_ready, dev=True)
 
 
 def dev_settings(environ: Mapping[str, str]) -> Settings:
@@ -75,7 +75,7 @@ def dev_settings(environ: Mapping[str, str]) -> Settings:
     return Settings.from_env(defaults | given)
 
 
-def find_free_port(host: str, wanted: int) -> int:
+def find_free_port(hosts: Sequence[str], wanted: int) -> int:
     """Return the first free port from ``wanted`` on.
 
     If the first ``MAX_PORTS`` are in use, return ``wanted``. Listening on it then fails with the reason.
@@ -83,12 +83,12 @@ def find_free_port(host: str, wanted: int) -> int:
     if wanted == 0:
         return 0
     ports = range(wanted, min(wanted + MAX_PORTS, 65536))
-    return next((port for port in ports if is_port_free(host, port)), wanted)
+    return next((port for port in ports if is_port_free(hosts, port)), wanted)
 
 
 def start_text(server: Server, *, wanted_port: int) -> str:
     """Return the text to print when ``server`` listens."""
-    gateway, url = server.gateway, url_of(server.address, server.port)
+    gateway, url = server.gateway, urls_of(server.address, server.port)[0]
     settings = gateway.settings
     is_other_port = wanted_port not in (0, server.port)
     rooms = "open to all users" if settings.room_access == "open" else "by ROOM_ACCESS"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ _COLORS: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
 @port_option()
 @tls_options("Also check this certificate chain (PEM), with which the server is to serve TLS.")
 @click.option("--url", help="Also check the server at this URL. Without it, check that the port is free.")
-def doctor(host: str, port: int, tls_cert: Path | None, tls_key: Path | None, url: str | None) -> None:
+def doctor(hosts: tuple[str, ...], port: int, tls_cert: Path | None, tls_key: Path | None, url: str | None) -> None:
     """Check a deployment for problems.
 
     Checks settings, secrets, plugins, limits, the clock and Redis; with --url also a running server. Run it with the
@@ -37,7 +37,7 @@ def doctor(host: str, port: int, tls_cert: Path | None, tls_key: Path | None, ur
     async def print_findings() -> bool:
         has_failed = False
         target = parse_target(url) if url else None
-        async for finding in examine(os.environ, host, port, target, tls_cert, tls_key):
+        async for finding in examine(os.environ, hosts, port, target, tls_cert, tls_key):
             click.echo(f"{click.style(f'{finding.level:<4}', fg=_COLORS[finding.level])}  {finding.sentence}")
             has_failed |= finding.level == FAIL
         return has_failed
@@ -48,7 +48,7 @@ def doctor(host: str, port: int, tls_cert: Path | None, tls_key: Path | None, ur
 
 async def examine(
     environ: Mapping[str, str],
-    host: str,
+    hosts: Sequence[str],
     port: int,
     target: Target | None,
     tls_cert: Path | None = None,
@@ -66,7 +66,7 @@ async def examine(
     async for finding in check_redis(environ):
         yield finding
     if target is None:
-        yield environment.check_port(host, port)
+        yield environment.check_port(hosts, port)
         return
     async for finding in check_running(target, environ):
         yield finding

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..web.tcp_sockets import expand_hosts
 from ..workers.process import new_loop
 
 _T = TypeVar("_T")
@@ -21,13 +22,26 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
+def _split_hosts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the hosts in ``values``, each of which may have several, separated by commas."""
+    hosts = [name for value in values for host in value.split(",") if (name := host.strip())]
+    if not hosts:
+        raise click.BadParameter("give an address; 0.0.0.0 means all IPv4 addresses of this machine, and :: all.")
+    return expand_hosts(hosts)
+
+
 def host_option() -> Callable[[_T], _T]:
-    """Return the decorator for ``--host``."""
+    """Return the decorator for ``--host``, which passes ``hosts``."""
     return click.option(  # type: ignore[return-value]
         "--host",
-        default="127.0.0.1",
+        "hosts",
+        multiple=True,
+        default=["127.0.0.1"],
         show_default=True,
-        help="Address to listen on. 0.0.0.0 means all addresses of this machine.",
+        envvar="ROOMCAST_HOST",  # not HOST, which some shells and distributions set to the name of the machine
+        show_envvar=True,
+        callback=_split_hosts,
+        help="Address to listen on; may be repeated. 0.0.0.0 means all IPv4 addresses of this machine, and :: all.",
     )
 
 

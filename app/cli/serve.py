@@ -33,7 +33,12 @@ from .options import host_option, port_option, tls_options
 @tls_options("Serve TLS with this certificate chain (PEM).")
 @click.option("--unix-socket", type=click.Path(path_type=Path), help="Listen on this Unix socket instead of a port.")
 def serve(
-    host: str, port: int, workers: int, tls_cert: Path | None, tls_key: Path | None, unix_socket: Path | None
+    hosts: tuple[str, ...],
+    port: int,
+    workers: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    unix_socket: Path | None,
 ) -> None:
     """Run a server for production.
 
@@ -54,7 +59,7 @@ def serve(
     tls = load_tls() if load_tls is not None else None
     output.install()
     logs.configure(settings, worker.number if worker else None)
-    address = Address(host, port, unix_socket, tls)
+    address = Address(hosts, port, unix_socket, tls)
     if worker is not None:
         worker.serve(settings, address, load_tls)
     elif workers > 1:

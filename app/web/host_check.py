@@ -26,8 +26,8 @@ _SENTENCE: Final = (
 )
 
 
-def is_own_host(host: str, own: str) -> bool:
-    """Return True if the Host header ``host`` is an IP address, localhost, or ``own``, the host of ``--host``.
+def is_own_host(host: str, *own: str) -> bool:
+    """Return True if the Host header ``host`` is an IP address, localhost, or one of ``own``, the hosts of ``--host``.
 
     An IP address is safe, because an attacker cannot make it point to another machine.
     """
@@ -35,7 +35,7 @@ def is_own_host(host: str, own: str) -> bool:
         name = (URL(f"http://{host}").host or "").lower().rstrip(".")
     except ValueError:
         return False
-    return name in ("localhost", own.lower()) or name.endswith(".localhost") or _is_address(name)
+    return name in ("localhost", *map(str.lower, own)) or name.endswith(".localhost") or _is_address(name)
 
 
 def _is_address(name: str) -> bool:
@@ -46,13 +46,13 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def host_check(own: str) -> Middleware:
-    """Return the middleware that answers requests for other hosts with 421. ``own`` is the host of ``--host``."""
+def host_check(own: tuple[str, ...]) -> Middleware:
+    """Return the middleware that answers requests for other hosts with 421. ``own`` are the hosts of ``--host``."""
 
     @web.middleware
     async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host")
-        if host is None or is_own_host(host, own):  # every browser sends the header
+        if host is None or is_own_host(host, *own):  # every browser sends the header
             return await handler(request)
         log.warning("refused a request for another host: %r", host[:200])
         if request.path.startswith("/api/"):

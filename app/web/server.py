@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from ..aiohttp_internals import hide_versions
 from ..certificates import ServerContext, Validity
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
+from . import tcp_sockets
 from .app_state import DEV, GATEWAY
 from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
@@ -42,12 +44,13 @@ RUNNER_OPTIONS: Final[dict[str, Any]] = {
 
 
 class Address(NamedTuple):
-    """The address to listen on: ``unix_socket`` if it is set, otherwise ``host`` and ``port``. With ``tls``, serve TLS.
+    """Where to listen: on ``unix_socket`` if it is set, otherwise on ``port`` of ``hosts``. With ``tls``, serve TLS.
 
-    ``sockets`` are sockets that the supervisor has bound to that address. Without any, the server binds its own.
+    ``tcp_sockets.expand_hosts`` makes ``hosts``. ``sockets`` are sockets that the supervisor has bound to that address.
+    Without any, the server binds its own.
     """
 
-    host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ("127.0.0.1",)
     port: int = 8000
     unix_socket: Path | None = None
     tls: ssl.SSLContext | None = None
@@ -55,14 +58,14 @@ class Address(NamedTuple):
 
 
 def create_app(
-    gateway: Gateway, *, dev: bool = False, host: str = "127.0.0.1", peers: Peers | None = None
+    gateway: Gateway, *, dev: bool = False, hosts: tuple[str, ...] = (), peers: Peers | None = None
 ) -> web.Application:
     """Return the aiohttp application of a started ``gateway``.
 
-    ``dev`` is for ``roomcast dev``, which serves only requests for ``host`` and this machine. ``peers`` are the other
+    ``dev`` is for ``roomcast dev``, which serves only requests for ``hosts`` and this machine. ``peers`` are the other
     workers, if there are several.
     """
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[host_check(host)] if dev else [])
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[host_check(hosts)] if dev else [])
     app[GATEWAY] = gateway
     app[DEV] = dev
     if peers is not None:
@@ -86,7 +89,7 @@ class Server:
         self._dev: Final = dev
         self._peers: Final = peers
         self._runner: web.AppRunner | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: Final[list[asyncio.Server]] = []
         self._handshake_timeouts: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
         #: The validity of the TLS certificate in use, if the context of ``address`` is a ``ServerContext``.
@@ -99,37 +102,42 @@ class Server:
         try:
             await self._listen()
         except BaseException:
+            for listener in self._listeners:
+                listener.close()
             if self._runner is not None:
                 await self._runner.cleanup()
             await self.gateway.close()
             raise
 
     async def _listen(self) -> None:
-        app = create_app(self.gateway, dev=self._dev, host=self.address.host, peers=self._peers)
+        app = create_app(self.gateway, dev=self._dev, hosts=self.address.hosts, peers=self._peers)
         keepalive = self.gateway.settings.http_keepalive
         self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
         self._acceptor = Acceptor(app, self._runner.server)
         # In dev aiohttp accepts all connections itself, because the host check is a middleware.
-        self._listeners = await self._bind(self._runner.server if self._dev else self._acceptor)
+        await self._bind(self._runner.server if self._dev else self._acceptor)
         self._handshake_timeouts = asyncio.create_task(self._acceptor.enforce_timeout())
 
-    async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> list[asyncio.Server]:
+    async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:
         """Listen. aiohttp's own sites set no timeout for TLS, so a silent client could stay for a minute."""
-        loop, address = asyncio.get_running_loop(), self.address
+        loop, address, listeners = asyncio.get_running_loop(), self.address, self._listeners
         options: dict[str, Any] = {"ssl": address.tls, "backlog": self.BACKLOG}
         if address.tls is not None:
             options["ssl_handshake_timeout"] = self.gateway.settings.handshake_timeout
         if address.unix_socket is None:
-            if not address.sockets:
-                return [await loop.create_server(factory, address.host, address.port, **options)]
-            return [await loop.create_server(factory, sock=one, **options) for one in address.sockets]
-        if not address.sockets:
-            return [await loop.create_unix_server(factory, str(address.unix_socket), **options)]
-        if sys.version_info >= (3, 13):
-            options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
-        return [await loop.create_unix_server(factory, sock=one, **options) for one in address.sockets]
+            # In a thread, because a name server may take any time.
+            bind = partial(tcp_sockets.bind, address.hosts, address.port)
+            for sock in list(address.sockets) or await asyncio.to_thread(bind):
+                listeners.append(await loop.create_server(factory, sock=sock, **options))
+        elif not address.sockets:
+            listeners.append(await loop.create_unix_server(factory, str(address.unix_socket), **options))
+        else:
+            if sys.version_info >= (3, 13):
+                options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
+            for sock in address.sockets:
+                listeners.append(await loop.create_unix_server(factory, sock=sock, **options))
 
     def use_certificate(self, tls: ssl.SSLContext) -> None:
         """Present the certificate of ``tls`` to new connections. The server must serve TLS.

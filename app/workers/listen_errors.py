@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+from collections.abc import Sequence
 from typing import Final
 
 from ..errors import RoomcastError
 from ..web.server import Address
+from ..web.tcp_sockets import BindError, bind, bracketed
 
 _TCP_REASONS: Final = {
     errno.EADDRINUSE: "something else listens there already; choose another port with --port",
     errno.EACCES: "this user is not allowed to; ports below 1024 need privileges, so choose another with --port",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --host",
+    errno.EAFNOSUPPORT: "this machine has no addresses of this kind; choose another with --host",
 }
 _UNIX_ERRORS: Final = (errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS)
 
@@ -29,10 +31,12 @@ def explain_listen_error(address: Address, error: Exception) -> str | None:
         if is_known or "path too long" in str(error):
             reason = system_reason(error) if is_known else "the path is too long for a socket"
             return f"roomcast cannot listen on {address.unix_socket}: {reason}."
-    elif isinstance(error, socket.gaierror):
-        return f"roomcast cannot listen on {address.host!r}: there is no such host; give an address with --host."
-    elif isinstance(error, OSError) and error.errno in _TCP_REASONS:
-        return f"roomcast cannot listen on {address.host}, port {address.port}: {_TCP_REASONS[error.errno]}."
+        return None
+    host = error.host if isinstance(error, BindError) else " or ".join(address.hosts)
+    if isinstance(error, BindError) and error.is_unknown_host:
+        return f"roomcast cannot listen on {host!r}: there is no such host; give an address with --host."
+    if isinstance(error, OSError) and error.errno in _TCP_REASONS:
+        return f"roomcast cannot listen on {bracketed(host)}, port {address.port}: {_TCP_REASONS[error.errno]}."
     return None
 
 
@@ -42,15 +46,12 @@ def system_reason(error: Exception) -> str:
     return os.strerror(number).lower() if number is not None else str(error)
 
 
-def is_port_free(host: str, port: int) -> bool:
+def is_port_free(hosts: Sequence[str], port: int) -> bool:
     """Return True if the port is not in use. Other obstacles are reported when the server listens."""
     try:
-        family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            if os.name == "posix":  # as asyncio does; on Windows this option would share the port
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(name)
-            probe.listen(1)
+        for sock in bind(hosts, port):
+            with sock:
+                sock.listen(1)
     except OSError as error:
         return error.errno != errno.EADDRINUSE
     return True

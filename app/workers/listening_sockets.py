@@ -6,6 +6,7 @@ import socket
 import sys
 from typing import Final
 
+from ..web import tcp_sockets
 from ..web.server import Address
 from . import unix_socket
 
@@ -77,22 +78,7 @@ class ListeningSockets:
         return sock
 
     def _bind_tcp(self, *, share: bool) -> list[socket.socket]:
-        """Bind to all addresses of the host, as asyncio does. Port 0 becomes the port that the first socket got."""
-        infos = socket.getaddrinfo(
-            self._address.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        sockets: list[socket.socket] = []
-        try:
-            for family, type, protocol, _, name in dict.fromkeys(infos):
-                sockets.append(sock := socket.socket(family, type, protocol))
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if share:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((name[0], self.port, *name[2:]))
-                self.port = sock.getsockname()[1]
-        except BaseException:
-            self.close(sockets)
-            raise
+        """Bind to all addresses of the hosts. Port 0 becomes the port that the first socket got."""
+        sockets = tcp_sockets.bind(self._address.hosts, self.port, share=share)
+        self.port = sockets[0].getsockname()[1]
         return sockets

@@ -12,7 +12,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from .. import registry
@@ -28,6 +28,7 @@ from ..settings import Settings
 from ..web.ops.worker_metrics import Peers
 from ..web.server import Address, Server
 from ..web.server import serve as serve_until
+from ..web.tcp_sockets import bracketed
 from . import unix_socket
 from .listen_errors import StartError, explain_listen_error
 from .process_signals import Control, handle_signals
@@ -136,7 +137,7 @@ async def _serve(
         nonlocal inode
         inode = own_path.stat().st_ino if own_path is not None else 0
         if not address.sockets:
-            log_start(url_of(address, server.port), settings, plugins)
+            log_start(urls_of(address, server.port), settings, plugins)
         _tune_gc()
         on_ready(server)
 
@@ -152,21 +153,22 @@ async def _serve(
     log.info("roomcast has stopped")
 
 
-def url_of(address: Address, port: int) -> str:
-    """Return the URL by which a client on this machine reaches ``address``. ``port`` is the port that was bound."""
+def urls_of(address: Address, port: int) -> list[str]:
+    """Return the URLs by which a client on this machine reaches ``address``. ``port`` is the port that was bound."""
     if address.unix_socket is not None:
-        return f"unix:{address.unix_socket}"
-    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    host = f"[{host}]" if ":" in host else host
-    return f"{'http' if address.tls is None else 'https'}://{host}:{port}"
+        return [f"unix:{address.unix_socket}"]
+    scheme = "http" if address.tls is None else "https"
+    loopback = {"::": "::1", "0.0.0.0": "127.0.0.1"}  # noqa: S104
+    return [f"{scheme}://{bracketed(loopback.get(host, host))}:{port}" for host in address.hosts]
 
 
-def log_start(url: str, settings: Settings, plugins: Registry, workers: int = 1) -> None:
-    """Log that clients can connect to ``url``, with the broker and the plugins."""
+def log_start(urls: Sequence[str], settings: Settings, plugins: Registry, workers: int = 1) -> None:
+    """Log that clients can connect to ``urls``, with the broker and the plugins."""
     names = ", ".join(plugins.plugins)
     several = f"workers: {workers}; " if workers > 1 else ""
     broker = broker_name(settings)
-    log.info("roomcast %s listens on %s (%sbroker: %s; plugins: %s)", VERSION, url, several, broker, names)
+    where = " and ".join(urls)
+    log.info("roomcast %s listens on %s (%sbroker: %s; plugins: %s)", VERSION, where, several, broker, names)
 
 
 def _tune_gc() -> None:

@@ -241,8 +241,8 @@ class Supervisor:
         elif kind == READY and not slot.has_served:
             slot.has_served = True
             if all(each.has_served for each in self._slots):
-                url = process.url_of(self._address, self._sockets.port)
-                process.log_start(url, self._settings, self._plugins, len(self._slots))
+                urls = process.urls_of(self._address, self._sockets.port)
+                process.log_start(urls, self._settings, self._plugins, len(self._slots))
 
     async def _gather_metrics(self, asking: WorkerProcess) -> None:
         """Send the metrics of all other workers to the one that asks."""

@@ -23,7 +23,7 @@ PATIENCE = 30.0
 TASK = '{"task_id": 7, "title": "From a shell"}'
 
 ROOMCAST = (sys.executable, "-m", "roomcast")
-_OWN = {variable.name for variable in describe()} | {"ROOMCAST_TOKEN", "ROOMCAST_URL"}
+_OWN = {variable.name for variable in describe()} | {"ROOMCAST_HOST", "ROOMCAST_TOKEN", "ROOMCAST_URL"}
 
 
 def environment(**variables: str) -> dict[str, str]:

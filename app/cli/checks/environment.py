@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from ...secret_files import FILE_SUFFIX
 from ...setting_rules import split_values
 from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
+from ...web.tcp_sockets import bracketed
 from ...workers.listen_errors import is_port_free
 from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
 from ..serve import create_tls_context
@@ -172,8 +173,9 @@ def certificate_finding(name: str, validity: Validity) -> Finding:
     return Finding(OK, f"{name} is valid until {validity.end:%Y-%m-%d}.")
 
 
-def check_port(host: str, port: int) -> Finding:
+def check_port(hosts: Sequence[str], port: int) -> Finding:
     """Check whether a server could listen on the port."""
-    if is_port_free(host, port):
-        return Finding(OK, f"Port {port} on {host} is free.")
-    return Finding(FAIL, f"Port {port} on {host} is in use. To check the server that listens there, give its --url.")
+    where = " and ".join(map(bracketed, hosts))
+    if is_port_free(hosts, port):
+        return Finding(OK, f"Port {port} on {where} is free.")
+    return Finding(FAIL, f"Port {port} on {where} is in use. To check the server that listens there, give its --url.")
