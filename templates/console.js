@@ -4,7 +4,7 @@ import { call } from "./api.js";
 import { setUpSendPanel } from "./compose.js";
 import { setUpConnectForm } from "./connect_form.js";
 import { ConsoleConnection } from "./connection.js";
-import { $, clock, number } from "./dom.js";
+import { $, clock, el, number } from "./dom.js";
 import { Log } from "./log.js";
 import { RoomList, setUpJoinForm } from "./rooms.js";
 
@@ -33,7 +33,8 @@ function showStatus() {
   $("disconnect").textContent = phase === "waiting" ? "Stop trying" : "Disconnect";
   const texts = { off: "Not connected", connecting: "Connecting…", waiting: "Connection lost" };
   $("status-who").textContent = isOn ? `Connected as ${user.username}` : texts[phase];
-  $("status-more").textContent = isOn ? `user ${user.user_id} · since ${clock(connection.connectedAt)}` : "";
+  const more = isOn ? ["user ", el("bdi", { textContent: user.user_id }), ` · since ${clock(connection.connectedAt)}`] : [];
+  $("status-more").replaceChildren(...more);
   $("ended").hidden = isOn || phase === "connecting" || !lastClose || lastClose.byUser;
   if (!lastClose) return;
   $("ended-code").textContent = `Closed: ${lastClose.code} ${lastClose.reason}`;

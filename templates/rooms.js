@@ -113,7 +113,7 @@ export class RoomList {
     });
     return el("li", { className: "member" },
       el("span", { className: "name", textContent: username }),
-      el("span", { className: "hint", textContent: `user ${id}${count}` }),
+      el("span", { className: "hint" }, "user ", el("bdi", { textContent: id }), count),
       el("span", { className: "actions" }, kick, disconnect));
   }
 

@@ -1,5 +1,7 @@
 """The console in Chromium: the log, the rooms, and the state of the connection."""
 
+from urllib.parse import quote
+
 import pytest
 from console_pages import browser, dev, publish, serving, url, visit
 from playwright.async_api import expect
@@ -97,6 +99,28 @@ async def test_rooms_and_members_are_kept_up_to_date(dev, visit):
     await alice.page.get_by_role("dialog").get_by_role("button", name="Disconnect").click()
     await expect(bob.page.locator("#ended")).to_contain_text("Closed: 4410 Disconnected")
     await expect(members.get_by_text("bob")).to_have_count(0)
+
+
+@pytest.mark.parametrize("id", ["auth0|5f/7c%1", "CORP\\Ünï ?#", "\u202eאבג"])
+async def test_users_with_any_id_can_be_managed(dev, visit, id):
+    """The user is listed, gets an event in the suggested room, and is disconnected. The text around the id stays."""
+    tab = await visit(url(dev))
+    await tab.connect("ann", id)
+    await expect(tab.page.locator("#status-more bdi")).to_have_text(id)
+    await tab.choose("Event")
+    await tab.select("Event", "notification.new")
+    await expect(tab.field("room").locator("input")).to_have_value(f"user:{quote(id, safe='')}")
+    await tab.fill("title", "Hello")
+    await tab.fill("message", "You")
+    await tab.submit("Publish")
+    await expect(tab.rows("Hello", type="notification.new")).to_be_visible()
+    await tab.join("channel:1")
+    await tab.page.get_by_role("button", name="channel:1 1", exact=True).click()
+    members = tab.page.get_by_role("list", name="Members of channel:1")
+    await expect(members.locator(".hint bdi")).to_have_text(id)
+    await members.get_by_role("button", name="Disconnect").click()
+    await tab.page.get_by_role("dialog").get_by_role("button", name="Disconnect").click()
+    await expect(tab.page.locator("#ended")).to_contain_text("Closed: 4410 Disconnected")
 
 
 async def test_close_codes_are_explained(visit):

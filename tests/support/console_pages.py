@@ -78,7 +78,7 @@ class Tab:
     def problems(self) -> list[str]:
         return [one for one in self.all_problems if not any(part in one for part in self.expected_problems)]
 
-    async def connect(self, name: str = "alice", id: int = 1, rooms: str = "*") -> None:
+    async def connect(self, name: str = "alice", id: int | str = 1, rooms: str = "*") -> None:
         """Connect as a made-up user."""
         await self.page.get_by_label("Name", exact=True).fill(name)
         await self.page.get_by_label("Id", exact=True).fill(str(id))
