@@ -65,6 +65,15 @@ class Settings:
         "str",
         "Path of a PEM file with the authorities to trust for rediss://; by default the system's authorities",
     )
+    redis_cert: str | None = _setting(
+        None, "str", "Path of a PEM file with the client certificate for rediss://, if Redis requires one"
+    )
+    redis_key: str | None = _setting(
+        None, "str", "Path of a PEM file with the key of REDIS_CERT, if that does not contain it"
+    )
+    redis_tls_verify: bool = _setting(
+        True, "bool", "Verify the certificate of Redis; false accepts any, so others in the network can pose as Redis"
+    )
     redis_lease: float = _setting(
         30.0,
         "float",
@@ -247,6 +256,8 @@ class Settings:
             if not rule.allows(value := getattr(self, item.name)):
                 raise rule.refusal(item.name.upper(), value)
         check_redis_prefix(self.redis_prefix)
+        if self.redis_key is not None and self.redis_cert is None:
+            raise SettingsError("REDIS_KEY is set without REDIS_CERT; give the certificate of this key as well.")
         self._check_buffer()
         self._check_lease()
         check_api_key(self.api_key)

@@ -143,6 +143,14 @@ class Broker(ABC):
     async def ping(self) -> None:
         """Check the path to the shared part and back; raise ``Unavailable`` with the name of the part that is down."""
 
+    def reload_certificates(self) -> bool:
+        """Read the certificates of the connections to the shared part again, for later connections.
+
+        Return False if there are none. Raises ``SettingsError`` if they cannot be used; then the previous ones stay in
+        use. May be called in a thread, because reading files may block.
+        """
+        return False
+
     def metrics(self) -> Sequence[BrokerMetric]:
         """Return this node's metrics about the shared part, without asking it."""
         return ()

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from .. import logs, output
-from ..certificates import ServerContext, validity_of_chain
+from ..certificate_files import CertificateFile, load_certificate
+from ..certificates import ServerContext
 from ..errors import SettingsError
 from ..settings import Settings
 from ..web.server import Address
 from ..workers import process, supervisor
-from ..workers.listen_errors import system_reason
 from ..workers.worker import current_worker
 from .options import host_option, port_option, tls_options
 
@@ -71,26 +71,6 @@ def serve(
 def create_tls_context(certificate: Path, key: Path | None) -> ServerContext:
     """Return the context that serves ``certificate``, a chain in PEM that is valid now. Raises ``SettingsError``."""
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
-    for path in (certificate, key):
-        try:
-            if path is not None:
-                path.open("rb").close()
-        except OSError as error:
-            raise SettingsError(f"{path} cannot be read: {system_reason(error)}.") from error
-    try:
-        context.load_cert_chain(certificate, key, password=lambda: b"")  # otherwise OpenSSL asks on the terminal
-    except (ssl.SSLError, ValueError) as error:
-        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-            raise SettingsError(f"{key} is the key of another certificate than {certificate}.") from error
-        if key is None:
-            problem = f"{certificate} is not a certificate chain with its key (a key in another file needs --tls-key)"
-        else:
-            problem = f"{certificate} and {key} are not a certificate chain and its key"
-        raise SettingsError(f"{problem}; both must be PEM, and the key without a passphrase.") from error
-    context.validity = validity_of_chain(certificate)
-    if context.validity is not None and (reason := context.validity.problem()):
-        raise SettingsError(
-            f"The certificate {certificate} {reason}, so no client would accept it. Renew it, or correct this "
-            "machine's clock."
-        )
+    key_file = None if key is None else CertificateFile("--tls-key", str(key))
+    context.validity = load_certificate(context, CertificateFile("--tls-cert", str(certificate)), key_file)
     return context

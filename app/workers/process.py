@@ -20,7 +20,8 @@ from ..broker.base import Broker
 from ..broker.memory import MemoryBroker
 from ..broker.redis.broker import RedisBroker
 from ..broker.redis.options import RedisOptions
-from ..broker.redis.urls import parse
+from ..broker.redis.tls import TlsFiles
+from ..broker.redis.urls import Target, parse
 from ..errors import RoomcastError
 from ..gateway.gateway import Gateway
 from ..registry import Registry
@@ -98,6 +99,12 @@ def broker_name(settings: Settings) -> str:
     return "embedded" if settings.redis_url is None else parse(settings.redis_url).safe
 
 
+def redis_target(url: str, settings: Settings) -> Target:
+    """Return the address of Redis and the files for TLS. Raises ``SettingsError`` if ``url`` is wrong."""
+    files = TlsFiles(settings.redis_ca, settings.redis_cert, settings.redis_key, settings.redis_tls_verify)
+    return parse(url, files)
+
+
 def create_broker(settings: Settings) -> Broker:
     """Return the broker that the settings ask for. Raises ``SettingsError`` if REDIS_URL is wrong."""
     if settings.redis_url is None:
@@ -111,7 +118,7 @@ def create_broker(settings: Settings) -> Broker:
         history_size=settings.history_size,
         history_ttl=settings.history_ttl,
     )
-    return RedisBroker(parse(settings.redis_url, ca=settings.redis_ca), options)
+    return RedisBroker(redis_target(settings.redis_url, settings), options)
 
 
 async def _serve(

@@ -55,6 +55,11 @@ async def reload(server: Server, load_tls: LoadTls | None) -> None:
         if settings != gateway.settings:
             gateway.use_keys(settings)
             changed.append(name)
+    try:
+        if await asyncio.to_thread(gateway.broker.reload_certificates):
+            changed.append("the certificates for Redis")
+    except SettingsError as error:
+        _log_refusal(error)
     if load_tls is not None:
         try:
             server.use_certificate(await asyncio.to_thread(load_tls))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis_refusals import REFUSALS, refusing
 from redis_servers import FreshRedis, RedisServer
-from redis_tls import Authority, over_tls
 from tcp_proxy import Proxy
 
 from roomcast.broker.redis.connection import RedisConnection, ReplyError, pack
 from roomcast.broker.redis.handshake import open_connection
 from roomcast.broker.redis.scripts import Script
+from roomcast.broker.redis.tls import TlsFiles, create_context
 from roomcast.broker.redis.urls import parse
 from roomcast.errors import Unavailable
 
@@ -51,12 +50,12 @@ async def open_to(events: Events) -> AsyncIterator[Open]:
     connections = []
 
     async def open_(
-        url: str, timeout: float = 5.0, ca: str | None = None, scripts: tuple[Script, ...] = ()
+        url: str, timeout: float = 5.0, files: TlsFiles | None = None, scripts: tuple[Script, ...] = ()
     ) -> RedisConnection:
-        target = parse(url, ca=ca)
+        target = parse(url, files or TlsFiles())
         address = target.path or target.addresses[0]
         credentials = (target.username, target.password)
-        tls = target.ssl_context()
+        tls = create_context(target.tls) if target.tls is not None else None
         connection = await open_connection(
             address, credentials, target.db, tls, events.on_push, events.on_lost, scripts, timeout
         )
@@ -179,15 +178,6 @@ async def test_a_unix_socket(open_to: Open, fresh_redis: FreshRedis) -> None:
     """A server can be reached through its Unix socket."""
     server = await fresh_redis(unix_socket=True)
     assert await (await open_to(server.url)).execute("PING") == b"PONG"
-
-
-async def test_tls(open_to: Open, redis_server: RedisServer, tmp_path: Path) -> None:
-    """With TLS, the server's certificate must be signed by the given authority."""
-    authority = Authority(tmp_path)
-    async with over_tls(redis_server, authority) as url:
-        assert await (await open_to(url, ca=str(authority.ca))).execute("PING") == b"PONG"
-        with pytest.raises(Unavailable, match=r"TLS failed: .*certificate"):
-            await open_to(url)
 
 
 async def test_a_replica_is_refused(open_to: Open, fresh_redis: FreshRedis) -> None:

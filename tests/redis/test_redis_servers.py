@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError, TimeoutError
 from redis_groups import Cluster, SentinelTrio
 from redis_servers import FreshRedis, RedisServer, run, wait_for_server
-from redis_tls import Authority, over_tls
+from redis_tls import over_tls
+from tls_authority import Authority
 
 
 async def test_a_killed_server_restarts_empty_on_its_port(fresh_redis: FreshRedis) -> None:

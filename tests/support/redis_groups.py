@@ -65,13 +65,15 @@ class SentinelTrio(_ServerGroup):
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}\n"
             f"sentinel failover-timeout {SERVICE} 5000"
         )
-        self.sentinels = [RedisServer(sentinel=watch) for _ in range(3)]
+        self._authority = config.get("authority")
+        self.sentinels = [RedisServer(sentinel=watch, authority=self._authority) for _ in range(3)]
         self.servers = [*self.data, *self.sentinels]
 
     @property
     def url(self) -> str:
         """The value for REDIS_URL."""
-        return f"redis+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
+        scheme = "redis" if self._authority is None else "rediss"
+        return f"{scheme}+sentinel://{','.join(sentinel.address for sentinel in self.sentinels)}/{SERVICE}"
 
     async def start(self) -> None:
         """Start the data servers first, so that the sentinels find the replica with their first INFO."""
@@ -89,7 +91,7 @@ class SentinelTrio(_ServerGroup):
 
     async def primary(self) -> RedisServer:
         """Return the primary according to the first sentinel."""
-        _, port = await self.sentinels[0]("SENTINEL", "GET-PRIMARY-ADDR-BY-NAME", SERVICE)
+        _, port = await self.sentinels[0]("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.data if server.port == int(port))
 
     async def kill_primary(self) -> RedisServer:
@@ -103,7 +105,7 @@ class SentinelTrio(_ServerGroup):
         (after,) = (server for server in self.data if server is not before)
 
         async def is_named() -> bool:
-            named = [await one("SENTINEL", "GET-PRIMARY-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
+            named = [await one("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
             return {int(port) for _, port in named} == {after.port} and (await after("ROLE"))[0] == "master"
 
         await wait_for_server(is_named, f"{after.address} becomes the primary")
@@ -114,7 +116,7 @@ class SentinelTrio(_ServerGroup):
 
     async def _have_found_each_other(self) -> bool:
         for sentinel in self.sentinels:
-            about = await sentinel("SENTINEL", "PRIMARY", SERVICE)
+            about = await sentinel("SENTINEL", "MASTER", SERVICE)
             if (int(about["num-other-sentinels"]), int(about["num-slaves"])) != (2, 1):
                 return False
         return True
@@ -125,6 +127,7 @@ class Cluster(_ServerGroup):
 
     def __init__(self, **config: Any) -> None:
         super().__init__()
+        self._authority = config.get("authority")
         for _ in range(6):
             server = RedisServer(
                 cluster_enabled="yes",
@@ -137,7 +140,8 @@ class Cluster(_ServerGroup):
     @property
     def url(self) -> str:
         """The value for REDIS_URL."""
-        return f"redis+cluster://{','.join(server.address for server in self.servers)}"
+        scheme = "redis" if self._authority is None else "rediss"
+        return f"{scheme}+cluster://{','.join(server.address for server in self.servers)}"
 
     async def start(self) -> None:
         """Start all servers, connect them, assign the slots, and wait until all servers agree."""

@@ -29,6 +29,7 @@ from typing import Any, Self, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tls_authority import Authority
 from waiting import wait_until
 
 #: How long tests wait for a server, in seconds. Longer than any operation on loopback takes.
@@ -80,7 +81,8 @@ class RedisServer:
     ``config`` are lines of its configuration, with ``_`` for ``-``: ``appendonly="yes"``, ``maxmemory="10mb"``,
     ``client_output_buffer_limit="pubsub 256kb 0 0"``. A ``password`` alone is that of the default user. With a ``user``
     it is that user's, and the default user is off. With ``unix_socket`` the ``url`` contains the socket's path; the
-    port is open as well.
+    port is open as well. With an ``authority`` the server is ``redis-server`` with TLS, and ``tls_auth_clients="no"``
+    lets it accept clients without a certificate of that authority.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class RedisServer:
         password: str | None = None,
         unix_socket: bool = False,
         sentinel: str = "",
+        authority: Authority | None = None,
         **config: Any,
     ) -> None:
         self.port = free_port()
@@ -98,6 +101,7 @@ class RedisServer:
         self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self.socket = self.directory / "socket" if unix_socket else None
         self._sentinel = sentinel
+        self._authority = authority
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -109,7 +113,8 @@ class RedisServer:
     @property
     def url(self) -> str:
         """The value for REDIS_URL."""
-        return f"unix://{self._userinfo}{self.socket}" if self.socket else f"redis://{self._userinfo}{self.address}"
+        scheme = "redis" if self._authority is None else "rediss"
+        return f"unix://{self._userinfo}{self.socket}" if self.socket else f"{scheme}://{self._userinfo}{self.address}"
 
     @property
     def _userinfo(self) -> str:
@@ -131,7 +136,8 @@ class RedisServer:
         """Start, or restart after ``kill`` or ``stop``; wait until the server answers."""
         assert self._process is None, "the server is running"
         path = self._write_config()
-        command = [*_binary(), str(path), *(("--sentinel",) if self._sentinel else ())]
+        binary = _binary() if self._authority is None else [*_binary()[:-1], "redis-server"]
+        command = [*binary, str(path), *(("--sentinel",) if self._sentinel else ())]
         with (self.directory / "log").open("ab") as log:
             # Python ignores SIGXFSZ. The server inherits that, so that a limit of file sizes does not end it.
             self._process = subprocess.Popen(
@@ -151,7 +157,13 @@ class RedisServer:
         return path
 
     def _lines(self) -> Iterator[str]:
-        yield f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}"
+        yield f"bind 127.0.0.1\ndir {self.directory}"
+        if self._authority is None:
+            yield f"port {self.port}"
+        else:
+            server = self._authority.server
+            yield f"port 0\ntls-port {self.port}\ntls-cert-file {server}\ntls-key-file {server}"
+            yield f"tls-ca-cert-file {self._authority.ca}\ntls-replication yes\ntls-cluster yes"
         if self._sentinel:
             yield self._sentinel
             return
@@ -179,6 +191,9 @@ class RedisServer:
     def client(self, **options: Any) -> Redis:
         """Return a client of redis-py, for ``async with``."""
         merged = {"decode_responses": True, "retry": None, "socket_timeout": 5, **options}
+        if self._authority is not None:
+            merged |= {"ssl": True, "ssl_ca_certs": self._authority.ca, "ssl_certfile": self._authority.server}
+            merged["ssl_keyfile"] = self._authority.server
         return Redis(host="127.0.0.1", port=self.port, username=self.user, password=self.password, **merged)
 
     async def info(self, section: str = "everything") -> dict[str, Any]:

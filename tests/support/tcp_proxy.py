@@ -96,8 +96,11 @@ class Proxy:
         """End every connection with an RST to both sides. Bytes that were not forwarded are lost."""
         for task, writers in self._pairs.items():
             for writer in writers:
+                sock = writer.get_extra_info("socket")
+                if sock is None:  # TLS has failed on it
+                    continue
                 with suppress(OSError, ValueError):  # it may be closed already
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
                 writer.transport.abort()
             task.cancel()
 

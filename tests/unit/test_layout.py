@@ -19,6 +19,7 @@ from paths import ROOT
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "certificates": set(),
+    "certificate_files": {"certificates", "errors"},
     "backoff": set(),
     "output": set(),
     "aiohttp_internals": set(),
@@ -32,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"settings"},
     "broker": {"errors"},
     # The only part that knows Redis.
-    "broker.redis": {"backoff", "broker", "certificates", "errors"},
+    "broker.redis": {"backoff", "broker", "certificate_files", "errors"},
     "idempotency": {"broker", "errors"},
     "auth": {"broker", "errors", "protocol", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
@@ -52,8 +53,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
     "cli": {
-        *("aiohttp_internals", "auth", "backoff", "broker.redis", "certificates", "errors", "fastpath", "logs"),
-        *("output", "protocol", "registry", "secret_files", "setting_rules", "settings", "specs", "web", "workers"),
+        *("aiohttp_internals", "auth", "backoff", "broker.redis", "certificate_files", "certificates", "errors"),
+        *(
+            "fastpath",
+            "logs",
+            "output",
+            "protocol",
+            "registry",
+            "secret_files",
+            "setting_rules",
+            "settings",
+            "specs",
+            "web",
+            "workers",
+        ),
     },
     "__main__": {"cli"},
     # For the tests of plugin authors: a server with the plugins under test.

@@ -36,6 +36,7 @@ from .router import Router
 from .scripts import Script
 from .stream import HISTORY
 from .subscriptions import ROOM_STATE
+from .tls import create_context
 from .topology import Address, create_topology
 from .urls import Target
 
@@ -105,14 +106,16 @@ class RedisBroker(Broker):
         """See ``Broker``.
 
         Raises ``Unavailable`` if Redis cannot be reached, or refuses commands, for longer than the option ``wait``.
-        Raises ``SettingsError`` if the certificates cannot be read, or the user of the URL lacks rights.
+        Raises ``SettingsError`` if the certificates cannot be used, or the user of the URL lacks rights.
         """
         options, keys = self._options, self._keys
-        self._tls = self._target.ssl_context()
+        self.reload_certificates()
+        if self._target.tls is not None and not self._target.tls.verify:
+            log.warning("REDIS_TLS_VERIFY is false: others in the network can pose as Redis, and read all data")
         # Leases are renewed after a third of their time. So the first ones expire two thirds of a lease after a server
         # fell silent, and the node detects the silence ``timeout`` seconds after its beginning.
         expiry = max(options.lease * 2 / 3 - options.timeout, 0)
-        topology = create_topology(self._target, options.timeout)
+        topology = create_topology(self._target, options.timeout, lambda: self._tls)
         self._router = Router(topology, self._open_connection, options.buffer, expiry)
         self._refusals = RefusalMonitor(self._router, keys, self._target, self._on_refusal_end)
         signals = _SignalRouter(listener)
@@ -135,6 +138,13 @@ class RedisBroker(Broker):
         self._is_running = True
         self._router.on_server_return.extend((self._presence.on_server_return, self._on_server_return))
         self._renewer = asyncio.create_task(self._renew_leases(), name="roomcast redis leases")
+
+    def reload_certificates(self) -> bool:
+        """See ``Broker``."""
+        if self._target.tls is None:
+            return False
+        self._tls = create_context(self._target.tls)
+        return True
 
     async def _open_connection(
         self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: OnLost

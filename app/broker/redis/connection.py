@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 import hiredis
 
 from ...errors import Unavailable
+from .tls import explain
 
 log = logging.getLogger("roomcast.redis")
 
@@ -238,7 +240,11 @@ class RedisConnection(asyncio.Protocol):
         """Report the end to the owner."""
         if self._timer is not None:
             self._timer.cancel()
-        self._end_reason = self._end_reason or (f"the connection broke: {exc}" if exc else "it closed the connection")
+        if isinstance(exc, ssl.SSLError):
+            reason = explain(exc)
+        else:
+            reason = f"the connection broke: {exc}" if exc else "it closed the connection"
+        self._end_reason = self._end_reason or reason
         self._transport = None
         for on_reply in self.unanswered:
             if isinstance(on_reply, _ReplyFuture):

@@ -13,6 +13,7 @@ from .command_check import describe_missing, find_refusals
 from .connection import Part, RedisConnection, ReplyError, pack
 from .keys import Keys
 from .scripts import Script
+from .tls import explain
 
 #: User name and password.
 Credentials = tuple[str | None, str | None]
@@ -66,9 +67,11 @@ async def open_connection(
                 raise Unavailable("the connection broke during the handshake")
             return connection
     except TimeoutError:
-        raise Unavailable(f"it has not answered for {timeout:g} s") from None
+        # A Redis without TLS waits for the end of the line.
+        hint = " the TLS handshake (or does it not use TLS?)" if tls is not None and connection is None else ""
+        raise Unavailable(f"it has not answered{hint} for {timeout:g} s") from None
     except ssl.SSLError as error:
-        raise Unavailable(f"TLS failed: {getattr(error, 'verify_message', None) or error.reason or error}") from error
+        raise Unavailable(explain(error)) from error
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
         raise Unavailable(reason) from error

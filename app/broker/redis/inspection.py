@@ -12,6 +12,7 @@ from .connection import RedisConnection, ReplyError
 from .handshake import map_value, open_connection
 from .options import RedisOptions
 from .reconnect import format_name
+from .tls import create_context
 from .topology import create_topology
 from .urls import Target
 
@@ -39,9 +40,11 @@ class ServerInfo(NamedTuple):
 async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  # noqa: ASYNC109  # the connections keep it
     """Return the properties of each server that stores keys.
 
-    Raises ``Unavailable`` with a sentence about the first server that cannot be reached within ``timeout`` seconds.
+    Raises ``Unavailable`` with a sentence about the first server that cannot be reached within ``timeout`` seconds, and
+    ``SettingsError`` if a file for TLS cannot be used.
     """
-    topology = create_topology(target, timeout)
+    tls = create_context(target.tls) if target.tls is not None else None
+    topology = create_topology(target, timeout, lambda: tls)
     try:
         await topology.refresh()
     except Unavailable as error:
@@ -53,7 +56,7 @@ async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  
         credentials = (target.username, target.password)
         try:
             connection = await open_connection(
-                address, credentials, target.db, target.ssl_context(), lambda _: None, lambda *_: None, (), timeout
+                address, credentials, target.db, tls, lambda _: None, lambda *_: None, (), timeout
             )
             try:
                 found.append(await _inspect(connection, format_name(address)))

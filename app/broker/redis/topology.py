@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import redis.asyncio
@@ -21,6 +22,8 @@ from .urls import Target
 log = logging.getLogger("roomcast.redis")
 
 _T = TypeVar("_T")
+#: Returns the current TLS context, or None without TLS.
+GetContext = Callable[[], ssl.SSLContext | None]
 
 #: The address of a server: host and port, or the path of a Unix socket.
 Address = tuple[str, int] | str
@@ -52,12 +55,12 @@ class Topology(ABC):
         """Read the current servers; raise ``Unavailable`` if no server or sentinel answers."""
 
 
-def create_topology(target: Target, timeout: float) -> Topology:
-    """Return the topology of ``target``; its requests time out after ``timeout`` seconds."""
+def create_topology(target: Target, timeout: float, tls: GetContext = lambda: None) -> Topology:
+    """Return the topology of ``target``. Its requests time out after ``timeout`` seconds; they use ``tls``."""
     if target.kind == "sentinel":
-        return _SentinelTopology(target, timeout)
+        return _SentinelTopology(target, timeout, tls)
     if target.kind == "cluster":
-        return _ClusterTopology(target, timeout)
+        return _ClusterTopology(target, timeout, tls)
     return _SingleServer(target.path or target.addresses[0])
 
 
@@ -75,10 +78,11 @@ class _SingleServer(Topology):
 class _SentinelTopology(Topology):
     """One server, identified by the name of its service. The sentinels return the address of the primary."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, tls: GetContext) -> None:
         self._service: Final = target.service or ""
         self._timeout: Final = timeout
         self._target: Final = target
+        self._tls: Final = tls
         self._address: Address | None = None
 
     def names(self) -> tuple[ServerName, ...]:
@@ -91,13 +95,10 @@ class _SentinelTopology(Topology):
         return self._address
 
     async def refresh(self) -> None:
-        target = self._target
-        options = {
-            **_options(target, self._timeout),
-            "username": target.sentinel_username,
-            "password": target.sentinel_password,
-        }
-        sentinel: Any = Sentinel(list(target.addresses), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        target, tls = self._target, self._tls()
+        credentials = (target.sentinel_username, target.sentinel_password)
+        sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
+        sentinel.sentinels = [_client(address, credentials, tls, self._timeout) for address in target.addresses]
         try:
             host, port = await _shielded(self._discover(sentinel))
         except (RedisError, OSError, TimeoutError) as error:
@@ -121,9 +122,10 @@ class _ClusterTopology(Topology):
 
     is_cluster = True
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, tls: GetContext) -> None:
         self._target: Final = target
         self._timeout: Final = timeout
+        self._tls: Final = tls
         self._slots: list[ServerName | None] = [None] * 16384
         self._names: tuple[ServerName, ...] = ()
         self._known: dict[tuple[str, int], None] = dict.fromkeys(target.addresses)
@@ -153,15 +155,8 @@ class _ClusterTopology(Topology):
         raise Unavailable(f"no server of the Redis Cluster returns the slots ({'; '.join(reasons)})")
 
     async def _request_slots(self, host: str, port: int) -> list[Any]:
-        target = self._target
-        client: Any = redis.asyncio.Redis(
-            host=host,
-            port=port,
-            username=target.username,
-            password=target.password,
-            single_connection_client=True,
-            **_options(target, self._timeout),
-        )
+        credentials = (self._target.username, self._target.password)
+        client = _client((host, port), credentials, self._tls(), self._timeout)
         async with asyncio.timeout(self._timeout), client:
             slots: list[Any] = await client.execute_command("CLUSTER SLOTS")
             return slots
@@ -198,10 +193,22 @@ async def _shielded(work: Coroutine[Any, Any, _T]) -> _T:
         raise
 
 
-def _options(target: Target, timeout: float) -> dict[str, Any]:
+class _TlsConnection(redis.asyncio.SSLConnection):
+    """A connection of redis-py with a given context. Its own contexts trust the system besides REDIS_CA."""
+
+    def __init__(self, *, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = context
+
+
+def _client(
+    address: tuple[str, int], credentials: tuple[str | None, str | None], tls: ssl.SSLContext | None, timeout: float
+) -> Any:
+    options: dict[str, Any] = {"host": address[0], "port": address[1]}
+    options |= {"username": credentials[0], "password": credentials[1]}
+    options |= {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     # By default redis-py retries three times, with pauses. If a server hangs, that would delay the request to the next.
-    no_retries = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": no_retries}
-    if target.tls:
-        options |= {"ssl": True, "ssl_ca_certs": target.ca}
-    return options
+    options["retry"] = Retry(NoBackoff(), 0)
+    if tls is not None:
+        options |= {"connection_class": _TlsConnection, "context": tls}
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote, unquote
 
-from ...certificates import problem_of_authorities
 from ...errors import SettingsError
+from .tls import TlsFiles
 
 Kind = Literal["single", "sentinel", "cluster"]
 
@@ -32,6 +31,7 @@ _PORTS: Final = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 #: The allowed query parameters.
 _OPTIONS: Final = frozenset({"db", "ssl_ca_certs", "sentinel_username", "sentinel_password"})
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_NO_FILES: Final = TlsFiles()
 _SERVICE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -40,8 +40,8 @@ class Target:
     """A parsed URL.
 
     ``addresses`` are those of the server, of the sentinels, or of some servers of the Cluster. For a Unix socket they
-    are empty and ``path`` is set. ``service`` is the name under which Sentinel monitors the primary. ``ca`` is the path
-    of the certificate authority to trust instead of the system's. ``safe`` is the URL without secrets.
+    are empty and ``path`` is set. ``service`` is the name under which Sentinel monitors the primary. ``tls`` is None
+    without TLS. ``safe`` is the URL without secrets.
     """
 
     kind: Kind
@@ -54,31 +54,11 @@ class Target:
     service: str | None = field(default=None, repr=False)
     sentinel_username: str | None = field(default=None, repr=False)
     sentinel_password: str | None = field(default=None, repr=False)
-    tls: bool = field(default=False, repr=False)
-    ca: str | None = field(default=None, repr=False)
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context, or None without TLS; raise ``SettingsError`` if ``ca`` contains no certificates."""
-        if not self.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-        except (OSError, ValueError) as error:
-            reason = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else "cannot be read"
-            raise SettingsError(
-                f"REDIS_CA, or ssl_ca_certs in REDIS_URL, is {self.ca!r}, which {reason}; give the file of the "
-                "authority to trust."
-            ) from error
-        if self.ca is not None and (problem := problem_of_authorities(context)):
-            raise SettingsError(
-                f"REDIS_CA, or ssl_ca_certs in REDIS_URL, is {self.ca!r}, whose certificate {problem}, so it trusts no "
-                "server. Give a valid one, or correct this machine's clock."
-            )
-        return context
+    tls: TlsFiles | None = field(default=None, repr=False)
 
 
-def parse(url: str, *, ca: str | None = None) -> Target:
-    """Parse ``url``; ``ca`` is REDIS_CA. Raises ``SettingsError`` with one sentence that names REDIS_URL."""
+def parse(url: str, files: TlsFiles = _NO_FILES) -> Target:
+    """Parse ``url``; ``files`` are for TLS. Raises ``SettingsError`` with one sentence that names REDIS_URL."""
     scheme, separator, rest = url.strip().partition("://")
     known = SCHEMES.get(scheme.lower())
     if not separator or known is None:
@@ -90,7 +70,7 @@ def parse(url: str, *, ca: str | None = None) -> Target:
         raise _wrong("has ssl_ca_certs, but no TLS, which rediss:// has")
     userinfo, at, where = rest.rpartition("@")
     username, password = _credentials(userinfo) if at else (None, None)
-    ca = options.get("ssl_ca_certs", ca)
+    files = replace(files, ca=options.get("ssl_ca_certs", files.ca))
     if scheme.lower() == "unix":
         return _socket(where, username, password, options)
     hosts, _, path = where.partition("/")
@@ -110,8 +90,7 @@ def parse(url: str, *, ca: str | None = None) -> Target:
         service=service,
         sentinel_username=options.get("sentinel_username"),
         sentinel_password=options.get("sentinel_password"),
-        tls=tls,
-        ca=ca if tls else None,
+        tls=files if tls else None,
     )
 
 

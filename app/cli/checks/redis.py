@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
 from ...broker.redis.inspection import ServerInfo, inspect_servers, rehearse
-from ...broker.redis.urls import Target, parse
+from ...broker.redis.urls import Target
 from ...errors import SettingsError, Unavailable
 from ...settings import Settings
+from ...workers.process import redis_target
 from .finding import FAIL, OK, WARN, Finding
 
 #: The oldest supported versions. Redis 6.2 added GETDEL, 7.0 sharded pub/sub in a Cluster.
@@ -41,9 +42,9 @@ async def check_redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
         return
     logging.getLogger("roomcast.redis").addHandler(_NULL_HANDLER)  # errors become findings, not log lines
     try:
-        target = parse(settings.redis_url, ca=settings.redis_ca)
-        if settings.redis_ca is not None and not target.tls:
-            yield Finding(WARN, "REDIS_CA has no effect, because REDIS_URL does not use TLS (rediss://).")
+        target = redis_target(settings.redis_url, settings)
+        for finding in _check_tls(target, settings):
+            yield finding
         for server in await inspect_servers(target, settings.redis_timeout):
             for finding in check_server(server, target.kind == "cluster"):
                 yield finding
@@ -51,6 +52,15 @@ async def check_redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
         yield Finding(FAIL, str(error))
     else:
         yield await _rehearse(target, settings)
+
+
+def _check_tls(target: Target, settings: Settings) -> Iterator[Finding]:
+    if target.tls is None:
+        for name in ("redis_ca", "redis_cert"):
+            if getattr(settings, name) is not None:
+                yield Finding(WARN, f"{name.upper()} has no effect, because REDIS_URL does not use TLS (rediss://).")
+    elif not target.tls.verify:
+        yield Finding(WARN, "REDIS_TLS_VERIFY is false: others in the network can pose as Redis, and read all data.")
 
 
 async def _rehearse(target: Target, settings: Settings) -> Finding:

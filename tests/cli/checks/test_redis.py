@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from redis_groups import Cluster, SentinelTrio
 from redis_servers import FreshRedis, free_port
+from redis_tls import over_tls
 from shell import SECRET
+from tls_authority import Authority
 
 from roomcast.broker.redis.inspection import ServerInfo
 from roomcast.cli.checks.finding import FAIL, OK, WARN
@@ -108,7 +112,24 @@ async def test_redis_ca_without_tls_is_a_warning(fresh_redis: FreshRedis, redis_
     """An operator who sets REDIS_CA expects encryption."""
     redis = await fresh_redis(**GOOD)
     assert level_of(await findings(redis.url, redis_prefix, REDIS_CA="/etc/a.pem"), "REDIS_CA has no effect") == WARN
-    assert not [sentence for sentence in await findings(redis.url, redis_prefix) if "REDIS_CA" in sentence]
+    found = await findings(redis.url, redis_prefix, REDIS_CERT="/etc/c.pem", REDIS_KEY="/etc/k.pem")
+    assert level_of(found, "REDIS_CERT has no effect") == WARN
+    assert not [sentence for sentence in await findings(redis.url, redis_prefix) if "REDIS_C" in sentence]
+
+
+async def test_tls(fresh_redis: FreshRedis, redis_prefix: str, tmp_path: Path):
+    """Files for TLS that cannot be used are failures that name the setting; no verification is a warning."""
+    redis, authority = await fresh_redis(**GOOD), Authority(tmp_path)
+    certificate, key = map(str, authority.issue("client"))
+    files = {"REDIS_CA": str(authority.ca), "REDIS_CERT": certificate, "REDIS_KEY": key}
+    async with over_tls(redis, authority, authority.server_context(requires_client=True)) as url:
+        found = await findings(url, redis_prefix, **files)
+        assert (level_of(found, ALL_OPERATIONS), set(found.values())) == (OK, {OK})
+        found = await findings(url, redis_prefix, **files, REDIS_TLS_VERIFY="false")
+        assert level_of(found, "REDIS_TLS_VERIFY is false") == WARN
+        assert level_of(found, ALL_OPERATIONS) == OK
+        wrong = await findings(url, redis_prefix, **files | {"REDIS_CERT": "/no/such.pem"})
+        assert wrong == {"REDIS_CERT /no/such.pem cannot be read: no such file or directory.": FAIL}
 
 
 async def test_an_unreachable_redis_is_a_failure(redis_prefix: str):

@@ -190,9 +190,9 @@ def test_a_certificate_is_replaced(tmp_path: Path) -> None:
             assert served_certificate(server) == newest
         write_certificate(file, timedelta(days=-2), timedelta(days=-1))
         assert reload() == "nothing has changed"
-        assert any("ERROR" in line and f"reload: The certificate {file} expired on" in line for line in server.err)
+        assert any("ERROR" in line and f"reload: --tls-cert {file} expired on" in line for line in server.err)
         assert served_certificate(server) == newest
-        assert sum("ERROR" in line and f"reload: {file}" in line for line in server.err) == 3
+        assert sum("ERROR" in line and f"reload: --tls-cert {file}" in line for line in server.err) == 4
         assert all(first_frame(client) == "connected" and is_open(client) for client in clients)
 
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import ssl
 import traceback
-from datetime import timedelta
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from certificate_files import write_certificate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from redis_tls import Authority
 
+from roomcast.broker.redis.tls import TlsFiles
 from roomcast.broker.redis.urls import SCHEMES, Target, parse
 from roomcast.errors import SettingsError
 
 
-def refusal(url: str, ca: str | None = None) -> str:
+def refusal(url: str) -> str:
     """Return the error for ``url``: one line that names REDIS_URL."""
     with pytest.raises(SettingsError) as caught:
-        parse(url, ca=ca)
+        parse(url)
     sentence = str(caught.value)
     assert sentence.startswith("REDIS_URL ")
     assert sentence.endswith(".")
@@ -44,8 +40,8 @@ def refusal(url: str, ca: str | None = None) -> str:
         ("redis://[fe80::1%eth0]:7000", Target("single", "redis://[fe80::1%eth0]:7000", (("fe80::1%eth0", 7000),))),
         (" REDIS://cache\n", Target("single", "redis://cache:6379", (("cache", 6379),))),
         ("valkey://cache", Target("single", "valkey://cache:6379", (("cache", 6379),))),
-        ("rediss://cache", Target("single", "rediss://cache:6379", (("cache", 6379),), tls=True)),
-        ("valkeys://cache", Target("single", "valkeys://cache:6379", (("cache", 6379),), tls=True)),
+        ("rediss://cache", Target("single", "rediss://cache:6379", (("cache", 6379),), tls=TlsFiles())),
+        ("valkeys://cache", Target("single", "valkeys://cache:6379", (("cache", 6379),), tls=TlsFiles())),
         ("unix:///run/redis.sock", Target("single", "unix:///run/redis.sock", path="/run/redis.sock")),
         (
             "unix://app:pa55@/run/my%40redis.sock?db=2",
@@ -73,14 +69,14 @@ def refusal(url: str, ca: str | None = None) -> str:
                 service="main",
                 sentinel_username="watch",
                 sentinel_password="w&tch",
-                tls=True,
+                tls=TlsFiles(),
             ),
         ),
         (
             "valkey+cluster://n1,n2:7000",
             Target("cluster", "valkey+cluster://n1:6379,n2:7000", (("n1", 6379), ("n2", 7000))),
         ),
-        ("rediss+cluster://n1/0", Target("cluster", "rediss+cluster://n1:6379", (("n1", 6379),), tls=True)),
+        ("rediss+cluster://n1/0", Target("cluster", "rediss+cluster://n1:6379", (("n1", 6379),), tls=TlsFiles())),
     ],
 )
 def test_all_forms(url: str, target: Target):
@@ -128,50 +124,17 @@ def test_a_plus_stays_a_plus():
 
 @pytest.mark.parametrize("scheme", [name for name, (_, tls) in SCHEMES.items() if tls])
 def test_ssl_ca_certs_overrides_redis_ca(scheme: str):
-    """``ssl_ca_certs`` overrides REDIS_CA."""
-    assert parse(f"{scheme}://cache").ca is None
-    assert parse(f"{scheme}://cache", ca="/etc/a.pem").ca == "/etc/a.pem"
-    assert parse(f"{scheme}://cache?ssl_ca_certs=/etc/b%2B.pem", ca="/etc/a.pem").ca == "/etc/b+.pem"
+    """``ssl_ca_certs`` overrides REDIS_CA, and leaves the other files."""
+    files = TlsFiles("/etc/a.pem", "/etc/c.pem", "/etc/k.pem", verify=False)
+    assert parse(f"{scheme}://cache").tls == TlsFiles()
+    assert parse(f"{scheme}://cache", files).tls == files
+    changed = parse(f"{scheme}://cache?ssl_ca_certs=/etc/b%2B.pem", files).tls
+    assert changed == TlsFiles("/etc/b+.pem", "/etc/c.pem", "/etc/k.pem", verify=False)
 
 
-def test_certificates_are_verified(tmp_path: Path):
-    """With TLS the server's name and certificate are checked, by the given authority if there is one."""
-    authority = Authority(tmp_path)
-    for ca, count in ((None, None), (str(authority.ca), 1)):
-        context = parse("rediss://cache", ca=ca).ssl_context()
-        assert context is not None
-        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-        assert count is None or len(context.get_ca_certs()) == count
-
-
-def test_without_tls_there_is_no_context():
-    """Without TLS the authority's file is not read."""
-    assert parse("redis://cache", ca="/no/such.pem").ssl_context() is None
-
-
-def test_an_invalid_authority_file(tmp_path: Path):
-    """The error names the file, and says if it is missing or contains something else."""
-    (tmp_path / "empty.pem").write_text("nothing here")
-    for path, words in (
-        ("/no/such.pem", "'/no/such.pem', which cannot be read"),
-        (str(tmp_path), "which cannot be read"),
-        (str(tmp_path / "empty.pem"), "empty.pem', which holds no certificates in PEM"),
-        ("/a\0b", "which cannot be read"),
-    ):
-        with pytest.raises(SettingsError, match=words) as caught:
-            parse("rediss://cache", ca=path).ssl_context()
-        assert "\0" not in str(caught.value)
-
-
-def test_an_authority_that_has_expired(tmp_path: Path):
-    """The start fails with the reason. Otherwise each connection would fail, with an error about the server."""
-    for name, begin, end in (("old", -2, -1), ("new", 1, 2)):
-        write_certificate(tmp_path / f"{name}.pem", timedelta(days=begin), timedelta(days=end), ca=True)
-    (tmp_path / "both.pem").write_bytes((tmp_path / "old.pem").read_bytes() + Authority(tmp_path).ca.read_bytes())
-    for name, words in (("old", "expired on"), ("new", "is not valid before")):
-        with pytest.raises(SettingsError, match=rf"REDIS_CA.*{name}\.pem', whose certificate {words}"):
-            parse("rediss://cache", ca=str(tmp_path / f"{name}.pem")).ssl_context()
-    assert parse("rediss://cache", ca=str(tmp_path / "both.pem")).ssl_context() is not None
+def test_without_tls_there_are_no_files():
+    """Without TLS the files are not used."""
+    assert parse("redis://cache", TlsFiles("/no/such.pem")).tls is None
 
 
 # Invalid URLs.
@@ -301,5 +264,6 @@ def test_random_urls(scheme: str, rest: str):
     except SettingsError:
         return
     assert target.safe.isprintable()
-    secrets = ("username", "password", "sentinel_username", "sentinel_password", "ca")
-    assert parse(target.safe) == dataclasses.replace(target, **dict.fromkeys(secrets))
+    secrets = ("username", "password", "sentinel_username", "sentinel_password")
+    files = None if target.tls is None else TlsFiles()
+    assert parse(target.safe) == dataclasses.replace(target, tls=files, **dict.fromkeys(secrets))
