@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -245,13 +246,18 @@ class Context(Service):
         if not offset.isdecimal() or not 0 < len(offset) < 19:
             return []
         history = await self._host.broker.history(room, f"{epoch}-{int(offset) - 1}")
-        if not history.events or history.events[0].id != event_id:
+        events = history.events
+        if not history.recovered:
+            # Later events were lost, so that no client may resume from here, but this event may still be stored.
+            newest = (await self._host.broker.history(room)).events
+            events = list(itertools.dropwhile(lambda event: event.id != event_id, newest))
+        if not events or events[0].id != event_id:
             return []
         # Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore the search yields to
         # other coroutines, and does not parse events without the id.
         mark = b'"%b"' % event_id.encode()
-        found, work = [decode(history.events[0])], 0
-        for event in history.events[1:]:
+        found, work = [decode(events[0])], 0
+        for event in events[1:]:
             work += len(event.payload)
             if not about or mark in event.payload:
                 found.append(decode(event))

@@ -12,14 +12,21 @@ export function requestIdOf(text) {
   }
 }
 
-/** Return the epoch of an event id: it changes when the server loses the history of the room. */
+/** Return the epoch of an event id: it changes when the server is restarted or loses the history of the room. */
 export const epochOf = (eventId) => eventId.slice(0, eventId.lastIndexOf("-"));
 
-const offsetOf = (eventId) => Number(eventId.slice(eventId.lastIndexOf("-") + 1));
+/** Return the offset of an event id. It is 0 if the room had no event yet. */
+export const offsetOf = (eventId) => Number(eventId.slice(eventId.lastIndexOf("-") + 1));
 
-/** Return true if the event `id` is newer than `position` in the same room. Every event of another epoch is newer. */
+/**
+ * Return true if the event `id` is newer than `position` in the same room.
+ *
+ * On Redis, epochs are numbers that grow, and offsets count on over all epochs unless the room has lost its history. The
+ * embedded broker's epochs are texts without an order: every event of another epoch is newer.
+ */
 export function isNewer(id, position) {
-  return position === undefined || epochOf(id) !== epochOf(position) || offsetOf(id) > offsetOf(position);
+  if (position === undefined || offsetOf(id) > offsetOf(position)) return true;
+  return epochOf(id) !== epochOf(position) && !(Number(epochOf(id)) < Number(epochOf(position)));
 }
 
 /** Return a random id of 96 bits. */

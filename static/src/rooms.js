@@ -1,7 +1,7 @@
 /** The rooms of one connection: which ones are joined, and the last event received in each. */
 
 import { RETRY_REJOIN_CODES } from "./errors.js";
-import { epochOf, localFrame } from "./frames.js";
+import { epochOf, localFrame, offsetOf } from "./frames.js";
 import { Timers } from "./timers.js";
 
 /** The key of the user's own notifications, which belong to no room. */
@@ -76,7 +76,8 @@ export class Rooms {
   /** Note the result of a resume after the event `since`. Return a `resync` frame if events were lost. */
   resumed(room, since, { recovered, last_id: last }) {
     if (last === undefined) return undefined;
-    this.#positions.set(room, recovered ? since : last);
+    // In a room without events no event follows, and the new id stays valid for longer.
+    this.#positions.set(room, recovered && offsetOf(last) ? since : last);
     if (recovered || since === undefined || since === null) return undefined;
     if (epochOf(since) !== epochOf(last)) this.#onHistoryLost(room);
     return localFrame("resync", room, { message: "Some events were lost; load the state again.", last_id: last });

@@ -42,3 +42,17 @@ async def subscribed(redis_server: RedisServer, redis_prefix: str) -> AsyncItera
     await subscribed.broker.subscribe([ROOM])
     yield subscribed
     await subscribed.broker.close()
+
+
+@pytest.fixture
+async def start_node(redis_prefix: str) -> AsyncIterator[StartNode]:
+    """``await start_node(url)`` starts a node on any server. It waits for it for longer than a failover takes."""
+    async with AsyncExitStack() as stack:
+
+        async def start(url: str, **options: float) -> Harness:
+            harness = Harness(broker_for(url, redis_prefix, **{"timeout": 1.0, "wait": 20.0, **options}), asyncio.sleep)
+            await harness.broker.start(harness.listener)
+            stack.push_async_callback(harness.broker.close)
+            return harness
+
+        yield start

@@ -98,11 +98,11 @@ async def test_a_repair_that_fails_is_retried(subscribed: Harness, monkeypatch: 
     failed = asyncio.Event()
     read = stream.read
 
-    async def misread(room: str, *rest: Any) -> Any:
+    async def misread(room: str, *rest: Any, **options: Any) -> Any:
         if room == ROOM and not failed.is_set():
             failed.set()
             raise ValueError("no number")
-        return await read(room, *rest)
+        return await read(room, *rest, **options)
 
     monkeypatch.setattr(stream, "read", misread)
     subscription_of(subscribed).last_offset = 1  # as if the second event had not arrived

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from handshakes import request
-from redis_servers import FreshRedis, RedisServer
+from redis_servers import FreshRedis, RedisServer, wait_for_server
 from serving import PATH, call, connect, refused, running, token_for
 from tcp_proxy import Proxy
 from user_ids import USER_IDS
@@ -258,3 +258,36 @@ async def test_a_revocation_reaches_a_node_that_missed_it(fresh_redis: FreshRedi
             await proxy.start()
             assert await thief.closed() == (4401, "Authentication Failed")
             assert await alice.settled() == []
+
+
+@pytest.mark.parametrize("is_lossy", [False, True])
+async def test_a_message_from_before_a_restart_can_be_edited(fresh_redis: FreshRedis, is_lossy: bool) -> None:
+    """A message that survived a restart of Redis can be edited and deleted, even if later ones were lost."""
+    redis = await fresh_redis(appendonly="yes", appendfsync="always")
+    async with running(broker=RedisBroker(parse(redis.url), RedisOptions(wait=20))) as node, connect(node) as alice:
+        await alice.join(ROOM)
+
+        async def send(type: str, data: dict[str, Any], id: str) -> dict[str, Any]:
+            await alice.send(type, ROOM, data, id=id)
+            return await alice.recv_type("sent", id=id)
+
+        survivor = (await send("send_message", {"content": "first"}, "1"))["data"]["event_id"]
+        copy = await redis.copy_data()
+        lost = (await send("send_message", {"content": "second"}, "2"))["data"]["event_id"]
+        redis.kill()
+        if is_lossy:
+            redis.lose_data(copy)
+        await redis.start()
+        if is_lossy:
+            await alice.recv_type("resync")
+
+        async def is_ready() -> bool:
+            return (await call(node, "GET", "/health/ready"))[0] == 200
+
+        await wait_for_server(is_ready, "the node uses Redis again")
+        await send("edit_message", {"message_id": survivor, "content": "better"}, "3")
+        assert (await alice.recv_type("message.edited"))["data"]["message_id"] == survivor
+        await send("delete_message", {"message_id": survivor}, "4")
+        if is_lossy:
+            await alice.send("edit_message", ROOM, {"message_id": lost, "content": "gone"}, id="5")
+            assert (await alice.recv_type("error", id="5"))["data"]["code"] == "not_found"

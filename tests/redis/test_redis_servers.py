@@ -39,6 +39,19 @@ async def test_with_appendonly_a_restart_loses_nothing(fresh_redis: FreshRedis) 
     assert await server("GET", "a") == "1"
 
 
+async def test_a_server_can_lose_its_last_writes(fresh_redis: FreshRedis) -> None:
+    """A server restarts with the data of an earlier copy, or without any."""
+    server = await fresh_redis(appendonly="yes")
+    await server("SET", "a", 1)
+    copy = await server.copy_data()
+    await server("SET", "a", 2)
+    for lost, left in (([copy], "1"), ([], None)):
+        server.kill()
+        server.lose_data(*lost)
+        await server.start()
+        assert await server("GET", "a") == left
+
+
 async def test_a_paused_server_does_not_answer_until_it_is_resumed(fresh_redis: FreshRedis) -> None:
     """A paused server does not answer, and answers after it is resumed."""
     server = await fresh_redis()

@@ -49,13 +49,14 @@ class Member:
             self.take(orjson.loads(text))
 
     def take(self, frame: dict[str, Any]) -> None:
-        """Store a frame. Ids are consecutive, starting again at each resync, and no message comes twice."""
+        """Store a frame. Offsets are consecutive, starting again at each resync, and no message comes twice."""
         self.frames.append(frame)
         if frame["type"] == "resync":
             self.resynced_to = self._last = split(frame["data"]["last_id"])
         elif "id" in frame:
             id, last = split(frame["id"]), self._last
-            assert last is None or id == (last[0], last[1] + 1), f"{frame} came after {last}"
+            is_next = last is None or (id[0] >= last[0] and id[1] == last[1] + 1)
+            assert is_next, f"{frame} came after {last}"
             self._last = id
         if frame["type"] == "message":
             content = frame["data"]["content"]

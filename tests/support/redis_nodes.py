@@ -186,3 +186,41 @@ async def until_repaired(harness: Harness) -> None:
         return subscription_of(harness).pending is None
 
     await wait_for_server(is_not_pending, "the gap is repaired")
+
+
+async def until_connected(server: RedisServer, *nodes: Harness) -> None:
+    """Wait until ``nodes`` use ``server`` as it is now for all keys, and have compared their rooms with it."""
+    run_id = (await server.info("server"))["run_id"]
+    current = (run_id[:8] + (await server.info("replication"))["master_replid"][:8]).encode()
+
+    async def uses_it(broker: RedisBroker) -> bool:
+        subscriptions = broker._receiver.subscriptions
+        name = broker._router.topology.name(b"")
+        queue = broker._router._queues[name]
+        channels = [*subscriptions.by_channel, subscriptions._echo_channel]
+        connections = {subscriptions._connections.get(channel) for channel in channels}
+        generations = {one.generation for one in (queue.reconnecting.connection, *connections) if one is not None}
+        if generations != {current}:
+            return False
+        await broker.ping()  # replies come in order: the states of all rooms were read before
+        return not broker._receiver.repair._tasks and not broker._receiver._reporter._tasks
+
+    for node in nodes:
+        broker = node.broker
+        assert isinstance(broker, RedisBroker)
+
+        async def is_ready(broker: RedisBroker = broker) -> bool:
+            try:
+                return await uses_it(broker)
+            except (Unavailable, KeyError):
+                return False
+
+        await wait_for_server(is_ready, f"a node is connected to {server.address}")
+
+
+def end_grace(*nodes: Harness) -> None:
+    """Let the grace period of ``nodes`` be over, as if they had been connected for a while."""
+    for node in nodes:
+        assert isinstance(node.broker, RedisBroker)
+        since = node.broker._receiver._reporter._used_since
+        since.update(dict.fromkeys(since, float("-inf")))

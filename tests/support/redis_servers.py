@@ -237,6 +237,28 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    async def copy_data(self) -> Path:
+        """Copy the append-only files with everything that was acknowledged so far, for ``lose_data``."""
+
+        async def is_written() -> bool:
+            return (await self.info("persistence"))["aof_buffer_length"] == 0
+
+        await wait_for_server(is_written, "all data is in the files")  # everysec may delay it
+        copy = Path(tempfile.mkdtemp(prefix="copy-", dir=self.directory))
+        shutil.copytree(self.directory / "appendonlydir", copy, dirs_exist_ok=True)
+        return copy
+
+    def lose_data(self, copy: Path | None = None) -> None:
+        """Go back to the append-only files of ``copy``, or to none. The server must not run.
+
+        A kill alone loses nothing that was acknowledged, because the kernel has it. This stands for a machine that
+        fails before the data is on its disk.
+        """
+        assert self._process is None, "the server is running"
+        shutil.rmtree(self.directory / "appendonlydir")
+        if copy is not None:
+            shutil.copytree(copy, self.directory / "appendonlydir")
+
     def close(self) -> None:
         """End the process and remove its directory."""
         self.kill()

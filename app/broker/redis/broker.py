@@ -26,7 +26,8 @@ from .connection import RedisConnection
 from .handshake import open_connection
 from .keys import SIGNALS, Keys
 from .leases import Leases
-from .options import RedisOptions
+from .options import GRACE_PERIOD, RedisOptions
+from .positions import RecentPositions
 from .presence import Presence
 from .publisher import PUBLISH, Publisher
 from .receiver import Receiver
@@ -34,8 +35,7 @@ from .reconnect import OnLost
 from .refusal_monitor import RefusalMonitor
 from .router import Router
 from .scripts import Script
-from .stream import HISTORY
-from .subscriptions import ROOM_STATE
+from .stream import HISTORY, ROOM_STATE
 from .tls import create_context
 from .topology import Address, create_topology
 from .urls import Target
@@ -47,9 +47,6 @@ REVOKE: Final = Script("revoke")
 #: Every connection loads these scripts, because it may send them before it receives a reply.
 _PRELOADED: Final = (PUBLISH, HISTORY, ROOM_STATE, CLAIM, REVOKE)
 
-#: Grace period after Redis may have lost leases, because it was restarted or could not be reached for long, in seconds:
-#: admissions are refused while the nodes, which all reconnect within about a second, write their leases.
-GRACE_PERIOD: Final = 1.5
 #: How long ``close`` waits for events that are being published, in seconds.
 _PUBLISH_TIMEOUT: Final = 1.0
 
@@ -119,8 +116,9 @@ class RedisBroker(Broker):
         self._router = Router(topology, self._open_connection, options.buffer, expiry)
         self._refusals = RefusalMonitor(self._router, keys, self._target, self._on_refusal_end)
         signals = _SignalRouter(listener)
-        self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node)
-        self._publisher = Publisher(self._router, keys, options, self.node)
+        positions = RecentPositions()
+        self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node, positions)
+        self._publisher = Publisher(self._router, keys, options, self.node, positions)
         self._leases = Leases(self._router, keys, self.node, options.lease)
         self._presence = Presence(
             self._router, keys, self.node, options.lease, listener.on_member_lost, listener.on_member_returned

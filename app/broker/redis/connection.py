@@ -111,8 +111,10 @@ class RedisConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._end_reason = ""
-        #: Identifies the server's process. Another process may have lost acknowledged events.
+        #: Identifies the server's process.
         self.run_id = b""
+        #: Identifies the process and its last promotion; see ``handshake.generation``.
+        self.generation = b""
         #: How many seconds the process had run when the connection was made, rounded up.
         self.uptime = 0
 

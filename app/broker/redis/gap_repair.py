@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from ...backoff import Backoff
 from ...errors import Unavailable
-from .stream import StreamReader
+from .stream import BEFORE_ALL, StreamReader
 from .subscriptions import UNKNOWN, Subscription
 
 log = logging.getLogger("roomcast.redis")
@@ -82,11 +82,9 @@ class GapRepair:
             subscription.epoch, subscription.last_offset = epoch, offset
             self._release(subscription)
             return
-        if subscription.pending is not None:  # a repair is running
+        if subscription.pending is not None or state is None:  # a repair is running, or there is still no event
             return
-        if not subscription.epoch:  # the room had no event yet
-            subscription.epoch = epoch
-        # A lower offset means that an older state was restored, or that an event came meanwhile. The stream decides.
+        # A lower offset means that an event came meanwhile. The stream decides.
         if epoch != subscription.epoch or offset != subscription.last_offset:
             self.start(subscription)
 
@@ -94,6 +92,7 @@ class GapRepair:
         """Repair a subscription, unless that is running already; return the task. Messages are held back meanwhile."""
         task = self._tasks.get(subscription)
         if task is None:
+            subscription.epoch = subscription.epoch or BEFORE_ALL
             if subscription.pending is None:
                 subscription.pending = []
             task = self._tasks[subscription] = self._loop.create_task(self._repair(subscription))
@@ -116,7 +115,7 @@ class GapRepair:
             subscription.pending = []
             try:
                 page = await self._stream.read(
-                    room, subscription.epoch, str(subscription.last_offset), _PAGE_SIZE, self._stream_size
+                    room, subscription.epoch, str(subscription.last_offset), _PAGE_SIZE, self._stream_size, is_node=True
                 )
             except Unavailable:
                 # Retry even without a reconnect: the connection for subscriptions may work, and the stream grows.
@@ -127,13 +126,14 @@ class GapRepair:
             if not self._is_current(subscription):
                 return
             if not page.is_complete:
-                # In a new epoch, continue with its first event. In the same epoch, the missing events are gone.
-                offset = 0 if page.epoch != subscription.epoch else page.last_offset
-                self._sink.report_loss(subscription, page.epoch, offset)
+                self._sink.report_loss(subscription, page.epoch, page.continues_at)
             for event in page.events:
                 self.repaired += 1
-                self._sink.deliver(subscription, int(event.id.rpartition("-")[2]), event.payload)
+                subscription.epoch, _, offset = event.id.rpartition("-")
+                self._sink.deliver(subscription, int(offset), event.payload)
             if subscription.last_offset >= page.last_offset:
+                if page.last_offset:  # an epoch that had no event of its own yet
+                    subscription.epoch = page.epoch
                 del self._tasks[subscription]  # the released messages may show another gap
                 self._release(subscription)
                 return

@@ -96,6 +96,7 @@ async def _set_up(connection: RedisConnection, credentials: Credentials, db: int
         info = await connection.execute("INFO", "server")
         connection.run_id = _info_field(info, b"run_id")
         connection.uptime = int(_info_field(info, b"uptime_in_seconds"))
+        connection.generation = generation(connection.run_id, await connection.execute("INFO", "replication"))
         for script in scripts:
             connection.send(pack(("SCRIPT", "LOAD", script.text)), None)
     except ReplyError as error:
@@ -111,6 +112,16 @@ def map_value(reply: Any, name: bytes) -> Any:
     if isinstance(reply, dict):
         return reply.get(name)
     return dict(zip(reply[::2], reply[1::2], strict=False)).get(name)
+
+
+def generation(run_id: bytes, replication: bytes) -> bytes:
+    """Return what identifies the data of a server, which ``room.lua`` computes in the same way.
+
+    A restart changes the ``run_id``. A promotion changes the replication id in ``replication``, the reply to INFO
+    replication, so that a server that was replaced and promoted again does not assign ids that it has assigned before.
+    Raises ``Unavailable``.
+    """
+    return run_id[:8] + _info_field(replication, b"master_replid")[:8]
 
 
 def _info_field(info: bytes, name: bytes) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from ..base import Event, History
 from .gap_repair import GapRepair
-from .stream import StreamReader
+from .stream import BEFORE_ALL, StreamPage, StreamReader
 from .subscriptions import UNKNOWN, Subscription, Subscriptions
 
 #: How long to wait for the announcement of an event before it is fetched, in seconds.
@@ -18,14 +19,16 @@ _ANNOUNCEMENT_TIMEOUT: Final = 0.1
 class Recording:
     """The events that the listener receives while the history of their room is read.
 
-    ``reached`` is done when they reach the offset ``goal``, if that is not 0.
+    ``reached`` is done when they reach the offset ``goal``, if that is not 0. ``has_lost_events`` is True if the
+    listener received a resync meanwhile.
     """
 
-    __slots__ = ("events", "goal", "reached")
+    __slots__ = ("events", "goal", "has_lost_events", "reached")
 
     def __init__(self, reached: asyncio.Future[None]) -> None:
         self.events: list[tuple[str, int, bytes]] = []
         self.goal = 0
+        self.has_lost_events = False
         self.reached: Final = reached
 
     def add(self, epoch: str, offset: int, payload: bytes) -> None:
@@ -36,15 +39,24 @@ class Recording:
 
 
 class HistoryReader:
-    """Reads the history of rooms. ``history_size`` is the maximum number of events."""
+    """Reads the history of rooms. ``history_size`` is the maximum number of events.
+
+    ``grace_left`` returns for how many seconds other nodes may still report that a server lacks events.
+    """
 
     def __init__(
-        self, stream: StreamReader, subscriptions: Subscriptions, repair: GapRepair, history_size: int
+        self,
+        stream: StreamReader,
+        subscriptions: Subscriptions,
+        repair: GapRepair,
+        history_size: int,
+        grace_left: Callable[[], float],
     ) -> None:
         self._stream: Final = stream
         self._subscriptions: Final = subscriptions
         self._repair: Final = repair
         self._size: Final = history_size
+        self._grace_left: Final = grace_left
         self._loop: Final = asyncio.get_running_loop()
         #: By room. The receiver adds each event of these rooms.
         self.recordings: Final[dict[str, list[Recording]]] = {}
@@ -53,43 +65,52 @@ class HistoryReader:
         """See ``Broker.history``. For a subscribed room, return exactly the events that the listener has received.
 
         The stream may be ahead of the listener; then this waits for the listener. Meanwhile the listener may receive
-        events that are newer than the page that was read; these are recorded and added.
+        events that are newer than the page that was read; these are recorded and added. In the grace period, this also
+        waits for the reports of other nodes if they can change the result.
         """
         since_epoch, since_offset = _split_id(since) if since is not None else ("", "")
         max_events = self._size if limit is None else min(limit, self._size)
         subscription = self._subscriptions.get(room)
         if subscription is None or subscription.last_offset == UNKNOWN or limit is not None:
-            page = await self._stream.read(room, since_epoch, since_offset, max_events, self._size)
+            page = await self._read_final(room, since_epoch, since_offset, max_events)
             return History(page.events, page.is_complete, f"{page.epoch}-{page.last_offset}")
         recording = Recording(self._loop.create_future())
         recordings = self.recordings.setdefault(room, [])
         recordings.append(recording)
         try:
-            page = await self._stream.read(room, since_epoch, since_offset, max_events, self._size)
+            page = await self._read_final(room, since_epoch, since_offset, max_events)
             await self._wait_for_listener(subscription, recording, page.epoch, page.last_offset)
         finally:
             recordings.remove(recording)
             if not recordings:
                 del self.recordings[room]
-        last_id = f"{subscription.epoch}-{subscription.last_offset}"
-        if subscription.epoch != page.epoch:  # a new epoch began meanwhile, and the listener got a resync
+        if subscription.epoch in ("", BEFORE_ALL):  # the room has no event
+            last_id = f"{page.epoch}-{page.last_offset}"
+        else:
+            last_id = f"{subscription.epoch}-{subscription.last_offset}"
+        if recording.has_lost_events:
             return History((), since is None, last_id)
         if not page.is_complete:
             return History((), False, last_id)
         later = [
             Event(f"{epoch}-{offset}", payload)
             for epoch, offset, payload in recording.events
-            if epoch == page.epoch and offset > page.last_offset
+            if offset > page.last_offset
         ]
         return History([*page.events, *later], True, last_id)
+
+    async def _read_final(self, room: str, epoch: str, offset: str, limit: int) -> StreamPage:
+        page = await self._stream.read(room, epoch, offset, limit, self._size)
+        if not page.is_final and (seconds := self._grace_left()) > 0:
+            await asyncio.sleep(seconds)
+            page = await self._stream.read(room, epoch, offset, limit, self._size)
+        return page
 
     async def _wait_for_listener(
         self, subscription: Subscription, recording: Recording, epoch: str, offset: int
     ) -> None:
         """Wait until the listener has received the event ``offset``; fetch it if its announcement does not arrive."""
-        if not subscription.epoch:  # the room had no event when it was subscribed
-            subscription.epoch = epoch
-        if subscription.epoch == epoch and subscription.last_offset < offset:
+        if _is_behind(subscription, epoch, offset):
             recording.goal = offset
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ANNOUNCEMENT_TIMEOUT):
@@ -99,13 +120,18 @@ class HistoryReader:
 
 
 def _split_id(since: str) -> tuple[str, str]:
-    """Return the epoch and the offset of an id. For a string that cannot be an id, return one that no room has."""
-    epoch, _, digits = since.rpartition("-")
-    if len(digits) > 15 or not digits.isascii() or not digits.isdecimal() or str(int(digits)) != digits:
-        return "none", "0"
-    return (epoch, digits) if epoch.isascii() and epoch.isdecimal() and len(epoch) < 20 else ("none", "0")
+    """Return the epoch and the offset of an id. For a string that cannot be an id, return one that is too old."""
+    epoch, _, offset = since.rpartition("-")
+    return (epoch, offset) if _is_number(epoch) and _is_number(offset) else (BEFORE_ALL, "0")
+
+
+def _is_number(digits: str) -> bool:
+    """Return True for a decimal number without leading zeros that Lua represents exactly."""
+    return len(digits) <= 16 and digits.isascii() and digits.isdecimal() and str(int(digits)) == digits
 
 
 def _is_behind(subscription: Subscription, epoch: str, offset: int) -> bool:
     """Return True if the listener has not received the event ``offset`` of ``epoch``."""
-    return int(subscription.epoch) < int(epoch) or (subscription.epoch == epoch and subscription.last_offset < offset)
+    if not offset:  # the room has no event
+        return False
+    return (int(subscription.epoch or BEFORE_ALL), subscription.last_offset) < (int(epoch), offset)

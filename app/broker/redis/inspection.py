@@ -104,7 +104,7 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
     ``wait`` is in seconds. The room is one that no client can name. All keys expire within five minutes.
     """
     name: Final = f"!doctor-{secrets.token_hex(4)}"
-    broker = RedisBroker(target, RedisOptions(prefix=prefix, wait=wait, history_ttl=1.0))
+    broker = RedisBroker(target, RedisOptions(prefix=prefix, wait=wait, history_ttl=1.0, id_ttl=1.0))
     listener: Any = _NullListener()
     await broker.start(listener)
     try:

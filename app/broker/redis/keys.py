@@ -30,7 +30,7 @@ class Keys:
         return f"{{{self.prefix}:{room}}}"
 
     def meta(self, room: str) -> str:
-        """Return the key of a hash: epoch, newest offset, run_id of the server."""
+        """Return the key of a hash: the epochs and the newest offset (see ``lua/room.lua``)."""
         return f"{{{self.prefix}:{room}}}:m"
 
     def stream(self, room: str) -> str:
@@ -57,6 +57,10 @@ class Keys:
     def check(self, number: int) -> str:
         """Return a key that never exists, and the channel of a room that nobody names, to test what is allowed."""
         return f"{{{self.prefix}:!check:{number}}}"
+
+    def generation(self, number: int) -> str:
+        """Return the key of a hash: since when nodes use a server. Each server has one with a ``number`` of its own."""
+        return f"{{{self.prefix}:!generation:{number}}}"
 
     # Leases and presence.
 

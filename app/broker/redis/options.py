@@ -7,6 +7,13 @@ from typing import Final
 
 #: A room without events is compared with its stream this often, in seconds.
 QUIET_CHECK_INTERVAL: Final = 20.0
+#: How long the ids of a room are valid after its last event, in seconds: a week, so that clients may return after a
+#: holiday. A room takes 0.2 KB for that.
+ID_TTL: Final = 7 * 24 * 3600.0
+#: Grace period after Redis may have lost data, because it was restarted or could not be reached for long, in seconds.
+#: All nodes reconnect within about a second. They write their leases, and new connections are refused meanwhile. They
+#: report which events they have seen, and clients that resume from an id of before the restart wait.
+GRACE_PERIOD: Final = 1.5
 #: The minimum size of a stream, in events, because gaps are repaired from it. ``history`` may return fewer.
 MIN_STREAM_SIZE: Final = 100
 
@@ -29,6 +36,8 @@ class RedisOptions:
     history_size: int = 500
     #: How long an event is stored, in seconds.
     history_ttl: float = 3600.0
+    #: How long the ids of a room are valid after its last event, in seconds. Never shorter than ``history_ttl``.
+    id_ttl: float = ID_TTL
 
     @property
     def stream_size(self) -> int:
@@ -42,5 +51,10 @@ class RedisOptions:
 
     @property
     def room_ttl_ms(self) -> int:
-        """How long a room's epoch and offset outlive its last event or check, in milliseconds."""
-        return max(self.history_ttl_ms, int(QUIET_CHECK_INTERVAL * 3000))
+        """How long a room's epochs and offset outlive its last event or check, in milliseconds."""
+        return max(self.history_ttl_ms, int(self.id_ttl * 1000), int(QUIET_CHECK_INTERVAL * 3000))
+
+    @property
+    def extension_ms(self) -> int:
+        """How much longer a room's keys may live, so that their expiry is extended only this often, in ms."""
+        return max(self.history_ttl_ms, int(QUIET_CHECK_INTERVAL * 3000)) // 4

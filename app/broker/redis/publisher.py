@@ -16,6 +16,7 @@ from ..base import KEY_TTL, Publication
 from .connection import Part
 from .keys import Keys
 from .options import RedisOptions
+from .positions import RecentPositions
 from .router import Router
 from .scripts import Script
 
@@ -53,12 +54,15 @@ class _ReceiptSlots:
 
 
 class Publisher:
-    """Publishes the events of one node. ``node`` is its name in Redis."""
+    """Publishes the events of one node. ``node`` is its name in Redis. ``positions`` receives the acknowledged ids."""
 
-    def __init__(self, router: Router, keys: Keys, options: RedisOptions, node: str) -> None:
+    def __init__(
+        self, router: Router, keys: Keys, options: RedisOptions, node: str, positions: RecentPositions
+    ) -> None:
         self._router: Final = router
         self._keys: Final = keys
         self._node: Final = node
+        self._positions: Final = positions
         self._wait: Final = options.wait
         #: In a Cluster, rooms may be on different servers, so each call is for one room.
         self._is_sharded: Final = router.topology.is_cluster
@@ -66,8 +70,9 @@ class Publisher:
         self._fixed_args: Final[tuple[Part, ...]] = (
             max(int(options.wait * 4000), 10_000),
             options.stream_size,
-            options.history_ttl_ms,
-            options.room_ttl_ms,
+            options.history_ttl_ms + options.extension_ms,
+            options.room_ttl_ms + options.extension_ms,
+            options.extension_ms,
             int(KEY_TTL * 1000),
             "SPUBLISH" if self._is_sharded else "PUBLISH",
         )
@@ -160,13 +165,23 @@ class Publisher:
         if error is not None:
             self._fail(batch, error)
             return
-        ids = iter(reply.result())
+        ids = reply.result()
+        self._record(batch, ids)
+        assigned = iter(ids)
         for room, items in batch:
             for _, _, future in items:
-                id = next(ids)
+                id = next(assigned)
                 if not future.done():
                     future.set_result(id.decode())
             self._batch_done(room)
+
+    def _record(self, batch: list[RoomBatch], ids: list[bytes]) -> None:
+        """Record the acknowledged ids, to find out if a server loses them."""
+        start = 0
+        for room, items in batch:
+            end = start + len(items)
+            self._positions.record_batch(room, ids, start, end)
+            start = end
 
     def _fail(self, batch: list[RoomBatch], error: BaseException) -> None:
         for room, items in batch:
@@ -210,6 +225,8 @@ class Publisher:
     async def _run_and_wait(self, batch: list[RoomBatch]) -> list[bytes]:
         slot, reply = self._run(batch)
         try:
-            return await reply
+            ids = await reply
         finally:
             self._slots.release(slot)
+        self._record(batch, ids)
+        return ids

@@ -18,10 +18,11 @@ from .gap_repair import GapRepair
 from .history import HistoryReader
 from .keys import Keys
 from .options import QUIET_CHECK_INTERVAL, RedisOptions
+from .positions import KEPT_FOR, PositionReporter, RecentPositions
 from .reconnect import OpenConnection
 from .router import Router
-from .stream import StreamReader
-from .subscriptions import ROOM_STATE, Subscription, Subscriptions
+from .stream import BEFORE_ALL, StreamReader
+from .subscriptions import Subscription, Subscriptions
 
 log = logging.getLogger("roomcast.redis")
 
@@ -32,7 +33,10 @@ _LOSS_LOG_DELAY: Final = 1.0
 
 
 class Receiver:
-    """Receives the events of one node's subscribed rooms. ``node`` is the node's name in Redis."""
+    """Receives the events of one node's subscribed rooms. ``node`` is the node's name in Redis.
+
+    ``positions`` are what ``PositionReporter`` reports.
+    """
 
     def __init__(
         self,
@@ -42,18 +46,21 @@ class Receiver:
         open_connection: OpenConnection,
         listener: Listener,
         node: str,
+        positions: RecentPositions,
     ) -> None:
         self._router: Final = router
-        self._keys: Final = keys
         self._listener: Final = listener
-        self._room_ttl_ms: Final = options.room_ttl_ms
+        self._positions: Final = positions
         self._loop: Final = asyncio.get_running_loop()
-        stream = StreamReader(router, keys, options)
+        self._stream: Final = StreamReader(router, keys, options)
         self.subscriptions: Final = Subscriptions(
-            router, keys, open_connection, options.room_ttl_ms, node, self.on_message, self._on_state
+            router, keys, open_connection, self._stream, node, self.on_message, self._on_state, self._on_left
         )
-        self.repair: Final = GapRepair(stream, self, self.subscriptions.is_current, options.stream_size)
-        self._history: Final = HistoryReader(stream, self.subscriptions, self.repair, options.history_size)
+        self.repair: Final = GapRepair(self._stream, self, self.subscriptions.is_current, options.stream_size)
+        self._reporter: Final = PositionReporter(router, keys, self._stream, positions)
+        self._history: Final = HistoryReader(
+            self._stream, self.subscriptions, self.repair, options.history_size, self._reporter.seconds_left
+        )
         self._recordings: Final = self._history.recordings
         #: The channels that remain to be checked in this round of quiet checks.
         self._to_check: deque[bytes] = deque()
@@ -76,6 +83,7 @@ class Receiver:
         if self._checker is not None:
             self._checker.cancel()
             await asyncio.wait([self._checker])
+        await self._reporter.close()
         await self.repair.close()
         await self.subscriptions.close()
 
@@ -99,7 +107,7 @@ class Receiver:
         try:
             epoch = words[0].decode()
             first = int(words[1])
-            if epoch != subscription.epoch and not self._begins_epoch(subscription, epoch, message):
+            if epoch != subscription.epoch and not self._is_first_event(subscription, epoch, first, message):
                 return
             expected = subscription.last_offset + 1
             if first > expected:
@@ -118,16 +126,17 @@ class Receiver:
         except (ValueError, IndexError):
             self._skip_invalid(subscription)
 
-    def _begins_epoch(self, subscription: Subscription, epoch: str, message: bytes) -> bool:
+    def _is_first_event(self, subscription: Subscription, epoch: str, first: int, message: bytes) -> bool:
         """Return True if a message of another epoch than the subscription's contains the first event of its room.
 
-        Otherwise skip the message, which is old, or repair the room if the epoch is newer: Redis may have lost events.
+        Otherwise skip the message, which is old, or compare the room with its stream if the epoch is newer: the server
+        was replaced and may have lost events, or another node has found a loss.
         """
         number = int(epoch)
-        if not subscription.epoch:
+        if not subscription.epoch and first == 1:
             subscription.epoch = epoch
             return True
-        if number > int(subscription.epoch):
+        if number > int(subscription.epoch or BEFORE_ALL):
             subscription.pending = [message]
             self.repair.start(subscription)
         return False
@@ -155,6 +164,8 @@ class Receiver:
     def report_loss(self, subscription: Subscription, epoch: str, offset: int) -> None:
         """Report to the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
         subscription.epoch, subscription.last_offset = epoch, offset
+        for recording in self._recordings.get(subscription.room, ()):
+            recording.has_lost_events = True
         if not self._lossy_rooms:
             self._loop.call_later(_LOSS_LOG_DELAY, self._log_losses)
         self._lossy_rooms[subscription.room] = None
@@ -171,10 +182,20 @@ class Receiver:
     def _on_state(self, subscription: Subscription, state: list[bytes] | None) -> None:
         self.repair.on_state(subscription, state)
 
+    def _on_left(self, subscription: Subscription) -> None:
+        """Keep the position in a room that this node leaves, because its members may return on other nodes."""
+        if subscription.last_offset > 0:
+            self._positions.record(subscription.room, f"{subscription.epoch}-{subscription.last_offset}".encode())
+
     async def _check_quiet_rooms(self) -> None:
         """Check each room without events once per ``QUIET_CHECK_INTERVAL``, some of them each second."""
+        seconds = 0
         while True:
             await asyncio.sleep(1.0)
+            if not self._router.problems():
+                seconds += 1
+                if seconds % int(KEPT_FOR) == 0:
+                    self._positions.rotate()
             by_channel = self.subscriptions.by_channel
             if not self._to_check:
                 self._to_check = deque(by_channel)
@@ -194,9 +215,8 @@ class Receiver:
             if not future.cancelled() and future.exception() is None and is_current:
                 self.repair.on_state(subscription, future.result())
 
-        keys = (self._keys.meta(subscription.room), self._keys.stream(subscription.room))
         try:
-            reply = self._router.run(ROOM_STATE, keys, (self._room_ttl_ms, b"1" if subscription.epoch else b"0"))
+            reply = self._stream.read_state(subscription.room, subscription.epoch, subscription.last_offset)
         except Unavailable:
             return
         reply.add_done_callback(on_reply)

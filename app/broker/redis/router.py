@@ -45,9 +45,10 @@ class Router:
     Calls that may wait share a buffer of ``buffer`` bytes. If a server could not be reached for ``expiry`` seconds,
     keys with a TTL may have expired meanwhile.
 
-    ``on_server_return`` callbacks run whenever a server can be reached again, and for the first time; ``on_refresh``
-    callbacks after the topology was read; ``on_refusal`` callbacks whenever a server has refused a command because of
-    its state or the user's rights. ``refusals`` counts these commands.
+    ``on_server_return`` callbacks run whenever a server can be reached again, and for the first time; then
+    ``on_new_generation`` callbacks, with its name and generation, if it may lack events that were acknowledged before.
+    ``on_refresh`` callbacks run after the topology was read; ``on_refusal`` callbacks whenever a server has refused a
+    command because of its state or the user's rights. ``refusals`` counts these commands.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Router:
     ) -> None:
         self.topology: Final = topology
         self.on_server_return: Final[list[Callable[[], None]]] = []
+        self.on_new_generation: Final[list[Callable[[ServerName, bytes], None]]] = []
         self.on_refresh: Final[list[Callable[[], None]]] = []
         self.on_refusal: Final[list[Callable[[], None]]] = []
         self.refusals = 0
@@ -225,17 +227,21 @@ class Router:
     def on_server_up(self, queue: ServerQueue) -> None:
         """Find out if the server may have lost data, and call ``on_server_return``."""
         connection = queue.reconnecting.connection
+        is_new = connection is not None and queue.generation != connection.generation
         if connection is not None:
             now = self._loop.time()
-            if queue.run_id:
-                may_lack_data = queue.run_id != connection.run_id or now - queue.down_since >= self._expiry
+            if queue.generation:
+                may_lack_data = is_new or now - queue.down_since >= self._expiry
             else:
                 may_lack_data = connection.uptime <= RECENT_START
             if may_lack_data:
                 self.data_lost_at = now
-            queue.run_id = connection.run_id
+            queue.generation = connection.generation
         for callback in self.on_server_return:
             callback()
+        if is_new:
+            for report in self.on_new_generation:
+                report(queue.name, queue.generation)
 
     def refresh_soon(self) -> None:
         """Read the topology soon: it may have changed."""
@@ -261,6 +267,8 @@ class Router:
 
     async def _refresh(self) -> None:
         """Read the topology, and route the calls that had no server."""
+        for queue in self._queues.values():
+            queue.check_generation()
         try:
             await self.topology.refresh()
         except Unavailable as error:

@@ -19,7 +19,7 @@ class Script:
     """A Lua script: its ``text``, and the ``sha`` with which EVALSHA runs it.
 
     ``names`` are the files it consists of, without ``.lua``, in order; shared functions come first. A ``stamped``
-    script gets two arguments before its own: the run_id of the server, and how often this call was sent before.
+    script gets two arguments before its own: the generation of the server, and how often this call was sent before.
     """
 
     __slots__ = ("sha", "stamped", "text")

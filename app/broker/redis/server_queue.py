@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from ...errors import Unavailable
 from .connection import Part, RedisConnection, ReplyError, pack
+from .handshake import generation
 from .reconnect import OnLost, OpenConnection, ReconnectingConnection, format_name
 from .scripts import Script
 from .topology import Address, ServerName, Topology
@@ -29,6 +30,9 @@ _NOT_A_PRIMARY: Final = {
     "MASTERDOWN": "it is a replica now",
     "READONLY": "it is a replica now",
 }
+#: Asks for a push when all keys are replaced. No key is tracked, so there are no other pushes.
+_TRACK_REPLACEMENT: Final = pack(("CLIENT", "TRACKING", "ON", "OPTIN"))
+_REPLICATION: Final = pack(("INFO", "replication"))
 #: A refused command is logged at most this often for each server, in seconds.
 _LOG_INTERVAL: Final = 1.0
 
@@ -73,7 +77,7 @@ class Call:
         script = self.script
         if script is None:
             return pack(tuple(self.args))
-        stamp = (connection.run_id, self.times_sent) if script.stamped else ()
+        stamp = (connection.generation, self.times_sent) if script.stamped else ()
         return pack(("EVALSHA", script.sha, len(self.keys), *self.keys, *stamp, *self.args))
 
     def __call__(self, reply: Any) -> None:
@@ -123,12 +127,12 @@ class ServerQueue:
         #: times as long.
         self.down_since = asyncio.get_running_loop().time()
         self._log_after = 0.0
-        #: The run_id of the last connection.
-        self.run_id = b""
+        #: The generation of the last connection.
+        self.generation = b""
         self._owner: Final = owner
 
         async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
-            return await open_connection(address, lambda push: None, on_lost)
+            return await open_connection(address, self._on_push, on_lost)
 
         self.reconnecting: Final = ReconnectingConnection(
             name, "commands", owner.topology.address, connect, self._on_up, self._on_down
@@ -152,6 +156,8 @@ class ServerQueue:
         return f"Redis at {format_name(self.name)} cannot be reached: {self.reconnecting.reason}."
 
     def _on_up(self, connection: RedisConnection) -> None:
+        # The server then sends a push when it replaces all its data by those of a primary.
+        connection.send(_TRACK_REPLACEMENT, None)
         calls = list(self.pending)
         self.pending.clear()
         for call in calls:
@@ -201,8 +207,30 @@ class ServerQueue:
         if isinstance(reply, ReplyError) and reply.code not in TOPOLOGY_ERRORS:
             self.on_error(call, reply)
 
+    def _on_push(self, push: list[Any]) -> None:
+        if push[0] == b"invalidate":
+            self.check_generation()
+
+    def check_generation(self) -> None:
+        """Drop the connection if it has survived that its server became a replica, or was promoted again.
+
+        Otherwise the server could assign ids again that it had assigned before it was replaced.
+        """
+        connection = self.reconnecting.connection
+        if connection is not None:
+            connection.send(_REPLICATION, partial(_compare_generation, connection))
+
     def expire(self, now: float) -> None:
         """Fail the queued calls whose deadline has passed. ``now`` is a loop time."""
         pending = self.pending
         while pending and (pending[0].deadline <= now or pending[0].future.done()):
             pending.popleft().fail(self.problem())
+
+
+def _compare_generation(connection: RedisConnection, replication: Any) -> None:
+    if isinstance(replication, ReplyError):
+        return
+    if b"role:master" not in replication:
+        connection.abort("it is a replica now")
+    elif generation(connection.run_id, replication) != connection.generation:
+        connection.abort("it was promoted")

@@ -1,49 +1,83 @@
-"""Read the stream of a room, in which Redis stores the room's events."""
+"""Read rooms from Redis: the stream with a room's events, and the room's state."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import asyncio
+from typing import Any, Final, NamedTuple
 
 from ..base import Event
+from .connection import Part
 from .keys import Keys
 from .options import RedisOptions
 from .router import Router
 from .scripts import Script
 
-HISTORY: Final = Script("room", "history", stamped=True)
+HISTORY: Final = Script("room", "positions", "history", stamped=True)
+ROOM_STATE: Final = Script("room", "positions", "room_state", stamped=True)
+
+#: A position before every event of a room that had no event yet: its epoch, which is lower than all others.
+BEFORE_ALL: Final = "0"
 
 
 class StreamPage(NamedTuple):
     """Events of a stream, and its state when they were read.
 
-    ``last_offset`` is the newest offset of ``epoch``. ``is_complete`` is True if the stream still contains all events
-    after the requested id; ``events`` are the oldest of them.
+    ``last_offset`` is the newest offset of ``epoch``, or 0 for a room without events. ``is_complete`` is True if the
+    stream still contains all events after the requested id, and none was lost; ``events`` are the oldest of them. If
+    it is False, a node continues after ``continues_at`` in ``epoch``. ``is_final`` is False if a node that has not
+    reported its positions yet may have seen events that are lost.
     """
 
     epoch: str
     last_offset: int
     is_complete: bool
     events: list[Event]
+    continues_at: int
+    is_final: bool
 
 
 class StreamReader:
-    """Reads streams, with the TTLs of ``options``."""
+    """Reads streams and states, with the TTLs of ``options``."""
 
     def __init__(self, router: Router, keys: Keys, options: RedisOptions) -> None:
         self._router: Final = router
         self._keys: Final = keys
         self._history_ttl_ms: Final = options.history_ttl_ms
-        self._room_ttl_ms: Final = options.room_ttl_ms
+        #: The arguments that are the same for all calls.
+        self._fixed_args: Final[tuple[Part, ...]] = (
+            options.room_ttl_ms,
+            options.extension_ms,
+            "SPUBLISH" if router.topology.is_cluster else "PUBLISH",
+        )
 
-    async def read(self, room: str, epoch: str, offset: str, limit: int, size: int) -> StreamPage:
+    async def read(
+        self, room: str, epoch: str, offset: str, limit: int, size: int, *, is_node: bool = False
+    ) -> StreamPage:
         """Return up to ``limit`` events after the id ``<epoch>-<offset>``, or the newest ones if both are empty.
 
-        Only the newest ``size`` events count as stored. A room that does not exist begins an epoch. Raises
-        ``Unavailable``.
+        Only the newest ``size`` events count as stored. With ``is_node``, the id is this node's position in the room;
+        then every loss that it proves is recorded. Raises ``Unavailable``.
         """
         keys = (self._keys.meta(room), self._keys.stream(room))
-        args = (epoch, offset, limit, size, self._history_ttl_ms, self._room_ttl_ms)
-        reply = await self._router.run(HISTORY, keys, args)
-        found = reply[3]
+        args = (*self._fixed_args, epoch, offset, "1" if is_node else "", limit, size, self._history_ttl_ms)
+        newest_epoch, newest, is_complete, found, continues_at, is_final = await self._router.run(HISTORY, keys, args)
         events = [Event(found[i].decode(), found[i + 1]) for i in range(0, len(found), 2)]
-        return StreamPage(reply[0].decode(), int(reply[1]), reply[2] == 1, events)
+        return StreamPage(
+            newest_epoch.decode(), int(newest), is_complete == 1, events, int(continues_at), is_final == 1
+        )
+
+    def read_state(self, room: str, epoch: str, offset: int, *, wait: float = 0.0) -> asyncio.Future[Any]:
+        """Report this node's position in ``room``, and return the room's state; see ``state_args``.
+
+        Raises ``Unavailable``, at once or from the future. ``wait`` is as in ``Router.run``.
+        """
+        keys = (self._keys.meta(room), self._keys.stream(room))
+        return self._router.run(ROOM_STATE, keys, self.state_args(epoch, offset), wait=wait)
+
+    def state_args(self, epoch: str, offset: int) -> tuple[Part, ...]:
+        """Return the arguments of ROOM_STATE. The reply is the epoch and the newest offset, or None without events.
+
+        ``epoch`` and ``offset`` are those of the newest event that the node has delivered or acknowledged. If the
+        server lacks that event, it records that events were lost. An ``offset`` below 1 stands for no event.
+        """
+        return (*self._fixed_args, *((epoch, offset) if offset > 0 else ("", "")))

@@ -24,8 +24,8 @@ class ConnectionOwner(Protocol):
     def on_push(self, push: list[Any]) -> None:
         """Process a message or confirmation that a server pushed."""
 
-    def on_server_up(self, name: ServerName, connection: RedisConnection, *, was_replaced: bool) -> None:
-        """A server is connected. ``was_replaced`` is True if another process than before runs at its address."""
+    def on_server_up(self, name: ServerName, connection: RedisConnection) -> None:
+        """A server is connected."""
 
     def on_slots_moved(self) -> None:
         """Slots have moved, perhaps between servers that are connected already."""
@@ -40,7 +40,6 @@ class _Subscriber:
         self._name: Final = name
         self._router: Final = router
         self._owner: Final = owner
-        self._run_id = b""
 
         async def connect(address: Address | None, on_lost: OnLost) -> RedisConnection:
             return await open_connection(address, owner.on_push, on_lost)
@@ -54,9 +53,7 @@ class _Subscriber:
         return _problem(self._name, self.reconnecting.reason)
 
     def _on_up(self, connection: RedisConnection) -> None:
-        before, self._run_id = self._run_id, connection.run_id
-        was_replaced = before not in (b"", connection.run_id)
-        self._owner.on_server_up(self._name, connection, was_replaced=was_replaced)
+        self._owner.on_server_up(self._name, connection)
 
     def _on_down(self, connection: RedisConnection, reason: str) -> None:
         for on_replies in connection.unanswered:
@@ -74,6 +71,7 @@ class SubscriberConnections:
         self._subscribers: Final[dict[ServerName, _Subscriber]] = {}
         self._topology_version = 0
         router.on_refresh.append(self._update)
+        router.on_new_generation.append(self._drop_older)
 
     async def start(self, wait: float) -> None:
         """Connect to all servers; raise ``Unavailable`` if that takes longer than ``wait`` seconds."""
@@ -111,6 +109,13 @@ class SubscriberConnections:
             return self._router.topology.name(channel) == name
         except Unavailable:
             return False
+
+    def _drop_older(self, name: ServerName, generation: bytes) -> None:
+        """Drop a connection that has survived a promotion, so that the states of its rooms are read again."""
+        subscriber = self._subscribers.get(name)
+        connection = subscriber.reconnecting.connection if subscriber is not None else None
+        if connection is not None and connection.generation != generation:
+            connection.abort("it was promoted")
 
     def _update(self) -> None:
         """Connect to each new server, and close the connections to servers that left."""

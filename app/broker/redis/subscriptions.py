@@ -19,14 +19,12 @@ from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
 from .reconnect import OpenConnection
 from .router import Router
-from .scripts import Script
 from .server_queue import REFUSALS
+from .stream import BEFORE_ALL, ROOM_STATE, StreamReader
 from .subscriber_connections import CONNECTION_LOST, SubscriberConnections
 from .topology import ServerName
 
 log = logging.getLogger("roomcast.redis")
-
-ROOM_STATE: Final = Script("room", "room_state", stamped=True)
 
 #: The maximum number of rooms in one batch. Redis serves other clients between batches.
 _BATCH_SIZE: Final = 256
@@ -35,8 +33,6 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 2.0
 #: ``Subscription.last_offset`` until the state of the room is known.
 UNKNOWN: Final = -1
-#: ``Subscription.epoch`` of a room that had no event when its server was replaced. Lower than every epoch.
-_BEFORE_ALL: Final = "0"
 
 #: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
 _RETRIED: Final = REFUSALS | {"NOSCRIPT", CONNECTION_LOST}
@@ -45,8 +41,9 @@ _RETRIED: Final = REFUSALS | {"NOSCRIPT", CONNECTION_LOST}
 class Subscription:
     """A subscribed room, and the last event that the listener received.
 
-    ``epoch`` is "" for a room that had no event yet. ``pending`` contains messages that are held back while a gap is
-    repaired, or is None. ``is_active`` is True if an event was delivered since the last check of quiet rooms.
+    ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
+    ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
+    event was delivered since the last check of quiet rooms.
     """
 
     __slots__ = ("epoch", "is_active", "last_offset", "pending", "room")
@@ -63,8 +60,8 @@ class Subscriptions:
     """The subscribed rooms of one node. Owns the connections for them.
 
     ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, its epoch and newest
-    offset or None, after it was subscribed and after each reconnect. Reading the state lets the room live for
-    ``room_ttl_ms``.
+    offset or None, after it was subscribed and after each reconnect. With the request for the state, the node reports
+    its position in the room (``StreamReader.state_args``). ``on_left`` receives each subscription that ends.
     """
 
     def __init__(
@@ -72,18 +69,20 @@ class Subscriptions:
         router: Router,
         keys: Keys,
         open_connection: OpenConnection,
-        room_ttl_ms: int,
+        stream: StreamReader,
         node: str,
         on_message: Callable[[Subscription, bytes], None],
         on_state: Callable[[Subscription, list[bytes] | None], None],
+        on_left: Callable[[Subscription], None],
     ) -> None:
         self.by_channel: Final[dict[bytes, Subscription]] = {}
         self._router: Final = router
         self._keys: Final = keys
         self._connections: Final = SubscriberConnections(router, open_connection, self)
-        self._room_ttl_ms: Final = room_ttl_ms
+        self._stream: Final = stream
         self._on_message: Final = on_message
         self._on_state: Final = on_state
+        self._on_left: Final = on_left
         self._loop: Final = asyncio.get_running_loop()
         self._is_sharded: Final = router.topology.is_cluster
         #: By channel: done when the subscription is ready.
@@ -143,7 +142,9 @@ class Subscriptions:
         """Unsubscribe from ``rooms``. Nothing of them is reported from now on."""
         for room in rooms:
             channel = self._keys.channel(room).encode()
-            if self.by_channel.pop(channel, None) is not None:
+            subscription = self.by_channel.pop(channel, None)
+            if subscription is not None:
+                self._on_left(subscription)
                 self._finish(channel, Unavailable("Unsubscribed meanwhile."))
                 self._change(channel, False)
 
@@ -188,10 +189,13 @@ class Subscriptions:
             parts = [pack(("SUBSCRIBE", *channels))]
         for channel in channels:
             subscription = self.by_channel.get(channel)
-            has_epoch = subscription is not None and bool(subscription.epoch)
-            args = (b"0", self._room_ttl_ms, b"1" if has_epoch else b"0")
-            keys = self._keys.of_channel(channel)
-            parts.append(pack(("EVALSHA", ROOM_STATE.sha, 2, *keys, connection.run_id, *args)))
+            epoch, offset = ("", 0) if subscription is None else (subscription.epoch, subscription.last_offset)
+            if subscription is not None and not epoch and offset != UNKNOWN:
+                # The first event of the room may have been announced while the channel was not subscribed, and may be
+                # lost. Before the next event is delivered, the room is compared with its stream.
+                subscription.epoch = BEFORE_ALL
+            args = (connection.generation, b"0", *self._stream.state_args(epoch, offset))
+            parts.append(pack(("EVALSHA", ROOM_STATE.sha, 2, *self._keys.of_channel(channel), *args)))
 
         def on_replies(replies: Any) -> None:
             self._on_replies(connection, channels, replies)
@@ -294,19 +298,11 @@ class Subscriptions:
         with contextlib.suppress(Unavailable):  # otherwise it is subscribed when that server is connected
             self._subscribe_echo(self._connections.get(self._echo_channel))
 
-    def on_server_up(self, name: ServerName, connection: RedisConnection, *, was_replaced: bool) -> None:
-        """A server is connected: subscribe to all its rooms and read their states.
-
-        ``was_replaced`` is True if another process than before runs at its address.
-        """
-        channels = [channel for channel in self.by_channel if self._connections.is_on(channel, name)]
-        if was_replaced:
-            # The first event of a room without events may have been acknowledged and lost together with its
-            # announcement. With an epoch below all others, the new epoch of the room counts as a loss.
-            for subscription in map(self.by_channel.__getitem__, channels):
-                if not subscription.epoch and subscription.last_offset != UNKNOWN:
-                    subscription.epoch = _BEFORE_ALL
-        self._subscribe_all(connection, channels)
+    def on_server_up(self, name: ServerName, connection: RedisConnection) -> None:
+        """A server is connected: subscribe to all its rooms and read their states."""
+        self._subscribe_all(
+            connection, [channel for channel in self.by_channel if self._connections.is_on(channel, name)]
+        )
         if self._connections.is_on(self._echo_channel, name):
             self._subscribe_echo(connection)
 

@@ -158,11 +158,12 @@ class HistoryContract:
         """An empty room has a last id with offset 0, and resuming from it returns all later events."""
         empty = await harness.broker.history(ROOM)
         assert (list(empty.events), empty.recovered, split(empty.last_id)[1]) == ([], True, 0)
-        assert await harness.broker.history(ROOM, empty.last_id) == empty
+        again = await harness.broker.history(ROOM, empty.last_id)
+        assert (list(again.events), again.recovered, split(again.last_id)[1]) == ([], True, 0)
         ids = await harness.fill(2)
-        assert split(ids[0])[0] == split(empty.last_id)[0]
         expected = [Event(ids[0], b"0"), Event(ids[1], b"1")]
-        assert await harness.broker.history(ROOM, empty.last_id) == History(expected, True, ids[1])
+        for last_id in (empty.last_id, again.last_id):
+            assert await harness.broker.history(ROOM, last_id) == History(expected, True, ids[1])
 
     async def test_history_without_since(self, harness: Harness) -> None:
         """Without ``since``, history returns the newest HISTORY_SIZE events, oldest first."""

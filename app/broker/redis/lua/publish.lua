@@ -1,14 +1,15 @@
 -- Publishes a batch: the events of each room in order, all or none, announced in one message per room.
 -- Appended to room.lua.
 -- KEYS: receipt; for each room: meta, stream, channel, and one idempotency key for each event that has a key.
--- ARGV: run_id, how often this call was sent before; number of the batch, TTL of the receipt in ms, size of the stream,
---   TTL of the stream in ms, TTL of the meta in ms, TTL of the idempotency keys in ms, PUBLISH or SPUBLISH, number of
---   rooms; for each room: the number of events; for each event: '1' if it has a key, otherwise '', and the payload.
+-- ARGV: generation, how often this call was sent before; number of the batch, TTL of the receipt in ms, size of the
+--   stream, TTL of the stream and of the meta in ms, after how many ms they are extended, TTL of the idempotency keys in
+--   ms, PUBLISH or SPUBLISH, number of rooms; for each room: the number of events; for each event: '1' if it has a key,
+--   otherwise '', and the payload.
 -- Returns the ids in order.
 
-local run, sent, number = ARGV[1], ARGV[2], ARGV[3]
-local size, ttl, room_ttl = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local announce, rooms = ARGV[9], tonumber(ARGV[10])
+local generation, sent, number = ARGV[1], ARGV[2], ARGV[3]
+local size, ttl, room_ttl, extension = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+local announce, rooms = ARGV[10], tonumber(ARGV[11])
 
 -- The key of a receipt is used again for later batches, which have other numbers.
 if sent ~= '0' then
@@ -24,13 +25,13 @@ end
 local now = clock()
 local time = text(now)
 local ids = {}
-local key, arg = 2, 11
+local key, arg = 2, 12
 for _ = 1, rooms do
   local meta, stream, channel = KEYS[key], KEYS[key + 1], KEYS[key + 2]
   key = key + 3
   local events = tonumber(ARGV[arg])
   arg = arg + 1
-  local epoch, offset, extended_at = open_room(meta, stream, run, true)
+  local epoch, offset, extended_at = open_room(meta, stream, generation)
   local newest_offset = tonumber(offset)
   local first = newest_offset + 1
   local payloads, lengths = {}, {}
@@ -52,7 +53,7 @@ for _ = 1, rooms do
       payloads[#payloads + 1] = payload
       lengths[#lengths + 1] = #payload
       if has_key then
-        redis.call('SET', KEYS[key], id, 'PX', ARGV[8])
+        redis.call('SET', KEYS[key], id, 'PX', ARGV[9])
       end
     end
     if has_key then
@@ -62,11 +63,11 @@ for _ = 1, rooms do
     ids[#ids + 1] = id
   end
   if #payloads > 0 then
-    -- Extend the expiries only after a quarter of the TTL, by a quarter more. That saves two calls for most batches.
-    if now - extended_at > room_ttl / 4 then
+    -- The TTLs are longer by the time after which they are extended. That saves two calls for most batches.
+    if now - extended_at > extension then
       redis.call('HSET', meta, 'o', text(newest_offset), 'x', time)
-      extend_room(meta, room_ttl)
-      redis.call('PEXPIRE', stream, text(ttl + room_ttl / 4))
+      redis.call('PEXPIRE', meta, room_ttl)
+      redis.call('PEXPIRE', stream, ttl)
     else
       redis.call('HSET', meta, 'o', text(newest_offset))
     end
@@ -76,7 +77,7 @@ for _ = 1, rooms do
     end
     redis.call(announce, channel, head .. '\n' .. table.concat(payloads))
   elseif extended_at == 0 then
-    extend_room(meta, room_ttl)
+    redis.call('PEXPIRE', meta, room_ttl)
   end
 end
 redis.call('SET', KEYS[1], number .. ' ' .. cjson.encode(ids), 'PX', ARGV[4])

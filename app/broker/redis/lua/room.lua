@@ -1,7 +1,16 @@
 -- Shared by the scripts for a room's events.
--- The room's meta is a hash: its epoch e, the offset of its newest event o, the run_id r of the server that assigned the
--- epoch, and the time x at which the expiry was extended last. A server with another run_id was restarted or promoted
--- since then. It may have lost acknowledged events and would assign their ids again, so the room begins a new epoch.
+-- The room's meta is a hash:
+--   e: the current epoch; o: the offset of the newest event; offsets count on over all epochs.
+--   g: the generation of the server that began the epoch (see handshake.py). A server of another generation was
+--     restarted or promoted since then. It may lack acknowledged events and would assign their ids again, so its first
+--     event in the room begins a new epoch.
+--   x: when the expiry was extended last, in ms.
+--   l: the oldest valid epoch, if events were lost. Whoever resumes from an id of an earlier epoch may have missed them.
+--   <epoch>: the offset before the first event of this epoch, which is where the epoch before it ended. Kept for the
+--     last valid epochs; absent if the room has had only one.
+-- A room without events has no meta. Its id is the server's time in microseconds and the offset 0.
+
+local KEPT_EPOCHS = 16
 
 local function clock()
   local time = redis.call('TIME')
@@ -12,12 +21,23 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- An epoch is the time at which it began, in microseconds. It is increased if needed so that it is larger than every
--- epoch in the stream, and different from other epochs that this run of the script begins.
+-- Returns the generation of this server. The caller's generation is older if its connection survived a promotion.
+local own_generation
+local function read_generation()
+  if not own_generation then
+    local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+    local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+    own_generation = string.sub(run_id, 1, 8) .. string.sub(replid, 1, 8)
+  end
+  return own_generation
+end
+
+-- An epoch is the time at which it began, in microseconds. It is increased if needed so that it is larger than the epoch
+-- at_least and every epoch in the stream, and different from other epochs that this run of the script begins.
 local begun = 0
-local function new_epoch(old, stream)
+local function new_epoch(at_least, stream)
   local time = redis.call('TIME')
-  local epoch = math.max(time[1] * 1000000 + time[2] + begun, tonumber(old or 0) + 1)
+  local epoch = math.max(time[1] * 1000000 + time[2] + begun, at_least + 1)
   begun = begun + 1
   if redis.call('EXISTS', stream) == 1 then
     local info = redis.call('XINFO', 'STREAM', stream)
@@ -30,22 +50,48 @@ local function new_epoch(old, stream)
   return text(epoch)
 end
 
--- Returns epoch and offset as text, and x as a number. Returns nil if the room does not exist and create is false.
-local function open_room(meta, stream, run, create)
-  local state = redis.call('HMGET', meta, 'e', 'o', 'r', 'x')
-  if state[3] == run then
-    return state[1], state[2], tonumber(state[4])
+-- Returns the kept epochs in order, each as {epoch, offset before its first event}. The last one is the current epoch.
+local function read_epochs(meta, current)
+  local fields, epochs = redis.call('HGETALL', meta), {}
+  for i = 1, #fields, 2 do
+    local epoch = tonumber(fields[i])
+    if epoch then
+      epochs[#epochs + 1] = {epoch, tonumber(fields[i + 1])}
+    end
   end
-  if not state[1] and not create then
-    return nil
+  table.sort(epochs, function(a, b) return a[1] < b[1] end)
+  if #epochs == 0 or epochs[#epochs][1] ~= current then
+    epochs[#epochs + 1] = {current, 0}
   end
-  local epoch = new_epoch(state[1], stream)
-  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run, 'x', '0')
-  return epoch, '0', 0
+  return epochs
 end
 
--- Extends the expiry of a room's meta. Publishing extends it only after a quarter of the TTL, so a quarter is added:
--- otherwise an event that is published shortly before the next extension would outlive the meta.
-local function extend_room(meta, ttl)
-  redis.call('PEXPIRE', meta, text(ttl + ttl / 4))
+-- Begins the next epoch of a room and returns it.
+local function begin_epoch(meta, stream, epoch, offset)
+  local epochs = read_epochs(meta, tonumber(epoch))
+  if #epochs == 1 then
+    redis.call('HSET', meta, epoch, text(epochs[1][2]))
+  elseif #epochs >= KEPT_EPOCHS then
+    redis.call('HDEL', meta, text(epochs[1][1]))
+  end
+  local next_epoch = new_epoch(tonumber(epoch), stream)
+  redis.call('HSET', meta, 'e', next_epoch, 'g', read_generation(), 'x', '0', next_epoch, offset)
+  return next_epoch
+end
+
+-- Returns epoch and offset as text, and x as a number. A room without meta begins its first epoch.
+local function open_room(meta, stream, generation)
+  local state = redis.call('HMGET', meta, 'e', 'o', 'g', 'x')
+  if state[3] == generation then
+    return state[1], state[2], tonumber(state[4])
+  end
+  if not state[1] then
+    local epoch = new_epoch(0, stream)
+    redis.call('HSET', meta, 'e', epoch, 'o', '0', 'g', generation, 'x', '0')
+    return epoch, '0', 0
+  end
+  if state[3] == read_generation() then
+    return state[1], state[2], tonumber(state[4])
+  end
+  return begin_epoch(meta, stream, state[1], state[2]), state[2], 0
 end
