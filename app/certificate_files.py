@@ -55,9 +55,9 @@ def load_certificate(
             problem = f"{certificate} and {key} are not a certificate chain and its key"
         raise SettingsError(f"{problem}; both must be PEM, and the key without a passphrase.") from error
     validity = validity_of_chain(Path(certificate.path))
-    if validity is not None and (problem := validity.problem()):
+    if validity is not None and (invalid := validity.problem()):
         raise SettingsError(
-            f"{certificate} {problem}, so it is not accepted. Renew it, or correct this machine's clock."
+            f"{certificate} {invalid}, so it is not accepted. Renew it, or correct this machine's clock."
         )
     return validity
 
