@@ -134,9 +134,9 @@ def _connection_ends(gateway: Gateway) -> Metric:
 
 def _access_failures(gateway: Gateway) -> Metric:
     """Return the access checks without a decision. Both kinds begin with 0, so that rates include the first failure."""
-    help = "Access checks that failed: requests to the URL in ROOM_ACCESS (url), and rules of plugins (rule)."
+    help = "Access checks that failed: those of the URL in ROOM_ACCESS (url), and rules of plugins (rule)."
     family = CounterMetricFamily("roomcast_access_failures", help, labels=["check"])
-    family.add_metric(["url"], gateway.room_access.failed_requests)
+    family.add_metric(["url"], gateway.room_access.failed_checks)
     family.add_metric(["rule"], gateway.counters.failed_rules)
     return family
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from access_server import AccessServer
@@ -103,7 +103,7 @@ async def test_failures_are_not_cached(access_server: AccessServer) -> None:
         results = await asyncio.gather(*(rule.allows(ALICE, "task:1") for _ in range(3)), return_exceptions=True)
         assert [type(result) for result in results] == [Unavailable] * 3
         assert rule.decide(ALICE, "task:1") is None
-        assert rule.failed_requests == 1
+        assert rule.failed_checks == 1
         access_server.always(200)
         assert await rule.allows(ALICE, "task:1") is True
 
@@ -207,6 +207,39 @@ async def test_3000_joins_at_once(access_server: AccessServer) -> None:
         users = [Identity(id, f"user {id}") for id in range(3000)]
         assert await asyncio.gather(*(rule.allows(user, "channel:1") for user in users)) == [True] * 3000
     assert access_server.most_at_once == room_access.MAX_REQUESTS
+
+
+async def test_checks_while_the_url_fails(access_server: AccessServer, monkeypatch) -> None:
+    """After a failure, a check for which there is no slot fails at once; a failed request keeps its slot longer."""
+    monkeypatch.setattr(room_access, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(room_access, "FAILURE_PAUSE", 3600)
+    access_server.always(503)
+    async with room_access_rule(access_server.url) as rule:
+        for _ in range(10):
+            with pytest.raises(Unavailable):
+                await rule.allows(ALICE, "task:1")
+        assert len(access_server.bodies) == 2
+        assert rule.failed_checks == 10
+
+
+async def test_checks_after_the_url_failed(access_server: AccessServer, monkeypatch) -> None:
+    """With the first answer, checks wait for a slot again."""
+    monkeypatch.setattr(room_access, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(room_access, "FAILURE_PAUSE", 0.05)
+    access_server.always(503)
+    async with room_access_rule(access_server.url) as rule:
+        users = [Identity(id, f"user {id}") for id in range(20)]
+        failed = await asyncio.gather(*(rule.allows(user, "task:1") for user in users), return_exceptions=True)
+        assert {type(one) for one in failed} == {Unavailable}
+        access_server.always(200)
+
+        async def is_allowed() -> bool:
+            with suppress(Unavailable):
+                return await rule.allows(ALICE, "task:1")
+            return False
+
+        await wait_until(is_allowed)
+        assert await asyncio.gather(*(rule.allows(user, "task:2") for user in users)) == [True] * 20
 
 
 async def test_the_number_of_checks_is_bounded(access_server: AccessServer, monkeypatch, caplog) -> None:
