@@ -1,4 +1,4 @@
-/** Reconnect delays. */
+/** The delays before attempts are repeated: to reconnect, and to join a room. */
 
 import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_TOO_MANY_MESSAGES } from "./errors.js";
 
@@ -18,10 +18,16 @@ const REVOCATION_DELAY = 1_000;
  * The first delay may be 0, so that clients that lost their connections together come back apart. The later ones are at
  * least half of the bound, which grows by half. So a client waits at most about as long as the outage lasted.
  */
-export function reconnectDelay({ base, max }, attempts) {
+export function retryDelay({ base, max }, attempts) {
   const bound = Math.min(max, base * 1.5 ** attempts);
   return bound * (attempts ? 0.5 + 0.5 * Math.random() : Math.random());
 }
+
+/** The bounds of the delays before a join is repeated that failed temporarily. */
+const JOIN_DELAYS = { base: 1_000, max: 20_000 };
+
+/** Return the delay before a join is repeated. `failures` is the number of failures before the last one. */
+export const joinDelay = (failures) => retryDelay(JOIN_DELAYS, failures);
 
 /** Decides how long to wait before each attempt to reconnect. */
 export class Backoff {
@@ -76,7 +82,7 @@ export class Backoff {
       return 0;
     }
     // After CLOSE_SERVICE_RESTART there is no reason to wait longer: the server spreads these closes over DRAIN_SECONDS.
-    const delay = reconnectDelay(this.#options, this.attempts);
+    const delay = retryDelay(this.#options, this.attempts);
     return code === CLOSE_TOO_MANY_MESSAGES ? 5 * delay + 5 * this.#options.base : delay;
   }
 }

@@ -1,6 +1,6 @@
 /** The public client: it owns a connection, its own or a shared one, and turns calls into requests. */
 
-import { reconnectDelay } from "./backoff.js";
+import { retryDelay } from "./backoff.js";
 import { Connection } from "./connection.js";
 import { CLOSE_NORMAL, closedError, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
@@ -268,7 +268,7 @@ export class ChatClient {
       try {
         return await this.#delegate.getToken({ refused: false, previous: undefined });
       } catch (error) {
-        const delay = reconnectDelay(this.#options.reconnect || DEFAULTS.reconnect, attempts);
+        const delay = retryDelay(this.#options.reconnect || DEFAULTS.reconnect, attempts);
         const reason = `No token: ${error?.message ?? error}`;
         if (generation === this.#generation) {
           this.#stateChanged({ state: "waiting", attempts, code: 0, reason, delay, retryAt: Date.now() + delay });

@@ -90,6 +90,10 @@ export class Connection {
 
   request(request) {
     const { type, room, since, done } = request;
+    if (type === "leave_room") {
+      this.#rooms.cancelRejoin(room);
+      this.#queue.cancelJoin(room);
+    }
     const isPlainJoin = type === "join_room" && since === undefined && !this.#queue.isLeaving(room);
     if (!isPlainJoin || !this.#rooms.answerJoin(room, done)) this.#queue.add(request);
   }

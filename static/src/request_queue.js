@@ -3,15 +3,17 @@
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
  * outcome once. The queue adds `sentAt` (first sent), `transmittedAt` (sent on this connection), `isInFlight`, `isRepeat` (sent
- * on an earlier connection), `isExclusive` and `resumedFrom`.
+ * on an earlier connection), `isExclusive`, `resumedFrom` and `failures` (of a join).
  *
- * Requests are sent in the order of the calls, within the limits of the server. Those for a room that is being joined again
+ * Requests are sent in the order of the calls, within the limits of the server. Those for a room that cannot be joined yet
  * wait for it. After a lost connection, requests without an answer are sent again with the same idempotency key, one at a
  * time, so that no later request overtakes them.
  */
 
+import { joinDelay } from "./backoff.js";
 import { continuousTime } from "./clock.js";
 import { CLOSE_TOO_BIG, RETRY_CODES } from "./errors.js";
+import { leftTooEarly } from "./rooms.js";
 import { Timers } from "./timers.js";
 
 /** Commands that may be repeated without an idempotency key. */
@@ -44,6 +46,8 @@ export class RequestQueue {
   #pending = new Set();
   /** Requests to join rooms again that were not sent yet. They precede the pending requests. */
   #rejoins = new Set();
+  /** Rooms whose first join failed temporarily, until it is sent again. */
+  #delayedRooms = new Set();
   /** Requests that were sent on the current connection, by the id of their frame. */
   #inFlight = new Map();
 
@@ -92,6 +96,7 @@ export class RequestQueue {
     const lost = [...this.#inFlight.values()];
     this.#inFlight.clear();
     this.#rejoins.clear();
+    this.#delayedRooms.clear();
     for (const request of lost) this.#noteLoss(request);
     if (code === CLOSE_TOO_BIG) this.#refuseLargest(lost.filter((request) => this.#pending.has(request)));
   }
@@ -117,7 +122,7 @@ export class RequestQueue {
       if (inFlight >= this.#options.inFlight) return;
       if (!request.isInFlight) {
         // Until the room is joined again, it is also unknown if the server still has the idempotency keys.
-        if (this.#rooms.isRejoining(request.room)) continue;
+        if (this.#rooms.isRejoining(request.room) || this.#delayedRooms.has(request.room)) continue;
         request.isExclusive ||= request.isRepeat;
         if (request.isExclusive && inFlight) return;
         if (request.isRepeat && isKeyExpired(request)) {
@@ -192,17 +197,50 @@ export class RequestQueue {
     request.done(null, message);
   }
 
-  /** Report an error answer to the caller, or send the request again first and alone if the error is temporary. */
+  /**
+   * Report an error answer to the caller, or send the request again if the error is temporary: first and alone, because no
+   * later request may overtake it. A join is sent again later, because the access check of one room says nothing about
+   * other rooms.
+   */
   failed(request, message) {
     const { code, error, fields } = message.data;
+    if (code === "not_joined" && this.#delayedRooms.has(request.room) && this.#pending.has(request)) {
+      if (!request.isRepeat) request.sentAt = undefined; // It was sent right after a join that failed, and not executed.
+      return;
+    }
     if (!RETRY_CODES.has(code) || !this.#pending.has(request) || isKeyExpired(request)) {
       this.#pending.delete(request);
       request.done({ code, message: error, fields, room: message.room }, message);
       return;
     }
+    if (code === "unavailable" && request.type === "join_room") {
+      this.#delayJoin(request);
+      return;
+    }
     if (code === "rate_limited" && !request.isRepeat) request.sentAt = undefined; // The server did not execute it.
     request.isExclusive = true;
     this.#timers.set("retry", code === "in_progress" ? 250 : 500 + 1000 * Math.random(), () => this.flush());
+  }
+
+  #delayJoin(request) {
+    const { room, failures = 0 } = request;
+    request.failures = failures + 1;
+    this.#delayedRooms.add(room);
+    this.#timers.set(`join ${room}`, joinDelay(failures), () => {
+      this.#delayedRooms.delete(room);
+      this.flush();
+    });
+  }
+
+  /** Reject the joins of `room` that will be sent again after a pause: the page leaves the room. */
+  cancelJoin(room) {
+    if (!this.#delayedRooms.delete(room)) return;
+    this.#timers.clear(`join ${room}`);
+    for (const request of this.#pending) {
+      if (request.type !== "join_room" || request.room !== room || request.isInFlight) continue;
+      this.#pending.delete(request);
+      request.done(leftTooEarly(room));
+    }
   }
 
   /** The time at which the oldest request in flight was sent; undefined if there is none. */

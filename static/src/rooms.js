@@ -1,5 +1,6 @@
 /** The rooms of one connection: which ones are joined, and the last event received in each. */
 
+import { joinDelay } from "./backoff.js";
 import { RETRY_REJOIN_CODES } from "./errors.js";
 import { epochOf, localFrame, offsetOf } from "./frames.js";
 import { Timers } from "./timers.js";
@@ -103,11 +104,12 @@ export class Rooms {
     for (const room of this.#rooms.keys()) this.#rejoin(room);
   }
 
-  #rejoin(room) {
+  #rejoin(room, failures = 0) {
     this.#rejoining.add(room);
     const done = (error, message) => {
       if (error && RETRY_REJOIN_CODES.has(error.code)) {
-        this.#retryTimers.set(room, 500 + 1000 * Math.random(), () => this.#rooms.has(room) && this.#rejoin(room));
+        const again = () => this.#rooms.has(room) && this.#rejoin(room, failures + 1);
+        this.#retryTimers.set(room, joinDelay(failures), again);
         return;
       }
       this.#rejoining.delete(room);
@@ -118,6 +120,13 @@ export class Rooms {
       this.#onDropped();
     };
     this.#sendRejoin({ type: "join_room", room, done });
+  }
+
+  /** Do not join `room` again after a pause: the page leaves it. */
+  cancelRejoin(room) {
+    if (!this.#retryTimers.has(room)) return;
+    this.#retryTimers.clear(room);
+    this.#rejoining.delete(room);
   }
 
   connectionLost() {
@@ -140,4 +149,4 @@ export class Rooms {
   }
 }
 
-const leftTooEarly = (room) => ({ code: "not_joined", message: `${room} was left before it could be joined again.`, room });
+export const leftTooEarly = (room) => ({ code: "not_joined", message: `${room} was left before it could be joined.`, room });
