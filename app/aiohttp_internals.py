@@ -7,7 +7,7 @@ if an aiohttp release changes something that this module relies on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web, web_response
@@ -18,8 +18,10 @@ from multidict import CIMultiDictProxy
 __all__ = [
     "MAX_EARLY_BYTES",
     "AiohttpUpgradeRequest",
+    "HttpConnection",
     "has_received_request",
     "hide_versions",
+    "http_connections",
     "parse_upgrade_request",
     "websocket_mask",
 ]
@@ -52,6 +54,66 @@ def parse_upgrade_request(protocol: asyncio.Protocol, head: bytes) -> RawRequest
         return None
     message: RawRequestMessage = messages[0][0]
     return message if message.version == HttpVersion11 else None
+
+
+class HttpConnection(web.RequestHandler):
+    """A connection that aiohttp handles, with a bound on the work that it causes in one iteration of the event loop.
+
+    A read can bring 256 KB. In that many bytes a client can put 40,000 chunks of one byte, which take 16 ms to parse.
+    """
+
+    __slots__ = ("_is_scheduled", "_unparsed")
+
+    #: How many bytes are parsed in one iteration of the event loop. That takes at most 1 ms.
+    PARSE_AT_ONCE: Final = 16_384
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        #: Bytes to parse in the next iterations. The transport is paused until they are parsed.
+        self._unparsed = b""
+        self._is_scheduled = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the beginning of ``data`` now, and the rest later. aiohttp passes ``b""`` to resume its parser."""
+        if self._unparsed and data:  # the transport had read this before it was paused
+            self._unparsed += data
+            return
+        super().data_received(data[: self.PARSE_AT_ONCE])
+        rest = data[self.PARSE_AT_ONCE :]
+        if rest and self._upgraded:  # it is not parsed here, see ``AiohttpUpgradeRequest.detach_transport``
+            super().data_received(rest)
+        elif rest:
+            self._unparsed = rest
+            self._pause_transport_reading()
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._parse_rest)
+
+    def _parse_rest(self) -> None:
+        self._is_scheduled = False
+        if self._reading_paused or self._buffer_paused:
+            return  # until aiohttp resumes reading
+        rest, self._unparsed = self._unparsed, b""
+        transport = self.transport
+        if transport is not None and transport.get_protocol() is self:
+            self.data_received(rest)
+            if not self._unparsed and not self._reading_paused and not self._buffer_paused:
+                super()._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        """Parse what was read before, then read more."""
+        if self._unparsed:
+            self._schedule()
+        else:
+            super()._resume_transport_reading()
+
+
+def http_connections(server: web.Server) -> Callable[[], HttpConnection]:
+    """Return the factory of the connections of ``server``. By itself, that creates aiohttp's ``RequestHandler``."""
+    return lambda: HttpConnection(server, loop=server._loop, **server._kwargs)
 
 
 class AiohttpUpgradeRequest:

@@ -45,7 +45,7 @@ REDIS_FIXTURES = {"fresh_redis", "redis_cluster", "redis_server", "sentinel_trio
 #: The largest number of test processes. Each test that starts a cluster or a browser uses several more.
 MAX_WORKERS = 4
 #: The folders whose tests start processes: roomcast itself, nginx, Node.
-SLOW_FOLDERS = (TESTS / "cli", TESTS / "e2e")
+SLOW_FOLDERS = (TESTS / "abuse", TESTS / "cli", TESTS / "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -139,6 +139,7 @@ _ERRORS: Final = {
     "408": "The body took too long.",
     "409": "A request with the same key is still running.",
     "413": "The body is too large.",
+    "415": "The request has a Content-Encoding, which is not accepted.",
     "422": "An event, room or user is invalid, or the key was used for another request. Nothing was done.",
     "429": "Too many requests; try again later.",
     "503": "The broker cannot be reached; try again later.",
@@ -174,7 +175,7 @@ def _event_paths() -> dict[str, JsonSchema]:
         "Publish one event, or all or none of a list.",
         ("key",),
         {"oneOf": [_object(id=_TEXT), _object(ids=_list(_TEXT))]},
-        *("400", "408", "409", "413", "422"),
+        *("400", "408", "409", "413", "415", "422"),
         requestBody={"required": True, "content": {"application/json": {"schema": body}}},
     )
     return {f"{_ROOT}/events": {"post": publish}}

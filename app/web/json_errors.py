@@ -6,8 +6,6 @@ frames have the same meaning. ``STATUS`` has the HTTP status of each code.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
@@ -37,6 +35,7 @@ STATUS: Final[Mapping[str, int]] = {
     "body_too_slow": 408,
     "in_progress": 409,
     "body_too_large": 413,
+    "body_encoded": 415,
     "too_many_tickets": 429,
     "internal": 500,
     "unavailable": 503,
@@ -48,11 +47,7 @@ RETRY_AFTER: Final = 1
 
 
 class Failure(RoomcastError):
-    """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``.
-
-    With ``close`` the connection is closed after the response. Before that, the rest of the request is read and
-    discarded for up to ``close`` seconds.
-    """
+    """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``."""
 
     def __init__(
         self,
@@ -61,13 +56,15 @@ class Failure(RoomcastError):
         more: Mapping[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        close: float | None = None,
     ) -> None:
         super().__init__(message)
         self.code: Final = code
         self.document: Final = {"error": message, "code": code, **(more or {})}
         self.headers: Final = headers
-        self.close: Final = close
+
+    def response(self) -> web.Response:
+        """Return the response in JSON."""
+        return json_response(self.document, STATUS.get(self.code, 422), self.headers)
 
 
 def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -90,10 +87,7 @@ def in_json(handler: Handler) -> Handler:
             raise
         except Exception as error:
             failure = _as_failure(request, error)
-        response = json_response(failure.document, STATUS.get(failure.code, 422), failure.headers)
-        if failure.close is not None:
-            await _send_and_close(request, response, failure.close)
-        return response
+        return failure.response()
 
     return wrapper
 
@@ -111,19 +105,3 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
     resource = request.match_info.route.resource
     log.error("%s %s failed", request.method, resource.canonical if resource is not None else "", exc_info=error)
     return Failure("internal", "The server failed; its log says why. Try again later.")
-
-
-async def _send_and_close(request: web.Request, response: web.Response, linger: float) -> None:
-    """Send ``response``, read and discard the rest of the request for up to ``linger`` seconds, and close.
-
-    If a socket is closed with unread bytes, the kernel sends a reset, and the client can lose the response. aiohttp
-    would continue to read by itself, even after the client has disconnected.
-    """
-    response.force_close()
-    await response.prepare(request)
-    await response.write_eof()
-    with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
-        async with asyncio.timeout(linger):
-            while await request.content.readany():
-                pass
-    request.protocol.force_close()

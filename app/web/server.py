@@ -15,12 +15,13 @@ from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
-from ..aiohttp_internals import hide_versions
+from ..aiohttp_internals import hide_versions, http_connections
 from ..certificates import ServerContext, Validity
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
 from . import tcp_sockets
 from .app_state import DEV, GATEWAY
+from .body_limit import limit_body
 from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
 from .routes import add_routes
@@ -36,8 +37,9 @@ MAX_BODY: Final = 1024 * 1024
 RUNNER_OPTIONS: Final[dict[str, Any]] = {
     "access_log": None,  # its lines would contain URLs with tokens
     "shutdown_timeout": 1,
-    # How long aiohttp continues to read after an early response. Its default is 10 s, even while the server stops.
-    "lingering_time": 2,
+    # ``limit_body`` refuses compressed bodies, and reads the rest of a body that nothing has read.
+    "auto_decompress": False,
+    "lingering_time": 0,
     # Our keepalive replaces TCP's, for which each transport would keep a socket object.
     "tcp_keepalive": False,
 }
@@ -65,7 +67,8 @@ def create_app(
     ``dev`` is for ``roomcast dev``, which serves only requests for ``hosts`` and this machine. ``peers`` are the other
     workers, if there are several.
     """
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[host_check(hosts)] if dev else [])
+    checks = [limit_body, host_check(hosts)] if dev else [limit_body]
+    app = web.Application(client_max_size=MAX_BODY, middlewares=checks)
     app[GATEWAY] = gateway
     app[DEV] = dev
     if peers is not None:
@@ -115,9 +118,10 @@ class Server:
         self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
-        self._acceptor = Acceptor(app, self._runner.server)
+        http = http_connections(self._runner.server)
+        self._acceptor = Acceptor(app, self._runner.server, http)
         # In dev aiohttp accepts all connections itself, because the host check is a middleware.
-        await self._bind(self._runner.server if self._dev else self._acceptor)
+        await self._bind(http if self._dev else self._acceptor)
         self._handshake_timeouts = asyncio.create_task(self._acceptor.enforce_timeout())
 
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:

@@ -16,9 +16,6 @@ from ...protocol.user_id import FORM, decode_percent, parse_user_id
 from ..app_state import GATEWAY
 from ..json_errors import Failure
 
-#: How long the rest of a body that is too large is read and discarded, in seconds.
-LINGER: Final = 2.0
-
 _decode: Final = msgspec.json.Decoder().decode
 
 
@@ -65,16 +62,16 @@ async def read_body(request: web.Request) -> bytes:
     limit, seconds = request.client_max_size, request.app[GATEWAY].settings.handshake_timeout
     sentence = f"The body is larger than {limit} bytes; publish fewer events at once."
     if (request.content_length or 0) > limit:
-        raise Failure("body_too_large", sentence, close=LINGER)
+        raise Failure("body_too_large", sentence)
     try:
         async with asyncio.timeout(seconds):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:
-        raise Failure("body_too_large", sentence, close=LINGER) from None
+        raise Failure("body_too_large", sentence) from None
     except TimeoutError:
-        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.", close=0) from None
+        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.") from None
     except web.RequestPayloadError as error:
-        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.", close=0) from None
+        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.") from None
 
 
 def decode_json(body: bytes) -> Any:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -78,7 +78,9 @@ class PendingConnection(asyncio.Protocol):
         if end < len(_HEAD_END) or not data.startswith(_REQUEST_START):
             return False
         message = parse_upgrade_request(self, data[:end])
-        if message is None or message.path.partition("?")[0] != handshake.PATH or "Expect" in message.headers:
+        if message is None or message.path.partition("?")[0] != handshake.PATH:
+            return False
+        if "Expect" in message.headers or "Content-Encoding" in message.headers:
             return False
         self.headers: CIMultiDictProxy[str] = message.headers
         self.host: str = message.headers["Host"]  # the parser refuses HTTP/1.1 without it
@@ -101,13 +103,17 @@ class PendingConnection(asyncio.Protocol):
 
 
 class Acceptor:
-    """The protocol factory of the listeners. ``app`` contains the gateway, ``http`` is aiohttp's server of ``app``."""
+    """The protocol factory of the listeners.
 
-    def __init__(self, app: web.Application, http: web.Server) -> None:
+    ``app`` contains the gateway. ``http`` is aiohttp's server of ``app``, ``new_handler`` creates its connections.
+    """
+
+    def __init__(self, app: web.Application, http: web.Server, new_handler: Callable[[], web.RequestHandler]) -> None:
         self._gateway: Final = app[GATEWAY]
         self._ticket_limit: Final = app[TICKET_LIMIT]
         self._origins: Final = app[ORIGINS]
         self._http: Final = http
+        self._new_handler: Final = new_handler
         #: The connections that have sent nothing, with the time at which each was made, oldest first.
         self._silent: Final[dict[PendingConnection, float]] = {}
         #: The connections of aiohttp that have not sent a whole request, with the time at which each was made.
@@ -150,7 +156,7 @@ class Acceptor:
     def _pass_on(self, connection: PendingConnection, data: bytes, since: float) -> None:
         """Give the connection, which was made at ``since``, to aiohttp as if that had received ``data``."""
         transport, _ = connection.detach_transport()
-        handler = self._http()
+        handler = self._new_handler()
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)

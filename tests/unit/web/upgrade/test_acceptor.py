@@ -183,6 +183,7 @@ PASSED_ON = {
     "two hosts": PLAIN.replace(b"Host: ", b"Host: a\r\nHost: "),
     "an expectation": request(Expect="100-continue"),
     "an unknown expectation": request(Expect="x"),
+    "an encoded body": request(Content_Encoding="gzip"),
     "a body": request(Content_Length="5") + b"hello" + PING,
     "a body in chunks": request(Transfer_Encoding="chunked") + b"5\r\nhello\r\n0\r\n\r\n" + PING,
     "two lengths of a body": request(Transfer_Encoding="chunked", Content_Length="5") + b"0\r\n\r\n",
