@@ -184,7 +184,7 @@ def install() -> None:
         return
     sys.stderr = _replacement(sys.stderr)
     sys.stdout = _replacement(sys.stdout)
-    atexit.register(_flush)
+    atexit.register(flush)
     os.register_at_fork(after_in_child=_write_directly)
 
 
@@ -209,9 +209,9 @@ def dropped_lines() -> int:
     return sum(stream.dropped_lines for stream in _streams)
 
 
-def _flush() -> None:
-    """Wait for the last lines, but not for a reader that has stopped."""
-    deadline = time.monotonic() + FLUSH_TIMEOUT
+def flush(timeout: float = FLUSH_TIMEOUT) -> None:
+    """Wait until all lines so far are written, but for at most ``timeout`` seconds: their reader may have stopped."""
+    deadline = time.monotonic() + timeout
     for stream in _streams:
         stream.wait_until_written(max(deadline - time.monotonic(), 0))
 

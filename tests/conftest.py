@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # Before its import; otherwise its asserts would fail without showing what they compared.
-pytest.register_assert_rewrite("broker_contract", "certificates", "outages")
+pytest.register_assert_rewrite("broker_contract", "outages")
 
 #: A separate package: test_foreign_plugin.py installs it and runs its tests.
 collect_ignore = ["foreign"]

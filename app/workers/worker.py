@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from .. import output
 from ..errors import RoomcastError
 from ..settings import Settings
 from ..web.ops import metrics, worker_metrics
@@ -31,6 +32,8 @@ VARIABLE: Final = "ROOMCAST_WORKER"
 #: How long the supervisor may take to gather the metrics of the other workers, in seconds. Longer than the
 #: ``METRICS_TIMEOUT`` that it gives to each of them.
 GATHER_TIMEOUT: Final = 2.0
+#: How long a worker that serves waits for its log to be written before it reports that, in seconds.
+_FLUSH_TIMEOUT: Final = 1.0
 
 
 class Worker:
@@ -71,6 +74,11 @@ class Worker:
     def _on_ready(self, server: Server) -> None:
         log.info("process %d serves", os.getpid())
         self._gateway = server.gateway
+        self._spawn(self._report_ready())
+
+    async def _report_ready(self) -> None:
+        """Write the log first, so that the supervisor's line about the start follows those of the workers."""
+        await asyncio.to_thread(output.flush, _FLUSH_TIMEOUT)
         self._channel.send(READY)
 
     async def _receive(self, control: Control) -> None:

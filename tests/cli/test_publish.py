@@ -28,6 +28,14 @@ def test_data_and_complete_events_can_come_from_standard_input(server):
     assert len(publish(server, "-", stdin=json.dumps([event, event])).stdout.split()) == 2
 
 
+def test_the_first_of_several_keys_is_used(server, tmp_path):
+    """The environment of a server may have several API keys, or name a file with them."""
+    (tmp_path / "keys").write_text(f"{API_KEY}\nold-key\n")
+    for variables in ({"API_KEY": f"{API_KEY},old-key"}, {"API_KEY_FILE": str(tmp_path / "keys")}):
+        done = roomcast("publish", "task.deleted", "task:1", '{"task_id": 1}', "--url", server.url, **variables)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_repeated_key_publishes_once(server):
     """The second command prints the id of the first event."""
     args = ("task.deleted", "task:2", '{"task_id": 1}', "--idempotency-key", "once")

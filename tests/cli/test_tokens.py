@@ -43,6 +43,15 @@ def test_an_id_that_is_not_a_plain_number_stays_text():
     assert identity_of("--user-id", "auth0|Ünï ann@example.com").user_id == "auth0|Ünï ann@example.com"
 
 
+def test_the_first_of_several_secrets_signs(tmp_path):
+    """The secrets may be in a file."""
+    new = SECRET[::-1]
+    (tmp_path / "secrets").write_text(f"{new}\n{SECRET}\n")
+    for variables in ({"JWT_SECRET": f"{new}\n{SECRET}"}, {"JWT_SECRET_FILE": str(tmp_path / "secrets")}):
+        done = roomcast("token", "--user-id", "1", **variables)
+        assert Authenticator(Settings(jwt_secret=new)).verify(done.stdout.strip()).user_id == 1
+
+
 def test_a_token_is_for_the_audience_and_issuer_of_the_settings():
     """JWT_AUDIENCE and JWT_ISSUER become claims of the token."""
     assert identity_of("--user-id", "1", JWT_AUDIENCE="chat", JWT_ISSUER="me").user_id == 1

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("aiohttp_internals", "auth", "broker", "certificates", "context", "errors", "gateway", "idempotency"),
         *("output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
     },
-    "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "registry", "settings", "web"},
+    "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "output", "registry", "settings", "web"},
     "cli": {
         *("aiohttp_internals", "auth", "backoff", "broker.redis", "certificate_files", "certificates", "errors"),
         *(
