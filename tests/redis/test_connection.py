@@ -80,6 +80,28 @@ async def test_replies_are_in_order(open_to: Open, redis_server: RedisServer) ->
     assert answers[2:] == [b"\xff\0", b""]
 
 
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'. script: 5f, on @user_script:3.", "OOM"),
+        ("ERR Error running script (call to f_5f): @user_script:3: @user_script: 3: -OOM command not allowed", "OOM"),
+        ("ERR Error running script (call to f_5f): @user_script:3: -MISCONF Redis is configured to save", "MISCONF"),
+        ("ERR Error running script (call to f_5f): @user_script:3: attempt to call nil", "ERR"),
+        ("ERR ACL failure in script: User app has no permissions to run the 'xadd' command script: 5f", "NOPERM"),
+        ("ERR The user executing the script can't run this command or subcommand script: 5f", "NOPERM"),
+        (
+            "ERR Error running script (call to f_5f): @user_script:3: @user_script: 3: The user executing the script "
+            "can't run this command or subcommand",
+            "NOPERM",
+        ),
+        ("NOSCRIPT No matching script. Please use EVAL.", "NOSCRIPT"),
+    ],
+)
+def test_the_code_of_an_error(reply: str, code: str) -> None:
+    """The code is that of the command that was refused, also if that was in a script of an older version."""
+    assert ReplyError(reply).code == code
+
+
 async def test_pushes_between_replies(open_to: Open, events: Events, redis_server: RedisServer) -> None:
     """Messages of a channel arrive as pushes between the replies of the same connection."""
     connection = await open_to(redis_server.url)

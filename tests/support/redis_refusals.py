@@ -6,7 +6,8 @@
         ...                                    # the server replies -OOM to writes
 
 The server must be of one test only, and for ``AOF`` started with ``appendonly="yes"``. Afterwards it accepts all
-commands again; for ``MASTERDOWN`` and ``READONLY`` it stays the same process, with its data.
+commands again; for ``MASTERDOWN`` and ``READONLY`` it stays the same process, with its data. ``moving_slot`` and
+``without_slot`` are for servers of a Cluster.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import hiredis
+from redis.crc import key_slot
+from redis_groups import Cluster
 from redis_servers import PATIENCE, RedisServer, free_port, wait_for_server
 
 _KEY = "refusals"
@@ -38,7 +41,8 @@ async def raw_reply(server: RedisServer, *command: str) -> str:
 
 async def _until_refused(server: RedisServer, code: str, *command: str) -> None:
     async def is_refused() -> bool:
-        return (await raw_reply(server, *command)).startswith(f"-{code} ")
+        # In a Cluster the key of the command may be on another server, which is checked first.
+        return (await raw_reply(server, *command)).startswith((f"-{code} ", "-MOVED "))
 
     await wait_for_server(is_refused, f"{server.address} replies {code} to {command}")
 
@@ -111,8 +115,8 @@ async def _replica(server: RedisServer, code: str = "READONLY") -> AsyncIterator
 
 @asynccontextmanager
 async def _no_replicas(server: RedisServer) -> AsyncIterator[None]:
-    """Require a replica that does not exist."""
-    await server("CONFIG", "SET", "min-replicas-to-write", 1)
+    """Require more replicas than there are."""
+    await server("CONFIG", "SET", "min-replicas-to-write", 9)
     await _until_refused(server, "NOREPLICAS", "SET", _KEY, "", "XX")
     try:
         yield
@@ -185,3 +189,39 @@ REFUSALS = tuple(_REFUSALS)
 def refusing(server: RedisServer, name: str) -> AbstractAsyncContextManager[None]:
     """Let ``server`` refuse commands in the way called ``name``, one of ``REFUSALS``, until the block ends."""
     return _REFUSALS[name](server)
+
+
+@asynccontextmanager
+async def without_slot(cluster: Cluster, key: str) -> AsyncIterator[None]:
+    """Let the server of ``key`` give up the slot: it replies CLUSTERDOWN, for this slot and then for all."""
+    server, slot = await cluster.primary_of(key), key_slot(key.encode())
+    await server("CLUSTER", "DELSLOTS", slot)
+    await _until_refused(server, "CLUSTERDOWN", "GET", key)
+    try:
+        yield
+    finally:
+        await server("CLUSTER", "ADDSLOTS", slot)
+        await wait_for_server(cluster.is_ready, "the cluster is ok everywhere")
+
+
+@asynccontextmanager
+async def moving_slot(cluster: Cluster, key: str, *, moved: tuple[str, ...] = ()) -> AsyncIterator[None]:
+    """Move the slot of ``key`` to another server, and back at the end. The keys in ``moved`` have been moved already.
+
+    Meanwhile the server replies ASK to a command for keys that it does not have, and TRYAGAIN if it has some of them.
+    """
+    source, slot = await cluster.primary_of(key), key_slot(key.encode())
+    primaries = [one for one in cluster.servers if (await one.info("replication"))["role"] == "master"]
+    target = next(one for one in primaries if one is not source)
+    names = {one: await one("CLUSTER", "MYID") for one in (source, target)}
+    await target("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+    await source("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+    for one in moved:
+        await source("MIGRATE", "127.0.0.1", target.port, one, 0, 5000)
+    try:
+        yield
+    finally:
+        await source("CLUSTER", "SETSLOT", slot, "STABLE")
+        for one in moved:
+            await target("MIGRATE", "127.0.0.1", source.port, one, 0, 5000, "REPLACE")
+        await target("CLUSTER", "SETSLOT", slot, "STABLE")

@@ -81,6 +81,7 @@ def _commands(keys: Keys, key: str, db: int, *, is_cluster: bool, has_rooms: boo
     echo = keys.echo_channel("check")
     yield ("PING",)
     yield ("INFO", "server")
+    yield ("CLIENT TRACKING", "ON", "OPTIN")  # as it is already
     yield ("TIME",)
     yield ("SCRIPT LOAD", "return 1")
     yield ("EVALSHA", _NO_SHA, 1, key)

@@ -37,9 +37,10 @@ _PING: Final = pack(("PING",))
 _END_OF_BATCH: Final = pack(("HELLO", 3))
 
 
+#: A user who may not run a command in a script gets the code ERR: from Redis 7.2 and Valkey, and from older ones.
+_DENIED_IN_SCRIPT: Final = re.compile("ACL failure in script|The user executing the script can't")
 #: Redis < 7 quotes the error of a command in a script, as in "ERR Error running script (call to f_...):
 #: @user_script:7: -OOM command not allowed ...". Remove when Redis 6.2 is no longer supported.
-_IN_SCRIPT: Final = "Error running script"
 _QUOTED_ERROR: Final = re.compile(r": -([A-Z]+) ")
 
 
@@ -50,10 +51,10 @@ class ReplyError(Exception):
     def code(self) -> str:
         """The first word: ``MOVED``, ``NOSCRIPT``, ``OOM``, ..."""
         code, _, rest = str(self).partition(" ")
-        if code == "ERR" and rest.startswith(("ACL failure in script", _IN_SCRIPT)):
-            if "ACL failure" in rest or "The user executing the script can't" in rest:
+        if code == "ERR":
+            if _DENIED_IN_SCRIPT.search(rest):
                 return "NOPERM"
-            if quoted := _QUOTED_ERROR.search(rest):
+            if rest.startswith("Error running script") and (quoted := _QUOTED_ERROR.search(rest)):
                 return quoted[1]
         return code
 
