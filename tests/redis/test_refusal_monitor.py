@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from broker_contract import RecordingListener
+from redis_groups import Cluster, SentinelTrio
 from redis_refusals import REFUSALS, refusing
 from redis_servers import FreshRedis, RedisServer
 from serving import call, connect, running
@@ -62,6 +63,30 @@ async def test_the_start_without_a_right(fresh_redis: FreshRedis, redis_prefix: 
     assert int((await server("INFO", "commandstats"))["cmdstat_hello"]["calls"]) < before + 200
     await broker.start(RecordingListener())
     await broker.close()
+
+
+@pytest.mark.redis
+async def test_the_servers_cannot_be_found_without_a_right(redis_prefix: str) -> None:
+    """The message names the command with which a Cluster and a sentinel return the servers, and the rule."""
+    async with Cluster() as cluster:
+        for server in cluster.servers:
+            await server("ACL", "SETUSER", "default", "-cluster|slots")
+        with pytest.raises(
+            Unavailable, match=r"to run cluster\|slots; grant it with ACL SETUSER default \+cluster\|slots"
+        ):
+            await RedisBroker(parse(cluster.url), RedisOptions(prefix=redis_prefix, wait=0.1)).start(
+                RecordingListener()
+            )
+    async with SentinelTrio() as trio:
+        first, *others = trio.sentinels
+        await first("ACL", "SETUSER", "default", "-sentinel|masters")
+        broker = RedisBroker(parse(trio.url), RedisOptions(prefix=redis_prefix, wait=0.1))
+        await broker.start(RecordingListener())  # the others are asked
+        await broker.close()
+        for sentinel in others:
+            await sentinel("ACL", "SETUSER", "default", "-sentinel|masters")
+        with pytest.raises(Unavailable, match=r"to run sentinel\|masters; grant it with .* \+sentinel\|masters"):
+            await broker.start(RecordingListener())
 
 
 async def test_the_start_waits_for_the_end_of_a_refusal(fresh_redis: FreshRedis, redis_prefix: str) -> None:

@@ -142,12 +142,13 @@ async def _long_script(server: RedisServer) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _loading(server: RedisServer) -> AsyncIterator[None]:
     """Let the server load its data again, slowly."""
-    async with server.client() as client:
-        for number in range(1000):
-            await client.set(f"{_KEY}:{number}", "x" * 100, px=60_000)
+    async with server.client() as client, client.pipeline() as pipeline:
+        for number in range(5000):
+            pipeline.set(f"{_KEY}:{number}", "x" * 100, px=600_000)
+        await pipeline.execute()
+    # The server handles commands after about 10 keys, that is each 0.1 s. The delay for each key is in microseconds.
     await server("CONFIG", "SET", "loading-process-events-interval-bytes", 1024)
-    # In microseconds for each key.
-    await server("CONFIG", "SET", "key-load-delay", 100_000)
+    await server("CONFIG", "SET", "key-load-delay", 10_000)
     async with server.client(socket_timeout=None) as client:
         running = asyncio.ensure_future(client.execute_command("DEBUG", "RELOAD"))
         await _until_refused(server, "LOADING", "PING")

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from ...errors import Unavailable
 from .urls import Target
@@ -83,6 +83,7 @@ class _SentinelTopology(Topology):
         self._timeout: Final = timeout
         self._target: Final = target
         self._tls: Final = tls
+        self._sentinels: Final[dict[tuple[str, int], None]] = dict.fromkeys(target.addresses)
         self._address: Address | None = None
 
     def names(self) -> tuple[ServerName, ...]:
@@ -95,26 +96,31 @@ class _SentinelTopology(Topology):
         return self._address
 
     async def refresh(self) -> None:
-        target, tls = self._target, self._tls()
-        credentials = (target.sentinel_username, target.sentinel_password)
-        sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
-        sentinel.sentinels = [_client(address, credentials, tls, self._timeout) for address in target.addresses]
-        try:
-            host, port = await _shielded(self._discover(sentinel))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise Unavailable(f"no sentinel names a primary of {self._service!r} ({error})") from error
-        address = (str(host), int(port))
-        if self._address not in (None, address):
-            log.info("Sentinel names another primary of %s: %s:%d", self._service, *address)
-        self._address = address
+        """Ask one sentinel after the other until one names the primary."""
+        reasons = []
+        for sentinel in [*self._sentinels]:
+            try:
+                host, port = await _shielded(self._ask(sentinel))
+            except (RedisError, OSError, TimeoutError) as error:
+                reason = _reason(error, self._target.sentinel_username, "sentinel|masters")
+                reasons.append(f"{sentinel[0]}:{sentinel[1]}: {reason}")
+                self._sentinels[sentinel] = self._sentinels.pop(sentinel)  # ask the others first the next time
+                continue
+            address = (str(host), int(port))
+            if self._address not in (None, address):
+                log.info("Sentinel names another primary of %s: %s:%d", self._service, *address)
+            self._address = address
+            return
+        raise Unavailable(f"no sentinel names a primary of {self._service!r} ({'; '.join(reasons)})")
 
-    async def _discover(self, sentinel: Any) -> tuple[Any, Any]:
-        try:
-            async with asyncio.timeout(self._timeout * len(sentinel.sentinels)):
-                address: tuple[Any, Any] = await sentinel.discover_master(self._service)
-                return address
-        finally:
-            await asyncio.gather(*[one.aclose() for one in sentinel.sentinels], return_exceptions=True)
+    async def _ask(self, address: tuple[str, int]) -> tuple[Any, Any]:
+        credentials = (self._target.sentinel_username, self._target.sentinel_password)
+        client = _client(address, credentials, self._tls(), self._timeout)
+        sentinel: Any = Sentinel([])  # type: ignore[no-untyped-call]
+        sentinel.sentinels = [client]
+        async with asyncio.timeout(self._timeout), client:
+            primary: tuple[Any, Any] = await sentinel.discover_master(self._service)
+            return primary
 
 
 class _ClusterTopology(Topology):
@@ -147,7 +153,7 @@ class _ClusterTopology(Topology):
             try:
                 slots = await _shielded(self._request_slots(host, port))
             except (RedisError, OSError, TimeoutError) as error:
-                reasons.append(f"{host}:{port}: {error or type(error).__name__}")
+                reasons.append(f"{host}:{port}: {_reason(error, self._target.username, 'cluster|slots')}")
                 self._known[host, port] = self._known.pop((host, port))  # ask the others first the next time
                 continue
             self._update(slots, host)
@@ -176,6 +182,14 @@ class _ClusterTopology(Topology):
             self.version += 1
         self._slots = found
         self._names = tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def _reason(error: Exception, user: str | None, command: str) -> str:
+    """Return why a server did not answer ``command``, given as in ACL rules."""
+    if isinstance(error, NoPermissionError):
+        user = user or "default"
+        return f"it does not allow its user {user} to run {command}; grant it with ACL SETUSER {user} +{command}"
+    return str(error) or type(error).__name__
 
 
 async def _shielded(work: Coroutine[Any, Any, _T]) -> _T:
