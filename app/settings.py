@@ -204,6 +204,9 @@ class Settings:
         unit="s",
         above=0,
     )
+    lifespan_timeout: float = _setting(
+        30.0, "float", "How long the lifespan of a plugin may take to start, and to stop", unit="s", above=0
+    )
     ticket_ttl: float = _setting(30.0, "float", "How long a ticket is valid", unit="s", above=0)
     revocation_ttl: float = _setting(
         30 * 86400.0,

@@ -1,11 +1,13 @@
 """The command ``roomcast`` and its subcommands.
 
-A command that fails prints one sentence on standard error. The status is 2 if the options, the settings or the plugins
-are wrong, otherwise 1.
+A command that fails prints one sentence on standard error, with ``LOG_LEVEL=debug`` after a traceback. The status is 2
+if the options, the settings or the plugins are wrong, otherwise 1.
 """
 
 from __future__ import annotations
 
+import os
+import traceback
 from typing import Any
 
 import click
@@ -32,6 +34,8 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except RoomcastError as error:
+            if os.environ.get("LOG_LEVEL", "").strip().lower() == "debug":
+                click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
             is_bad_input = isinstance(error, SettingsError | PluginError)
             raise (BadInput if is_bad_input else click.ClickException)(str(error)) from error
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from ..auth.failure_log import FailureLog
 from ..context import Context, PluginHost
 from ..errors import TOO_MANY_MESSAGES, Refused
 from ..fastpath.eager import SuspendedCoroutine
@@ -30,16 +31,21 @@ from .node import Node
 from .rate_limit import RateLimit, Verdict
 from .replies import Replies
 from .rooms import Rooms
+from .tasks import cancel_tasks
 from .token_refresh import TokenRefresh
 
 log = logging.getLogger("roomcast")
 
 #: The number of requests of one client that may wait for a running command. Beyond that its socket is not read.
 MAX_QUEUED: Final = 64
-#: Replaces the deadline of a task that was cancelled because it had exceeded it. This time has always passed, so a
-#: handler that suppresses the cancellation is cancelled again.
-_EXCEEDED: Final = 0.0
+#: How long a handler that has exceeded its time may suppress its cancellation, in seconds. Then its client goes on
+#: without it.
+_CANCEL_TIMEOUT: Final = 5.0
 
+#: Finishes a command whose task is done: a ``partial`` with the client, the request and the command.
+Finish = partial[None]
+#: The log line about a handler that suppresses its cancellation.
+_ABANDONED: Final = "%s does not end, although it was cancelled; %s. Its handler must let CancelledError through."
 BuiltinCommand = Callable[[Client, Request], Coroutine[Any, Any, None]]
 
 
@@ -69,8 +75,13 @@ class Commands:
             "leave_room": rooms.leave,
             "refresh_token": token_refresh.refresh,
         }
-        #: The deadlines of commands that continue in a task, as loop times.
-        self._deadlines: Final[dict[asyncio.Task[Any], float]] = {}
+        #: The deadlines of commands that continue in a task, as loop times, and the function that finishes each one.
+        self._deadlines: Final[dict[asyncio.Task[Any], tuple[float, Finish]]] = {}
+        #: The commands that were cancelled because they took too long: until when they may suppress that.
+        self._overdue: Final[dict[asyncio.Task[Any], tuple[float, Finish]]] = {}
+        #: The tasks of commands that suppress their cancellation. Nothing waits for them.
+        self._abandoned: Final[set[asyncio.Task[Any]]] = set()
+        self._timeouts: Final = FailureLog(log)
         #: True while the node stops, so that cancelled commands are not reported as errors.
         self.is_stopping = False
 
@@ -147,8 +158,9 @@ class Commands:
             else:
                 client.queued = deque()
                 done = self._done
-            self._deadlines[result.task] = self._loop.time() + self._timeout
-            result.task.add_done_callback(partial(done, client, request, command))
+            finish = partial(done, client, request, command)
+            self._deadlines[result.task] = (self._loop.time() + self._timeout, finish)
+            result.task.add_done_callback(finish)
         elif command is not None and request.id is not None:
             self._replies.send_result(client, request, command, result)
 
@@ -220,10 +232,12 @@ class Commands:
             self._perform_queued(client, queued)
 
     def _reply(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
-        is_overdue = self._deadlines.pop(task) == _EXCEEDED
+        is_overdue = self._deadlines.pop(task, None) is None
+        self._overdue.pop(task, None)
         if task.cancelled() and self.is_stopping:
             log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
-        elif task.cancelled() and is_overdue:
+        elif is_overdue and (not task.done() or task.cancelled()):
+            self._timeouts.add(request.type, f"{self._describe(client, request)} took over {self._timeout:g} s")
             # A join that is cut off has changed nothing: the access check or the broker was too slow.
             code = "unavailable" if request.type == "join_room" else "timeout"
             refused = Refused(code, f"{request.type} took over {self._timeout:g} s and was cut off.")
@@ -251,19 +265,45 @@ class Commands:
     async def cancel_overdue(self) -> None:
         """Cancel the commands that have exceeded their deadline. The keepalive task calls this every second."""
         now = self._loop.time()
-        for task in [task for task, deadline in self._deadlines.items() if now >= deadline]:
-            self._deadlines[task] = _EXCEEDED
+        for task in [task for task, (deadline, _) in self._overdue.items() if now >= deadline]:
+            self._abandon(task)
+        for task in [task for task, (deadline, _) in self._deadlines.items() if now >= deadline]:
+            _, finish = self._deadlines.pop(task)
+            self._overdue[task] = (now + _CANCEL_TIMEOUT, finish)
             # A command that suspended in the previous iteration, if that took long, resumes later in this one. If it
             # were cancelled before that, it could not clean up, and a join would keep its subscription.
             self._loop.call_soon(task.cancel)
 
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        """Finish a command whose handler suppresses its cancellation: its client gets ``timeout`` and goes on."""
+        _, finish = self._overdue[task]
+        client, request, _ = finish.args
+        log.error(_ABANDONED, self._describe(client, request), "its client goes on without it")
+        task.remove_done_callback(finish)
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned_done)
+        finish(task)
+
+    def _abandoned_done(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # otherwise asyncio reports that nothing has read it
+
+    def _describe(self, client: Client, request: Request) -> str:
+        """Return a command in words for the log: its type, plugin, room and user."""
+        is_declared = request.type in self._registry.commands
+        plugin = f" of plugin {self._registry.owner('command', request.type)!r}" if is_declared else ""
+        room = f" in {request.room}" if request.room is not None else ""
+        return f"command {request.type}{plugin}{room} by user {client.identity.user_id}"
+
     async def cancel(self) -> None:
-        """Cancel all running commands and wait for their end."""
+        """Cancel all running commands and wait for their end, but not for those that suppress it."""
         await asyncio.sleep(0)  # as in cancel_overdue
-        tasks = list(self._deadlines)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        running = self._deadlines | self._overdue
+        for task in await cancel_tasks({*running, *self._abandoned}):
+            if task in running:
+                client, request, _ = running[task][1].args
+                log.error(_ABANDONED, self._describe(client, request), "the server stops without it")
 
 
 def _may_overlap(command: Command | None, request: Request) -> bool:

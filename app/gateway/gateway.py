@@ -11,10 +11,11 @@ from ..auth.revocation import Revocations
 from ..auth.room_access import RoomAccess
 from ..broker.base import Broker
 from ..context import Service
-from ..errors import SERVICE_RESTART, PluginError
-from ..registry import LoadedPlugin, Registry
+from ..errors import SERVICE_RESTART
+from ..registry import Registry
 from ..settings import Settings
 from .commands import Commands
+from .lifespans import Lifespans
 from .listener import BrokerListener
 from .node import Node
 from .presence import Presence
@@ -26,6 +27,7 @@ from .rules import RoomRules
 from .sessions import Sessions
 from .signals import Signals
 from .token_refresh import TokenRefresh
+from .watchdog import Watchdog
 
 #: How long ``close`` waits until all clients have left their rooms at the broker, in seconds. The leases of those that
 #: have not left by then expire.
@@ -53,6 +55,8 @@ class Gateway:
         self.room_access: Final = RoomAccess(settings)
         self.publishing: Final = Publishing(node)
         self.service: Final = Service(self)
+        self.watchdog: Final = Watchdog(registry)
+        self.lifespans: Final = Lifespans(self.service, settings.lifespan_timeout)
         rules = RoomRules(node, self, self.room_access)
         presence = Presence(node, self.publishing)
         resume = Resume(node)
@@ -88,27 +92,21 @@ class Gateway:
         If one of them fails, stop the others and raise its error.
         """
         try:
+            self._stack.callback(self.watchdog.stop)
+            self.watchdog.start()
             self._stack.callback(self.tasks.close)
             self._stack.push_async_callback(self.broker.close)
             await self.broker.start(self.listener)
             self._stack.push_async_callback(self.room_access.close)
             await self.room_access.start()
-            for loaded in self.registry:
-                await self._start_plugin(loaded)
+            self._stack.push_async_callback(self.lifespans.stop)
+            await self.lifespans.start(self.registry)
             self._stack.push_async_callback(self.tasks.cancel)
             self._stack.push_async_callback(self.commands.cancel)
             self.tasks.spawn(self.keepalive.run(self.commands.cancel_overdue))
         except BaseException:
             await self._stack.aclose()
             raise
-
-    async def _start_plugin(self, loaded: LoadedPlugin) -> None:
-        for lifespan in loaded.plugin.lifespans:
-            try:
-                await self._stack.enter_async_context(lifespan(self.service))
-            except Exception as error:
-                what = f"plugin {loaded.plugin.name!r} ({loaded.source}) failed as it started"
-                raise PluginError(f"{what}: {type(error).__name__}: {error}.") from error
 
     async def drain(self) -> None:
         """Close every connection with 1012, spread over ``DRAIN_SECONDS`` to avoid a reconnect storm."""

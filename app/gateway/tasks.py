@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
 from ..errors import Unavailable
 from ..fastpath.eager import EagerRunner, SuspendedCoroutine
 
 log = logging.getLogger("roomcast")
+
+
+#: How long cancelled tasks may take to end, in seconds. Code of a plugin may suppress the cancellation.
+CANCEL_TIMEOUT: Final = 1.0
+
+
+async def cancel_tasks(tasks: Iterable[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """Cancel ``tasks`` and wait up to ``CANCEL_TIMEOUT`` for their end; return those that do not end."""
+    waiting = set(tasks)
+    for task in waiting:
+        task.cancel()
+    return (await asyncio.wait(waiting, timeout=CANCEL_TIMEOUT))[1] if waiting else waiting
 
 
 class BackgroundTasks:
@@ -51,11 +63,8 @@ class BackgroundTasks:
                 rest.add_done_callback(self._departures.discard)
 
     async def cancel(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel all tasks, and wait up to ``CANCEL_TIMEOUT`` for their end."""
+        await cancel_tasks(self._tasks)
 
     def close(self) -> None:
         """Release the eager runner."""

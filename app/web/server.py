@@ -237,7 +237,7 @@ async def _start_unless(until: asyncio.Event, server: Server) -> bool:
     stopping = asyncio.create_task(until.wait())
     stopping.add_done_callback(cancel_start)
     try:
-        async with asyncio.timeout(None) as start:  # not a task of its own, because lifespans end in this one
+        async with asyncio.timeout(None) as start:
             await server.start()
     except TimeoutError:
         if not start.expired():

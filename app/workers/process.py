@@ -12,10 +12,11 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
-from .. import registry
+from .. import output, registry
 from ..broker.base import Broker
 from ..broker.memory import MemoryBroker
 from ..broker.redis.broker import RedisBroker
@@ -24,6 +25,7 @@ from ..broker.redis.tls import TlsFiles
 from ..broker.redis.urls import Target, parse
 from ..errors import RoomcastError
 from ..gateway.gateway import Gateway
+from ..gateway.tasks import CANCEL_TIMEOUT, cancel_tasks
 from ..registry import Registry
 from ..settings import Settings
 from ..web.ops.worker_metrics import Peers
@@ -83,15 +85,46 @@ def run(
     if limit is not None and limit < MIN_OPEN_FILES:
         log.warning("only %d files can be open at once, and each connection is one; %s", limit, RAISE_LIMIT)
     with asyncio.Runner(loop_factory=new_loop) as runner:
+        failure: RoomcastError | None = None
         try:
             runner.run(_serve(settings, plugins, address, on_ready, dev, load_tls, on_start, peers))
-        except RoomcastError:
-            raise
+        except RoomcastError as error:
+            failure = error
         except Exception as error:
             if (sentence := explain_listen_error(address, error)) is None:
                 log.exception("roomcast failed")
                 sentence = "roomcast failed; the log above says why."
-            raise StartError(sentence) from error
+            failure = StartError(sentence)
+            failure.__cause__ = error
+        if not runner.run(_end_tasks_and_threads()):
+            _end_without_them(failure)
+        if failure is not None:
+            raise failure
+
+
+async def _end_tasks_and_threads() -> bool:
+    """End the tasks that are left and the threads of ``asyncio.to_thread``, and return True.
+
+    If some do not end within a second, log them and return False. They belong to plugins. asyncio would wait for them
+    without a limit as it closes the loop, and Python for the threads as the process ends.
+    """
+    stuck = await cancel_tasks(asyncio.all_tasks() - {asyncio.current_task()})
+    for task in stuck:
+        log.error("%s does not end, although it was cancelled; the process ends without it", task.get_name())
+    loop = asyncio.get_running_loop()
+    threads = loop.create_task(loop.shutdown_default_executor())
+    await asyncio.wait([threads], timeout=CANCEL_TIMEOUT)
+    if not threads.done():
+        log.error("a thread of asyncio.to_thread does not end; the process ends without it")
+    return not stuck and threads.done()
+
+
+def _end_without_them(failure: RoomcastError | None) -> NoReturn:
+    """End the process at once, because a task or a thread would keep it from ending."""
+    if failure is not None:
+        log.error("%s", failure)
+    output.flush()
+    os._exit(0 if failure is None else 1)
 
 
 def broker_name(settings: Settings) -> str:

@@ -59,6 +59,7 @@ class Worker:
         try:
             process.run(settings, address, self._on_ready, load_tls=load_tls, on_start=self._connect, peers=peers)
         except RoomcastError as error:
+            log.debug("the start failed", exc_info=error)
             with contextlib.suppress(OSError):  # the supervisor is gone
                 self._socket.sendall(encode(FAILED, str(error).replace("\n", " ").encode()))
             sys.exit(1)

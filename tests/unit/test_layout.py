@@ -170,7 +170,7 @@ PRIVATE_OF_AIOHTTP = {"_message", "_message_tail", "_request_count"}
 #: Public attributes that are not meant to be set.
 UNDOCUMENTED_ATTRIBUTES = {"SERVER_SOFTWARE"}
 #: The documented methods and attributes of a NamedTuple, and the documented function that ends a process.
-DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
+DOCUMENTED = {"_asdict", "_current_frames", "_exit", "_fields", "_make", "_replace"}
 
 
 def own_private_names() -> set[str]:

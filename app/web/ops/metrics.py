@@ -80,6 +80,11 @@ class GatewayCollector(Collector):
             "Lines of the log and of standard output that could not be written.",
             output.dropped_lines(),
         )
+        yield _gauge(
+            "loop_lag_seconds",
+            "The longest time that the event loop was blocked or late in the last 30 to 60 s.",
+            gateway.watchdog.longest_delay,
+        )
         yield _delivery_seconds(delivery)
         yield _errors(gateway)
         yield _connection_ends(gateway)

@@ -1,0 +1,111 @@
+"""Run the lifespans of plugins.
+
+Each runs from its start to its end in one task of its own, because libraries with cancel scopes, such as
+``asyncio.TaskGroup``, need one task for both halves. Both halves have a time limit, so that a lifespan that hangs
+cannot keep the server from starting or stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from ..context import Service
+from ..errors import PluginError
+from ..plugin import Lifespan
+from ..registry import LoadedPlugin
+
+log = logging.getLogger("roomcast")
+
+#: How long a cancelled lifespan may take to end, in seconds.
+_CANCEL_TIMEOUT: Final = 1.0
+
+
+class RunningLifespan:
+    """One lifespan in its task.
+
+    ``name`` identifies it in messages: its function and its plugin. ``timeout`` is the limit for its start and for its
+    stop, in seconds.
+    """
+
+    def __init__(self, name: str, lifespan: Lifespan, service: Service, timeout: float) -> None:
+        self.name: Final = name
+        self._timeout: Final = timeout
+        self._started: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self._stop: Final = asyncio.Event()
+        self._task: Final = asyncio.create_task(self._run(lifespan, service), name=name)
+
+    async def _run(self, lifespan: Lifespan, service: Service) -> None:
+        async with lifespan(service):
+            self._started.set_result(None)
+            await self._stop.wait()
+
+    async def start(self) -> None:
+        """Wait until the lifespan has started. Raises ``PluginError`` if it fails or takes too long."""
+        try:
+            await asyncio.wait([self._task, self._started], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
+        if self._task.done():
+            error = _failure(self._task)
+            reason = "it has ended already" if error is None else f"{type(error).__name__}: {error}"
+            raise PluginError(f"{self.name} failed as it started: {reason}.") from error
+        if not self._started.done():
+            has_ended = await self._cancel()
+            more = "" if has_ended else " It does not end, although it was cancelled."
+            raise PluginError(f"{self.name} did not start within {self._timeout:g} s (LIFESPAN_TIMEOUT).{more}")
+        self._task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Let the lifespan end. Log a failure, and go on if it takes too long."""
+        self._stop.set()
+        await asyncio.wait([self._task], timeout=self._timeout)
+        if self._task.done():
+            return
+        if await self._cancel():
+            log.error("%s did not stop within %g s (LIFESPAN_TIMEOUT), and was cancelled", self.name, self._timeout)
+        else:
+            log.error("%s does not stop, although it was cancelled; the server stops without it", self.name)
+
+    async def _cancel(self) -> bool:
+        """Cancel the lifespan; return False if it does not end."""
+        self._task.cancel()
+        done, _ = await asyncio.wait([self._task], timeout=_CANCEL_TIMEOUT)
+        return bool(done)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if error := _failure(task):
+            when = "as it stopped" if self._stop.is_set() else "while the server runs"
+            log.error("%s failed %s", self.name, when, exc_info=error)
+
+
+class Lifespans:
+    """The lifespans of all plugins of one node. ``timeout`` is the limit for each start and each stop, in seconds."""
+
+    def __init__(self, service: Service, timeout: float) -> None:
+        self._service: Final = service
+        self._timeout: Final = timeout
+        self._running: Final[list[RunningLifespan]] = []
+
+    async def start(self, plugins: Iterable[LoadedPlugin]) -> None:
+        """Start the lifespans one after the other. Raises ``PluginError``."""
+        for loaded in plugins:
+            for lifespan in loaded.plugin.lifespans:
+                function = getattr(lifespan, "__name__", "lifespan")
+                name = f"lifespan {function!r} of plugin {loaded.plugin.name!r} ({loaded.source})"
+                running = RunningLifespan(name, lifespan, self._service, self._timeout)
+                await running.start()
+                self._running.append(running)
+
+    async def stop(self) -> None:
+        """Stop them in reverse order."""
+        while self._running:
+            await self._running.pop().stop()
+
+
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    """Return the exception of ``task``, which is done."""
+    return asyncio.CancelledError("it was cancelled") if task.cancelled() else task.exception()
