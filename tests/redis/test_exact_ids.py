@@ -294,6 +294,27 @@ async def test_redis_restarts_empty(fresh_redis: FreshRedis, start_node: StartNo
     assert (len(a.listener.resyncs), len(b.listener.resyncs)) == (1, 1)
 
 
+async def test_redis_restarts_empty_twice(fresh_redis: FreshRedis, start_node: StartNode) -> None:
+    """A loss is still known after a second restart without data, which loses nothing more."""
+    server = await fresh_redis()
+    a = await start_node(server.url)
+    empty = (await a.broker.history(ROOM)).last_id
+    await a.broker.subscribe([ROOM])
+    await a.fill(2)
+    await received(a, 2)
+    await restart(server, a)
+    await a.listener.until(lambda: bool(a.listener.resyncs))
+    ((_, last_id),) = a.listener.resyncs
+    await restart(server, a)
+    end_grace(a)
+    assert not (await a.broker.history(ROOM, empty)).recovered
+    assert (await a.broker.history(ROOM, last_id)).recovered
+    new = await a.fill(1)
+    await received(a, 3)
+    assert (await a.broker.history(ROOM, last_id)).events == [Event(new[0], b"0")]
+    assert len(a.listener.resyncs) == 1
+
+
 async def test_a_room_is_used_before_its_loss_is_reported(fresh_redis: FreshRedis, start_node: StartNode) -> None:
     """After an empty restart, a publish begins the room again. Its new members and old clients are told as well."""
     server = await fresh_redis()

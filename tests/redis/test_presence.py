@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections import Counter
 
-from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes
-from redis_servers import FreshRedis, RedisServer
+from redis_nodes import SHORT_LEASE, Node, StartNode, has_lost_after_renewal, is_empty, keys_of, nodes, until_connected
+from redis_servers import FreshRedis, RedisServer, wait_for_server
 from waiting import wait_until
 
 from roomcast.broker.base import Member, PresenceChange
@@ -253,3 +253,30 @@ class TestDeadNodes:
 
 async def _has(node: Node, users: int) -> bool:
     return len(await node.presence.members(ROOM)) == users
+
+
+async def test_a_restart_with_an_older_state(fresh_redis: FreshRedis, start_node: StartNode) -> None:
+    """Users who left or came after the state that Redis restarts with are listed correctly, and not announced again."""
+    server = await fresh_redis(appendonly="yes", appendfsync="always")
+    a, b = await start_node(server.url), await start_node(server.url)
+    await a.broker.enter(ROOM, 1, "alice", 1)
+    await a.broker.enter(ROOM, 2, "bob", 2)
+    await b.broker.enter(ROOM, 3, "carol", 1)
+    await a.broker.enter(OTHER, 2, "bob", 2)
+    copy = await server.copy_data()
+    for room in (ROOM, OTHER):
+        assert (await a.broker.leave(room, 2, 2)).user_changed
+    await b.broker.enter(ROOM, 1, "alice", 2)
+    await b.broker.enter(ROOM, 4, "dave", 3)
+    server.kill()
+    server.lose_data(copy)
+    await server.start()
+    await until_connected(server, a, b)
+    expected = [Member(1, "alice", 2), Member(3, "carol"), Member(4, "dave")]
+
+    async def is_listed() -> bool:
+        return all([await one.broker.members(ROOM) == expected for one in (a, b)])
+
+    await wait_for_server(is_listed, "the members are listed")
+    for one in (a, b):
+        assert one.listener.lost_members == one.listener.returned_members == []

@@ -1,12 +1,12 @@
-"""Records what a soak run publishes and delivers, and checks the guarantees.
+"""Records what a soak run publishes, delivers and loses, and checks the guarantees that concern several members.
 
-The offsets of a room are consecutive, so one member's events alone show what is missing, repeated or out of order. The
-ledger also compares the members with each other and with the replies to publishers. It checks four guarantees: no event
-is lost without notice, none is delivered twice, all members see one order, and no member gets events of another room.
+What a member receives is compared with the other members, with the replies to publishers, and with the data that Redis
+has lost according to its files. ``soak_room_view`` checks the events of one member.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 NOTES_KEPT = 20_000
 NOTES_PRINTED = 14
 #: Epochs kept for each room.
-EPOCHS_KEPT = 4
+EPOCHS_KEPT = 8
+#: How long after Redis and all nodes are back a loss may be reported for the first time, in seconds.
+REPORT_TIME = 5.0
 NEMESIS = "nemesis"
 
 
@@ -63,6 +65,19 @@ class Epoch:
             self.acknowledged.discard(offset)
 
 
+class Incident:
+    """A loss of data. ``at`` is the time of the loss.
+
+    All nodes have reported what they have seen until ``reported_by``. If ``nodes_ended`` is True, a node ended at about
+    the same time, so that perhaps no node is left that has seen the lost events.
+    """
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.reported_by = math.inf
+        self.nodes_ended = False
+
+
 class Ledger:
     """Collects ``counts`` by name, and ``violations`` as sentences.
 
@@ -77,6 +92,9 @@ class Ledger:
         self._started = time.monotonic()
         self._notes: deque[tuple[float, str, str]] = deque(maxlen=NOTES_KEPT)
         self._rooms: dict[str, dict[int, Epoch]] = {}
+        #: By room and epoch: the newest offset that was acknowledged or delivered.
+        self._newest: dict[str, dict[int, int]] = {}
+        self._incidents: dict[str, list[Incident]] = {}
         #: The number of epochs of all rooms so far, and the events lost in epochs that were dropped since.
         self.epochs = 0
         self._lost_before = 0
@@ -105,7 +123,31 @@ class Ledger:
         epoch = self._record(room, event_id, text, actor)
         epoch.unseen.discard(event_id.offset)
 
+    # Losses
+
+    def lost_data(self, rooms: Iterable[str]) -> Incident:
+        """Record that Redis has lost data of ``rooms``."""
+        incident = Incident(time.monotonic())
+        for room in rooms:
+            self._incidents.setdefault(room, []).append(incident)
+            self.counts["rooms that lost data"] += 1
+        return incident
+
+    def incidents(self, room: str, since: float) -> list[Incident]:
+        """Return the losses of ``room`` that a member may be told of that has its position since a time."""
+        now = time.monotonic()
+        return [one for one in self._incidents.get(room, ()) if one.at >= since or now < one.reported_by]
+
+    def missed(self, room: str, before: EventId, after: EventId) -> EventId | None:
+        """Return an acknowledged or delivered event between two positions in different epochs, or None."""
+        for epoch, offset in self._newest.get(room, {}).items():
+            if (epoch == before.epoch and offset > before.offset) or before.epoch < epoch < after.epoch:
+                return EventId(epoch, offset)
+        return None
+
     def _record(self, room: str, event_id: EventId, text: str, actor: str) -> Epoch:
+        newest = self._newest.setdefault(room, {})
+        newest[event_id.epoch] = max(newest.get(event_id.epoch, 0), event_id.offset)
         epochs = self._rooms.setdefault(room, {})
         epoch = epochs.get(event_id.epoch)
         if epoch is None:
@@ -140,17 +182,35 @@ class Ledger:
             self.violate("missing", node, f"the last id of {room} is {last}, but it has been in epoch {max(epochs)}")
             return
         ids = [EventId.parse(event["id"]) for event in events]
-        first = last.offset - len(ids) + 1
-        if ids != [EventId(last.epoch, offset) for offset in range(first, last.offset + 1)]:
+        offsets = list(range(last.offset - len(ids) + 1, last.offset + 1))
+        if [id.offset for id in ids] != offsets or ids != sorted(ids) or (ids and ids[-1].epoch > last.epoch):
             self.violate("out of order", node, f"the history of {room} is not consecutive up to {last}: {ids}")
         for event_id, event in zip(ids, events, strict=True):
             self._record(room, event_id, text_of(event), node)
-        kept = {event_id.offset for event_id in ids}
-        epoch = epochs.get(last.epoch, Epoch())
+        texts = Counter(text for text in map(text_of, events) if text.startswith(f"{room} "))
+        if repeated := [text for text, count in texts.items() if count > 1]:
+            self.violate("published twice", node, f"the history of {room} contains {repeated} more than once")
+        # Older epochs end where Redis has lost data, unless it never did.
+        has_lost = bool(self._incidents.get(room))
         horizon = last.offset - self.history_size
-        missing = sorted(offset for offset in epoch.acknowledged if offset > horizon and offset not in kept)
-        if missing:
-            self.violate("missing", node, f"acknowledged in {room}, epoch {last.epoch}, but not in history: {missing}")
+        missing = sorted(
+            EventId(number, offset)
+            for number, epoch in epochs.items()
+            if number == last.epoch or not has_lost
+            for offset in epoch.acknowledged
+            if offset > horizon
+        )
+        if missing := [id for id in missing if id not in ids]:
+            self.violate("missing", node, f"acknowledged in {room}, but not in its history: {missing}")
+
+    def is_at(self, room: str, position: EventId, last: EventId) -> bool:
+        """Return True if a member at ``position`` has received the event ``last``, the newest one of ``room``.
+
+        An epoch may have no event yet, and a room without events has no epoch.
+        """
+        if position == last or position.offset == last.offset == 0:
+            return True
+        return position.offset == last.offset and last.epoch not in self._newest.get(room, {})
 
     def lost(self) -> int:
         """Return the number of acknowledged events whose epoch ended before any member received them."""
@@ -164,94 +224,6 @@ def text_of(event: dict[str, Any]) -> str:
     if event["type"] == "message":
         return str(data["content"])
     return str(data["message"]) if event["type"] == "notification.new" else f"{event['type']} {data['username']}"
-
-
-class RoomView:
-    """One member's view of one room over all its connections. Reports violations to the ledger.
-
-    ``last`` is the newest event id that the member received, ``is_member`` is True while it is in the room.
-    """
-
-    def __init__(self, ledger: Ledger, actor: str, room: str) -> None:
-        self._ledger = ledger
-        self._actor = actor
-        self.room = room
-        self.last: EventId | None = None
-        self.is_member = False
-        #: The id that the latest join resumes from.
-        self._since: EventId | None = None
-
-    def resume_from(self) -> str | None:
-        """Return the id for ``since`` of a join that is about to be sent."""
-        self._since = self.last
-        return None if self.last is None else str(self.last)
-
-    def on_joined(self, recovered: bool, last_id: str) -> None:
-        """Check a ``joined_room`` or ``connected`` frame."""
-        last = EventId.parse(last_id)
-        self.is_member = True
-        self._note(f"joined {self.room} since {self._since}: recovered {recovered}, last {last}")
-        if self._since is None:
-            self.last = last
-            return
-        self._ledger.counts["resumes"] += 1
-        if not recovered:
-            self._ledger.counts["not recovered"] += 1
-            self._restart("recovered: false", last)
-            return
-        self._ledger.counts["recovered"] += 1
-        if self._since.epoch != last.epoch or self._since > last:
-            self._violate("missing", f"{self.room} recovered since {self._since}, though its last id is {last}")
-
-    def on_resync(self, last_id: str) -> None:
-        """Check a ``resync`` frame, which reports that events were lost."""
-        self._ledger.counts["resync"] += 1
-        self._note(f"resync of {self.room} from {self.last} to {last_id}")
-        if not self.is_member:
-            self._violate("foreign room", f"a resync of {self.room}, which it is not in")
-        self._restart("resync", EventId.parse(last_id))
-
-    def _restart(self, how: str, last: EventId) -> None:
-        before = self.last
-        if before is not None and before.epoch > last.epoch:
-            self._violate("out of order", f"{how} took {self.room} back from {before} to {last}")
-        elif before is not None and before.epoch == last.epoch:
-            missed = last.offset - before.offset
-            if missed < 0:
-                self._violate("out of order", f"{how} took {self.room} back from {before} to {last}")
-            elif missed <= self._ledger.history_size:
-                self._violate("needless resync", f"{how} in {self.room} at {before}, though {last} is within history")
-        self.last = last
-
-    def on_event(self, id: str, text: str) -> None:
-        """Check an event: its id must follow directly on the previous one."""
-        event_id = EventId.parse(id)
-        self._ledger.counts["delivered"] += 1
-        if not self.is_member or self.last is None:
-            self._violate("foreign room", f"{event_id} {text!r} of {self.room}, which it is not in")
-            return
-        if event_id.epoch != self.last.epoch:
-            self._violate("missing", f"{self.room} went from {self.last} to {event_id} {text!r} without a resync")
-        elif event_id.offset <= self.last.offset:
-            self._violate("doubles", f"{event_id} {text!r} of {self.room} came after {self.last}")
-        elif event_id.offset > self.last.offset + 1:
-            self._violate("missing", f"{self.room} went from {self.last} to {event_id} {text!r}")
-        if not text.startswith((f"{self.room} ", "user_joined ", "user_left ")):
-            self._violate("foreign room", f"{event_id} {text!r} came in {self.room}")
-        self.last = max(self.last, event_id)
-        self._ledger.received(self.room, event_id, text, self._actor)
-
-    def on_left(self, why: str) -> None:
-        """Record that the member left the room, or that its connection ended."""
-        if self.is_member:
-            self._note(f"out of {self.room} at {self.last}: {why}")
-        self.is_member = False
-
-    def _note(self, what: str) -> None:
-        self._ledger.note(self._actor, what)
-
-    def _violate(self, kind: str, what: str) -> None:
-        self._ledger.violate(kind, self._actor, what)
 
 
 def table(rows: Iterable[tuple[str, object]]) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 import signal
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 from redis.exceptions import RedisError
 from redis_servers import RedisServer
-from soak_ledger import NEMESIS
+from soak_ledger import NEMESIS, REPORT_TIME, Incident
 from soak_nodes import CALL_ERRORS, Node
 from soak_world import World
 
+_T = TypeVar("_T")
 #: How long the nodes take to register their leases again after Redis has returned, in seconds. Nodes refuse
 #: connections meanwhile, except a node that was stopped, and one that starts after Redis was stopped without data loss.
 GRACE = 2.0
@@ -39,12 +44,18 @@ class Nemesis:
         self._stopped_nodes = 0
         #: When Redis returned from any fault, and when it last resumed after a stop, in the loop's time.
         self._redis_returned = self._redis_resumed = -math.inf
-        self._recoveries: set[asyncio.Task[None]] = set()
-        self._faults: dict[str, Callable[[], Awaitable[bool]]] = {
+        self._recoveries: set[asyncio.Task[Any]] = set()
+        #: The losses of data that nodes may still have to report.
+        self._incidents: list[Incident] = []
+        #: When a node last ended.
+        self._node_ended = -math.inf
+        self._faults: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
             "nodes killed": self._kill_node,
             "nodes restarted": self._restart_node,
             "nodes stopped for a while": self._stop_node,
-            "Redis killed, all data lost": self._kill_redis,
+            "Redis killed, nothing lost": self._kill_redis,
+            "Redis killed, newest data lost": self._lose_newest_data,
+            "Redis killed, all data lost": self._lose_all_data,
             "Redis stopped for a while": self._stop_redis,
             "pub/sub clients of Redis killed": self._kill_subscribers,
             "other clients of Redis killed": self._kill_other_clients,
@@ -59,14 +70,16 @@ class Nemesis:
             await asyncio.sleep(self._random.uniform(0.5, 1.5) * pace)
             deck = deck or self._random.sample(list(self._faults), len(self._faults))
             kind = deck.pop()
-            if await self._faults[kind]():
+            fault = self._track(self._faults[kind]())
+            if await asyncio.shield(fault):  # a fault that has begun must also end
                 self._world.ledger.counts[f"fault: {kind}"] += 1
             else:
                 deck.insert(0, kind)  # not possible now
 
     async def recover(self) -> None:
         """Wait until the effects of all faults are over."""
-        await asyncio.gather(*self._recoveries)
+        while self._recoveries:
+            await asyncio.gather(*self._recoveries)
 
     @staticmethod
     def _now() -> float:
@@ -80,9 +93,14 @@ class Nemesis:
             await asyncio.sleep(seconds)
             await recovery()
 
-        task = asyncio.create_task(wait())
+        self._track(wait())
+
+    def _track(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Start a task for which ``recover`` waits."""
+        task = asyncio.create_task(work)
         self._recoveries.add(task)
         task.add_done_callback(self._recoveries.discard)
+        return task
 
     def _tolerate_until(self, end: float) -> None:
         self._world.tolerance_ends = end
@@ -105,6 +123,7 @@ class Nemesis:
             return False
         self._note(f"kill -9 {node.name}")
         node.shutdowns += 1
+        self._on_node_ends()
         node.kill()
         self._start_after(node, self._random.uniform(0.3, 1.5 * self._lease))
         return True
@@ -115,10 +134,16 @@ class Nemesis:
             return False
         self._note(f"restart {node.name}")
         node.shutdowns += 1
+        self._on_node_ends()
         if status := await node.stop():
             self._world.ledger.violate("wrong answers", node.name, f"it ended with {status} on SIGTERM")
         self._start_after(node, 0.0)
         return True
+
+    def _on_node_ends(self) -> None:
+        self._node_ended = self._now()
+        for incident in self._incidents:
+            incident.nodes_ended = True
 
     def _start_after(self, node: Node, seconds: float) -> None:
         async def start() -> None:
@@ -148,6 +173,7 @@ class Nemesis:
                 self._tolerate_until(self._now() + TOLERANCE)
             node.is_faulty = False
             self._note(f"{node.name} resumes")
+            self._expect_reports()
 
         self._after(seconds, resume)
         return True
@@ -155,19 +181,63 @@ class Nemesis:
     # Redis
 
     async def _kill_redis(self) -> bool:
+        """Kill Redis. It has written everything that it has acknowledged, so nothing is lost."""
         if self._redis_is_faulty:
             return False
         self._redis_is_faulty = True
+        self._kill_for(self._random.uniform(0, 3), "all its data")
+        return True
+
+    async def _lose_newest_data(self) -> bool:
+        """Kill Redis, and start it with its files of a moment before, as if its machine had failed."""
+        if self._redis_is_faulty:
+            return False
+        self._redis_is_faulty = True
+        began = self._now()
+        copy = await self._redis.copy_data()
+        await asyncio.sleep(self._random.uniform(0.05, 1))
+        await self._lose_data(began, copy)
+        return True
+
+    async def _lose_all_data(self) -> bool:
+        if self._redis_is_faulty:
+            return False
+        self._redis_is_faulty = True
+        await self._lose_data(self._now(), None)
+        return True
+
+    async def _lose_data(self, began: float, copy: Path | None) -> None:
         seconds = self._random.uniform(0, 3)
+        self._redis.kill()
+        before = await _read_rooms(self._redis.directory / "appendonlydir")
+        after = {} if copy is None else await _read_rooms(copy)
+        self._redis.lose_data(copy)
+        lost = sorted(room for room, state in before.items() if after.get(room) != state)
+        incident = self._world.ledger.lost_data(lost)
+        incident.nodes_ended = self._node_ended >= began
+        self._incidents.append(incident)
+        self._kill_for(seconds, f"without data of {lost}", incident)
+
+    def _kill_for(self, seconds: float, how: str, incident: Incident | None = None) -> None:
         self._note(f"kill -9 Redis, for {seconds:.2f} s")
         self._redis.kill()
 
         async def start() -> None:
+            if incident is not None:
+                incident.at = time.monotonic()
             await self._redis.start()
-            self._on_redis_returned("Redis is back without its data")
+            self._on_redis_returned(f"Redis is back with {how}" if incident is None else f"Redis is back {how}")
+            self._expect_reports()
 
         self._after(seconds, start)
-        return True
+
+    def _expect_reports(self) -> None:
+        """Set the time by which all losses are reported, unless a node or Redis is stopped."""
+        if self._redis_is_faulty or self._stopped_nodes:
+            return
+        for incident in self._incidents:
+            incident.reported_by = time.monotonic() + REPORT_TIME
+        self._incidents.clear()
 
     async def _stop_redis(self) -> bool:
         if self._redis_is_faulty:
@@ -229,3 +299,12 @@ class Nemesis:
                 return False
         self._note(f"{node.name} answered {status} to DELETE {path}")
         return status == 200
+
+
+async def _read_rooms(files: Path) -> dict[str, tuple[str, str]]:
+    """Return the epoch and the newest offset of each room, according to a Redis with a copy of these files."""
+    server = RedisServer(appendonly="yes")
+    shutil.copytree(files, server.directory / "appendonlydir")
+    async with server, server.client() as client:
+        metas = [key async for key in client.scan_iter(match="{*}:m")]
+        return {key.split(":", 1)[1][:-3]: await client.hmget(key, "e", "o") for key in metas}

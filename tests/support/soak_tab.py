@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 import orjson
 import websockets
 from shell import SECRET
-from soak_ledger import RoomView, text_of
+from soak_ledger import text_of
+from soak_room_view import RoomView
 from soak_world import PATIENCE, PAUSE, RETRYABLE, PendingMessage, World
 from websockets.asyncio.client import ClientConnection
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from soak_ledger import Ledger, RoomView
+from soak_ledger import Ledger
 from soak_nodes import Node
+from soak_room_view import RoomView
 
 #: How long a client waits for a node that may be stopped, in seconds.
 PATIENCE = 4.0

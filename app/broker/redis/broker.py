@@ -135,6 +135,7 @@ class RedisBroker(Broker):
             raise
         self._is_running = True
         self._router.on_server_return.extend((self._presence.on_server_return, self._on_server_return))
+        self._router.on_new_generation.append(self._presence.on_new_generation)
         self._renewer = asyncio.create_task(self._renew_leases(), name="roomcast redis leases")
 
     def reload_certificates(self) -> bool:

@@ -158,14 +158,20 @@ class PositionReporter:
 
     async def _report(self, room: str) -> None:
         """Report the position in ``room``; retry until it is too old."""
-        while (position := self._positions.get(room))[1]:
+        while True:
+            epoch, offset = self._positions.get(room)
+            if not epoch:
+                return
             try:
-                await self._stream.read_state(room, *position, wait=_REPORT_WAIT)
+                state = await self._stream.read_state(room, epoch, offset, wait=_REPORT_WAIT)
             except Unavailable as error:
                 log.debug("The position in room %s could not be reported: %s", room, error)
                 await asyncio.sleep(1.0)
-            else:
-                return
+                continue
+            if state is not None and int(state[1]) < offset:
+                # The event is lost, and that is recorded. After another restart, the loss must not be reported as new.
+                self._positions.record(room, b"%b-%b" % tuple(state))
+            return
 
     async def close(self) -> None:
         """Stop reporting."""

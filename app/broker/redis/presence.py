@@ -21,6 +21,7 @@ from .keys import Keys
 from .presence_store import LEASE_EXPIRED, NO_LEASE, PresenceStore
 from .presence_writer import LocalRoom, OnMember, PresenceWriter
 from .scripts import ScriptRunner, in_batches
+from .topology import ServerName
 
 #: How many rooms one call registers.
 _MAX_ROOMS: Final = 500
@@ -49,6 +50,12 @@ class Presence:
         self._rooms: Final[dict[str, LocalRoom]] = {}
         self._store: Final = PresenceStore(runner, keys, node, lease)
         self._writer: Final = PresenceWriter(self._store, self._rooms, on_member_lost, on_member_returned)
+        self._node: Final = node
+        self._is_state_older = False
+
+    def on_new_generation(self, server: ServerName, generation: bytes) -> None:
+        """The server may have an older state: let the next ``restore`` remove users who have left since."""
+        self._is_state_older = True
 
     def on_server_return(self) -> None:
         """The server can be reached again: remove no dead nodes for one lease, so that the others can renew."""
@@ -130,6 +137,28 @@ class Presence:
         self._store.protect_nodes()
         await self._register_all()
         await in_batches(self._writer.write_again, self._all_rooms())
+        if self._is_state_older:
+            self._is_state_older = False
+            await in_batches(self._remove_restored, list(self._rooms))
+
+    async def _remove_restored(self, room: str) -> None:
+        """Remove users of this node from ``room`` who are not in it any more, except on the server."""
+        try:
+            _, _, found = await self._store.read(room, with_users=True)
+        except Unavailable:
+            self._is_state_older = True
+            return
+        # Search before parsing, which is expensive: in a large room most users are on other nodes.
+        name = orjson.dumps(self._node)
+        users = [
+            json.loads(user)
+            for user, value in zip(found[::2], found[1::2], strict=True)
+            if name in value and self._node in orjson.loads(value)["nodes"]
+        ]
+        local = self._rooms.get(room)
+        restored = [user_id for user_id in users if local is None or user_id not in local.users]
+        if restored:
+            await self._writer.remove_restored(room, restored)
 
     def _all_rooms(self) -> list[str]:
         """Return the rooms of this node's users, and those with pending writes."""

@@ -130,6 +130,18 @@ class PresenceWriter:
         self._queue_all(room, writes)
         await asyncio.wait((self._start(room, writes),))
 
+    async def remove_restored(self, room: str, users: Iterable[UserId]) -> None:
+        """Write that ``users`` are not in ``room`` on this node, which the server has restored from an older state.
+
+        Their departure was announced before. A user who has returned meanwhile stays.
+        """
+        writes = self._writes_of(room)
+        for user_id in users:
+            if user_id not in writes.pending:
+                writes.pending[user_id] = PendingUser(None)
+                writes.queue[user_id] = None
+        await asyncio.wait((self._start(room, writes),))
+
     async def remove_all(self, room: str, users: dict[UserId, tuple[str, ConnectionSet]]) -> None:
         """Write that ``users`` have left ``room``, in addition to pending users. They are no longer in ``rooms``."""
         writes = self._writes_of(room)

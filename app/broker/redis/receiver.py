@@ -164,6 +164,7 @@ class Receiver:
     def report_loss(self, subscription: Subscription, epoch: str, offset: int) -> None:
         """Report to the listener that events up to ``offset`` of ``epoch`` can no longer be fetched."""
         subscription.epoch, subscription.last_offset = epoch, offset
+        self._positions.record(subscription.room, f"{epoch}-{offset}".encode())  # the older one was lost
         for recording in self._recordings.get(subscription.room, ()):
             recording.has_lost_events = True
         if not self._lossy_rooms:

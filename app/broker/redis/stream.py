@@ -78,6 +78,7 @@ class StreamReader:
         """Return the arguments of ROOM_STATE. The reply is the epoch and the newest offset, or None without events.
 
         ``epoch`` and ``offset`` are those of the newest event that the node has delivered or acknowledged. If the
-        server lacks that event, it records that events were lost. An ``offset`` below 1 stands for no event.
+        server lacks that event, it records that events were lost. The epoch is "" or BEFORE_ALL if the room has had no
+        event.
         """
-        return (*self._fixed_args, *((epoch, offset) if offset > 0 else ("", "")))
+        return (*self._fixed_args, *(("", "") if epoch in ("", BEFORE_ALL) else (epoch, offset)))
