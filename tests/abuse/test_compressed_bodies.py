@@ -8,7 +8,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from attacks import Attack, Outcome, Target
-from wire import Peer
 
 CONNECTIONS = 10
 
@@ -27,7 +26,7 @@ async def attack(target: Target) -> Outcome:
     head = f"POST /anything HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: {len(content)}\r\n\r\n"
 
     async def post() -> None:
-        peer = await Peer.connect(target.address)
+        peer = await target.connect()
         try:
             await peer.send(head.encode() + content)
             status = (await peer.head()).split()[1].decode()

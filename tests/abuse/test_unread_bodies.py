@@ -8,7 +8,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from attacks import Attack, Outcome, Target
-from wire import Peer
 
 CONNECTIONS = 3
 HEAD = "POST /anything HTTP/1.1\r\nHost: a\r\n"
@@ -29,7 +28,7 @@ async def attack(target: Target) -> Outcome:
     async def post() -> None:
         kind = next(kinds)
         head, piece = KINDS[kind]
-        peer, sent = await Peer.connect(target.address), 0
+        peer, sent = await target.connect(), 0
         try:
             await peer.send(head.encode())
             while loop.time() < end:

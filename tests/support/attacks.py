@@ -35,9 +35,11 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 import websockets
-from serving import SECRET, User, connect
+from handshakes import request as handshake
+from serving import PATH, SECRET, User, connect, token_for
 from shell import PATIENCE, Running
 from waiting import wait_until
+from wire import Peer
 
 #: How long the attack lasts in a test, and by hand, in seconds.
 TEST_SECONDS = 2.0
@@ -58,10 +60,17 @@ class Target(NamedTuple):
     port: int
     seconds: float
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """The address to connect a socket to."""
-        return "127.0.0.1", self.port
+    async def connect(self) -> Peer:
+        """Connect a socket."""
+        return await Peer.connect(("127.0.0.1", self.port))
+
+    async def websocket(self, user_id: int = 1, *, token: str | None = None) -> Peer:
+        """Connect a user, or a client with a wrong ``token``, and read the 101. Frames are not read."""
+        peer = await self.connect()
+        await peer.send(handshake(f"{PATH}?token={token or token_for(user_id)}"))
+        head = await peer.head()
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return peer
 
 
 class Latency(NamedTuple):

@@ -169,8 +169,9 @@ UNDOCUMENTED_MODULES = ("aiohttp._", "aiohttp.http", "aiohttp.web_protocol")
 PRIVATE_OF_AIOHTTP = {"_message", "_message_tail", "_request_count"}
 #: Public attributes that are not meant to be set.
 UNDOCUMENTED_ATTRIBUTES = {"SERVER_SOFTWARE"}
-#: The documented methods and attributes of a NamedTuple, and the documented function that ends a process.
-DOCUMENTED = {"_asdict", "_current_frames", "_exit", "_fields", "_make", "_replace"}
+#: The documented methods and attributes of a NamedTuple, the documented functions of ``os`` and ``sys``, and the method
+#: that fields of marshmallow override.
+DOCUMENTED = {"_asdict", "_current_frames", "_deserialize", "_exit", "_fields", "_make", "_replace"}
 
 
 def own_private_names() -> set[str]:
