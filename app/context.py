@@ -132,7 +132,14 @@ class Service:
         ``sender`` if it has one. ``HISTORY_SIZE`` and ``HISTORY_TTL`` limit how many events are stored, and how long.
         """
         history = await self._host.broker.history(messages.normalize_room(room), since)
-        return [decode(event) for event in history.events]
+        decoded, work = [], 0
+        for event in history.events:
+            decoded.append(decode(event))
+            work += _PARSE_COST * len(event.payload)
+            if work > _SEARCH_SLICE:
+                work = 0
+                await asyncio.sleep(0)
+        return decoded
 
 
 class Context(Service):

@@ -80,13 +80,21 @@ class PresenceChange(NamedTuple):
 class Listener(Protocol):
     """Receives what a broker reports to its node.
 
-    The methods are called on the event loop, one at a time. They must not block and must not raise.
+    The methods are called on the event loop, one at a time. They must not block and must not raise. All but
+    ``wait_for_members`` are synchronous.
     """
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Receive an event of a subscribed room.
 
         Called once for each event, in the room's order. The call may come before ``publish`` returns.
+        """
+
+    async def wait_for_members(self, room: str) -> None:
+        """Let other coroutines run, and wait a moment if members of ``room`` cannot receive events that fast.
+
+        Only the embedded broker calls this, within a publish, from time to time. It publishes faster than sockets
+        accept, while a publish on a shared broker waits for a network anyway.
         """
 
     def on_resync(self, room: str, last_id: str) -> None:

@@ -106,6 +106,12 @@ class Delivery(WriteScheduler):
         entry = self.rooms.get(room)
         return () if entry is None else tuple(entry.members)
 
+    def share_behind(self, room: str) -> float:
+        """Return the share of the connections in ``room`` for which the kernel accepts no more bytes: 0 to 1."""
+        entry = self.rooms.get(room)
+        members = self.personal.get(room, ()) if entry is None else entry.members
+        return sum(connection.paused for connection in members) / len(members) if members else 0.0
+
     def join_personal(self, room: str, connection: WriteQueue) -> bool:
         """Add ``connection`` to its user's personal room; return True if it is the user's first on this node."""
         present = self.personal.get(room, ())

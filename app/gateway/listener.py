@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from ..broker.base import Member
@@ -14,11 +15,18 @@ from .signals import Signals
 #: The beginning of the payloads of user_joined and user_left.
 _PRESENCE_PREFIX: Final = b'{"type":"user_'
 
+#: How long a publisher waits for members that are behind, in seconds, for each slice of events of the embedded broker
+#: (40 KiB, or about 200 small events): if most members of the room are behind, and if fewer are.
+WAIT_FOR_MOST: Final = 0.1
+WAIT_FOR_FEW: Final = 0.025
+_POLL_INTERVAL: Final = 0.001
+
 
 class BrokerListener:
     """The gateway's implementation of ``broker.base.Listener``."""
 
     def __init__(self, node: Node, presence: Presence, signals: Signals) -> None:
+        self._loop: Final = node.loop
         self._delivery: Final = node.delivery
         self._tasks: Final = node.tasks
         self._counters: Final = node.counters
@@ -34,6 +42,24 @@ class BrokerListener:
             self._delivery.deliver_later(room, frame)
         else:
             self._delivery.deliver(room, frame)
+
+    async def wait_for_members(self, room: str) -> None:
+        """Let other coroutines run, and wait a moment while members of ``room`` are behind: back-pressure.
+
+        A member is behind while the kernel accepts no more bytes for it. A publisher that never waits overflows the
+        buffers of all members, and they are closed with 1013, even if they read as fast as they can. With the wait, the
+        publisher keeps the pace of the members.
+
+        The wait is bounded, so that no slow reader can hold up a publisher: it publishes at least 8,000 small events or
+        1.6 MB a second. A member that reads more slowly is closed after about a second, as it would be without the
+        wait, unless most members are that slow. Publishers in other rooms do not wait for this member.
+        """
+        await asyncio.sleep(0)  # the events are written now
+        begun = self._loop.time()
+        while behind := self._delivery.share_behind(room):
+            if self._loop.time() - begun >= (WAIT_FOR_MOST if behind > 0.5 else WAIT_FOR_FEW):
+                return
+            await asyncio.sleep(_POLL_INTERVAL)
 
     def on_resync(self, room: str, last_id: str) -> None:
         """Send ``resync`` to the room's members: events were lost. ``last_id`` is the id of the room's newest event."""

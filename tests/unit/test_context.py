@@ -322,6 +322,22 @@ async def test_since_with_about(serve: Serve) -> None:
         assert iterations >= 20
 
 
+async def test_a_long_history_is_decoded_in_parts(serve: Serve) -> None:
+    """Other coroutines run meanwhile."""
+    server, room = await serve(), "channel:1"
+    filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
+    service = server.gateway.service
+    for number in range(60):
+        await service.publish("message", room, {"content": f"{number}", **filling})
+    reading = asyncio.create_task(service.history(room))
+    iterations = 0
+    while not reading.done():
+        iterations += 1
+        await asyncio.sleep(0)
+    assert [event["data"]["content"] for event in reading.result()] == [str(number) for number in range(60)]
+    assert iterations >= 20
+
+
 async def test_the_service_of_a_lifespan(serve: Serve, lab: Lab) -> None:
     """A lifespan can publish, with or without a sender, once per key, and read rooms."""
     server = await serve(plugins=[lab.plugin])

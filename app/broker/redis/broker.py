@@ -61,6 +61,7 @@ class _SignalRouter:
         self.on_member_lost: Final = listener.on_member_lost
         self.on_member_returned: Final = listener.on_member_returned
         self.on_signal: Final = listener.on_signal
+        self.wait_for_members: Final = listener.wait_for_members
         self.on_signals_lost: Final = listener.on_signals_lost
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:

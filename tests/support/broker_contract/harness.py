@@ -32,6 +32,9 @@ class RecordingListener:
         self.events.append((room, id, payload))
         self._changed.set()
 
+    async def wait_for_members(self, room: str) -> None:
+        await asyncio.sleep(0)
+
     def on_resync(self, room: str, last_id: str) -> None:
         self.resyncs.append((room, last_id))
         self._changed.set()

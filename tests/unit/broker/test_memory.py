@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from broker_contract import (
     split,
 )
 
-from roomcast.broker.base import KEY_TTL, Event, History
+from roomcast.broker.base import KEY_TTL, Event, History, Publication
 from roomcast.broker.event_log import EVENT_OVERHEAD
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
@@ -61,11 +61,101 @@ def run_without_suspending(coroutine: Coroutine[Any, Any, str]) -> str:
     return str(stop.value.value)
 
 
-async def test_publish_never_suspends(harness: Harness) -> None:
-    """Publish does not suspend, and the listener has received the event when it returns."""
+async def test_publish_takes_effect_before_it_suspends(harness: Harness) -> None:
+    """A single publish does not suspend, and the listener has received the event when it returns."""
     await harness.broker.subscribe([ROOM])
     event_id = run_without_suspending(harness.broker.publish(ROOM, b"x"))
     assert harness.listener.events == [(ROOM, event_id, b"x")]
+
+
+async def publish_until_one_suspends(broker: MemoryBroker, room: Callable[[int], str]) -> int:
+    """Publish to ``room(number)`` until a publish suspends, and finish that one. Return how many there were."""
+    for number in range(1, 10_000):
+        coroutine = broker.publish(room(number), b"x" * 150)
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            continue
+        assert broker._logs[room(number)].payloads  # it has taken effect
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        return number
+    raise AssertionError("no publish has suspended")
+
+
+@pytest.mark.parametrize("rooms", [1, 1000])
+async def test_a_long_series_of_publishes_suspends(harness: Harness, broker: MemoryBroker, rooms: int) -> None:
+    """About one of 200 small publishes suspends, however many rooms they are for. Large ones suspend earlier."""
+    harness.listener.wait_for_members = suspend_once  # type: ignore[method-assign]
+    for _ in range(3):
+        count = await publish_until_one_suspends(broker, lambda number: f"channel:{number % rooms}")
+        assert 100 < count <= 300
+    coroutine = broker.publish(ROOM, b"x" * 100_000)
+    coroutine.send(None)
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+
+
+async def suspend_once(room: str) -> None:
+    """Suspend until the next ``send``."""
+    await asyncio.sleep(0)
+
+
+async def test_others_run_during_a_long_series_of_publishes(harness: Harness, broker: MemoryBroker) -> None:
+    """Other coroutines run a part of the time, and the room of the publish may slow the publisher down."""
+    turns, waits = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def wait_for_members(room: str) -> None:
+        waits.append(room)
+        await asyncio.sleep(0)
+
+    harness.listener.wait_for_members = wait_for_members  # type: ignore[method-assign]
+    counting = asyncio.create_task(count_turns())
+    for _ in range(10_000):
+        await broker.publish(ROOM, b"x" * 150)
+    counting.cancel()
+    assert turns > 30
+    assert len(waits) > 30 and set(waits) == {ROOM}
+
+
+async def test_a_list_is_published_before_others_run(harness: Harness, broker: MemoryBroker) -> None:
+    """A long list suspends once, when all of it is published."""
+    await broker.subscribe([ROOM])
+    publishing = broker.publish_many([Publication(ROOM, b"x" * 1000)] * 1000)
+    publishing.send(None)
+    assert len(harness.listener.events) == 1000
+    with pytest.raises(StopIteration) as stop:
+        publishing.send(None)
+    assert stop.value.value == [id for _, id, _ in harness.listener.events]
+
+
+@pytest.mark.parametrize("read", ["history", "members"])
+async def test_a_long_series_of_reads_suspends(broker: MemoryBroker, read: str) -> None:
+    """A read suspends before it reads, so that its result is current."""
+    for number in range(100):
+        await broker.enter(ROOM, number, "x", number)
+        await broker.publish(ROOM, b"x")
+    for _ in range(1000):
+        coroutine = getattr(broker, read)(ROOM)
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            continue
+        break
+    else:
+        raise AssertionError("no read has suspended")
+    await broker.enter(ROOM, 100, "x", 100)
+    id = await broker.publish(ROOM, b"new")
+    with pytest.raises(StopIteration) as stop:
+        coroutine.send(None)
+    result = stop.value.value
+    assert result.last_id == id if read == "history" else len(result) == 101
 
 
 @pytest.mark.parametrize("name", CALLS)
