@@ -24,6 +24,8 @@ CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _RESERVED: Final = 0x70
+#: The size of the smallest frame of a client: two bytes and the masking key.
+MIN_SIZE: Final = 6
 #: The largest payload of a control frame (section 5.5).
 _MAX_CONTROL: Final = 125
 
@@ -130,6 +132,12 @@ class FrameReader:
                     yield message
         finally:
             del buffer[:position]
+
+    def take_rest(self) -> bytes:
+        """Remove and return the bytes after the last frame that ``feed`` has yielded."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
 
     def _next_frame(self, buffer: bytearray, position: int) -> tuple[int, int, bytearray] | None:
         """Return (the position after the frame, its first byte, its unmasked payload), or None if it is incomplete."""

@@ -19,6 +19,9 @@ from .write_scheduler import WriteScheduler
 
 #: How long a peer may take to answer a close frame, in seconds. After that the socket is closed without the answer.
 CLOSE_TIMEOUT = 5.0
+#: How many bytes are read after the end of a connection is decided, to find the peer's close frame. A peer that sends
+#: more has to wait until the socket is closed. Otherwise refused clients could keep the event loop busy.
+MAX_READ_AFTER_END: Final = 4096
 
 #: The end of a connection that closed without a close frame (RFC 6455 section 7.1.5: 1006 is never sent).
 LOST = Close(1006, "Connection Lost", reconnect=True)
@@ -42,7 +45,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
     """A WebSocket after its handshake. Pass it to a transport with ``take_over``."""
 
     __slots__ = (
-        *("_backlog", "_discards_input", "_is_pinged", "_polled_fd", "_reader", "_transport"),
+        *("_backlog", "_discards_input", "_is_pinged", "_polled_fd", "_reader", "_transport", "_unread_allowance"),
         *("end", "keepalive", "last_read", "scheduler"),
     )
 
@@ -61,6 +64,8 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         self._polled_fd = -1
         self._backlog: _Backlog | None = None
         self._discards_input = False
+        #: How many bytes may still be read once ``end`` is set.
+        self._unread_allowance = MAX_READ_AFTER_END
         self._is_pinged = False
 
     # For subclasses to implement.
@@ -121,7 +126,9 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle bytes that the transport has read."""
-        payloads = fastpath.decode_text_frames(data, self.keepalive.max_message) if self._reader is None else None
+        payloads = None
+        if self._reader is None and self.end is None:
+            payloads = fastpath.decode_text_frames(data, self.keepalive.max_message)
         if payloads is None:
             self.bytes_received(data)
         else:
@@ -140,16 +147,30 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
                         break
             except ProtocolViolation as violation:
                 self._close_on_violation(violation.close)
+        else:  # none of them is the peer's close frame
+            self._count_after_end(sum(map(len, payloads)) + frames.MIN_SIZE * len(payloads))
 
     def bytes_received(self, data: bytes) -> bool:
         """Handle any bytes; return True if they end within a frame or message."""
         if self.end is None:
             self.last_read = self.keepalive.now
+        else:
+            data = data[: self._count_after_end(len(data))]
         try:
             self._read_frames(data)
         except ProtocolViolation as violation:
             self._close_on_violation(violation.close)
         return self._reader is not None
+
+    def _count_after_end(self, size: int) -> int:
+        """Return how many of ``size`` bytes may be read, since ``end`` is set. If that is not all, stop reading."""
+        allowed = min(size, self._unread_allowance)
+        self._unread_allowance -= allowed
+        if allowed < size:
+            self.pause_reading()  # until ``check`` aborts the connection
+            if self._transport is not None and self._transport.can_write_eof():
+                self._transport.write_eof()  # the peer sees the end of the connection although it is not answered
+        return allowed
 
     def read_failed(self) -> None:
         """Let the transport read the end of file, or the error, of the socket."""
@@ -180,6 +201,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         reader = self._reader
         if reader is None:
             reader = self._reader = FrameReader(self.keepalive.max_message)
+        was_open = self.end is None
         for opcode, payload in reader.feed(data):
             if opcode == frames.CLOSE:
                 self._close_received(payload)
@@ -192,7 +214,12 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
                 self.on_ping(bytes(payload))
             elif opcode == frames.BINARY:
                 self.on_binary(payload)
-        if reader.is_idle:
+            if self.end is not None:
+                break
+        if was_open and self.end is not None:
+            rest = reader.take_rest()
+            self._read_frames(rest[: self._count_after_end(len(rest))])
+        elif reader.is_idle:
             self._reader = None
 
     def _close_received(self, payload: bytearray) -> None:
@@ -209,8 +236,8 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
     def _close_on_violation(self, close: Close) -> None:
         """Close a connection whose peer broke the protocol, and discard further input.
 
-        The input is still read until the peer hangs up. Closing a socket with unread bytes sends a reset, which can
-        destroy the close frame before the peer has read it.
+        Some of the input is still read, so that the peer can hang up. Closing a socket with unread bytes sends a reset,
+        which can destroy the close frame before the peer has read it.
         """
         self._discards_input = True
         self._reader = None

@@ -34,6 +34,8 @@ from ...errors import (
 from ...gateway.client import Client
 from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
+from ...transport.keepalive import Keepalive
+from ...transport.write_scheduler import WriteScheduler
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
 from ..app_state import GATEWAY
 from ..client_address import client_address
@@ -80,12 +82,17 @@ _DETACHED: Final = DetachedResponse()
 
 
 class RefusedConnection(Connection):
-    """A connection that is opened and closed at once, so that the client receives the reason."""
+    """A connection that is opened and closed at once, so that the client receives the reason, ``refusal``."""
 
-    __slots__ = ()
+    __slots__ = ("_refusal",)
 
-    def on_text(self, payload: bytearray) -> None:
-        """Ignore messages that the client sent before it received the close frame."""
+    def __init__(self, scheduler: WriteScheduler, keepalive: Keepalive, refusal: Close) -> None:
+        super().__init__(scheduler, keepalive)
+        self._refusal: Final = refusal
+
+    def on_open(self) -> None:
+        """Close before anything that the client sent is read."""
+        self.close(self._refusal)
 
 
 class Credentials(NamedTuple):
@@ -241,9 +248,7 @@ def _refuse(request: UpgradeRequest, gateway: Gateway, accept: bytes, credential
     """Complete the upgrade, then close with the reason. Browsers report a refused upgrade only as 1006."""
     gateway.counters.count_end(close)
     if request.transport is not None:
-        refused = RefusedConnection(gateway.delivery, gateway.keepalive)
-        _upgrade(request, accept, credentials, refused)
-        refused.close(close)
+        _upgrade(request, accept, credentials, RefusedConnection(gateway.delivery, gateway.keepalive, close))
 
 
 def _upgrade(request: UpgradeRequest, accept: bytes, credentials: Credentials, connection: Connection) -> None:
