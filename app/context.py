@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 import orjson
 from marshmallow import Schema
@@ -20,6 +21,9 @@ from .protocol.user_id import personal_room
 #: Bytes of events to search before other coroutines may run; this takes about 1 ms. Parsing takes 16 times as long.
 _SEARCH_SLICE: Final = 1024 * 1024
 _PARSE_COST: Final = 16
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class EventPublisher(Protocol):
@@ -41,6 +45,16 @@ class LocalMembers(Protocol):
         """Return True if ``connection`` is a member of ``room``."""
 
 
+class ThreadRunner(Protocol):
+    """Runs plain functions in threads: ``gateway.threads.Threads``."""
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` in a thread; return its result."""
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call ``function`` on the event loop, from a thread; await its result if it can be awaited, and return it."""
+
+
 class PluginHost(Protocol):
     """The part of the gateway that plugins reach through ``Service`` and ``Context``."""
 
@@ -59,6 +73,10 @@ class PluginHost(Protocol):
     @property
     def room_access(self) -> RoomAccess:
         """The built-in access rule."""
+
+    @property
+    def threads(self) -> ThreadRunner:
+        """The threads for plain functions."""
 
 
 class RequestingClient(Protocol):
@@ -140,6 +158,36 @@ class Service:
                 work = 0
                 await asyncio.sleep(0)
         return decoded
+
+    async def in_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call a function that blocks in a thread, and return its result. Its exceptions propagate.
+
+        The thread has a copy of the context variables. At most 40 functions run at once on a node; further calls wait
+        for up to ``HANDLER_TIMEOUT``. If the caller is cancelled, for example after ``HANDLER_TIMEOUT``, the function
+        goes on in its thread until its next ``from_thread``.
+
+        Raises:
+            Unavailable: All threads are busy.
+        """
+        result: _T = await self._host.threads.run(partial(function, *args, **kwargs))
+        return result
+
+    @overload
+    def from_thread(self, function: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+    @overload
+    def from_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+    def from_thread(self, function: Callable[_P, Any], *args: _P.args, **kwargs: _P.kwargs) -> Any:
+        """Call a function of roomcast, or of the plugin, on the event loop; return its result.
+
+        For threads: those of plain ``def`` handlers and of ``in_thread``, and the plugin's own. A coroutine function is
+        awaited: ``ctx.from_thread(ctx.publish, Finished, data)``. Its exceptions propagate.
+
+        Raises:
+            RuntimeError: This is the event loop and not a thread.
+            CancelledError: The caller of ``in_thread`` was cancelled, or the command took longer than
+                ``HANDLER_TIMEOUT``: the client got an error, so nothing more may be published for it.
+        """
+        return self._host.threads.call(partial(function, *args, **kwargs))
 
 
 class Context(Service):

@@ -22,6 +22,7 @@ calls their functions. ``docs/plugins.md`` is the guide.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,16 +44,19 @@ SchemaClass = type[Schema]
 Access = Literal["member", "anyone"]
 #: Handles a command: receives the request's context and its validated data, returns the data of the reply.
 Handler = Callable[["Context", dict[str, Any]], Awaitable["dict[str, Any] | None"]]
+PlainHandler = Callable[["Context", dict[str, Any]], "dict[str, Any] | None"]
 #: Decides about a join: receives the request's context and the id of the room without its type.
 Rule = Callable[["Context", str], Awaitable[bool]]
+PlainRule = Callable[["Context", str], bool]
 Lifespan = Callable[["Service"], AbstractAsyncContextManager[None]]
 #: Handles an HTTP request.
 Route = Callable[["Service", "Request"], Awaitable["StreamResponse"]]
+PlainRoute = Callable[["Service", "Request"], "StreamResponse"]
 
 _S = TypeVar("_S", bound=SchemaClass)
-_H = TypeVar("_H", bound=Handler)
-_R = TypeVar("_R", bound=Rule)
-_T = TypeVar("_T", bound=Route)
+_H = TypeVar("_H", bound=Handler | PlainHandler)
+_R = TypeVar("_R", bound=Rule | PlainRule)
+_T = TypeVar("_T", bound=Route | PlainRoute)
 
 _TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\Z")
 _ROOM_TYPE = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -112,7 +116,10 @@ class Plugin:
 
     Raises:
         PluginError: Here and in all methods, at once, if a declaration cannot work: a malformed or repeated name, a
-            class that is not a marshmallow ``Schema``, or a function that is not ``async def``.
+            class that is not a marshmallow ``Schema``, or a function that cannot be called as roomcast calls it.
+
+    Handlers of commands, rules and routes may be coroutine functions, which run on the event loop, or plain functions,
+    which run in a thread (see ``Service.in_thread``).
     """
 
     def __init__(self, name: str, description: str = "") -> None:
@@ -162,6 +169,8 @@ class Plugin:
     ) -> Callable[[_H], _H]:
         """Declare a command; decorates its handler, ``async def handler(ctx: Context, data: dict)``.
 
+        A plain ``def`` handler runs in a thread.
+
         The handler receives the validated data. The dict that it returns is the data of the reply; None means ``{}``.
         The reply is sent only if the request has an ``id``. If the request has a ``key`` and is repeated, the handler
         does not run again, and the client gets the first reply. The docstring is the description in ``/docs``.
@@ -182,7 +191,8 @@ class Plugin:
             reply: The type of the reply.
             pipelined: By default, the client's next command starts when this one has finished. If True, it starts as
                 soon as this one waits. This is correct for handlers that publish once and wait for nothing before that:
-                their events keep the order of the commands, without a broker round trip between two commands.
+                their events keep the order of the commands, without a broker round trip between two commands. Not
+                for plain ``def`` handlers, whose threads have no order.
         """
         self._check_type("command", self.commands, type, _TYPE)
         if access not in get_args(Access):
@@ -190,16 +200,23 @@ class Plugin:
             raise PluginError(f"command {type!r} of plugin {self.name!r} has access {access!r}; it must be {allowed}")
 
         def declare(handler: _H) -> _H:
-            self._check_function(f"the handler of command {type!r}", handler, "ctx", "data")
+            function = self._async_function(f"the handler of command {type!r}", handler, "ctx", "data")
+            if pipelined and function is not handler:
+                raise PluginError(
+                    f"command {type!r} of plugin {self.name!r} is pipelined, so its handler must be an `async def` "
+                    "function: plain functions run in threads and could overtake each other"
+                )
             validator = self._validator(f"command {type}", schema)
             description = _description(handler)
-            self.commands[type] = Command(type, validator, handler, description, reply, pipelined, access)
+            self.commands[type] = Command(type, validator, function, description, reply, pipelined, access)
             return handler
 
         return declare
 
     def room(self, type: str, *, description: str = "") -> Callable[[_R], _R]:
         """Declare a room type; may decorate its rule, ``async def rule(ctx: Context, entity_id: str) -> bool``.
+
+        A plain ``def`` rule runs in a thread.
 
         The rule decides about each join. ``entity_id`` is the room without its type: ``prod`` for ``environment:prod``.
         True allows the join; False and None refuse it with ``forbidden``. If the rule returns anything else, raises
@@ -218,12 +235,12 @@ class Plugin:
         self.rooms[type] = RoomType(type, None, description)
 
         def declare(rule: _R) -> _R:
-            self._check_function(f"the rule of room type {type!r}", rule, "ctx", "entity_id")
+            function = self._async_function(f"the rule of room type {type!r}", rule, "ctx", "entity_id")
             returns = inspect.signature(rule).return_annotation
             if returns is not inspect.Signature.empty and not _may_be_bool(returns):
                 shown = inspect.formatannotation(returns)
                 raise PluginError(f"the rule of room type {type!r} returns {shown}; it must return True or False")
-            self.rooms[type] = RoomType(type, rule, description or _description(rule))
+            self.rooms[type] = RoomType(type, function, description or _description(rule))
             return rule
 
         return declare
@@ -244,6 +261,8 @@ class Plugin:
     def route(self, method: str, path: str) -> Callable[[_T], _T]:
         """Declare an HTTP route; decorates ``async def handler(service: Service, request: aiohttp.web.Request)``.
 
+        A plain ``def`` handler runs in a thread.
+
         The route is ``/plugins/<plugin name><path>``. It is public: a handler that needs authentication checks it
         itself. Exceptions become JSON as in the HTTP API: ``Refused`` has status 422, unexpected exceptions have 500.
 
@@ -258,8 +277,8 @@ class Plugin:
             raise PluginError(f"plugin {self.name!r} declares route {method} {path!r} twice")
 
         def declare(handler: _T) -> _T:
-            self._check_function(f"the handler of route {method} {path!r}", handler, "service", "request")
-            self.routes.append(MountedRoute(method, path, handler))
+            what = f"the handler of route {method} {path!r}"
+            self.routes.append(MountedRoute(method, path, self._async_function(what, handler, "service", "request")))
             return handler
 
         return declare
@@ -273,10 +292,18 @@ class Plugin:
         if type in declared:
             raise PluginError(f"plugin {self.name!r} declares {kind} {type!r} twice")
 
-    def _check_function(self, what: str, function: Any, *parameters: str) -> None:
-        if not inspect.iscoroutinefunction(function):
-            raise PluginError(f"{what} must be an `async def` function")
+    def _async_function(self, what: str, function: Any, *parameters: str) -> Callable[..., Awaitable[Any]]:
+        """Return ``function``, or a coroutine function that runs it in a thread if it is a plain one.
+
+        Raises ``PluginError`` if it is of another kind, or cannot be called with one argument for each of
+        ``parameters``.
+        """
+        called = _called_function(function)
+        is_generator = inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called)
+        if is_generator or isinstance(function, type) or not callable(function):
+            raise PluginError(f"{what} must be an `async def` or a plain `def` function, without yield")
         self._check_signature(what, function, *parameters)
+        return function if inspect.iscoroutinefunction(called) else _run_in_thread(function)
 
     def _check_signature(self, what: str, function: Any, *parameters: str) -> None:
         """Raise ``PluginError`` unless ``function`` can be called with one argument for each of ``parameters``."""
@@ -296,6 +323,26 @@ class Plugin:
 
     def __repr__(self) -> str:
         return f"Plugin({self.name!r})"
+
+
+def _called_function(function: Any) -> Any:
+    """Return the function that a call of ``function`` runs: a ``partial`` and an object may hide it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_object = not (inspect.isroutine(function) or isinstance(function, type))
+    return getattr(type(function), "__call__", None) if is_object else function  # noqa: B004
+
+
+def _run_in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Return a coroutine function that runs ``function`` in a thread of the node."""
+
+    @functools.wraps(function)
+    async def run(service: Service, argument: Any) -> Any:
+        result = await service.in_thread(function, service, argument)
+        # Also if a decorator hides that the function is a coroutine function.
+        return await result if inspect.isawaitable(result) else result
+
+    return run
 
 
 def _may_be_bool(annotation: Any) -> bool:

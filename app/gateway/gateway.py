@@ -26,6 +26,7 @@ from .rooms import Rooms
 from .rules import RoomRules
 from .sessions import Sessions
 from .signals import Signals
+from .threads import Threads
 from .token_refresh import TokenRefresh
 from .watchdog import Watchdog
 
@@ -54,6 +55,7 @@ class Gateway:
         self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.room_access: Final = RoomAccess(settings)
         self.publishing: Final = Publishing(node)
+        self.threads: Final = Threads(node.loop, settings.handler_timeout)
         self.service: Final = Service(self)
         self.watchdog: Final = Watchdog(registry)
         self.lifespans: Final = Lifespans(self.service, settings.lifespan_timeout)
@@ -95,6 +97,7 @@ class Gateway:
             self._stack.callback(self.watchdog.stop)
             self.watchdog.start()
             self._stack.callback(self.tasks.close)
+            self._stack.callback(self.threads.close)
             self._stack.push_async_callback(self.broker.close)
             await self.broker.start(self.listener)
             self._stack.push_async_callback(self.room_access.close)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_handler_may_be_a_partial_function(deploy) -> None:
     async def general(greeting: str, ctx: Context, data: dict) -> dict:
         return {"greeting": greeting}
 
-    deploy.command("deploy.greet", Undescribed)(functools.partial(general, "Hello"))
+    deploy.command("deploy.greet", Undescribed)(partial(general, "Hello"))
     assert list(deploy.commands) == ["deploy.greet"]
 
 
@@ -180,22 +181,80 @@ def test_a_schema_that_cannot_be_instantiated_is_refused(deploy) -> None:
         deploy.event("deploy.finished")(Demanding)
 
 
-def test_functions_must_be_async(deploy) -> None:
-    """A plain function would block the event loop; it is refused, and nothing is declared."""
+class AsyncObject:
+    """An object that is called like a coroutine function."""
 
-    def plain(*args: object) -> None:
-        pass
+    async def __call__(self, ctx: Context, data: dict) -> None:
+        """Do nothing."""
 
-    with pytest.raises(PluginError, match=r"handler of command 'deploy\.rollback' must be an `async def` function"):
-        deploy.command("deploy.rollback", Finished)(plain)
-    with pytest.raises(PluginError, match="rule of room type 'environment' must be an `async def` function"):
-        deploy.room("environment")(plain)
-    with pytest.raises(PluginError, match="handler of route GET '/live' must be an `async def` function"):
-        deploy.route("GET", "/live")(plain)
-    for wrong in (plain, handler):
+
+def plain(ctx: Context, data: dict) -> Any:
+    """Do nothing, in a thread."""
+
+
+def test_coroutine_functions_are_stored_unchanged(deploy) -> None:
+    """So are objects with an async ``__call__``, and partial functions of both."""
+    for number, function in enumerate((handler, AsyncObject(), partial(AsyncObject()), partial(partial(handler)))):
+        assert deploy.command(f"deploy.c{number}", Finished)(function) is function
+        assert deploy.commands[f"deploy.c{number}"].handler is function
+
+
+def test_plain_functions_become_coroutine_functions(deploy) -> None:
+    """They run in threads. The decorator returns the function itself, and the description is that of the function."""
+    assert deploy.command("deploy.rollback", Finished)(plain) is plain
+    assert deploy.room("environment")(plain) is plain
+    assert deploy.route("GET", "/live")(plain) is plain
+    for stored in (
+        deploy.commands["deploy.rollback"].handler,
+        deploy.rooms["environment"].rule,
+        deploy.routes[0].handler,
+    ):
+        assert stored is not plain
+        assert asyncio.iscoroutinefunction(stored)
+    assert deploy.commands["deploy.rollback"].description == "Do nothing, in a thread."
+    assert deploy.rooms["environment"].description == "Do nothing, in a thread."
+    deploy.command("deploy.partial", Finished)(partial(plain))
+
+
+def test_a_pipelined_handler_must_be_async(deploy) -> None:
+    """Threads could overtake each other."""
+    with pytest.raises(
+        PluginError, match=r"command 'deploy\.rollback' of plugin 'deploy' is pipelined, so its handler"
+    ):
+        deploy.command("deploy.rollback", Finished, pipelined=True)(plain)
+    assert not deploy.commands
+
+
+async def async_generator(ctx: Context, data: dict) -> AsyncIterator[None]:
+    """Yield."""
+    yield
+
+
+def generator(ctx: Context, data: dict) -> Iterator[None]:
+    """Yield."""
+    yield
+
+
+@pytest.mark.parametrize("wrong", [async_generator, generator, partial(async_generator), AsyncObject, 7, None])
+def test_generators_classes_and_other_objects_are_refused(deploy, wrong) -> None:
+    """They would return something else than a result; nothing is declared."""
+    with pytest.raises(
+        PluginError, match=r"handler of command 'deploy\.rollback' must be an `async def` or a plain `def`"
+    ):
+        deploy.command("deploy.rollback", Finished)(wrong)
+    with pytest.raises(PluginError, match="rule of room type 'environment' must be an `async def` or a plain `def`"):
+        deploy.room("environment")(wrong)
+    with pytest.raises(PluginError, match="handler of route GET '/live' must be an `async def` or a plain `def`"):
+        deploy.route("GET", "/live")(wrong)
+    assert not (deploy.commands or deploy.routes)
+
+
+def test_a_lifespan_is_an_async_generator(deploy) -> None:
+    """Other functions have no two halves."""
+    for wrong in (plain, handler, generator):
         with pytest.raises(PluginError, match="lifespan of plugin 'deploy' must be an `async def` function with one"):
             deploy.lifespan(wrong)
-    assert not (deploy.commands or deploy.routes or deploy.lifespans)
+    assert not deploy.lifespans
 
 
 async def no_arguments() -> bool:

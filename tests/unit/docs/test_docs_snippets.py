@@ -10,8 +10,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -317,6 +319,28 @@ async def test_the_lifespan_and_the_route_work() -> None:
         assert len(await gateway.service.history("environment:prod")) >= 1
         async with gateway.session.get("/plugins/deploy/members/prod") as response:
             assert await response.json() == {"users": 1}
+
+
+async def test_the_plain_handler_and_the_call_in_a_thread_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs its program in a thread and publishes, and the check reports what is on disk."""
+    module = module_of(
+        "import subprocess\nfrom pathlib import Path",
+        snippet("a complete plugin"),
+        snippet("a plain handler"),
+        snippet("a call in a thread"),
+    )
+    calls: list[tuple[str, list[str]]] = []
+    record = SimpleNamespace(run=lambda line, *, check: calls.append((threading.current_thread().name, line)))
+    monkeypatch.setitem(module, "subprocess", record)
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:*"])
+        await alice.join("environment:prod")
+        assert await alice.command("deploy.run", {"version": "7"}, room="environment:prod") == {"version": "7"}
+        assert (await alice.next("deploy.finished"))["data"] == {"version": "7"}
+        assert await alice.command("deploy.check", {"version": "7"}, room="environment:prod") == {"exists": False}
+    ((thread, line),) = calls
+    assert thread.startswith("roomcast plugin thread")
+    assert line == ["deployctl", "rollback", "7"]
 
 
 def test_the_entry_point_names_the_plugin() -> None:
