@@ -79,6 +79,8 @@ class Commands:
         self._deadlines: Final[dict[asyncio.Task[Any], tuple[float, Finish]]] = {}
         #: The commands that were cancelled because they took too long: until when they may suppress that.
         self._overdue: Final[dict[asyncio.Task[Any], tuple[float, Finish]]] = {}
+        #: Those of them whose clients got ``timeout`` already.
+        self._answered: Final[set[asyncio.Task[Any]]] = set()
         #: The tasks of commands that suppress their cancellation. Nothing waits for them.
         self._abandoned: Final[set[asyncio.Task[Any]]] = set()
         self._timeouts: Final = FailureLog(log)
@@ -234,14 +236,14 @@ class Commands:
     def _reply(self, client: Client, request: Request, command: Command | None, task: asyncio.Task[Any]) -> None:
         is_overdue = self._deadlines.pop(task, None) is None
         self._overdue.pop(task, None)
-        if task.cancelled() and self.is_stopping:
+        if task in self._answered:
+            self._answered.discard(task)
+            if task.done():
+                self._log_late_failure(client, request, task)
+        elif task.cancelled() and self.is_stopping:
             log.info("%s of user %s was cut off: the server stops", request.type, client.identity.user_id)
-        elif is_overdue and (not task.done() or task.cancelled()):
-            self._timeouts.add(request.type, f"{self._describe(client, request)} took over {self._timeout:g} s")
-            # A join that is cut off has changed nothing: the access check or the broker was too slow.
-            code = "unavailable" if request.type == "join_room" else "timeout"
-            refused = Refused(code, f"{request.type} took over {self._timeout:g} s and was cut off.")
-            self._replies.send_failure(client, request, refused)
+        elif is_overdue and task.cancelled():
+            self._send_timeout(client, request)
         elif task.cancelled():
             error = asyncio.CancelledError("the handler awaited a cancelled task")
             self._replies.send_failure(client, request, error)
@@ -249,6 +251,18 @@ class Commands:
             self._replies.send_failure(client, request, failure)
         elif command is not None and request.id is not None:
             self._replies.send_result(client, request, command, task.result())
+
+    def _send_timeout(self, client: Client, request: Request) -> None:
+        self._timeouts.add(request.type, f"{self._describe(client, request)} took over {self._timeout:g} s")
+        # A join that is cut off has changed nothing: the access check or the broker was too slow.
+        code = "unavailable" if request.type == "join_room" else "timeout"
+        refused = Refused(code, f"{request.type} took over {self._timeout:g} s and was cut off.")
+        self._replies.send_failure(client, request, refused)
+
+    def _log_late_failure(self, client: Client, request: Request, task: asyncio.Task[Any]) -> None:
+        """Log the failure of a command whose client got ``timeout`` before the command ended."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed after it was cancelled", self._describe(client, request), exc_info=error)
 
     def _perform_queued(self, client: Client, queued: deque[Request]) -> None:
         """Perform queued requests until one of them waits; queue the rest again."""
@@ -263,10 +277,18 @@ class Commands:
             client.resume_reading()
 
     async def cancel_overdue(self) -> None:
-        """Cancel the commands that have exceeded their deadline. The keepalive task calls this every second."""
+        """Cancel the commands that have exceeded their deadline. The keepalive task calls this every second.
+
+        A command that has not ended at the next call is answered with ``timeout``. At first it may still clean up, so
+        that a client that repeats it at once finds its key free.
+        """
         now = self._loop.time()
-        for task in [task for task, (deadline, _) in self._overdue.items() if now >= deadline]:
-            self._abandon(task)
+        for task, (deadline, finish) in list(self._overdue.items()):
+            if task not in self._answered:
+                self._answered.add(task)
+                self._send_timeout(*finish.args[:2])
+            if now >= deadline:
+                self._abandon(task)
         for task in [task for task, (deadline, _) in self._deadlines.items() if now >= deadline]:
             _, finish = self._deadlines.pop(task)
             self._overdue[task] = (now + _CANCEL_TIMEOUT, finish)
@@ -275,19 +297,20 @@ class Commands:
             self._loop.call_soon(task.cancel)
 
     def _abandon(self, task: asyncio.Task[Any]) -> None:
-        """Finish a command whose handler suppresses its cancellation: its client gets ``timeout`` and goes on."""
+        """Finish a command whose handler suppresses its cancellation: its client, which got ``timeout``, goes on."""
         _, finish = self._overdue[task]
         client, request, _ = finish.args
-        log.error(_ABANDONED, self._describe(client, request), "its client goes on without it")
+        what = self._describe(client, request)
+        log.error(_ABANDONED, what, "its client goes on without it")
+        task.set_name(what)  # for the log, if it keeps the process from ending
         task.remove_done_callback(finish)
         self._abandoned.add(task)
-        task.add_done_callback(self._abandoned_done)
+        task.add_done_callback(partial(self._abandoned_done, client, request))
         finish(task)
 
-    def _abandoned_done(self, task: asyncio.Task[Any]) -> None:
+    def _abandoned_done(self, client: Client, request: Request, task: asyncio.Task[Any]) -> None:
         self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # otherwise asyncio reports that nothing has read it
+        self._log_late_failure(client, request, task)
 
     def _describe(self, client: Client, request: Request) -> str:
         """Return a command in words for the log: its type, plugin, room and user."""

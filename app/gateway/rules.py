@@ -66,6 +66,11 @@ class RoomRules:
         try:
             async with asyncio.timeout(self._timeout) as timeout:
                 allowed = await rule(Context(self._host, client, room), entity_id)
+            # A rule may suppress its cancellation and decide later. The client got an answer, so it must not join then.
+            if timeout.expired():
+                raise TimeoutError
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
             if allowed is None or isinstance(allowed, bool):
                 return allowed is True
             raise TypeError(f"the rule returned a {allowed.__class__.__name__}, not True or False")

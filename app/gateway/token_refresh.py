@@ -23,6 +23,8 @@ MAX_UNDECIDED: Final = 600.0
 #: The pauses between two evaluations of a rule that fails, in seconds.
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
+#: How long a rule that has exceeded its time may suppress its cancellation, in seconds.
+_CANCEL_TIMEOUT: Final = 1.0
 
 
 class TokenRefresh:
@@ -32,6 +34,8 @@ class TokenRefresh:
         self, node: Node, authenticator: Authenticator, revocations: Revocations, rooms: Rooms, rules: RoomRules
     ) -> None:
         self._tasks: Final = node.tasks
+        #: How long a plugin's rule may take, in seconds.
+        self._timeout: Final = node.settings.handler_timeout
         self._loop: Final = node.loop
         self._authenticator: Final = authenticator
         self._revocations: Final = revocations
@@ -115,8 +119,17 @@ class TokenRefresh:
 
     async def _decide(self, client: Client, room: str) -> bool | None:
         """Return the decision of the rule of ``room``, or None if it fails."""
+        # In a task of its own: a rule that suppresses its cancellation must not keep the member in the room for ever.
+        check = self._loop.create_task(self._rules.check(client, room), name=f"the rule of {room}")
         try:
-            await self._rules.check(client, room)
+            await asyncio.wait([check], timeout=self._timeout + _CANCEL_TIMEOUT)
+        finally:
+            check.cancel()
+        if not check.done():
+            check.add_done_callback(_ignore_result)
+            return None
+        try:
+            check.result()
         except JoinForbidden:
             return False
         except Refused as refused:
@@ -124,3 +137,9 @@ class TokenRefresh:
         except Unavailable:
             return None
         return True
+
+
+def _ignore_result(task: asyncio.Task[None]) -> None:
+    """Read the exception of ``task``. Otherwise asyncio logs that nothing has read it."""
+    if not task.cancelled():
+        task.exception()

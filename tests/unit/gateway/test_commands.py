@@ -7,11 +7,13 @@ import json
 from typing import Any
 
 import pytest
+from cancellation import suppress_cancellation
 from sample_commands import Anything, SampleCommands
 from serving import Serve, User, connect
 from waiting import wait_until
 
 from roomcast import Context, Plugin
+from roomcast.gateway import commands
 from roomcast.gateway.commands import MAX_QUEUED
 
 ROOM = "channel:1"
@@ -49,6 +51,47 @@ async def test_a_handler_that_hangs(serve: Serve, sample: SampleCommands) -> Non
         error = await alice.recv()
         assert (error["id"], error["data"]["code"]) == (1, "timeout")
         assert (await alice.recv())["id"] == 2
+
+
+@pytest.fixture
+async def stubborn(monkeypatch) -> Plugin:
+    """Return a plugin whose command suppresses its cancellation until it is abandoned, and then fails."""
+    monkeypatch.setattr(commands, "_CANCEL_TIMEOUT", 0.5)
+    plugin = Plugin("stubborn")
+
+    @plugin.command("stubborn", Anything, access="anyone")
+    async def stubborn(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+        await suppress_cancellation(data["n"])
+        raise OSError("the disk is full")
+
+    return plugin
+
+
+async def test_a_handler_that_suppresses_its_cancellation(serve: Serve, stubborn: Plugin, caplog) -> None:
+    """Its client gets ``timeout`` before the handler is abandoned, goes on then, and a late failure is logged."""
+    server = await serve(plugins=[stubborn], handler_timeout=0.05, ws_heartbeat_interval=0.4)
+    async with connect(server) as alice:
+        await alice.send("stubborn", ROOM, {"n": 2}, id=1)
+        await alice.send("ping", id=2)
+        error = await alice.recv()
+        assert (error["id"], error["data"]["code"]) == (1, "timeout")
+        assert "goes on without it" not in caplog.text
+        assert (await alice.recv())["id"] == 2
+        assert "command stubborn of plugin 'stubborn' in channel:1 by user 1 does not end" in caplog.text
+        await wait_until(lambda: "failed after it was cancelled" in caplog.text)
+        assert "the disk is full" in caplog.text
+        assert await alice.settled() == []
+
+
+async def test_a_handler_that_ends_after_its_client_got_timeout(serve: Serve, stubborn: Plugin, caplog) -> None:
+    """It is not abandoned, and sends nothing more; its failure is logged."""
+    server = await serve(plugins=[stubborn], handler_timeout=0.05, ws_heartbeat_interval=0.4)
+    async with connect(server) as alice:
+        await alice.send("stubborn", None, {"n": 0.4}, id=1)
+        assert (await alice.recv())["data"]["code"] == "timeout"
+        await wait_until(lambda: "failed after it was cancelled" in caplog.text)
+        assert "goes on without it" not in caplog.text
+        assert await alice.settled() == []
 
 
 async def test_an_overdue_command_that_has_just_suspended(serve: Serve, monkeypatch) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cancellation import suppress_cancellation
+from gateway_tools import members
 from serving import Serve, connect
+from waiting import wait_until
 
 from roomcast import Context, Plugin
 
@@ -58,3 +61,24 @@ async def test_results_of_a_rule(serve: Serve, caplog: pytest.LogCaptureFixture)
             assert (await alice.recv_type("error"))["data"]["code"] == code
         assert "the rule returned a int, not True or False" in caplog.text
         await alice.join("odd:yes")
+
+
+async def test_a_rule_that_suppresses_its_cancellation(serve: Serve) -> None:
+    """The join gets ``unavailable``. The client does not join if the rule says yes after that."""
+    plugin, ends = Plugin("stubborn"), []
+
+    @plugin.room("stubborn")
+    async def rule(ctx: Context, entity: str) -> bool:
+        await suppress_cancellation(2.0)
+        ends.append(entity)
+        return True
+
+    server = await serve(plugins=[plugin], handler_timeout=0.05, ws_heartbeat_interval=0.4)
+    async with connect(server) as alice:
+        await alice.send("join_room", "stubborn:1", id=1)
+        error = await alice.recv()
+        assert (error["id"], error["data"]["code"]) == (1, "unavailable")
+        await wait_until(lambda: ends)
+        assert await alice.settled() == []
+        assert await members(server, "stubborn:1") == {}
+        assert "stubborn:1" not in server.gateway.delivery.rooms

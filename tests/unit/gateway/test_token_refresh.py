@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from cancellation import suppress_cancellation
 from gateway_tools import frame_types, is_empty, members
 from serving import Serve, connect, token_for
 from waiting import wait_until
@@ -202,6 +203,27 @@ async def test_a_rule_that_fails_for_too_long(serve: Serve, moody: MoodyRule, mo
         await alice.send("join_room", "moody:1")
         code = (await alice.recv_type("error"))["data"]["code"]
         assert code == "unavailable"
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_rule_that_never_ends(serve: Serve, monkeypatch) -> None:
+    """A rule that suppresses its cancellation cannot keep the member in the room for longer than MAX_UNDECIDED."""
+    monkeypatch.setattr(token_refresh, "MAX_UNDECIDED", 0.5)
+    monkeypatch.setattr(token_refresh, "_CANCEL_TIMEOUT", 0.05)
+    plugin = Plugin("stubborn")
+
+    @plugin.room("stubborn")
+    async def rule(ctx: Context, entity: str) -> bool:
+        if "hang" in ctx.claims:
+            await suppress_cancellation(3.0)
+        return True
+
+    server = await serve(plugins=[plugin], handler_timeout=0.05)
+    async with connect(server) as alice:
+        await alice.join("stubborn:1")
+        await alice.send("refresh_token", data={"token": token_for(hang=True)})
+        assert await alice.closed() == (4500, "Internal Server Error")
+    await wait_until(lambda: is_empty(server))
 
 
 @pytest.mark.usefixtures("short_pauses")
