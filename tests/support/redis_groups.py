@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from redis.crc import key_slot
-from redis_servers import RedisServer, free_port, wait_for_server
+from redis_servers import PATIENCE, RedisServer, free_port, wait_for_server
 
 #: The silence after which a server counts as down, for the others of a Cluster and for Sentinel, in milliseconds.
 NODE_TIMEOUT = 1500
 DOWN_AFTER = 1000
+#: How long Sentinel, or a replica of a Cluster, tries to replace a primary on request, in seconds.
+MANUAL_FAILOVER_TIMEOUT = 6.0
 #: The name of the service that SentinelTrio monitors.
 SERVICE = "main"
 _T = TypeVar("_T")
+
+
+async def _insist(begin: Callable[[], Awaitable[object]], succeed: Callable[[], Awaitable[_T]]) -> _T:
+    """Begin a failover that the servers may give up, up to three times, until it succeeds."""
+    for _ in range(2):
+        await begin()
+        with suppress(AssertionError):
+            return await succeed()
+    await begin()
+    return await succeed()
 
 
 class _ServerGroup:
@@ -94,13 +107,31 @@ class SentinelTrio(_ServerGroup):
         _, port = await self.sentinels[0]("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.data if server.port == int(port))
 
+    async def switch(self) -> RedisServer:
+        """Make the replica the primary and the primary its replica, without a restart; return the new primary."""
+        before = await self.primary()
+
+        async def is_accepted() -> bool:  # Sentinel refuses while it knows no replica that it may promote
+            return bool(await self.sentinels[0]("SENTINEL", "FAILOVER", SERVICE))
+
+        after = await _insist(
+            lambda: wait_for_server(is_accepted, "Sentinel begins a failover"),
+            lambda: self.failed_over(before, MANUAL_FAILOVER_TIMEOUT),
+        )
+
+        async def is_replica() -> bool:
+            return (await before.info("replication")).get("master_link_status") == "up"
+
+        await wait_for_server(is_replica, f"{before.address} is a replica in sync")
+        return after
+
     async def kill_primary(self) -> RedisServer:
         """Kill the primary and return it; ``failed_over`` waits for the new one."""
         primary = await self.primary()
         primary.kill()
         return primary
 
-    async def failed_over(self, before: RedisServer) -> RedisServer:
+    async def failed_over(self, before: RedisServer, patience: float = PATIENCE) -> RedisServer:
         """Wait until another server than ``before`` and all sentinels agree that it is the primary; return it."""
         (after,) = (server for server in self.data if server is not before)
 
@@ -108,7 +139,7 @@ class SentinelTrio(_ServerGroup):
             named = [await one("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
             return {int(port) for _, port in named} == {after.port} and (await after("ROLE"))[0] == "master"
 
-        await wait_for_server(is_named, f"{after.address} becomes the primary")
+        await wait_for_server(is_named, f"{after.address} becomes the primary", patience)
         return after
 
     async def _in_sync(self) -> bool:
@@ -184,17 +215,34 @@ class Cluster(_ServerGroup):
         port = max(set(ports), key=ports.count)
         return next(server for server in self.servers if server.port == port)
 
+    async def switch(self, key: str, *options: str) -> RedisServer:
+        """Promote the replica of the server of ``key``, without a restart; return it.
+
+        With the option ``TAKEOVER`` the promotion does not wait for data that the replica lacks.
+        """
+        before = await self.primary_of(key)
+        states = await self._each(lambda server: server.info("replication"))
+        (replica,) = (
+            server
+            for server, state in zip(self.servers, states, strict=True)
+            if state["role"] == "slave" and state["master_port"] == before.port
+        )
+        return await _insist(
+            lambda: replica("CLUSTER", "FAILOVER", *options),
+            lambda: self.failed_over(key, before, MANUAL_FAILOVER_TIMEOUT),
+        )
+
     async def kill_primary_of(self, key: str) -> RedisServer:
         """Kill the server of ``key`` and return it; ``failed_over`` waits for the new one."""
         primary = await self.primary_of(key)
         primary.kill()
         return primary
 
-    async def failed_over(self, key: str, before: RedisServer) -> RedisServer:
+    async def failed_over(self, key: str, before: RedisServer, patience: float = PATIENCE) -> RedisServer:
         """Wait until ``key`` is on another server than ``before`` and the cluster is ok; return that server."""
 
         async def moved() -> bool:
             return await self.primary_of(key) is not before and await self.is_ready()
 
-        await wait_for_server(moved, f"{key} is on another server than {before.address}")
+        await wait_for_server(moved, f"{key} is on another server than {before.address}", patience)
         return await self.primary_of(key)

@@ -201,6 +201,15 @@ class RedisServer:
         answer: dict[str, Any] = await self("INFO", section)
         return answer
 
+    async def cut_off_replicas(self) -> None:
+        """Send no further data to the replicas, until ``admit_replicas``."""
+        await self("ACL", "SETUSER", "default", "-psync", "-sync")
+        await self("CLIENT", "KILL", "TYPE", "replica")
+
+    async def admit_replicas(self) -> None:
+        """Let replicas connect again."""
+        await self("ACL", "SETUSER", "default", "+psync", "+sync")
+
     def kill(self) -> None:
         """End the process at once (SIGKILL), even if it is paused."""
         if self._process is not None:
