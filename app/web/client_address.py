@@ -7,7 +7,7 @@ headers too, so only the entries of trusted proxies count: the last ones. ``TRUS
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, Protocol
 from urllib.request import parse_http_list
 
@@ -17,9 +17,12 @@ from .request_head import RequestHead
 #: The parameter ``for`` or ``proto`` of an element of Forwarded. Its value is a token or a quoted string.
 _PARAMETER: Final = re.compile(r'(?:^|;)[ \t]*(for|proto)=("(?:\\.|[^"\\])*"|[^;," \t]+)[ \t]*(?=;|$)', re.IGNORECASE)
 #: An address with an optional port: 192.0.2.1:4711, [2001:db8::1]:4711, [2001:db8::1], or either one without a port.
-_WITH_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]{1,5})?")
+#: A proxy may hide the port behind a word that begins with an underscore (RFC 7239 section 6.3).
+_WITH_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[\w.-]+))?", re.ASCII)
 #: The longest address: IPv6 with an embedded IPv4 address, a zone, brackets and a port.
 _MAX_LENGTH: Final = 80
+#: The leading bits of an IPv6 address that a client cannot choose. Providers assign at least a /64 (RFC 6177).
+_IPV6_NETWORK_BITS: Final = 64
 
 
 class SecureRequestHead(RequestHead, Protocol):
@@ -51,6 +54,17 @@ def client_address(request: RequestHead, *, trust_proxy: str) -> str:
     if reports and all(found == reports[0] for found in reports):
         return str(reports[0])
     return peer if peer_address is None else str(peer_address)
+
+
+def client_network(address: str) -> str:
+    """Return the addresses that one client can use, for limits per client: the /64 of an IPv6 address.
+
+    ``address`` is the result of ``client_address``. An IPv4 address is returned unchanged, and so is other text.
+    """
+    parsed = _parse_address(address)
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))
 
 
 def is_https(request: SecureRequestHead, *, trust_proxy: str) -> bool:

@@ -1,4 +1,4 @@
-"""Login and logout of the console. An address may enter few wrong keys, so that the key cannot be guessed."""
+"""Login and logout of the console. A client may enter few wrong keys, so that the key cannot be guessed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aiohttp import web
 
 from .. import console_session
 from ..app_state import GATEWAY
-from ..client_address import client_address
+from ..client_address import client_address, client_network
 from ..public_url import root_of
 from .console import PATH, render
 
 log = logging.getLogger("roomcast.console")
 
-#: How many wrong keys an address may enter within ``WRONG_KEYS_WINDOW`` seconds.
+#: How many wrong keys an IPv4 address or the /64 of an IPv6 address may enter within ``WRONG_KEYS_WINDOW`` seconds.
 MAX_WRONG_KEYS: Final = 5
 WRONG_KEYS_WINDOW: Final = 60.0
 #: The largest login form, in bytes.
@@ -81,11 +81,11 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         return render(request, "login.html", {"missing_key": True}, status=503)
     given = await _read_key(request, settings.handshake_timeout)
     remote = client_address(request, trust_proxy=settings.trust_proxy)
-    attempts = request.app[_ATTEMPTS]
-    if wait := ceil(attempts.wait(remote)):  # even with the right key, or an attacker could continue to guess
+    attempts, network = request.app[_ATTEMPTS], client_network(remote)
+    if wait := ceil(attempts.wait(network)):  # even with the right key, or an attacker could continue to guess
         return render(request, "login.html", {"wait": wait}, status=429, headers={"Retry-After": str(wait)})
     if not isinstance(given, str) or not console_session.is_key(given.strip(), settings.api_key):
-        attempts.add(remote)
+        attempts.add(network)
         log.warning("refused a console login from %s: the key is wrong", remote)
         return render(request, "login.html", {"wrong": True}, status=403)
     response = web.Response(status=303, headers={"Location": root_of(request) + PATH[1:], "Cache-Control": "no-store"})

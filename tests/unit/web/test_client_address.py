@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from roomcast.web.client_address import client_address, is_https
+from roomcast.web.client_address import client_address, client_network, is_https
 
 PEER = "192.0.2.1"
 CDN = "198.51.100.0/24"
@@ -120,6 +120,9 @@ def test_an_entry_may_have_a_port_but_must_be_an_address(entry: str, expected: s
         ("by=192.0.2.1 ; for=203.0.113.7", "203.0.113.7"),
         ('for="[2001:db8::1]:4711"', "2001:db8::1"),
         ('for="203.0.113.7:4711"', "203.0.113.7"),
+        ('for="203.0.113.7:_hidden-port.1"', "203.0.113.7"),
+        ('for="[2001:db8::1]:_hidden"', "2001:db8::1"),
+        ('for="203.0.113.7:_"', PEER),
         ("for=9.9.9.9, for=203.0.113.7", "203.0.113.7"),
         ('by="a;for=9.9.9.9";for=203.0.113.7', "203.0.113.7"),
         ('for="9.9.9.9, for=203.0.113.7', PEER),  # the client left a quote open
@@ -138,6 +141,23 @@ def test_headers_that_disagree_are_not_used():
     assert address("1", xff("203.0.113.7"), forwarded("for=203.0.113.7")) == "203.0.113.7"
     assert address("1", xff("203.0.113.7:80"), forwarded("for=unknown")) == "203.0.113.7"
     assert address("1", xff("9.9.9.9"), forwarded("for=203.0.113.7")) == PEER
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "::ffff:203.0.113.7"),
+        ("unix", "unix"),
+    ],
+)
+def test_the_network_of_a_client_is_the_64_of_an_ipv6_address(address: str, expected: str):
+    """A client can use each address of its /64, so a limit for each address would not limit the client."""
+    assert client_network(address) == expected
 
 
 def test_https_is_reported_by_trusted_proxies_only():

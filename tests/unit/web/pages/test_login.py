@@ -35,6 +35,19 @@ async def test_the_form_is_small_and_has_no_files(gateway_client: GatewayClient,
     assert response.status == status
 
 
+async def test_the_addresses_of_one_ipv6_network_share_the_attempts(gateway_client: GatewayClient):
+    """After five wrong keys from different addresses of a /64, all of it has to wait, and other networks do not."""
+    client = await gateway_client(console=True, trust_proxy="1")
+
+    async def try_from(address: str) -> int:
+        headers = {"X-Forwarded-For": address}
+        return (await client.post("/console/login", data={"key": "wrong"}, headers=headers)).status
+
+    statuses = [await try_from(f"2001:db8:0:1::{number}") for number in range(7)]
+    assert statuses == [403] * 5 + [429] * 2
+    assert await try_from("2001:db8:0:2::1") == 403
+
+
 def test_an_address_has_a_limited_number_of_attempts_in_a_window():
     """At the limit, the address has to wait until its oldest attempt leaves the window. Other addresses do not."""
     now = 100.0
