@@ -5,8 +5,11 @@ how many connections a user has. Payloads are opaque bytes to it.
 
 Each broker keeps these guarantees, which one test suite checks (``tests/support/broker_contract``):
 
-- An event id is ``<epoch>-<offset>``. The offsets of a room count up by one. The epoch changes when the room's history
-  was lost.
+- An event id is ``<epoch>-<offset>``. The offsets of a room count up by one, and no id is given twice. The epoch
+  changes when the room's history was lost. It may change when the server that stores it was replaced; then offsets
+  count on.
+- A loss of events is reported to the clients of their room, and nothing else is: by ``on_resync`` to those that are
+  connected, and by ``history`` to those that resume from an earlier id.
 - Assigning the id, storing the event and announcing it are one atomic operation, so all nodes see the same order.
 - Publishing again with an idempotency key within ``KEY_TTL`` returns the first id; it stores and announces nothing.
 - ``history`` returns all events after ``since`` in order, or reports that some of them are no longer stored.

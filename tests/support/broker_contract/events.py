@@ -265,6 +265,17 @@ class HistoryContract:
         assert fresh not in ids
         assert (await harness.broker.history(ROOM)).events == [Event(fresh, b"fresh")]
 
+    async def test_a_quiet_room_that_is_used_keeps_its_ids(self, harness: Harness) -> None:
+        """A subscriber's last id stays valid when all events have expired, so that it learns that it missed nothing."""
+        await harness.broker.subscribe([ROOM])
+        ids = await harness.fill(3)
+        await harness.pass_time(HISTORY_TTL * 2)
+        assert await harness.broker.history(ROOM, ids[2]) == History([], True, ids[2])
+        assert not (await harness.broker.history(ROOM, ids[1])).recovered
+        later = await harness.broker.publish(ROOM, b"later")
+        assert split(later)[1] == 4
+        assert await harness.broker.history(ROOM, ids[2]) == History([Event(later, b"later")], True, later)
+
     async def test_an_answer_does_not_change(self, harness: Harness) -> None:
         """A result of ``history`` does not change when more events are published."""
         await harness.fill(HISTORY_SIZE)
