@@ -224,10 +224,10 @@ BROKEN = {
     "marshmallow Schema class; declare one with `class Name(Schema):`.",
     "plugin = Plugin('p'); plugin.command('p.do', Data())(handler)": "is not a marshmallow Schema class; declare one "
     "with `class Name(Schema):`.",
-    "plugin = Plugin('p'); plugin.command('p.do', Data)(lambda ctx, data: None)": "the handler of command 'p.do' must "
-    "be an `async def` function.",
-    "plugin = Plugin('p'); plugin.room('place')(lambda ctx, id: True)": "the rule of room type 'place' must be an "
-    "`async def` function.",
+    "plugin = Plugin('p'); plugin.command('p.do', Data)(lambda data: None)": "the handler of command 'p.do' of plugin "
+    "'p' is called as <lambda>(ctx, data), but is <lambda>(data).",
+    "plugin = Plugin('p'); plugin.room('place')(lambda ctx: True)": "the rule of room type 'place' of plugin 'p' is "
+    "called as <lambda>(ctx, entity_id), but is <lambda>(ctx).",
     "plugin = Plugin('p'); plugin.lifespan(handler)": "the lifespan of plugin 'p' must be an `async def` function with "
     "one yield.",
 }
