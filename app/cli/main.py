@@ -34,7 +34,9 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except RoomcastError as error:
-            if os.environ.get("LOG_LEVEL", "").strip().lower() == "debug":
+            is_debugging = os.environ.get("LOG_LEVEL", "").strip().lower() == "debug"
+            # The causes of a SettingsError may contain a secret.
+            if is_debugging and not isinstance(error, SettingsError):
                 click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
             is_bad_input = isinstance(error, SettingsError | PluginError)
             raise (BadInput if is_bad_input else click.ClickException)(str(error)) from error
