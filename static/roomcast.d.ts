@@ -217,7 +217,7 @@ export interface Options {
    * Maximum number of requests sent before an answer arrives. Default: 16.
    *
    * If the server refuses a request temporarily (`rate_limited`, `unavailable`), the client sends it again. Requests that
-   * were sent after it may then be executed first. With 1 the order is always kept.
+   * were sent after it may then be executed first. With 1 the order of the requests for a room is always kept.
    */
   inFlight?: number;
   /**
@@ -232,7 +232,7 @@ export interface Options {
    * pings off. Default: 25 000.
    *
    * In any case, the client pings if a request has no answer for 5 seconds, and reconnects if the ping has none either:
-   * within 15 seconds of the request.
+   * within 15 seconds of the request. For a long request, both waits are longer by the time that it takes at 10 KB/s.
    */
   heartbeat?: number;
   /** Maximum time to open a connection. Default: 10 000. */

@@ -1,4 +1,4 @@
-/** The delays before attempts are repeated: to reconnect, and to join a room. */
+/** The delays before attempts are repeated: to reconnect, and to send a request again. */
 
 import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_TOO_MANY_MESSAGES } from "./errors.js";
 
@@ -23,11 +23,11 @@ export function retryDelay({ base, max }, attempts) {
   return bound * (attempts ? 0.5 + 0.5 * Math.random() : Math.random());
 }
 
-/** The bounds of the delays before a join is repeated that failed temporarily. */
-const JOIN_DELAYS = { base: 1_000, max: 20_000 };
+/** The bounds of the delays before a request is sent again that the server refused for now. */
+const REPEAT_DELAYS = { base: 1_000, max: 20_000 };
 
-/** Return the delay before a join is repeated. `failures` is the number of failures before the last one. */
-export const joinDelay = (failures) => retryDelay(JOIN_DELAYS, failures);
+/** Return the delay before a request is sent again. `refusals` is the number of refusals before the last one. */
+export const repeatDelay = (refusals) => retryDelay(REPEAT_DELAYS, refusals);
 
 /** Decides how long to wait before each attempt to reconnect. */
 export class Backoff {
@@ -37,6 +37,7 @@ export class Backoff {
   /** Times of performance.now(). undefined: there is no open connection. */
   #openedAt;
   #wokeAt = -Infinity;
+  #forbiddenRooms = new Set();
 
   /** `options` is the option `reconnect`: {base, max} in milliseconds. */
   constructor(options) {
@@ -45,6 +46,17 @@ export class Backoff {
 
   reset() {
     this.attempts = 0;
+    this.#forbiddenRooms.clear();
+  }
+
+  /**
+   * Note that the server refused to join `room`, after which it closes the connection, unless FORBIDDEN_JOIN=keep.
+   *
+   * The other rooms need not wait for that. But a page that asks for the same room again and again is slowed down.
+   */
+  joinForbidden(room) {
+    if (!this.#forbiddenRooms.has(room)) this.attempts = 0;
+    this.#forbiddenRooms.add(room);
   }
 
   connectionOpened() {

@@ -91,9 +91,11 @@ export class ChatClient {
   close() {
     this.#generation++;
     const connection = this.#connection;
+    const closed = { state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" };
     if (this.#options.shared) this.#connection = null;
     if (connection) connection.close();
-    else if (this.#welcome) this.#stateChanged({ state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" });
+    else if (this.#welcome) this.#stateChanged(closed);
+    else this.#state = closed; // It was not connected; requests are rejected from now on.
     for (const { done } of this.#early.splice(0)) done(closedError(this.#state));
   }
 
@@ -123,9 +125,9 @@ export class ChatClient {
 
   send(message, options) {
     const { type, room, data, id, key } = message;
-    if (type === "join_room") return this.joinRoom(room, { ...data, ...options });
+    if (type === "join_room") return this.joinRoom(room, { ...data, ...options, id });
     const keyed = REPEATABLE.has(type) ? {} : { key: key ?? `${this.#keyPrefix}${++this.#keyCount}` };
-    return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, options, id);
+    return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, { ...options, id });
   }
 
   sendText(text) {
@@ -135,7 +137,7 @@ export class ChatClient {
   // Requests
 
   /** Send `message`; resolves to the reply, with `id` in it if that is given. */
-  #request(request, message, { timeout, signal } = {}, id = undefined) {
+  #request(request, message, { timeout, signal, id }) {
     const promise = new Promise((resolve, reject) => {
       const stopWaiting = () => {
         clearTimeout(timer);
@@ -144,6 +146,7 @@ export class ChatClient {
       const cancel = (reason) => {
         stopWaiting();
         reject(reason);
+        this.#dropPosition(request);
         this.#early = this.#early.filter((one) => one !== request);
         this.#connection?.cancel(request);
       };
@@ -203,10 +206,15 @@ export class ChatClient {
   }
 
   #failed({ type, room }, { code, message }, frame) {
-    if (type === "join_room" && !this.#rooms.has(room)) this.#forget(room);
+    this.#dropPosition({ type, room });
     if (code === "closed") return;
     this.#handlers.emit(frame ?? localFrame("error", room, { error: message, code }));
     if (!this.#handlers.has("error")) console.warn(`roomcast: ${message} (${code})`);
+  }
+
+  /** Forget the position of a room that `request` did not join, which is the `since` of that request. */
+  #dropPosition({ type, room }) {
+    if (type === "join_room" && !this.#rooms.has(room)) this.#positions.delete(room);
   }
 
   // The connection
@@ -220,14 +228,14 @@ export class ChatClient {
   /** Share a connection with the user's other tabs. If that is not possible here, open a connection of this tab's own. */
   async #attach(generation) {
     const { shared, url } = this.#options;
+    const first = { ownPosition: this.#positions.get(OWN) };
     let connection;
     try {
       checkWorker(this.#options.worker);
-      const token = await this.#firstToken(generation);
+      first.token = await this.#firstToken(generation);
       if (generation !== this.#generation) return;
-      const key = `${url} ${typeof shared === "string" ? shared : userOf(token)}`;
-      const group = { key, token, ownPosition: this.#positions.get(OWN) };
-      connection = await SharedConnection.attach(this.#options, this.#delegate, group);
+      const key = `${url} ${typeof shared === "string" ? shared : userOf(first.token)}`;
+      connection = await SharedConnection.attach(this.#options, this.#delegate, { key, ...first });
     } catch (error) {
       if (generation === this.#generation) this.#warnNotShared(error.message);
     }
@@ -235,7 +243,7 @@ export class ChatClient {
       connection?.close();
       return;
     }
-    connection ??= new Connection(this.#options, this.#delegate, this.#positions.get(OWN));
+    connection ??= new Connection(this.#options, this.#delegate, first);
     this.#rejoin(connection);
     this.#use(connection);
   }

@@ -2,6 +2,7 @@
 
 import { Backoff } from "./backoff.js";
 import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_NORMAL, closedError, FINAL_CLOSES } from "./errors.js";
+import { callHandler } from "./event_handlers.js";
 import { requestIdOf } from "./frames.js";
 import { Heartbeat } from "./heartbeat.js";
 import { RequestQueue } from "./request_queue.js";
@@ -11,6 +12,8 @@ import { TokenRefresh, userOf } from "./tokens.js";
 
 /** Tokens that may be sent as a WebSocket subprotocol. */
 const SUBPROTOCOL_TOKEN = /^[\w.~+-]+$/;
+/** How long the server may take to answer a close, in milliseconds. */
+const CLOSE_TIMEOUT = 1_000;
 
 /**
  * Owns the socket and the parts that keep the connection alive, and passes frames between them.
@@ -30,6 +33,7 @@ export class Connection {
   #timers = new Timers();
   /** Changes with each attempt and with close(), so that the results of earlier attempts are ignored. */
   #attempt = 0;
+  #firstToken;
   #token;
   /** The close [code, reason] with which the server refused #token; null if the token was not refused. */
   #refusal = null;
@@ -41,15 +45,19 @@ export class Connection {
   #rooms;
   #queue;
 
-  /** `ownPosition` is the id of the last of the user's own notifications that was received, if any. */
-  constructor(options, delegate, ownPosition) {
+  /**
+   * `ownPosition` is the id of the last of the user's own notifications that was received, if any, and `token` the token for
+   * the first attempt, if the caller has one.
+   */
+  constructor(options, delegate, { ownPosition, token } = {}) {
     this.#options = options;
     this.#delegate = delegate;
+    this.#firstToken = token;
     this.#backoff = new Backoff(options.reconnect);
     this.#heartbeat = new Heartbeat(options.heartbeat, {
       // The server answers a ping without an id even while a command runs.
       sendPing: () => this.#queue.sendText('{"type":"ping"}'),
-      unansweredSince: () => this.#queue.unansweredSince,
+      oldestRequest: () => this.#queue.oldestInFlight,
       onDead: () => this.#lost(CLOSE_CONNECTION_LOST, "No heartbeat"),
     });
     this.#refresh = new TokenRefresh(options.refresh, delegate, (token, done) => this.#sendToken(token, done));
@@ -57,7 +65,6 @@ export class Connection {
       rejoin: (request) => this.#queue.rejoin(request),
       emit: (frame) => delegate.onMessage(frame),
       onHistoryLost: (room) => this.#queue.historyLost(room),
-      onDropped: () => this.#backoff.reset(),
     });
     this.#queue = new RequestQueue(options, this.#rooms, (text) => this.#send(text));
     if (ownPosition) this.#rooms.setPosition(OWN, ownPosition);
@@ -89,13 +96,7 @@ export class Connection {
   }
 
   request(request) {
-    const { type, room, since, done } = request;
-    if (type === "leave_room") {
-      this.#rooms.cancelRejoin(room);
-      this.#queue.cancelJoin(room);
-    }
-    const isPlainJoin = type === "join_room" && since === undefined && !this.#queue.isLeaving(room);
-    if (!isPlainJoin || !this.#rooms.answerJoin(room, done)) this.#queue.add(request);
+    this.#queue.add(request);
   }
 
   /** Stop waiting for the answer to `request`. It is not sent any more, but its answer is processed if it was sent. */
@@ -118,9 +119,10 @@ export class Connection {
     const attempt = ++this.#attempt;
     this.#timers.clear("reconnect");
     this.#setState("connecting");
-    let token;
+    let token = this.#firstToken;
+    this.#firstToken = undefined;
     try {
-      token = await this.#delegate.getToken({ refused: this.#refusal !== null, previous: this.#token });
+      token ??= await this.#delegate.getToken({ refused: this.#refusal !== null, previous: this.#token });
     } catch (error) {
       if (attempt === this.#attempt) this.#lost(0, `No token: ${error?.message ?? error}`, this.#refusal);
       return;
@@ -178,7 +180,7 @@ export class Connection {
     this.#heartbeat.start();
     this.#refresh.start(this.#token, message.timestamp);
     this.#setState("open");
-    this.#delegate.onMessage(message);
+    if (this.welcome === message) this.#delegate.onMessage(message); // Otherwise a handler has closed the connection.
     if (resync) this.#delegate.onMessage(resync);
     this.#queue.flush();
   }
@@ -186,7 +188,9 @@ export class Connection {
   // Disconnect and reconnect
 
   #lost(code, reason, refusal = code === CLOSE_BAD_TOKEN ? [code, reason] : null) {
+    const attempt = this.#attempt;
     this.#disconnect(code);
+    if (attempt !== this.#attempt) return; // A handler for the error of a request has closed the connection.
     const wasOpen = this.#backoff.connectionEnded();
     const canRetry = !FINAL_CLOSES.has(code) || (refusal && this.#delegate.canRenewToken);
     if (!this.#options.reconnect || !canRetry) {
@@ -209,13 +213,13 @@ export class Connection {
     this.#queue.connectionLost(code);
     this.#rooms.connectionLost();
     this.#textIds.clear();
-    socket?.close(CLOSE_NORMAL);
+    if (socket) closeSocket(socket);
   }
 
   /** Stop until connect() is called again. Every pending request is rejected. */
   #finish(code, reason) {
     this.#timers.clearAll();
-    const callbacks = [...this.#queue.takeAll(), ...this.#rooms.takeWaiting()];
+    const callbacks = this.#queue.takeAll();
     this.#setState("closed", { code, reason });
     for (const done of callbacks) done(closedError({ code, reason }));
   }
@@ -227,18 +231,24 @@ export class Connection {
 
   // Frames
 
+  #trace(direction, text) {
+    const { trace } = this.#options;
+    if (trace) callHandler(trace, direction, text);
+  }
+
   #send(text) {
-    this.#options.trace?.("out", text);
+    this.#trace("out", text);
     this.#socket.send(text);
     this.#heartbeat.frameSent();
   }
 
   #received(text) {
     this.#heartbeat.frameReceived();
-    this.#options.trace?.("in", text);
+    this.#trace("in", text);
     const message = JSON.parse(text);
     const request = this.#queue.takeInFlight(message.id);
     if (request) {
+      this.#heartbeat.answerReceived();
       this.#answered(request, message);
       this.#queue.flush();
     } else if (message.type === "connected") this.#welcomed(message);
@@ -249,16 +259,18 @@ export class Connection {
         this.#rooms.textAnswered(message);
       } else this.#rooms.frameReceived(message);
       this.#delegate.onMessage(message);
+      if (message.type === "left_room") this.#queue.flush(); // Requests for the room need not wait for it any more.
     }
   }
 
   #answered(request, message) {
     delete message.id;
+    const { type, room, resumedFrom } = request;
     if (message.type === "error") {
+      if (type === "join_room" && message.data.code === "forbidden") this.#backoff.joinForbidden(room);
       this.#queue.failed(request, message);
       return;
     }
-    const { type, room, resumedFrom } = request;
     const resync = type === "join_room" ? this.#rooms.joined(room, resumedFrom, message) : undefined;
     if (type === "leave_room") this.#rooms.forget(room);
     this.#queue.succeeded(request, message);
@@ -274,4 +286,12 @@ export class Connection {
     };
     this.#queue.transmit({ type: "refresh_token", body, done: answered });
   }
+}
+
+/** Close `socket`. In a program, one whose connection is dead would keep the process running for half a minute. */
+function closeSocket(socket) {
+  socket.close(CLOSE_NORMAL);
+  if (!socket.terminate || socket.readyState === socket.CLOSED) return;
+  const timer = setTimeout(() => socket.terminate(), CLOSE_TIMEOUT);
+  socket.onclose = () => clearTimeout(timer);
 }

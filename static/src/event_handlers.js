@@ -1,5 +1,16 @@
-/** The handlers that a page registers with ChatClient.on(). */
+/** The functions that a page passes to the client, and how they are called. */
 
+/** Call a function of the page. An error in it is reported, and does not affect the client. */
+export function callHandler(handler, ...args) {
+  try {
+    handler(...args);
+  } catch (error) {
+    if (globalThis.document) reportError(error);
+    else console.error(error);
+  }
+}
+
+/** The handlers that a page registers with ChatClient.on(). */
 export class EventHandlers {
   #handlers = new Map();
 
@@ -17,17 +28,10 @@ export class EventHandlers {
     return Boolean(this.#handlers.get(type)?.size);
   }
 
-  /** Call the handlers of the frame's type and of "*". An error in one handler does not affect the others. */
+  /** Call the handlers of the frame's type and of "*". */
   emit(frame) {
     for (const type of [frame.type, "*"]) {
-      for (const handler of [...(this.#handlers.get(type) ?? [])]) {
-        try {
-          handler(frame);
-        } catch (error) {
-          if (globalThis.document) reportError(error);
-          else console.error(error);
-        }
-      }
+      for (const handler of [...(this.#handlers.get(type) ?? [])]) callHandler(handler, frame);
     }
   }
 }

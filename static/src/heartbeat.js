@@ -3,40 +3,48 @@
 import { continuousTime } from "./clock.js";
 import { Timers } from "./timers.js";
 
-/** How long a request may be unanswered, and after that a probe, in milliseconds. */
+/** How long a short request may be unanswered, and after that a probe, in milliseconds. */
 const PATIENCE = 5_000;
+/** Longer requests have the time of their upload in addition, at this speed in characters per millisecond. */
+const SLOW_UPLOAD = 10;
 
 /**
- * Pings the server after `interval` milliseconds without a frame, and while a request has no answer for PATIENCE.
+ * Pings the server after `interval` milliseconds without a frame, and while a request has no answer for its patience.
  *
- * Without a pong for another interval, or for PATIENCE in the second case, it reports the connection as dead. Other frames
- * do not show that the way to the server works, but over a slow connection the pong may be behind them: they extend the
- * wait by half. An interval of 0 turns the regular pings off.
+ * Without a pong for another interval, or for the patience in the second case, it reports the connection as dead. The answer
+ * to a request counts as a pong, because over a slow connection the ping is behind the requests. Other frames do not show
+ * that the way to the server works, but the pong may be behind them: they extend the wait by half. An interval of 0 turns
+ * the regular pings off.
  */
 export class Heartbeat {
   #interval;
-  #patience;
   #sendPing;
   #onDead;
-  #unansweredSince;
+  #oldestRequest;
   #timers = new Timers();
   #receivedAt = 0;
+  #answeredAt = 0;
   /** The number of pings without a pong. */
   #pings = 0;
-  /** How long the last ping may be unanswered. 0: no ping is. */
-  #timeout = 0;
+  /** True while a ping may be unanswered only for the patience. */
+  #isProbing = false;
 
-  /** `unansweredSince()` returns the time at which the oldest request without an answer was sent, if there is one. */
-  constructor(interval, { sendPing, onDead, unansweredSince }) {
+  /** `oldestRequest()` returns the oldest request without an answer, if there is one. */
+  constructor(interval, { sendPing, onDead, oldestRequest }) {
     this.#interval = interval;
-    this.#patience = Math.min(PATIENCE, interval || PATIENCE);
     this.#sendPing = sendPing;
     this.#onDead = onDead;
-    this.#unansweredSince = unansweredSince;
+    this.#oldestRequest = oldestRequest;
   }
 
   frameReceived() {
     this.#receivedAt = continuousTime();
+  }
+
+  /** Note that the last frame is the answer to a request. */
+  answerReceived() {
+    this.#answeredAt = this.#receivedAt;
+    if (this.#pings) this.start();
   }
 
   frameSent() {
@@ -52,7 +60,7 @@ export class Heartbeat {
   }
 
   start() {
-    this.#timeout = 0;
+    this.#isProbing = false;
     this.#timers.clear("check");
     if (!this.#interval) return;
     const silence = continuousTime() - this.#receivedAt;
@@ -62,25 +70,33 @@ export class Heartbeat {
 
   stop() {
     this.#timers.clearAll();
-    this.#pings = this.#timeout = 0;
+    this.#pings = 0;
+    this.#isProbing = false;
   }
 
   /** Check now if the connection is alive, with a shorter timeout than usual. */
   probe() {
-    if (this.#timeout !== this.#patience) this.#ping(this.#patience);
+    if (this.#isProbing) return;
+    this.#isProbing = true;
+    this.#ping(this.#patience);
+  }
+
+  /** How long the oldest request may be unanswered, or a ping that is sent now, in milliseconds. */
+  get #patience() {
+    const size = this.#oldestRequest()?.body.length ?? 0;
+    return Math.min(PATIENCE, this.#interval || PATIENCE) + size / SLOW_UPLOAD;
   }
 
   #checkRequests() {
-    const since = this.#unansweredSince();
-    if (since === undefined) return;
-    const remaining = since + this.#patience - continuousTime();
+    const oldest = this.#oldestRequest();
+    if (!oldest) return;
+    const remaining = Math.max(oldest.transmittedAt, this.#answeredAt) + this.#patience - continuousTime();
     if (remaining <= 0) this.probe();
     this.#timers.set("request", remaining > 0 ? remaining : this.#patience, () => this.#checkRequests());
   }
 
   #ping(timeout) {
     const sentAt = continuousTime();
-    this.#timeout = timeout;
     this.#pings++;
     this.#sendPing();
     this.#timers.set("check", timeout, () => {

@@ -3,17 +3,16 @@
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
  * outcome once. The queue adds `sentAt` (first sent), `transmittedAt` (sent on this connection), `isInFlight`, `isRepeat` (sent
- * on an earlier connection), `isExclusive`, `resumedFrom` and `failures` (of a join).
+ * on an earlier connection), `refusals` (temporary ones), `isExclusive` and `resumedFrom`.
  *
- * Requests are sent in the order of the calls, within the limits of the server. Those for a room that cannot be joined yet
- * wait for it. After a lost connection, requests without an answer are sent again with the same idempotency key, one at a
- * time, so that no later request overtakes them.
+ * Requests are sent in the order of the calls, within the limits of the server. Those for a room that is being joined again
+ * wait for it. A request that is sent again, because its connection was lost or the server refused it temporarily, is
+ * exclusive: no other request for its room is in flight with it, so that later ones do not overtake it again.
  */
 
-import { joinDelay } from "./backoff.js";
+import { repeatDelay } from "./backoff.js";
 import { continuousTime } from "./clock.js";
 import { CLOSE_TOO_BIG, RETRY_CODES } from "./errors.js";
-import { leftTooEarly } from "./rooms.js";
 import { Timers } from "./timers.js";
 
 /** Commands that may be repeated without an idempotency key. */
@@ -24,6 +23,8 @@ const KEY_LIFETIME = 270_000;
 const BURST = 4_000;
 /** The limits of servers that do not send theirs. */
 const OLD_LIMITS = { message_rate: 80, max_message_size: 65_536 };
+/** The part of the burst that is left to requests while the client tries to join rooms again, in milliseconds. */
+const RETRY_RESERVE = BURST / 2;
 /** How long to wait before asking again which request an error without an id belongs to, in milliseconds. */
 const ASK_AGAIN = 1_000;
 
@@ -46,8 +47,6 @@ export class RequestQueue {
   #pending = new Set();
   /** Requests to join rooms again that were not sent yet. They precede the pending requests. */
   #rejoins = new Set();
-  /** Rooms whose first join failed temporarily, until it is sent again. */
-  #delayedRooms = new Set();
   /** Requests that were sent on the current connection, by the id of their frame. */
   #inFlight = new Map();
 
@@ -65,9 +64,41 @@ export class RequestQueue {
       request.done({ code: "queue_full", message });
       return;
     }
+    if (this.#answerJoin(request)) return;
+    if (request.type === "leave_room") this.#endJoins(request.room);
     if (request.sentAt !== undefined) this.#noteLoss(request); // It was sent through a worker that crashed.
     this.#pending.add(request);
     if (!this.#isTooBig(request)) this.flush();
+  }
+
+  /** Answer a request to join a room that is joined already. Return false if it is to be sent. */
+  #answerJoin(request) {
+    const { type, room, since, done } = request;
+    const frame = type === "join_room" && since === undefined && this.#rooms.joinedFrame(room);
+    if (!frame || this.#isPending("leave_room", room)) return false;
+    this.#pending.delete(request);
+    done(null, frame);
+    return true;
+  }
+
+  #isPending(type, room) {
+    return [...this.#pending].some((request) => request.type === type && request.room === room);
+  }
+
+  /** The page leaves `room`: if its join is to be sent again after a pause, reject it and those that wait with it. */
+  #endJoins(room) {
+    const joins = [];
+    for (const request of this.#pending) {
+      if (request.room !== room) continue;
+      if (request.type === "leave_room") break;
+      if (request.type === "join_room" && !request.isInFlight) joins.push(request);
+    }
+    if (!this.#rooms.cancelRejoin(room) && !joins.some((join) => this.#timers.has(join))) return;
+    for (const join of joins) {
+      this.#timers.clear(join);
+      this.#pending.delete(join);
+      join.done({ code: "not_joined", message: `${room} was left before it could be joined.`, room });
+    }
   }
 
   /** Send a request to join a room again. */
@@ -78,6 +109,7 @@ export class RequestQueue {
 
   /** Stop waiting for the answer to `request`, and do not send it any more. */
   cancel(request) {
+    this.#timers.clear(request);
     if (this.#pending.delete(request) && !request.isInFlight) request.done({ code: "closed" });
     this.#timers.set("flush", 0, () => this.flush()); // Later, because the same signal may cancel further requests.
   }
@@ -96,7 +128,6 @@ export class RequestQueue {
     const lost = [...this.#inFlight.values()];
     this.#inFlight.clear();
     this.#rejoins.clear();
-    this.#delayedRooms.clear();
     for (const request of lost) this.#noteLoss(request);
     if (code === CLOSE_TOO_BIG) this.#refuseLargest(lost.filter((request) => this.#pending.has(request)));
   }
@@ -107,40 +138,54 @@ export class RequestQueue {
     request.isRepeat = !REPEATABLE.has(request.type);
   }
 
-  /** Send what may be sent now: up to `inFlight` requests at once, an exclusive one alone. */
+  /** Send what may be sent now. */
   flush() {
     if (!this.#isOpen) return;
-    const now = continuousTime();
     for (const request of this.#rejoins) {
-      if (!this.#isWithinRate()) return;
+      if (!this.#isWithinRate(request.isRetry ? RETRY_RESERVE : 0)) {
+        if (request.isRetry) break;
+        return;
+      }
       this.#rejoins.delete(request);
       this.transmit(request);
     }
-    if (this.#timers.has("retry")) return;
-    let inFlight = 0;
+    if (this.#timers.has("pause")) return;
+    /** Rooms in which an earlier request is exclusive. */
+    const blocked = new Set();
     for (const request of this.#pending) {
-      if (inFlight >= this.#options.inFlight) return;
-      if (!request.isInFlight) {
-        // Until the room is joined again, it is also unknown if the server still has the idempotency keys.
-        if (this.#rooms.isRejoining(request.room) || this.#delayedRooms.has(request.room)) continue;
-        request.isExclusive ||= request.isRepeat;
-        if (request.isExclusive && inFlight) return;
-        if (request.isRepeat && isKeyExpired(request)) {
-          this.#giveUp(request, "was not answered for minutes");
-          continue;
-        }
-        if (this.#isTooBig(request)) continue;
-        if (!this.#isWithinRate()) return;
-        request.sentAt ??= now;
-        this.transmit(request);
+      // Outcomes are passed to the page, which may have closed the connection or made requests.
+      if (!this.#isOpen || this.#inFlight.size >= this.#options.inFlight) return;
+      const { room } = request;
+      if (request.isInFlight) {
+        if (request.isExclusive) blocked.add(room);
+        continue;
       }
-      if (request.isExclusive) return;
-      inFlight++;
+      // Until the room is joined again, it is also unknown if the server still has the idempotency keys.
+      if (blocked.has(room) || this.#rooms.isRejoining(room) || this.#answerJoin(request)) continue;
+      if (request.isRepeat && isKeyExpired(request)) {
+        this.#giveUp(request, "was not answered for minutes");
+        continue;
+      }
+      if (this.#isTooBig(request)) continue;
+      request.isExclusive ||= request.isRepeat;
+      if (request.isExclusive) {
+        blocked.add(room);
+        if (this.#timers.has(request) || this.#isInFlight(room)) continue;
+      }
+      if (!this.#isWithinRate()) return;
+      request.sentAt ??= continuousTime();
+      this.transmit(request);
     }
   }
 
-  #isWithinRate() {
-    const delay = this.#rate.delay;
+  /** Return true if a request for `room` is in flight. */
+  #isInFlight(room) {
+    return [...this.#inFlight.values()].some((request) => request.room === room);
+  }
+
+  /** Return true if a message may be sent now that leaves `reserve` milliseconds of the burst. Otherwise, flush() later. */
+  #isWithinRate(reserve = 0) {
+    const delay = this.#rate.delay + reserve;
     if (delay > 0) this.#timers.set("flush", delay, () => this.flush());
     return delay <= 0;
   }
@@ -197,55 +242,33 @@ export class RequestQueue {
     request.done(null, message);
   }
 
-  /**
-   * Report an error answer to the caller, or send the request again if the error is temporary: first and alone, because no
-   * later request may overtake it. A join is sent again later, because the access check of one room says nothing about
-   * other rooms.
-   */
+  /** Report an error answer to the caller, or send the request again if the error is temporary. */
   failed(request, message) {
     const { code, error, fields } = message.data;
-    if (code === "not_joined" && this.#delayedRooms.has(request.room) && this.#pending.has(request)) {
-      if (!request.isRepeat) request.sentAt = undefined; // It was sent right after a join that failed, and not executed.
-      return;
-    }
-    if (!RETRY_CODES.has(code) || !this.#pending.has(request) || isKeyExpired(request)) {
+    // The request was sent right after a join that failed for now.
+    const isTooEarly = code === "not_joined" && this.#isPending("join_room", request.room);
+    const isTemporary = RETRY_CODES.has(code) || isTooEarly;
+    if (!isTemporary || !this.#pending.has(request) || isKeyExpired(request)) {
       this.#pending.delete(request);
       request.done({ code, message: error, fields, room: message.room }, message);
-      return;
-    }
-    if (code === "unavailable" && request.type === "join_room") {
-      this.#delayJoin(request);
-      return;
-    }
-    if (code === "rate_limited" && !request.isRepeat) request.sentAt = undefined; // The server did not execute it.
+    } else this.#repeatLater(request, code, isTooEarly);
+    if (this.#isPending("leave_room", request.room)) this.#endJoins(request.room);
+  }
+
+  #repeatLater(request, code, isTooEarly) {
+    const isLimited = code === "rate_limited";
+    if ((isLimited || isTooEarly) && !request.isRepeat) request.sentAt = undefined; // The server did not execute it.
     request.isExclusive = true;
-    this.#timers.set("retry", code === "in_progress" ? 250 : 500 + 1000 * Math.random(), () => this.flush());
+    if (isTooEarly) return;
+    const { refusals = 0 } = request;
+    request.refusals = refusals + 1;
+    // The rate limit concerns all requests, the other errors only those for this room.
+    this.#timers.set(isLimited ? "pause" : request, repeatDelay(refusals), () => this.flush());
   }
 
-  #delayJoin(request) {
-    const { room, failures = 0 } = request;
-    request.failures = failures + 1;
-    this.#delayedRooms.add(room);
-    this.#timers.set(`join ${room}`, joinDelay(failures), () => {
-      this.#delayedRooms.delete(room);
-      this.flush();
-    });
-  }
-
-  /** Reject the joins of `room` that will be sent again after a pause: the page leaves the room. */
-  cancelJoin(room) {
-    if (!this.#delayedRooms.delete(room)) return;
-    this.#timers.clear(`join ${room}`);
-    for (const request of this.#pending) {
-      if (request.type !== "join_room" || request.room !== room || request.isInFlight) continue;
-      this.#pending.delete(request);
-      request.done(leftTooEarly(room));
-    }
-  }
-
-  /** The time at which the oldest request in flight was sent; undefined if there is none. */
-  get unansweredSince() {
-    return this.#inFlight.values().next().value?.transmittedAt;
+  /** The oldest request in flight; undefined if there is none. */
+  get oldestInFlight() {
+    return this.#inFlight.values().next().value;
   }
 
   /**
@@ -261,11 +284,6 @@ export class RequestQueue {
       else for (const id of ids) if (this.#inFlight.has(id)) this.failed(this.takeInFlight(id), message);
     };
     this.transmit({ type: "ping", body: '{"type":"ping"}', done });
-  }
-
-  /** Return true if a pending request leaves `room`. */
-  isLeaving(room) {
-    return [...this.#pending].some((request) => request.type === "leave_room" && request.room === room);
   }
 
   /**

@@ -1,6 +1,6 @@
 /** The rooms of one connection: which ones are joined, and the last event received in each. */
 
-import { joinDelay } from "./backoff.js";
+import { repeatDelay } from "./backoff.js";
 import { RETRY_REJOIN_CODES } from "./errors.js";
 import { epochOf, localFrame, offsetOf } from "./frames.js";
 import { Timers } from "./timers.js";
@@ -12,38 +12,31 @@ export const OWN = "";
  * Joins the rooms again after each reconnect, starting after the last event received.
  *
  * `rejoin(request)` sends a request before all others. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is
- * called when the server has lost the history of a room since the last connection, `onDropped()` when a room is not joined
- * again because the server refused that permanently.
+ * called when the server has lost the history of a room since the last connection.
  */
 export class Rooms {
   #sendRejoin;
   #emit;
   #onHistoryLost;
-  #onDropped;
   #retryTimers = new Timers();
-  /**
-   * Joined rooms by name. `isLive` is true if the room is joined on the current connection. `waiting` holds the callbacks
-   * of join requests that wait until the room is joined again.
-   */
+  /** Joined rooms: true if the room is joined on the current connection, false if it is to be joined again. */
   #rooms = new Map();
-  #rejoining = new Set();
   /** The id of the last event by room. */
   #positions = new Map();
 
-  constructor({ rejoin, emit, onHistoryLost, onDropped }) {
+  constructor({ rejoin, emit, onHistoryLost }) {
     this.#sendRejoin = rejoin;
     this.#emit = emit;
     this.#onHistoryLost = onHistoryLost;
-    this.#onDropped = onDropped;
-  }
-
-  /** Return true while `room` is not yet joined again on the current connection. */
-  isRejoining(room) {
-    return this.#rejoining.has(room);
   }
 
   has(room) {
     return this.#rooms.has(room);
+  }
+
+  /** Return true while `room` is not yet joined again on the current connection. */
+  isRejoining(room) {
+    return this.#rooms.get(room) === false;
   }
 
   positionOf(room) {
@@ -54,24 +47,17 @@ export class Rooms {
     this.#positions.set(room, eventId);
   }
 
-  /** Answer a join request for a room that is joined already. Return false if the room is not joined. */
-  answerJoin(room, done) {
-    const entry = this.#rooms.get(room);
-    if (!entry) return false;
-    if (entry.isLive) {
-      const data = { message: `Joined room ${room}`, recovered: true, last_id: this.#positions.get(room) };
-      done(null, localFrame("joined_room", room, data));
-    } else entry.waiting.push(done);
-    return true;
+  /** Return a `joined_room` frame if `room` is joined on the current connection. */
+  joinedFrame(room) {
+    if (!this.#rooms.get(room)) return undefined;
+    const data = { message: `Joined room ${room}`, recovered: true, last_id: this.#positions.get(room) };
+    return localFrame("joined_room", room, data);
   }
 
   /** Note that `room` was joined with the events after `since`. Return a `resync` frame if events were lost. */
   joined(room, since, message) {
-    const waiting = this.#rooms.get(room)?.waiting ?? [];
-    this.#rooms.set(room, { isLive: true, waiting: [] });
-    const resync = this.resumed(room, since, message.data);
-    for (const done of waiting) done(null, { ...message });
-    return resync;
+    this.#rooms.set(room, true);
+    return this.resumed(room, since, message.data);
   }
 
   /** Note the result of a resume after the event `since`. Return a `resync` frame if events were lost. */
@@ -88,7 +74,7 @@ export class Rooms {
   textAnswered({ type, room, data }) {
     if (type === "left_room") this.forget(room);
     if (type !== "joined_room" || this.#rooms.has(room)) return;
-    this.#rooms.set(room, { isLive: true, waiting: [] });
+    this.#rooms.set(room, true);
     if (data.last_id !== undefined && !data.recovered) this.#positions.set(room, data.last_id);
   }
 
@@ -104,49 +90,34 @@ export class Rooms {
     for (const room of this.#rooms.keys()) this.#rejoin(room);
   }
 
-  #rejoin(room, failures = 0) {
-    this.#rejoining.add(room);
+  #rejoin(room, refusals = 0) {
     const done = (error, message) => {
       if (error && RETRY_REJOIN_CODES.has(error.code)) {
-        const again = () => this.#rooms.has(room) && this.#rejoin(room, failures + 1);
-        this.#retryTimers.set(room, joinDelay(failures), again);
+        this.#retryTimers.set(room, repeatDelay(refusals), () => this.#rejoin(room, refusals + 1));
         return;
       }
-      this.#rejoining.delete(room);
+      if (error) this.forget(room);
       this.#emit(message);
-      if (!error) return;
-      this.#emit(localFrame("left_room", room, { message: `Could not join room ${room} again: ${error.message}` }));
-      this.forget(room, error, message);
-      this.#onDropped();
+      if (error) this.#emit(localFrame("left_room", room, { message: `Could not join ${room} again: ${error.message}` }));
     };
-    this.#sendRejoin({ type: "join_room", room, done });
+    this.#sendRejoin({ type: "join_room", room, body: "", isRetry: refusals > 0, done });
   }
 
-  /** Do not join `room` again after a pause: the page leaves it. */
+  /** Do not join `room` again after a pause: the page leaves it. Return false if there is no such pause. */
   cancelRejoin(room) {
-    if (!this.#retryTimers.has(room)) return;
-    this.#retryTimers.clear(room);
-    this.#rejoining.delete(room);
+    if (!this.#retryTimers.has(room)) return false;
+    this.forget(room);
+    return true;
   }
 
   connectionLost() {
     this.#retryTimers.clearAll();
-    this.#rejoining.clear();
-    for (const entry of this.#rooms.values()) entry.isLive = false;
+    for (const room of this.#rooms.keys()) this.#rooms.set(room, false);
   }
 
-  /** Remove `room`. Join requests that wait for it are rejected with `error`, a copy of `frame` with each. */
-  forget(room, error = leftTooEarly(room), frame = undefined) {
-    const waiting = this.#rooms.get(room)?.waiting ?? [];
+  forget(room) {
     this.#rooms.delete(room);
     this.#positions.delete(room);
-    for (const done of waiting) done(error, frame && { ...frame });
-  }
-
-  /** Remove and return the callbacks of all join requests that wait. */
-  takeWaiting() {
-    return [...this.#rooms.values()].flatMap((entry) => entry.waiting.splice(0));
+    this.#retryTimers.clear(room);
   }
 }
-
-export const leftTooEarly = (room) => ({ code: "not_joined", message: `${room} was left before it could be joined.`, room });

@@ -62,13 +62,11 @@ class TabGroup {
   #tabs = new Set();
   #connection;
   #state;
-  /** The token with which the first tab attached; it is used for the first attempt. */
-  #firstToken;
   #onEmpty;
 
-  constructor({ options, token, ownPosition }, onEmpty) {
+  /** `first` has the token of the first tab, and the position of its own notifications. */
+  constructor({ options, ...first }, onEmpty) {
     const group = this;
-    this.#firstToken = token;
     this.#onEmpty = onEmpty;
     const delegate = {
       get canRenewToken() {
@@ -78,7 +76,7 @@ class TabGroup {
       onMessage: (message) => this.#forward(message),
       onState: (state) => this.#stateChanged(state),
     };
-    this.#connection = new Connection({ ...options, WebSocket }, delegate, ownPosition);
+    this.#connection = new Connection({ ...options, WebSocket }, delegate, first);
   }
 
   add(tab, workerLock) {
@@ -95,6 +93,7 @@ class TabGroup {
       this.#connection.close();
       return;
     }
+    for (const n of tab.requests.keys()) this.#cancel(tab, n);
     for (const room of tab.wanted) {
       if (!this.#isWanted(room)) this.#connection.request(leaveRequest(room));
     }
@@ -139,6 +138,7 @@ class TabGroup {
 
   #cancel(tab, n) {
     const request = tab.requests.get(n);
+    tab.requests.delete(n);
     if (request) this.#connection.cancel(request);
   }
 
@@ -163,9 +163,6 @@ class TabGroup {
 
   /** Ask the tabs for a token, the one used last first. */
   async #getToken(about) {
-    const first = this.#firstToken;
-    this.#firstToken = undefined;
-    if (first) return first;
     let problem = "no tab answered";
     for (const tab of [...this.#tabs].reverse()) {
       const { token, error } = await tab.requestToken(about);

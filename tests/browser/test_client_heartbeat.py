@@ -109,3 +109,19 @@ async def test_frequent_probes_do_not_postpone_the_end(start, proxy):
     proxy.reset()
     proxy.flow()
     await alice.js("await client.sendMessage('channel:1', 'a')")
+
+
+@pytest.mark.parametrize(("count", "size", "speed"), [(1, 120_000, 8), (16, 60_000, 40)])
+async def test_slow_upload_is_no_dead_connection(pool, start, proxy, count, size, speed):
+    """Requests that take longer to upload than a probe may be unanswered are sent once. ``speed`` is in KB/s."""
+    alice = await pool.visit(proxy.port)
+    await alice.js(TIME_LAPSE)
+    send = """send(text) {
+        this.free = Math.max(this.free ?? 0, performance.now()) + text.length / %d;
+        setTimeout(() => super.send(text), this.free - performance.now());
+    }"""
+    await alice.js(f"window.WebSocket = class extends WebSocket {{ {send % speed} }}")
+    await alice.start(join=ROOM)
+    message = f"client.sendMessage('channel:1', 'x', {{ long: 'x'.repeat({size}) }})"
+    await alice.js(f"await Promise.all(Array.from({{ length: {count} }}, () => {message})), null")
+    assert await alice.js("states()") == ["connecting", "open"]

@@ -51,6 +51,20 @@ async def test_room_that_became_forbidden_is_dropped(start, server, proxy):
     assert await alice.js("framesOf('left_room').map((frame) => frame.room)") == ["project:1", "project:2"]
 
 
+async def test_many_forbidden_rooms_do_not_delay_the_others(start):
+    """Each costs one reconnect after a short delay. Only asking for the same room again makes the delays grow."""
+    alice = await start(token_for(rooms=["channel:1"]), join=ROOM)
+    joins = "Array.from({ length: 12 }, (_, n) => client.joinRoom(`project:${n}`))"
+    outcomes = await alice.js(f"await outcomes({joins})")
+    assert [one["code"] for one in outcomes] == ["forbidden"] * 12
+    await alice.js("await client.sendMessage('channel:1', 'a')")
+    attempts = "framesOf('state').filter((frame) => frame.data.state === 'waiting').map((frame) => frame.data.attempts)"
+    assert await alice.js(attempts) == [1] * 12
+    again = "client.joinRoom('project:0').catch(() => client.send({ type: 'ping' }))"
+    await alice.js(f"await {again}, await {again}")
+    assert await alice.js(attempts) == [1] * 12 + [2, 3]
+
+
 @pytest.mark.parametrize("code", ["internal", "timeout", "unavailable", "rate_limited"])
 async def test_message_waits_for_the_rejoin_of_its_room(start, server, proxy, monkeypatch, code):
     """If a room cannot be joined again for now, messages for it wait in order, and those for other rooms do not."""

@@ -214,6 +214,23 @@ async def test_token_comes_from_an_open_tab(tab, proxy):
     assert len(other.token_requests) == asked + 1
 
 
+async def test_requests_of_a_closed_tab_are_not_sent(tab, server, proxy):
+    """A tab that is closed while there is no connection has rejected its messages. Those of other tabs are sent."""
+    one, other = await tab(join=ROOM), await tab(join=ROOM)
+    await proxy.refuse()
+    proxy.reset()
+    for client in (one, other):
+        await client.until("client.state === 'waiting'")
+    await one.js("window.sent = client.sendMessage('channel:1', 'a'), null")
+    await one.js("client.close()")
+    assert (await one.js("await outcomes([sent])"))[0]["code"] == "closed"
+    await other.js("window.sent = client.sendMessage('channel:1', 'b'), null")
+    await proxy.start()
+    await other.js("await sent")
+    await publish(server, "c")
+    assert await other.contents(2) == ["b", "c"]
+
+
 async def test_slow_token_function_is_awaited(tab, proxy):
     """The worker waits for a tab with a slow token function, and asks another tab if that one closes."""
     first, other = await tab(join=ROOM), await tab(join=ROOM)
@@ -278,6 +295,17 @@ async def test_tab_that_cannot_share_says_why(pool, tab, proxy, server, before, 
     for one in tabs:
         (warning,) = one.warnings
         assert warning.startswith(f"roomcast: This tab cannot share its connection: {reason}")
+
+
+async def test_token_is_used_if_the_worker_does_not_run(pool, tab, proxy):
+    """The tab has asked for a token before it starts the worker. Its own connection uses that token."""
+    one = await tab(lambda about: token_for(), worker="/no/such/file.js")
+    await one.js("await client.connect(), null")
+    assert await one.js("client.isShared") is False
+    assert len(one.token_requests) == 1
+    proxy.reset()
+    await one.until("framesOf('connected').length === 2")
+    assert len(one.token_requests) == 2
 
 
 @pytest_asyncio.fixture(loop_scope="module")

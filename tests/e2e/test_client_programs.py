@@ -76,6 +76,14 @@ client.close();
 print("after close()", await client.leaveRoom("channel:1").catch(({ code }) => code));
 """
 
+#: Closes its client while nothing arrives at the server.
+CLOSING = """
+await client.connect();
+print("connected");
+process.stdin.once("data", () => client.close());
+process.stdin.unref?.();
+"""
+
 
 def runtimes() -> Iterator[Any]:
     """Yield the commands that run a program on this machine, and its further arguments, as parameters of a test.
@@ -120,7 +128,7 @@ class Program:
                 text = await self.process.stdout.readline()
                 assert text, (await self.process.stderr.read()).decode()
                 printed = json.loads(text)
-                self.lines.append((printed["type"], printed["data"]))
+                self.lines.append((printed["type"], printed.get("data")))
                 if self.lines[-1] == line:
                     return
 
@@ -135,7 +143,7 @@ async def running_program(folder: Path, source: str, command: tuple[str, ...], *
     file = folder / "program.mjs"
     file.write_text(HEAD % {"module": json.dumps(MODULE.as_uri())} + source)
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, file, *args, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(*command, file, *args, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
         yield Program(process)
     finally:
@@ -185,3 +193,18 @@ if RUNTIMES := list(runtimes()):
             **{"rooms": ["channel:1"], "message": "last", "after close()": "closed"},
         }
         assert program.printed("message") == ["hello \ufffd", "last"]
+
+    # The WebSocket of Node and that of Deno have no method that ends a connection without an answer of the server.
+    @pytest.mark.parametrize(("command", "args"), [one for one in RUNTIMES if one.id in ("node-ws", "bun")])
+    async def test_program_ends_if_its_connection_is_dead(serve, tmp_path, command, args):
+        """After close(), a program does not run on because the server does not answer."""
+        server = await serve()
+        async with Proxy("127.0.0.1", server.port) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            async with running_program(tmp_path, CLOSING, command, url, token_for(), *args) as program:
+                await program.until("connected", None)
+                proxy.stall()
+                assert program.process.stdin is not None
+                program.process.stdin.write(b"close\n")
+                program.process.stdin.close()
+                assert await asyncio.wait_for(program.process.wait(), PATIENCE) == 0
