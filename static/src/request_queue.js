@@ -85,13 +85,18 @@ export class RequestQueue {
     return [...this.#pending].some((request) => request.type === type && request.room === room);
   }
 
-  /** The page leaves `room`: if its join is to be sent again after a pause, reject it and those that wait with it. */
+  /**
+   * The page leaves `room`: if its join is to be sent again after a pause, reject it and those that wait with it.
+   *
+   * If earlier requests wait for the room, it is joined nevertheless.
+   */
   #endJoins(room) {
     const joins = [];
     for (const request of this.#pending) {
       if (request.room !== room) continue;
       if (request.type === "leave_room") break;
-      if (request.type === "join_room" && !request.isInFlight) joins.push(request);
+      if (request.type !== "join_room") return;
+      if (!request.isInFlight) joins.push(request);
     }
     if (!this.#rooms.cancelRejoin(room) && !joins.some((join) => this.#timers.has(join))) return;
     for (const join of joins) {
