@@ -219,7 +219,8 @@ class Plugin:
         A plain ``def`` rule runs in a thread.
 
         The rule decides about each join. ``entity_id`` is the room without its type: ``prod`` for ``environment:prod``.
-        True allows the join; False and None refuse it with ``forbidden``. If the rule returns anything else, raises
+        True allows the join; False and None refuse it with ``forbidden``, as does ``Refused("forbidden", sentence)``.
+        A member that the rule refuses leaves the room. If the rule returns anything else, raises
         ``Unavailable`` or an unexpected exception, or takes more than ``HANDLER_TIMEOUT`` seconds, the client does not
         join either, but gets ``unavailable`` and may try again. When a client sends a new token, the rule is called
         again for each of its rooms of this type.

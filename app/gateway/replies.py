@@ -48,7 +48,7 @@ class Replies:
             log.error("%s of user %s failed", request.type, client.identity.user_id, exc_info=error)
             refused = _internal(request)
         self.send_error(client, refused, request.room, request.id)
-        if isinstance(error, JoinForbidden) and self._closes_on_forbidden:
+        if isinstance(error, JoinForbidden) and refused.code == "forbidden" and self._closes_on_forbidden:
             client.close(FORBIDDEN)
 
     def send_error(self, client: Client, refused: Refused, room: str | None, id: str | int | None) -> None:

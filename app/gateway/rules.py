@@ -13,7 +13,7 @@ from typing import Final
 from ..auth.failure_log import FailureLog
 from ..auth.room_access import RoomAccess
 from ..context import Context, PluginHost
-from ..errors import Refused, RoomcastError, Unavailable
+from ..errors import InvalidEvent, Refused, RoomcastError, Unavailable, is_temporary
 from ..plugin import Rule
 from .client import Client
 from .node import Node
@@ -22,11 +22,14 @@ log = logging.getLogger("roomcast.access")
 
 
 class JoinForbidden(RoomcastError):
-    """A join that the room's rule does not allow. With ``FORBIDDEN_JOIN=close`` it ends the connection with 4403."""
+    """The room's rule does not allow the client to be in the room. ``refused`` is the error for the client.
 
-    def __init__(self, room: str, message: str | None = None) -> None:
-        super().__init__(room)
-        self.refused: Final = Refused("forbidden", message or f"You have no access to {room}.")
+    With the code ``forbidden``, a join ends the connection with 4403 if ``FORBIDDEN_JOIN=close``.
+    """
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(str(refused))
+        self.refused: Final = refused
 
 
 class RoomRules:
@@ -46,22 +49,22 @@ class RoomRules:
 
         Raises:
             JoinForbidden: The rule says no.
-            Refused: A plugin's rule refuses with a code of its own.
+            Refused: There is no decision, and a plugin's rule gave a temporary error code.
             Unavailable: There is no decision, because the rule failed.
         """
         kind = self._registry.room(room)
         if kind.type == "user":
-            raise JoinForbidden(room, _personal_room_sentence(room, is_own=room == client.personal_room))
+            raise _forbidden(_personal_room_sentence(room, is_own=room == client.personal_room))
         if kind.rule is not None:
             allowed = await self._evaluate(kind.rule, client, room)
         else:
             decided = self._room_access.decide(client.identity, room)
             allowed = decided if decided is not None else await self._room_access.allows(client.identity, room)
         if allowed is not True:
-            raise JoinForbidden(room)
+            raise _forbidden(f"You have no access to {room}.")
 
     async def _evaluate(self, rule: Rule, client: Client, room: str) -> bool:
-        """Return the decision of a plugin's rule. Raises ``Refused`` and ``Unavailable`` as ``check``."""
+        """Return the decision of a plugin's rule. Raises the exceptions of ``check``."""
         type, _, entity_id = room.partition(":")
         try:
             async with asyncio.timeout(self._timeout) as timeout:
@@ -74,8 +77,12 @@ class RoomRules:
             if allowed is None or isinstance(allowed, bool):
                 return allowed is True
             raise TypeError(f"the rule returned a {allowed.__class__.__name__}, not True or False")
-        except Refused:
-            raise
+        except InvalidEvent as error:  # an event that the rule published; that is a fault of the plugin
+            self._count_failure(type, f"The rule of {type} rooms failed", error)
+        except Refused as refused:
+            if is_temporary(refused.code):
+                raise
+            raise JoinForbidden(refused) from None
         except Unavailable as unavailable:
             self._count_failure(type, f"The rule of {type} rooms cannot decide: {unavailable}", None)
             raise
@@ -102,6 +109,10 @@ class RoomRules:
     def claims_forbid(self, client: Client, room: str) -> bool:
         """Return True if the built-in rule refuses ``room`` without asking the URL of ``ROOM_ACCESS``."""
         return self._room_access.decide(client.identity, room) is False
+
+
+def _forbidden(sentence: str) -> JoinForbidden:
+    return JoinForbidden(Refused("forbidden", sentence))
 
 
 def _personal_room_sentence(room: str, *, is_own: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from ..auth.identity import Authenticator
 from ..auth.revocation import Revocations
 from ..backoff import Backoff
-from ..errors import INTERNAL_ERROR, AuthenticationFailed, Refused, Unavailable, is_temporary
+from ..errors import INTERNAL_ERROR, AuthenticationFailed, Refused, Unavailable
 from ..protocol import messages
 from ..protocol.messages import Request
 from .audit_log import log_user_event
@@ -132,9 +132,7 @@ class TokenRefresh:
             check.result()
         except JoinForbidden:
             return False
-        except Refused as refused:
-            return None if is_temporary(refused.code) else False
-        except Unavailable:
+        except (Refused, Unavailable):
             return None
         return True
 

@@ -179,8 +179,10 @@ class Rules:
             await future
         if mood == "not-now":
             raise Unavailable("The directory is read-only until noon.")
-        if mood == "refuses":
-            raise Refused("closed", "The room is closed for the night.")
+        if mood == "publishes-nonsense":
+            await ctx.publish("no.such.event", {})
+        if mood in ("closed", "forbidden", "in_progress"):
+            raise Refused(mood, "The room is closed for the night.")
         assert mood == "asks-the-url"
         return await ctx.policy_allows("channel:1")
 
@@ -202,6 +204,7 @@ def rules() -> Rules:
         ("awaits-cancelled", "The rule of moody rooms awaited a cancelled task"),
         ("not-now", "The rule of moody rooms cannot decide: The directory is read-only until noon."),
         ("asks-the-url", "ROOM_ACCESS cannot be asked"),
+        ("publishes-nonsense", "InvalidEvent"),
     ],
 )
 async def test_a_rule_fails(
@@ -227,14 +230,41 @@ async def test_a_rule_fails(
     await wait_until(lambda: is_empty(server))
 
 
-async def test_a_rule_refuses(serve: Serve, rules: Rules) -> None:
+async def test_a_rule_refuses(serve: Serve, rules: Rules, caplog) -> None:
     """A rule that raises Refused has decided: its code and sentence are sent, and nothing is logged or counted."""
     server = await serve(plugins=[rules.plugin])
     async with connect(server) as alice:
-        await alice.send("join_room", "moody:refuses")
+        await alice.send("join_room", "moody:closed")
         error = (await alice.recv_type("error"))["data"]
         assert error == {"code": "closed", "error": "The room is closed for the night."}
         assert await metric(server, "rule") == 0
+        assert "The rule of" not in caplog.text
+
+
+async def test_a_rule_forbids_with_a_sentence_of_its_own(serve: Serve, rules: Rules) -> None:
+    """Refused with the code ``forbidden`` is a no, as False is: the connection is closed with 4403."""
+    server = await serve(plugins=[rules.plugin])
+    async with connect(server) as alice:
+        await alice.send("join_room", "moody:forbidden")
+        error = (await alice.recv_type("error"))["data"]
+        assert error == {"code": "forbidden", "error": "The room is closed for the night."}
+        assert await alice.closed() == (4403, "Forbidden")
+
+
+@pytest.mark.parametrize(("code", "is_member"), [("closed", False), ("forbidden", False), ("in_progress", True)])
+async def test_a_member_that_a_rule_refuses_leaves(serve: Serve, rules: Rules, code: str, is_member: bool) -> None:
+    """A member that joins again leaves the room if the refusal is permanent."""
+    server = await serve(plugins=[rules.plugin], forbidden_join="keep")
+    room = f"moody:{code}"
+    async with connect(server) as alice:
+        rules.repaired = True
+        await alice.join(room)
+        rules.repaired = False
+        await alice.send("join_room", room, id=2)
+        assert (await alice.recv_type("error", id=2))["data"]["code"] == code
+        await alice.settled()
+        assert ("left_room" in frame_types(alice.frames)) == (not is_member)
+        assert (room in server.gateway.delivery.rooms) == is_member
 
 
 async def test_failures_of_a_rule_are_logged_once_a_minute(serve: Serve, rules: Rules, caplog) -> None:

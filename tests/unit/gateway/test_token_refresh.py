@@ -112,6 +112,8 @@ class MoodyRule:
             raise asyncio.CancelledError
         elif mood in ("closed", "unavailable"):
             raise Refused(mood, "Not at this time of the day.")
+        elif mood == "nonsense":
+            await ctx.publish("no.such.event", {})
         elif mood == "not now":
             raise Unavailable("The directory does not answer.")
         return {"yes": True, "no": False, "none": None, "one": 1}[mood]  # KeyError for boom
@@ -146,7 +148,7 @@ async def test_a_refresh_evaluates_the_rules_of_plugins(serve: Serve, moody: Moo
 
 
 #: The moods in which the rule fails.
-FAILING = ("boom", "one", "hang", "cancelled", "unavailable", "not now")
+FAILING = ("boom", "one", "hang", "cancelled", "unavailable", "not now", "nonsense")
 
 
 @pytest.fixture
