@@ -26,16 +26,20 @@ _BY_NAME: Final[dict[str, str | int]] = {
     **{"task_id": 789, "project_id": 123},
 }
 
+#: At a ``depth`` below this, required lists are empty if they may be.
+_LOWEST_DEPTH: Final = -2
 
-def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) -> Any:
+
+def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None, *, depth: int = 0) -> Any:
     """Return a value that ``schema`` allows.
 
     ``name`` is the name of the field, or empty for data as a whole. References in ``schema`` start at ``root``, by
-    default ``schema``.
+    default ``schema``. ``depth`` is the number of levels on which the value has optional lists and nested objects. By
+    default it has none, because they are long or recursive.
     """
     root = schema if root is None else root
     if "$ref" in schema:
-        return example(_resolve(schema["$ref"], root), name, root)
+        return example(_resolve(schema["$ref"], root), name, root, depth=depth)
     for keyword in ("const", "default"):
         if keyword in schema and schema[keyword] is not None:
             return schema[keyword]
@@ -45,8 +49,8 @@ def example(schema: JsonSchema, name: str = "", root: JsonSchema | None = None) 
         return values[0]
     for keyword in ("allOf", "anyOf", "oneOf"):
         if schema.get(keyword):
-            return example(schema[keyword][0], name, root)
-    return _of_type(schema, name, root)
+            return example(schema[keyword][0], name, root, depth=depth)
+    return _of_type(schema, name, root, depth)
 
 
 def _resolve(reference: str, root: JsonSchema) -> JsonSchema:
@@ -56,20 +60,26 @@ def _resolve(reference: str, root: JsonSchema) -> JsonSchema:
     return dict(schema)
 
 
-def _of_type(schema: JsonSchema, name: str, root: JsonSchema) -> Any:
+def _of_type(schema: JsonSchema, name: str, root: JsonSchema, depth: int) -> Any:
     types = schema.get("type", "object" if "properties" in schema else "string")
     types = types if isinstance(types, list) else [types]
     if {"integer", "string"} <= set(types) and name in _BY_NAME:
         return _BY_NAME[name]
     type = next((type for type in types if type != "null"), "null")
     if type == "object":
-        return {
-            field: example(inner, field, root)
+        fields = {
+            field: example(inner, field, root, depth=depth - 1 if _is_nested(inner) else depth)
             for field, inner in schema.get("properties", {}).items()
-            if not inner.get("readOnly") and (field in schema.get("required", ()) or not _is_nested(inner))
+            if not inner.get("readOnly") and (field in schema.get("required", ()) or not _is_nested(inner) or depth > 0)
         }
+        if depth > 0 and isinstance(values := schema.get("additionalProperties"), dict):
+            fields.setdefault("key", example(values, "key", root, depth=depth - 1))
+        return fields
     if type == "array":
-        return [example(schema.get("items", {}), name, root) for _ in range(max(schema.get("minItems", 1), 1))]
+        items, shortest = schema.get("items", {}), schema.get("minItems", 0)
+        # A schema may require a list of itself, which has to be empty at some level.
+        length = shortest if depth < _LOWEST_DEPTH else max(shortest, 1)
+        return [example(items, name, root, depth=depth) for _ in range(length)]
     if type in ("integer", "number"):
         return _number(schema, name)
     if type == "boolean":

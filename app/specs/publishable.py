@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ..errors import PluginError
 from ..plugin import Command, EventType
 from ..protocol import messages
 from ..registry import Registry
 from .examples import example
+
+#: How many levels of optional lists and nested objects an example has. A schema may contain itself.
+_DEPTH: Final = 3
 
 
 def check_schemas(registry: Registry) -> None:
@@ -23,7 +26,7 @@ def check_schemas(registry: Registry) -> None:
     )
     for kind, one in declared:
         try:
-            data = example(one.validator.json_schema())
+            data = example(one.validator.json_schema(), depth=_DEPTH)
             if kind == "event" and (body := _body(one, data)) is not None:
                 messages.event(one.type, "example:1", body, None)
         except Exception as error:
