@@ -69,7 +69,7 @@ class AccessUrl:
                 status = await self._post(body, headers)
         except TimeoutError:
             raise self.failed(room, f"it did not answer within {self._timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # a name that IDNA refuses is a ValueError
             raise self.failed(room, str(error) or type(error).__name__) from None
         if status not in (200, 403):
             raise self.failed(room, f"it answered {status}, neither 200 nor 403")

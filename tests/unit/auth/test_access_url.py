@@ -181,6 +181,14 @@ async def test_an_unreachable_server(caplog) -> None:
     assert str(port) not in str(failed.value)
 
 
+async def test_a_host_that_is_no_name(caplog) -> None:
+    """A name that DNS cannot have is a failure like an unknown one, and not an unexpected exception."""
+    async with access_url(f"https://{'a' * 64}.example/") as asking:
+        with pytest.raises(Unavailable):
+            await asking.ask(ALICE, "task:1")
+    assert "ROOM_ACCESS cannot be asked" in caplog.text
+
+
 async def test_no_tls(access_server: AccessServer, caplog) -> None:
     """A failed TLS handshake is a failure."""
     async with access_url(access_server.url.replace("http:", "https:")) as asking:
