@@ -161,7 +161,7 @@ def normalize_origin(value: str) -> str:
         raise SettingsError(
             f"ALLOWED_ORIGINS has {show(value)}; an origin is scheme://host or scheme://host:port, like "
             "https://app.example.com. https://*.example.com stands for all subdomains, http://localhost:* for all "
-            "ports, null for sandboxed pages and files, and * for all origins."
+            "ports, null for sandboxed pages and files, and * for all origins. Write an international name as xn--…."
         )
     return origin
 

@@ -155,6 +155,7 @@ def test_a_malformed_origin_is_refused(bad: str) -> None:
     assert sentence.startswith(f"ALLOWED_ORIGINS has {show(bad)}")
     assert "https://*.example.com" in sentence
     assert "http://localhost:*" in sentence
+    assert "xn--" in sentence
 
 
 def test_several_api_keys_are_separated_by_commas_or_line_ends() -> None:
