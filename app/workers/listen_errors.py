@@ -35,8 +35,9 @@ def explain_listen_error(address: Address, error: Exception) -> str | None:
     host = error.host if isinstance(error, BindError) else " or ".join(address.hosts)
     if isinstance(error, BindError) and error.is_unknown_host:
         return f"roomcast cannot listen on {host!r}: there is no such host; give an address with --host."
-    if isinstance(error, OSError) and error.errno in _TCP_REASONS:
-        return f"roomcast cannot listen on {bracketed(host)}, port {address.port}: {_TCP_REASONS[error.errno]}."
+    if isinstance(error, BindError) or (isinstance(error, OSError) and error.errno in _TCP_REASONS):
+        reason = _TCP_REASONS.get(error.errno or 0) or system_reason(error)
+        return f"roomcast cannot listen on {bracketed(host)}, port {address.port}: {reason}."
     return None
 
 

@@ -101,6 +101,7 @@ def test_the_start_is_one_log_line():
     [
         (("--host", "no-such-host.invalid"), "no-such-host.invalid"),
         (("--host", "192.0.2.1"), "no such address"),
+        (("--host", "::ffff:127.0.0.1"), "[::ffff:127.0.0.1], port 0: invalid argument"),
         (("--unix-socket", "/no/such/folder/s"), "/no/such/folder/s: no such file or directory"),
         (("--unix-socket", "/tmp/" + "x" * 200), "too long"),
         (("--unix-socket", "/dev/null"), "not a socket"),
