@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -10,6 +11,7 @@ import pytest_asyncio
 from console_pages import KEY, SECRET, browser, serving, visit
 from nginx import Nginx
 from playwright.async_api import expect
+from yarl import URL
 
 from roomcast.auth.identity import make_token
 
@@ -51,6 +53,18 @@ async def test_console_below_a_path(site: str, visit) -> None:
     await expect(tab.rows(type="project.archived")).to_be_visible()
     await tab.page.get_by_role("button", name="Log out").click()
     await expect(tab.page.get_by_label("API key")).to_be_visible()
+
+
+@pytest.mark.parametrize("user_id", ["a/b", "a/../b", "a//b", "%41", "a%2Fb", "?q", "#f", "a b", "é", "CORP\\ann"])
+async def test_user_ids_below_a_path(site: str, user_id: str) -> None:
+    """The proxy passes a percent-encoded user id on as it is. A decoded ``a/../b`` would be the user ``b``."""
+    path = f"api/v1/users/{quote(user_id, safe='')}/connections"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.delete(URL(site + path, encoded=True), headers=headers, ssl=False) as answer,
+    ):
+        assert await answer.json() == {"user_id": user_id, "connections": 0}
 
 
 @pytest.mark.parametrize("page", ["docs", "console"])

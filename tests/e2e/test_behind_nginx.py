@@ -206,7 +206,7 @@ async def test_killed_node(site: Site) -> None:
 
 async def test_addresses_origins_metrics_and_logs(site: Site) -> None:
     """Nodes get the addresses of clients and the origins of pages. Metrics are not public. Tokens are not logged."""
-    for spoofed in ({}, {"X-Forwarded-For": "192.0.2.1"}):
+    for spoofed in ({}, {"X-Forwarded-For": "192.0.2.1"}, {"Forwarded": "for=192.0.2.1"}):
         async with site.connect(1, local_addr=("127.0.0.9", 0), additional_headers=spoofed) as socket:
             await socket.recv()
     with pytest.raises(websockets.InvalidStatus, match="403"):
@@ -218,7 +218,7 @@ async def test_addresses_origins_metrics_and_logs(site: Site) -> None:
         assert "roomcast_" not in await answer.text()
     await site.stop()
     ended = [line for node in site.nodes for line in node.err if "connection ended" in line]
-    assert sorted(re.search(r"from (\S+) after", line)[1] for line in ended) == ["127.0.0.1", "127.0.0.9", "127.0.0.9"]
+    assert sorted(re.search(r"from (\S+) after", line)[1] for line in ended) == ["127.0.0.1", *["127.0.0.9"] * 3]
     log = site.nginx.log.read_text()
     assert f"GET {PATH} 101" in log
     assert "token" not in log

@@ -43,8 +43,10 @@ def configuration(nodes: Sequence[int], port: int, certificate: Path, folder: Pa
         text = _replaced(text, f"10.0.0.{number}:8000", f"127.0.0.1:{node}")
     text = _replaced(text, "listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
     if location != "/":
-        text = _replaced(text, "location / {", f"location {location} {{")
-        text = _replaced(text, "proxy_pass http://roomcast;", "proxy_pass http://roomcast/;")
+        assert location == "/rt/", "the page shows the configuration for this path"
+        variables, separator, beginning = snippet("nginx below a path").partition("        location /rt/ {\n")
+        text = _replaced(text, "    map $http_upgrade", f"{variables}    map $http_upgrade")
+        text = _replaced(text, "        location / {\n            proxy_pass http://roomcast;\n", separator + beginning)
     for path in ("/etc/nginx/cert.pem", "/etc/nginx/key.pem"):
         text = _replaced(text, path, str(certificate))
     for path in ("/var/log/nginx/roomcast.log", "/var/log/nginx/error.log"):
