@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import configparser
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from redis_servers import RedisServer
 from serving import KEY, Serve, call, connect, url
 from shell import API_KEY, PATIENCE, SECRET, Process, environment, run_curl
 
-from roomcast import Context, Plugin, Refused, Unavailable
+from roomcast import Context, Plugin, Refused
 from roomcast.testing import running
 from roomcast.web.server import Server
 
@@ -223,7 +222,7 @@ def test_compare_schemas(tmp_path: Path):
 
 def module_of(*parts: str) -> dict[str, Any]:
     """Return the globals after running snippets as one module."""
-    module: dict[str, Any] = {"__name__": "roomcast_deploy", "asyncio": asyncio, "web": web}
+    module: dict[str, Any] = {"__name__": "roomcast_deploy"}
     for part in parts:
         exec(part, module)
     return module
@@ -255,7 +254,7 @@ async def test_the_rule_that_cannot_decide_works() -> None:
 
     directory = Directory()
     plugin = Plugin("deploy")
-    names = {"deploy": plugin, "directory": directory, "Unavailable": Unavailable, "Context": Context}
+    names = {"deploy": plugin, "directory": directory, "Context": Context}
     exec(snippet("a rule that cannot decide"), names)
     async with running([plugin]) as gateway:
         alice, mallory = await gateway.connect("alice"), await gateway.connect("mallory")
@@ -272,15 +271,7 @@ async def test_the_rule_that_cannot_decide_works() -> None:
 
 async def test_the_command_for_anyone_works() -> None:
     """It publishes for a user outside the room whose token covers it, and for no other user."""
-    event = """
-from roomcast import Refused
-
-@deploy.event("deploy.requested")
-class Requested(Schema):
-    version = fields.String(required=True)
-    from_member = fields.Boolean(required=True)
-"""
-    module = module_of(snippet("a complete plugin"), event, snippet("a command for anyone"))
+    module = module_of(snippet("a complete plugin"), snippet("a command for anyone"))
     async with running([module["deploy"]]) as gateway:
         alice = await gateway.connect("alice", rooms=["environment:*"])
         bob = await gateway.connect("bob", rooms=["environment:*"])
@@ -324,7 +315,6 @@ async def test_the_lifespan_and_the_route_work() -> None:
 async def test_the_plain_handler_and_the_call_in_a_thread_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The handler runs its program in a thread and publishes, and the check reports what is on disk."""
     module = module_of(
-        "import subprocess\nfrom pathlib import Path",
         snippet("a complete plugin"),
         snippet("a plain handler"),
         snippet("a call in a thread"),
@@ -343,24 +333,17 @@ async def test_the_plain_handler_and_the_call_in_a_thread_work(monkeypatch: pyte
     assert line == ["deployctl", "rollback", "7"]
 
 
-def test_the_entry_point_names_the_plugin() -> None:
-    """The lines for setup.cfg name the object that the module defines."""
-    given = configparser.ConfigParser()
-    given.read_string(snippet("the entry point"))
-    assert given["options.entry_points"]["roomcast.plugins"].strip() == "deploy = roomcast_deploy:deploy"
-    assert "deploy" in module_of(snippet("a complete plugin"))
-
-
 @pytest.mark.slow
 def test_a_test_of_a_plugin_passes(tmp_path: Path) -> None:
-    """The example test passes for the example plugin, which is installed with its entry point."""
-    site, tests = tmp_path / "site", tmp_path / "tests"
-    metadata = site / "roomcast_deploy-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    tests.mkdir()
-    (site / "roomcast_deploy.py").write_text(snippet("a complete plugin"))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: roomcast-deploy\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[roomcast.plugins]\ndeploy = roomcast_deploy:deploy\n")
+    """The example test passes for the example plugin, which pip installs from the files on the page."""
+    source, site, tests = tmp_path / "source", tmp_path / "site", tmp_path / "tests"
+    for folder in (source, tests):
+        folder.mkdir()
+    (source / "roomcast_deploy.py").write_text(snippet("a complete plugin"))
+    (source / "pyproject.toml").write_text(snippet("the package of a plugin"))
+    # Without an index, and not into the environment of the tests.
+    options = f"--no-index --no-deps --no-build-isolation --disable-pip-version-check --quiet --target {site}"
+    shell(f"python -m pip install {options} .", source)
     (tests / "conftest.py").write_text(snippet("conftest of a plugin"))
     (tests / "test_deploy.py").write_text(snippet("a test of a plugin"))
     said = shell("python -m pytest -q -p no:cacheprovider -o asyncio_mode=auto", tests, PYTHONPATH=str(site))
