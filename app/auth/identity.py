@@ -27,6 +27,7 @@ from ..errors import AuthenticationFailed
 from ..protocol.user_id import FORM, parse_user_id
 from ..settings import Settings
 from ..signing_keys import HMAC_ALGORITHMS
+from .failure_log import FailureLog
 
 logger = logging.getLogger("roomcast.identity")
 
@@ -35,6 +36,8 @@ MAX_TOKEN: Final = 8192
 
 #: How far the clock of an issuer may be ahead of this one, in seconds, as ``iat`` shows. JWT_LEEWAY can extend it.
 MAX_CLOCK_SKEW: Final = 60.0
+#: A greater difference is logged, in seconds: a revocation of all tokens misses those that are not in use.
+_REPORTED_CLOCK_SKEW: Final = 5.0
 
 #: The claims that can contain the user's name; the first that is a name counts.
 _NAME_CLAIMS: Final = ("username", "preferred_username", "name")
@@ -124,6 +127,7 @@ class Authenticator:
         self._issuer = settings.jwt_issuer
         self._leeway = settings.jwt_leeway
         self._require_exp = settings.jwt_require_exp
+        self._skews: Final = FailureLog(logger)
         self.use_keys(settings)
 
     def use_keys(self, settings: Settings) -> None:
@@ -202,6 +206,12 @@ class Authenticator:
             raise AuthenticationFailed(
                 f"The token's iat is {issued - now:.0f} s in the future. It must be in seconds, and the clocks of its "
                 "issuer and of this server must agree."
+            )
+        if issued is not None and issued > now + _REPORTED_CLOCK_SKEW:
+            self._skews.add(
+                "iat",
+                f"A token's iat is {issued - now:.0f} s in the future. Correct the clock of its issuer, or this one: "
+                "until then, revoking all tokens of a user can miss some",
             )
         if "nbf" in claims and _seconds("nbf", claims["nbf"]) > now + self._leeway:
             raise AuthenticationFailed("The token is not valid yet: its nbf is in the future.")

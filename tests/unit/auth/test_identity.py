@@ -204,6 +204,14 @@ def test_leeway() -> None:
     assert verify({"user_id": 1, "exp": now - 5, "nbf": now + 50}, jwt_leeway=60).expires == now + 55
 
 
+def test_a_clock_that_is_ahead_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """One line a minute, because a revocation of all tokens can miss such tokens. A few seconds are normal."""
+    authenticator, now = Authenticator(Settings(jwt_secret=SECRET)), int(time.time())
+    for ahead, lines in ((2, 0), (30, 1), (30, 1)):
+        authenticator.verify(make_token(SECRET, user_id=1, iat=now + ahead))
+        assert len(re.findall(r"A token's iat is \d+ s in the future", caplog.text)) == lines
+
+
 def test_the_clock_of_the_issuer_may_be_a_minute_ahead() -> None:
     """A token from the more distant future is refused: a revocation of all tokens until now would not apply to it."""
     now = time.time()
