@@ -299,7 +299,7 @@ class Plugin:
         Raises ``PluginError`` if it is of another kind, or cannot be called with one argument for each of
         ``parameters``.
         """
-        called = _called_function(function)
+        called = called_function(function)
         is_generator = inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called)
         if is_generator or isinstance(function, type) or not callable(function):
             raise PluginError(f"{what} must be an `async def` or a plain `def` function, without yield")
@@ -326,7 +326,7 @@ class Plugin:
         return f"Plugin({self.name!r})"
 
 
-def _called_function(function: Any) -> Any:
+def called_function(function: Any) -> Any:
     """Return the function that a call of ``function`` runs: a ``partial`` and an object may hide it."""
     while isinstance(function, functools.partial):
         function = function.func

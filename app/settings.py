@@ -205,7 +205,11 @@ class Settings:
         above=0,
     )
     lifespan_timeout: float = _setting(
-        30.0, "float", "How long the lifespan of a plugin may take to start, and to stop", unit="s", above=0
+        30.0,
+        "float",
+        "How long each lifespan of a plugin may take to start, and all of them together to stop",
+        unit="s",
+        above=0,
     )
     ticket_ttl: float = _setting(30.0, "float", "How long a ticket is valid", unit="s", above=0)
     revocation_ttl: float = _setting(

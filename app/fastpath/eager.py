@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 from asyncio import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
-from types import coroutine
+from types import FrameType, coroutine
 from typing import Any, Final
 
 from . import start_coroutine
@@ -51,6 +51,13 @@ def _resume(unfinished: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any
             awaited = resume(value)
         except StopIteration as stop:
             return stop.value
+
+
+def resumed_coroutine(frame: FrameType) -> Coroutine[Any, Any, Any] | None:
+    """Return the coroutine that ``frame`` drives if it is one of ``_resume``: for descriptions of tasks."""
+    if frame.f_code.co_name != _resume.__name__ or frame.f_globals is not globals():
+        return None
+    return frame.f_locals.get("unfinished")
 
 
 class EagerRunner:

@@ -21,13 +21,15 @@ log = logging.getLogger("roomcast")
 
 #: How long a cancelled lifespan may take to end, in seconds.
 _CANCEL_TIMEOUT: Final = 1.0
+#: The log names a lifespan that takes longer than this, in seconds. Kubernetes kills a process after 30 s by default,
+#: which may be earlier than the limit.
+_REPORT_AFTER: Final = 5.0
 
 
 class RunningLifespan:
     """One lifespan in its task.
 
-    ``name`` identifies it in messages: its function and its plugin. ``timeout`` is the limit for its start and for its
-    stop, in seconds.
+    ``name`` identifies it in messages: its function and its plugin. ``timeout`` is the limit for its start, in seconds.
     """
 
     def __init__(self, name: str, lifespan: Lifespan, service: Service, timeout: float) -> None:
@@ -45,7 +47,7 @@ class RunningLifespan:
     async def start(self) -> None:
         """Wait until the lifespan has started. Raises ``PluginError`` if it fails or takes too long."""
         try:
-            await asyncio.wait([self._task, self._started], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait("started", self._timeout, self._task, self._started)
         except asyncio.CancelledError:
             await self._cancel()
             raise
@@ -59,14 +61,24 @@ class RunningLifespan:
             raise PluginError(f"{self.name} did not start within {self._timeout:g} s (LIFESPAN_TIMEOUT).{more}")
         self._task.add_done_callback(self._ended)
 
-    async def stop(self) -> None:
-        """Let the lifespan end. Log a failure, and go on if it takes too long."""
+    async def _wait(self, what: str, timeout: float, *futures: asyncio.Future[None]) -> None:  # noqa: ASYNC109
+        """Wait for the first of ``futures``, for at most ``timeout`` seconds; log if that takes long."""
+        first = min(timeout, _REPORT_AFTER)
+        done, _ = await asyncio.wait(futures, timeout=first, return_when=asyncio.FIRST_COMPLETED)
+        if done or timeout <= first:
+            return
+        sentence = "%s has not %s after %g s; the server waits for it, up to LIFESPAN_TIMEOUT"
+        log.warning(sentence, self.name, what, first)
+        await asyncio.wait(futures, timeout=timeout - first, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Let the lifespan end. Log a failure, and go on if it takes more than ``timeout`` seconds."""
         self._stop.set()
-        await asyncio.wait([self._task], timeout=self._timeout)
+        await self._wait("stopped", timeout, self._task)
         if self._task.done():
             return
         if await self._cancel():
-            log.error("%s did not stop within %g s (LIFESPAN_TIMEOUT), and was cancelled", self.name, self._timeout)
+            log.error("%s did not stop in time (LIFESPAN_TIMEOUT is %g s), and was cancelled", self.name, self._timeout)
         else:
             log.error("%s does not stop, although it was cancelled; the server stops without it", self.name)
 
@@ -80,10 +92,15 @@ class RunningLifespan:
         if error := _failure(task):
             when = "as it stopped" if self._stop.is_set() else "while the server runs"
             log.error("%s failed %s", self.name, when, exc_info=error)
+        elif not self._stop.is_set():
+            log.error("%s has ended while the server runs", self.name)
 
 
 class Lifespans:
-    """The lifespans of all plugins of one node. ``timeout`` is the limit for each start and each stop, in seconds."""
+    """The lifespans of all plugins of one node.
+
+    ``timeout`` is the limit for each start, and for the stop of all of them together, in seconds.
+    """
 
     def __init__(self, service: Service, timeout: float) -> None:
         self._service: Final = service
@@ -102,8 +119,10 @@ class Lifespans:
 
     async def stop(self) -> None:
         """Stop them in reverse order."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
         while self._running:
-            await self._running.pop().stop()
+            await self._running.pop().stop(max(deadline - loop.time(), 0.0))
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:

@@ -12,11 +12,11 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
-from .. import output, registry
+from .. import registry
 from ..broker.base import Broker
 from ..broker.memory import MemoryBroker
 from ..broker.redis.broker import RedisBroker
@@ -25,7 +25,6 @@ from ..broker.redis.tls import TlsFiles
 from ..broker.redis.urls import Target, parse
 from ..errors import RoomcastError
 from ..gateway.gateway import Gateway
-from ..gateway.tasks import CANCEL_TIMEOUT, cancel_tasks
 from ..registry import Registry
 from ..settings import Settings
 from ..web.ops.worker_metrics import Peers
@@ -34,6 +33,7 @@ from ..web.server import serve as serve_until
 from ..web.tcp_sockets import bracketed
 from . import unix_socket
 from .listen_errors import StartError, explain_listen_error
+from .process_end import EXECUTOR_THREADS, end_despite_threads, end_now, end_tasks
 from .process_signals import Control, handle_signals
 from .reload import LoadTls, reload_repeatedly, watch_certificate
 
@@ -54,10 +54,14 @@ def new_loop() -> asyncio.AbstractEventLoop:
     if HAS_UVLOOP:
         import uvloop
 
-        return uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        # With the name that asyncio gives to these threads.
+        loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=EXECUTOR_THREADS))
+        return loop
     return asyncio.new_event_loop()
 
 
+@end_despite_threads()
 def run(
     settings: Settings,
     address: Address,
@@ -96,35 +100,12 @@ def run(
                 sentence = "roomcast failed; the log above says why."
             failure = StartError(sentence)
             failure.__cause__ = error
-        if not runner.run(_end_tasks_and_threads()):
-            _end_without_them(failure)
-        if failure is not None:
-            raise failure
-
-
-async def _end_tasks_and_threads() -> bool:
-    """End the tasks that are left and the threads of ``asyncio.to_thread``, and return True.
-
-    If some do not end within a second, log them and return False. They belong to plugins. asyncio would wait for them
-    without a limit as it closes the loop, and Python for the threads as the process ends.
-    """
-    stuck = await cancel_tasks(asyncio.all_tasks() - {asyncio.current_task()})
-    for task in stuck:
-        log.error("%s does not end, although it was cancelled; the process ends without it", task.get_name())
-    loop = asyncio.get_running_loop()
-    threads = loop.create_task(loop.shutdown_default_executor())
-    await asyncio.wait([threads], timeout=CANCEL_TIMEOUT)
-    if not threads.done():
-        log.error("a thread of asyncio.to_thread does not end; the process ends without it")
-    return not stuck and threads.done()
-
-
-def _end_without_them(failure: RoomcastError | None) -> NoReturn:
-    """End the process at once, because a task or a thread would keep it from ending."""
+        if not runner.run(end_tasks()):
+            if failure is not None:
+                log.error("%s", failure)
+            end_now(0 if failure is None else 1)
     if failure is not None:
-        log.error("%s", failure)
-    output.flush()
-    os._exit(0 if failure is None else 1)
+        raise failure
 
 
 def broker_name(settings: Settings) -> str:

@@ -37,6 +37,7 @@ from . import process
 from .ipc import GATHER, GATHERED, READY, RELOAD, STOPPING, Channel
 from .listen_errors import StartError, explain_listen_error
 from .listening_sockets import ListeningSockets
+from .process_end import end_despite_threads
 from .process_signals import HANGUP, IGNORED_SIGNALS, STOP_SIGNALS, end_by, log_ignored, log_stop
 from .worker import VARIABLE
 from .worker_process import HEARTBEAT, MAX_MISSED, WorkerProcess
@@ -253,6 +254,7 @@ class Supervisor:
         asking.channel.send(GATHERED, json.dumps(dict(zip(others, texts, strict=True))).encode())
 
 
+@end_despite_threads()
 def supervise(settings: Settings, address: Address, count: int) -> None:
     """Serve with ``count`` workers until a stop signal arrives. Raises what ``process.run`` raises."""
     plugins = registry.load()

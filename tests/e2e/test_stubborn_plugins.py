@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from redis_servers import free_port
+from redis_servers import RedisServer, free_port
 from shell import PATIENCE, SECRET, Process, Running, refusal
 from websockets.sync.client import connect
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 URL = f"/api/v1/ws/connect?token={make_token(SECRET, user_id=1, username='alice', rooms=['*'])}"
 
 PLUGIN = """
-import asyncio, os, time
+import asyncio, os, threading, time
 from marshmallow import Schema
 from roomcast import Plugin
 
@@ -43,6 +43,8 @@ async def connect_database(service):
         raise LookupError("no such table")
     if HOW == "task":
         tasks.append(asyncio.create_task(hang(), name="the plugin's task"))
+    if HOW == "thread":
+        threading.Thread(target=time.sleep, args=(1000,), name="feed reader").start()
     yield
     if HOW == "stop":
         await hang()
@@ -92,7 +94,19 @@ def test_a_task_of_a_plugin_is_left_behind(folder: str) -> None:
     with Running(PYTHONPATH=folder, HOW="task") as server:
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
-        server.wait_for("the plugin's task does not end, although it was cancelled", server.err)
+        place = r"in hang, .*stubborn_plugin\.py:\d+"
+        server.wait_for(rf"the plugin's task.* \({place}.*\) does not end, although it was cancelled", server.err)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_thread_of_a_plugin_is_left_behind(folder: str, redis_server: RedisServer, workers: int) -> None:
+    """The process ends with status 0, although Python waits for threads, and the log has the name of the thread."""
+    options = {"REDIS_URL": redis_server.url} if workers > 1 else {}
+    command = ("serve", "--port", "0", "--workers", str(workers))
+    with Running(*command, PYTHONPATH=folder, HOW="thread", **options) as server:
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+        server.wait_for("thread 'feed reader' .* does not end; the process ends without it", server.err, times=workers)
 
 
 def test_handlers_and_threads_are_left_behind(folder: str) -> None:
@@ -112,7 +126,8 @@ def test_handlers_and_threads_are_left_behind(folder: str) -> None:
         command = "command stubborn.hang of plugin 'stubborn' by user 1"
         server.wait_for(f"{command} took over 0.2 s", server.err)
         server.wait_for(f"{command} does not end, although it was cancelled; its client goes on without it", server.err)
-        server.wait_for("a thread of asyncio.to_thread does not end; the process ends without it", server.err)
+        server.wait_for(r"task .command stubborn\.hang .* \(in hang, .*stubborn_plugin\.py:\d+", server.err)
+        server.wait_for(r"thread 'asyncio_0' .* does not end; the process ends without it", server.err)
 
 
 @pytest.mark.parametrize("how", ["import", "raise"])

@@ -85,6 +85,9 @@ class GatewayCollector(Collector):
             "The longest time that the event loop was blocked or late in the last 30 to 60 s.",
             gateway.watchdog.longest_delay,
         )
+        yield _counter(
+            "loop_stalls", "How often the event loop was blocked for half a second or more.", gateway.watchdog.stalls
+        )
         yield _delivery_seconds(delivery)
         yield _errors(gateway)
         yield _connection_ends(gateway)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,7 @@ from waiting import wait_until
 
 from roomcast import Plugin, Service
 from roomcast.errors import PluginError
+from roomcast.gateway import lifespans
 
 
 def plugins(*names: str) -> list[Plugin]:
@@ -100,7 +102,73 @@ async def test_a_slow_stop_is_cancelled(serve: Serve, caplog: pytest.LogCaptureF
     await server.stop()
     assert ended == ["cancelled"]
     assert "lifespan 'linger' of plugin 'slow'" in caplog.text
-    assert "did not stop within 0.05 s (LIFESPAN_TIMEOUT), and was cancelled" in caplog.text
+    assert "did not stop in time (LIFESPAN_TIMEOUT is 0.05 s), and was cancelled" in caplog.text
+
+
+async def test_the_stops_share_their_time(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise several plugins that hang would multiply it. A lifespan that ends at once needs no time."""
+    plugin, ended = Plugin("slow"), []
+
+    for number in range(20):
+
+        @plugin.lifespan
+        async def linger(service: Service, number: int = number) -> AsyncIterator[None]:
+            yield
+            if number:
+                await asyncio.Event().wait()
+            ended.append(number)
+
+    server = await serve(plugins=[plugin], lifespan_timeout=0.5)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await server.stop()
+    assert loop.time() - begun < 19 * 0.5
+    assert ended == [0]
+    assert caplog.text.count("did not stop in time") == 19
+
+
+async def test_a_lifespan_that_takes_long_is_named(
+    serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has its name before the limit is reached, at the start and at the stop."""
+    monkeypatch.setattr(lifespans, "_REPORT_AFTER", 0.02)
+    plugin, gate = Plugin("slow"), asyncio.Event()
+
+    @plugin.lifespan
+    async def connect(service: Service) -> AsyncIterator[None]:
+        await gate.wait()
+        yield
+        gate.clear()
+        await gate.wait()
+
+    starting = asyncio.create_task(serve(plugins=[plugin]))  # type: ignore[arg-type]
+    await wait_until(lambda: "has not started after 0.02 s" in caplog.text)
+    gate.set()
+    server = await starting
+    stopping = asyncio.create_task(server.stop())
+    await wait_until(lambda: "has not stopped after 0.02 s" in caplog.text)
+    gate.set()
+    await stopping
+    assert "lifespan 'connect' of plugin 'slow'" in caplog.text
+
+
+async def test_a_lifespan_that_ends_while_the_server_runs_is_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also without a failure: what it does for the plugin has ended."""
+    plugin, tasks = Plugin("brief"), []
+
+    @plugin.lifespan
+    async def brief(service: Service) -> AsyncIterator[None]:
+        tasks.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.CancelledError):
+            yield
+
+    server = await serve(plugins=[plugin])
+    tasks[0].cancel()
+    await wait_until(lambda: "has ended while the server runs" in caplog.text)
+    assert "lifespan 'brief' of plugin 'brief'" in caplog.text
+    await server.stop()
 
 
 async def test_a_lifespan_that_fails_while_the_server_runs_is_logged(
