@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload
 
@@ -150,14 +150,7 @@ class Service:
         ``sender`` if it has one. ``HISTORY_SIZE`` and ``HISTORY_TTL`` limit how many events are stored, and how long.
         """
         history = await self._host.broker.history(messages.normalize_room(room), since)
-        decoded, work = [], 0
-        for event in history.events:
-            decoded.append(decode(event))
-            work += _PARSE_COST * len(event.payload)
-            if work > _SEARCH_SLICE:
-                work = 0
-                await asyncio.sleep(0)
-        return decoded
+        return await _decode_all(history.events)
 
     async def in_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function that blocks in a thread, and return its result. Its exceptions propagate.
@@ -308,19 +301,26 @@ class Context(Service):
             events = list(itertools.dropwhile(lambda event: event.id != event_id, newest))
         if not events or events[0].id != event_id:
             return []
-        # Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore the search yields to
-        # other coroutines, and does not parse events without the id.
-        mark = b'"%b"' % event_id.encode()
-        found, work = [decode(events[0])], 0
-        for event in events[1:]:
-            work += len(event.payload)
-            if not about or mark in event.payload:
-                found.append(decode(event))
-                work += _PARSE_COST * len(event.payload)
-            if work > _SEARCH_SLICE:
-                work = 0
-                await asyncio.sleep(0)
-        return found
+        later = await _decode_all(events[1:], b'"%b"' % event_id.encode() if about else b"")
+        return [decode(events[0]), *later]
+
+
+async def _decode_all(events: Iterable[Event], mark: bytes = b"") -> list[dict[str, Any]]:
+    """Return those of ``events`` whose payload contains ``mark``, as clients receive them.
+
+    Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore this yields to other
+    coroutines, and does not parse events without the mark.
+    """
+    found, work = [], 0
+    for event in events:
+        work += len(event.payload)
+        if mark in event.payload:
+            found.append(decode(event))
+            work += _PARSE_COST * len(event.payload)
+        if work > _SEARCH_SLICE:
+            work = 0
+            await asyncio.sleep(0)
+    return found
 
 
 def decode(event: Event) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Threads:
         self._slots.release()
         if call.done.done():
             if error is not None and not isinstance(error, asyncio.CancelledError):
-                log.warning("%s, which nobody waited for any more, failed in its thread", call, exc_info=error)
+                log.warning("%s failed in its thread, after its caller had stopped waiting", call, exc_info=error)
         elif error is None:
             call.done.set_result(result)
         elif isinstance(error, StopIteration):  # a future does not accept it

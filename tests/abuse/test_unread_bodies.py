@@ -48,7 +48,7 @@ async def attack(target: Target) -> Outcome:
 ATTACK = Attack(attack, __file__)
 
 
-async def test_bodies_that_nobody_reads_are_cut_off() -> None:
+async def test_bodies_that_are_not_read_are_cut_off() -> None:
     """Each connection is closed after a few MB, including what the kernel has received, and the others go on."""
     report = await ATTACK.measure()
     assert max(report.outcome["the largest body, in MB"].values()) < 40, report

@@ -45,14 +45,7 @@ async def test_console_below_a_path(site: str, visit) -> None:
     assert tab.page.url == f"{site}console"
     await tab.page.get_by_label("Token", exact=True).fill(make_token(SECRET, user_id=1, username="alice", rooms=["*"]))
     await tab.page.get_by_role("button", name="Connect", exact=True).click()
-    await tab.join("project:1")
-    await tab.choose("Event")
-    await tab.select("Event", "project.archived")
-    await tab.fill("project_id", "1")
-    await tab.submit("Publish")
-    await expect(tab.rows(type="project.archived")).to_be_visible()
-    await tab.page.get_by_role("button", name="Log out").click()
-    await expect(tab.page.get_by_label("API key")).to_be_visible()
+    await tab.publish_and_log_out()
 
 
 @pytest.mark.parametrize("user_id", ["a/b", "a/../b", "a//b", "%41", "a%2Fb", "?q", "#f", "a b", "é", "CORP\\ann"])

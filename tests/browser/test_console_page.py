@@ -75,14 +75,7 @@ async def test_login_with_the_api_key(visit):
         )
         await expect(tab.page.locator("#token-hint")).to_contain_text("alice (user 1); opens *")
         await tab.page.get_by_role("button", name="Connect", exact=True).click()
-        await tab.join("project:1")
-        await tab.choose("Event")
-        await tab.select("Event", "project.archived")
-        await tab.fill("project_id", "1")
-        await tab.submit("Publish")
-        await expect(tab.rows(type="project.archived")).to_be_visible()
-        await tab.page.get_by_role("button", name="Log out").click()
-        await expect(tab.page.get_by_label("API key")).to_be_visible()
+        await tab.publish_and_log_out()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (760, "dark"), (1024, "light"), (1600, "dark")])

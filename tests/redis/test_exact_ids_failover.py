@@ -186,7 +186,7 @@ async def test_ids_that_no_node_remembers(fresh_redis: FreshRedis, start_node: S
 async def test_connections_survive_a_promotion(
     fresh_redis: FreshRedis, start_node: StartNode, monkeypatch: pytest.MonkeyPatch, is_lossy: bool
 ) -> None:
-    """A server that was a replica for a moment does not give ids again, though nobody closed its connections."""
+    """A server that was a replica for a moment does not assign ids again, although its connections stayed open."""
     if is_lossy:  # the push that the server sends when it replaces its data is enough
 
         async def do_not_refresh(router: Router) -> None:

@@ -117,6 +117,17 @@ class Tab:
         """Submit the visible form."""
         await self.page.locator(".compose form:not([hidden])").get_by_role("button", name=name, exact=True).click()
 
+    async def publish_and_log_out(self) -> None:
+        """Join a room, publish an event in it, see it arrive, and log out."""
+        await self.join("project:1")
+        await self.choose("Event")
+        await self.select("Event", "project.archived")
+        await self.fill("project_id", "1")
+        await self.submit("Publish")
+        await expect(self.rows(type="project.archived")).to_be_visible()
+        await self.page.get_by_role("button", name="Log out").click()
+        await expect(self.page.get_by_label("API key")).to_be_visible()
+
     def outcome(self):
         """Return the element with the outcome of the visible form."""
         return self.page.locator(".compose form:not([hidden]) .outcome")

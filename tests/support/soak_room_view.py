@@ -25,7 +25,7 @@ class RoomView:
         self.is_member = False
         #: The id that the latest join resumes from.
         self._since: EventId | None = None
-        #: When the member last began anew: it joined, or was told that it may have missed events.
+        #: When the member last started over: it joined, or was told that it may have missed events.
         self._began = time.monotonic()
         #: The changes of the epoch without notice since then.
         self._crossed: list[tuple[EventId, EventId]] = []
@@ -65,7 +65,7 @@ class RoomView:
         self._restart("resync", EventId.parse(last_id))
 
     def _restart(self, how: str, last: EventId) -> None:
-        """Begin anew at ``last``, because events may be missing. There must be a reason."""
+        """Start over at ``last``, because events may be missing. There must be a reason."""
         before = self.last
         if before is not None and before > last:
             self._violate("out of order", f"{how} took {self.room} back from {before} to {last}")

@@ -55,7 +55,7 @@ class Keys:
         return f"{self.prefix}:!echo:{node}"
 
     def check(self, number: int) -> str:
-        """Return a key that never exists, and the channel of a room that nobody names, to test what is allowed."""
+        """Return a key that never exists, which is also the channel of no room, to test which commands are allowed."""
         return f"{{{self.prefix}:!check:{number}}}"
 
     def generation(self, number: int) -> str:

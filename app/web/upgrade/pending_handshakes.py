@@ -1,4 +1,4 @@
-"""The handshakes that wait for the broker, and cancelling those that nobody needs any more.
+"""Handshakes that wait for the broker, and their cancellation when the client has left or the time is over.
 
 A handshake takes a lease of its user, a subscription of the user's personal room, and its history. All are released if
 its task is cancelled.

@@ -262,7 +262,7 @@ async def test_the_number_of_checks_is_bounded(access_server: AccessServer, monk
 
 
 async def test_a_check_without_callers_is_not_sent(access_server: AccessServer, monkeypatch) -> None:
-    """If all callers are cancelled before the request is sent, the URL is not asked; a later caller asks anew."""
+    """If all callers are cancelled before the request is sent, the URL is not asked. A later caller sends a request."""
     monkeypatch.setattr(room_access, "MAX_REQUESTS", 1)
     gate = Gate(access_server)
     async with no_tasks_left(), room_access_rule(access_server.url) as rule:

@@ -155,7 +155,7 @@ async def test_no_room(server: Server, notes: Notes) -> None:
 
 @pytest.mark.parametrize("user_id", [1, 2])
 async def test_personal_rooms(server: Server, notes: Notes, user_id: int) -> None:
-    """Personal rooms take no commands, because nobody can join them; the user's own is no exception."""
+    """Personal rooms take no commands, because they cannot be joined; this includes the user's own."""
     async with connect(server) as alice, connect(server, 2, "bob") as bob:
         await alice.send("note.add", f"user:{user_id}", {"text": "Hi"}, id=1)
         error = (await alice.recv_type("error", id=1))["data"]

@@ -141,7 +141,7 @@ async def test_few_new_connections_wait(quick: None, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_client_that_gives_up_leaves_no_slot(quick: None) -> None:
-    """The slot of a dead connection is free for the next one if the client that waited for it has gone."""
+    """The slot of a dead connection is free for the next one if the waiting client has left."""
     async with serving(max_connections_per_user=1) as running:
         await silent_tabs(running, 1)
         peer = await running.start_handshake()

@@ -360,7 +360,7 @@ async def test_a_function_that_hangs_does_not_keep_a_node_from_stopping(serve: S
 
 
 async def test_a_late_failure_is_logged(pool: Threads, gate: Gate, caplog) -> None:
-    """Nobody waits for the result any more."""
+    """The caller does not wait for the result any longer."""
 
     def fail() -> None:
         gate.wait()

@@ -5,7 +5,7 @@
 --     restarted or promoted since then. It may lack acknowledged events and would assign their ids again, so its first
 --     event in the room begins a new epoch.
 --   x: when the expiry was extended last, in ms.
---   l: the oldest valid epoch, if events were lost. Whoever resumes from an id of an earlier epoch may have missed them.
+--   l: the oldest valid epoch, if events were lost. A resume from an id of an earlier epoch may miss them.
 --   <epoch>: the offset before the first event of this epoch, which is where the epoch before it ended. Kept for the
 --     last valid epochs; absent if the room has had only one.
 -- A room without events has no meta. Its id is the server's time in microseconds and the offset 0.
