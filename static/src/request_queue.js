@@ -145,6 +145,7 @@ export class RequestQueue {
 
   /** Send what may be sent now. */
   flush() {
+    continuousTime(); // It cannot see that the system time is set back and the device then sleeps, unless called in between.
     if (!this.#isOpen) return;
     for (const request of this.#rejoins) {
       if (!this.#isWithinRate(request.isRetry ? RETRY_RESERVE : 0)) {
