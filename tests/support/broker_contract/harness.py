@@ -70,18 +70,20 @@ class Harness:
     broker: Broker
     pass_time: Callable[[float], Awaitable[None]]
     listener: RecordingListener = field(default_factory=RecordingListener)
+    #: The rooms of the markers of ``received_events``. Events on different servers of a Cluster arrive in any order.
+    markers: tuple[str, ...] = ("channel:marker",)
 
     async def fill(self, count: int, room: str = ROOM) -> list[str]:
         """Publish ``count`` events with the payloads b"0", b"1", ...; return their ids."""
         return [await self.broker.publish(room, b"%d" % i) for i in range(count)]
 
     async def received_events(self) -> list[tuple[str, str, bytes]]:
-        """Return all events that the listener has received, after a marker event that is published now arrived."""
-        marker = "channel:marker"
-        await self.broker.subscribe([marker])
-        last = await self.broker.publish(marker, b"")
-        await self.listener.until(lambda: (marker, last, b"") in self.listener.events)
-        return [event for event in self.listener.events if event[0] != marker]
+        """Return all events that the listener has received, after marker events that are published now arrived."""
+        await self.broker.subscribe(self.markers)
+        ids = await asyncio.gather(*[self.broker.publish(marker, b"") for marker in self.markers])
+        published = {(marker, id, b"") for marker, id in zip(self.markers, ids, strict=True)}
+        await self.listener.until(lambda: published <= set(self.listener.events))
+        return [event for event in self.listener.events if event[0] not in self.markers]
 
 
 def split(event_id: str) -> tuple[str, int]:
