@@ -322,15 +322,18 @@ async def test_the_plain_handler_and_the_call_in_a_thread_work(monkeypatch: pyte
     calls: list[tuple[str, list[str]]] = []
     record = SimpleNamespace(run=lambda line, *, check: calls.append((threading.current_thread().name, line)))
     monkeypatch.setitem(module, "subprocess", record)
+    monkeypatch.setitem(module, "os", SimpleNamespace(listdir=lambda folder: {"/srv/artifacts": ["8"]}[folder]))
     async with running([module["deploy"]]) as gateway:
         alice = await gateway.connect("alice", rooms=["environment:*"])
         await alice.join("environment:prod")
         assert await alice.command("deploy.run", {"version": "7"}, room="environment:prod") == {"version": "7"}
         assert (await alice.next("deploy.finished"))["data"] == {"version": "7"}
-        assert await alice.command("deploy.check", {"version": "7"}, room="environment:prod") == {"exists": False}
+        for version, exists in (("7", False), ("8", True)):
+            reply = await alice.command("deploy.check", {"version": version}, room="environment:prod")
+            assert reply == {"exists": exists}
     ((thread, line),) = calls
     assert thread.startswith("roomcast plugin thread")
-    assert line == ["deployctl", "rollback", "7"]
+    assert line == ["deployctl", "rollback", "--", "7"]
 
 
 @pytest.mark.slow
