@@ -112,6 +112,14 @@ async def test_the_access_of_commands(gateway_client: GatewayClient) -> None:
         assert found is not None and access in found[0]
 
 
+async def test_code_in_descriptions(gateway_client: GatewayClient) -> None:
+    """Code spans of descriptions are shown as code, and their text is escaped."""
+    client = await gateway_client()
+    text = await (await client.get("/docs")).text()
+    assert "<code>&lt;epoch&gt;-&lt;offset&gt;</code>" in text
+    assert "`" not in re.sub("<(script|style|pre).*?</\\1>", "", text, flags=re.DOTALL)
+
+
 async def test_an_example_of_the_page_is_accepted(gateway_client: GatewayClient) -> None:
     """The page's example of an event can be published unchanged."""
     client = await gateway_client()
