@@ -16,6 +16,7 @@ from redis_fixtures import fresh_redis, redis_cluster, redis_prefix, redis_serve
 from serving import Serve, no_tasks_left, running
 from zoo_plugin import zoo_registry
 
+from roomcast.web.ops import metrics
 from roomcast.web.server import Server
 
 try:
@@ -77,6 +78,12 @@ def pytest_collection_finish() -> None:
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run tests on uvloop, as servers do, unless they name their loops (see ``loops.py``)."""
     return {"loop": new_loop}
+
+
+@pytest.fixture
+def fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collect the metrics for each request. By default the requests of one second share them."""
+    monkeypatch.setattr(metrics, "MAX_AGE", 0.0)
 
 
 @pytest_asyncio.fixture

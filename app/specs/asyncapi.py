@@ -31,7 +31,6 @@ _SECURITY: Final[dict[str, JsonSchema]] = {
 
 def asyncapi(registry: Registry, server: str = "http://localhost:8000") -> dict[str, Any]:
     """Return the document of the server at the URL ``server``, with the plugins of ``registry``."""
-    url = urlsplit(socket_url(server))
     schemas: dict[str, JsonSchema] = {}
     entries = catalog(registry)
     messages = {_key(entry): _message(entry, schemas) for entry in entries}
@@ -44,19 +43,25 @@ def asyncapi(registry: Registry, server: str = "http://localhost:8000") -> dict[
             "Every text frame is one JSON object.",
         },
         "defaultContentType": "application/json",
-        "servers": {
-            "this": {
-                "host": url.netloc,
-                "protocol": url.scheme,
-                **({"pathname": url.path} if url.path else {}),
-                "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
-            }
-        },
+        "servers": asyncapi_servers(server),
         "channels": {"socket": _socket(entries), **_rooms(registry, entries)},
         "operations": _operations(entries),
         "components": {"messages": messages, "schemas": schemas, "securitySchemes": _SECURITY},
         "x-close-codes": [close._asdict() for close in CLOSES],
         "x-error-codes": {code: error._asdict() for code, error in ERROR_CODES.items()},
+    }
+
+
+def asyncapi_servers(server: str) -> dict[str, JsonSchema]:
+    """Return the ``servers`` of the document: the WebSocket of the server at the URL ``server``."""
+    url = urlsplit(socket_url(server))
+    return {
+        "this": {
+            "host": url.netloc,
+            "protocol": url.scheme,
+            **({"pathname": url.path} if url.path else {}),
+            "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY],
+        }
     }
 
 

@@ -35,11 +35,16 @@ def openapi(registry: Registry, server: str = "http://localhost:8000") -> dict[s
             "version": version("roomcast"),
             "description": "For backends: publish events, look at rooms, and manage users.",
         },
-        "servers": [{"url": server}],
+        "servers": openapi_servers(server),
         "security": [{"apiKey": []}],
         "paths": {**_event_paths(), **_room_paths(), **_user_paths(), **_monitoring_paths()},
         "components": {"schemas": schemas, "parameters": _PARAMETERS, "securitySchemes": _SECURITY_SCHEMES},
     }
+
+
+def openapi_servers(server: str) -> list[JsonSchema]:
+    """Return the ``servers`` of the document: the one at the URL ``server``."""
+    return [{"url": server}]
 
 
 def _may_publish(registry: Registry, entry: Entry) -> bool:

@@ -33,7 +33,7 @@ def add_routes(app: web.Application) -> None:
     add_api_routes(router)
     router.add_get("/health/live", health.live)
     router.add_get("/health/ready", health.ready)
-    router.add_get("/metrics", metrics.metrics)
+    metrics.add_routes(app)
     templates.set_up(app)
     if console.is_enabled(app):
         console.add_routes(app)

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -74,7 +75,7 @@ class Worker:
 
     def _on_ready(self, server: Server) -> None:
         log.info("process %d serves", os.getpid())
-        self._gateway = server.gateway
+        self._scrape = metrics.Scrape(partial(metrics.collect, server.gateway), worker_metrics.encode_metrics)
         self._spawn(self._report_ready())
 
     async def _report_ready(self) -> None:
@@ -109,7 +110,7 @@ class Worker:
         """Send the metrics, or an empty body if that fails: the supervisor asks again only after an answer."""
         text = b""
         try:
-            text = worker_metrics.encode_metrics(await metrics.collect(self._gateway))
+            text = await self._scrape.text()
         except Exception:
             log.exception("cannot collect the metrics")
         finally:

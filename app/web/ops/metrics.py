@@ -1,12 +1,15 @@
 """``GET /metrics`` for Prometheus: the counters of this node, or of all workers of one server.
 
-The gateway counts in plain integers. For each request, this module reads them and gives them names.
+The gateway counts in plain integers. This module reads them and gives them names.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Final
@@ -29,9 +32,15 @@ from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
 from ...gateway.gateway import Gateway
 from ..app_state import GATEWAY
-from .worker_metrics import PEERS, Families, merge_workers
+from .worker_metrics import PEERS, Families, Peers, merge_workers
 
 VERSION: Final = version("roomcast")
+
+#: How long a result is shared, in seconds.
+MAX_AGE: Final = 1.0
+_OPENMETRICS: Final = "application/openmetrics-text"
+#: The part of Accept that is read, in characters. Prometheus sends 250. A header of 8,000 commas takes 1 ms.
+_MAX_ACCEPT: Final = 512
 
 _PROCESS: Final = CollectorRegistry()
 for _collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -156,21 +165,68 @@ async def collect(gateway: Gateway) -> list[Metric]:
     return [*GatewayCollector(gateway).collect(), *process]
 
 
-def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """Return the function that encodes metrics in the format that ``accept`` asks for, and its content type."""
-    try:
-        return choose_encoder(accept)
-    except TypeError:  # prometheus-client 0.26 compares the requested version with numbers, even if it is not one
-        return choose_encoder("")
+class Scrape:
+    """The metrics in one format. They are collected at most once in ``MAX_AGE`` seconds, and shared by all requests.
+
+    Collecting takes a millisecond, and more with many rooms or workers. Requests need no key.
+    """
+
+    def __init__(
+        self, collect: Callable[[], Awaitable[Iterable[Metric]]], encode: Callable[[Iterable[Metric]], bytes]
+    ) -> None:
+        self._collect: Final = collect
+        self._encode: Final = encode
+        self._lock: Final = asyncio.Lock()
+        self._begun = -math.inf
+        self._text = b""
+
+    async def text(self) -> bytes:
+        """Return the metrics."""
+        async with self._lock:
+            now = time.monotonic()
+            if now - self._begun >= MAX_AGE:
+                self._text = await asyncio.to_thread(self._encode, await self._collect())
+                self._begun = now
+            return self._text
+
+
+#: The scrape and the content type of the text format (False) and of OpenMetrics (True).
+SCRAPES: Final = web.AppKey("scrapes", dict[bool, tuple[Scrape, str]])
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the route of the metrics."""
+    gather = partial(_collect_all, app[GATEWAY], app.get(PEERS))
+    app[SCRAPES] = {}
+    for is_openmetrics, accept in ((False, "text/plain"), (True, _OPENMETRICS)):
+        encode, content_type = choose_encoder(accept)
+        app[SCRAPES][is_openmetrics] = (Scrape(gather, partial(_encode, encode)), content_type)
+    app.router.add_get("/metrics", metrics)
+
+
+def _encode(encode: Callable[[Collector], bytes], families: Iterable[Metric]) -> bytes:
+    return encode(Families(families))
+
+
+async def _collect_all(gateway: Gateway, peers: Peers | None) -> list[Metric]:
+    """Return the metrics of this process, and those of the other workers."""
+    if peers is None:
+        return await collect(gateway)
+    own, others = await asyncio.gather(collect(gateway), peers.gather())
+    return await asyncio.to_thread(merge_workers, own, peers, others)
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /metrics`` in the format that the client asks for. One of several workers answers for all."""
-    if (peers := request.app.get(PEERS)) is None:
-        families = await collect(request.app[GATEWAY])
-    else:
-        own, others = await asyncio.gather(collect(request.app[GATEWAY]), peers.gather())
-        families = await asyncio.to_thread(merge_workers, own, peers, others)
-    encode, content_type = _encoder(request.headers.get("Accept", ""))
+    scrape, content_type = request.app[SCRAPES][_accepts_openmetrics(request.headers.get("Accept", ""))]
     headers = {"Content-Type": content_type, "Cache-Control": "no-store"}
-    return web.Response(body=await asyncio.to_thread(encode, Families(families)), headers=headers)
+    return web.Response(body=await scrape.text(), headers=headers)
+
+
+def _accepts_openmetrics(accept: str) -> bool:
+    """Return True if ``accept`` asks for OpenMetrics. Otherwise the client gets the text format."""
+    try:
+        _, content_type = choose_encoder(accept[:_MAX_ACCEPT])
+    except TypeError:  # prometheus-client 0.26 compares the requested version with numbers, even if it is not one
+        return False
+    return content_type.startswith(_OPENMETRICS)

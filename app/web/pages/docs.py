@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
+import secrets
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -10,22 +16,24 @@ from aiohttp import web
 
 from ...errors import CLOSES, ERROR_CODES
 from ...gateway.gateway import Gateway
-from ...specs.asyncapi import SOCKET_PATH, asyncapi, frame_example, socket_url
+from ...specs.asyncapi import SOCKET_PATH, asyncapi, asyncapi_servers, frame_example
 from ...specs.catalog import Entry, JsonSchema, catalog
-from ...specs.openapi import openapi
+from ...specs.openapi import openapi, openapi_servers
 from ..app_state import GATEWAY
 from ..cors import preflight_of_public_file
-from ..public_url import public_url, root_of
+from ..json_errors import Handler
+from ..public_url import public_url
 from . import console, templates
+from .static_files import Body, etag_of, respond
 
 ASYNCAPI: Final = "/asyncapi.json"
 OPENAPI: Final = "/openapi.json"
 DOCS: Final = "/docs"
 
-_PAGE: Final = web.AppKey("docs_page", dict[str, Any])
+#: The page has one style sheet and no scripts. A hash lets browsers keep the page, which a nonce would not.
 _POLICY: Final = (
     "default-src 'none'",
-    "style-src 'nonce-{nonce}'",
+    "style-src '{style}'",
     "img-src data:",
     "base-uri 'none'",
     "frame-ancestors 'none'",
@@ -34,33 +42,75 @@ _POLICY: Final = (
 _DOCUMENT_HEADERS: Final = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
 
 
+class Document:
+    """A text that contains the server's address, encoded once.
+
+    ``build`` is called for the first request. It gets a word that it puts in each place of the address. ``insert``
+    returns the text in these places for the server's URL. Clients choose the host in this URL, so a cache of complete
+    documents would have to be bounded, and clients could make it useless.
+    """
+
+    def __init__(self, build: Callable[[str], str], insert: Callable[[str], str]) -> None:
+        self._build: Final = build
+        self._insert: Final = insert
+
+    @cached_property
+    def _parts(self) -> tuple[list[bytes], str]:
+        """The parts of the text between the places of the address, and the ETag of all parts."""
+        mark = secrets.token_hex(16)
+        parts = [part.encode() for part in self._build(mark).split(mark)]
+        return parts, etag_of(b"\0".join(parts))
+
+    def body(self, url: str) -> Body:
+        """Return the document of the server at ``url``."""
+        parts, etag = self._parts
+        inserted = self._insert(url).encode("utf-8", "replace")
+        return Body(inserted.join(parts), etag_of(etag.encode() + inserted))
+
+
 def add_routes(app: web.Application) -> None:
-    """Add the routes of the documents and the page. The page's data is computed once, now."""
-    app[_PAGE] = page_data(app[GATEWAY], has_console=console.is_enabled(app))
-    app.router.add_get(ASYNCAPI, show_asyncapi)
-    app.router.add_get(OPENAPI, show_openapi)
-    for path in (ASYNCAPI, OPENAPI):
+    """Add the routes of the documents and the page."""
+    gateway = app[GATEWAY]
+    registry = gateway.registry
+    for path, build, servers in (
+        (ASYNCAPI, lambda: asyncapi(registry), asyncapi_servers),
+        (OPENAPI, lambda: openapi(registry), openapi_servers),
+    ):
+        document = Document(partial(_encode, build), partial(_encode_servers, servers))
+        app.router.add_get(path, _handler(document, "application/json", _DOCUMENT_HEADERS))
         app.router.add_options(path, preflight_of_public_file)
-    app.router.add_get(DOCS, show_docs)
+
+    style = templates.render_text(app, "docs.css", {})
+
+    def build_page(mark: str) -> str:
+        addresses = {"url": f"http{mark}", "address": f"ws{mark}{SOCKET_PATH}"}
+        data = page_data(gateway, has_console=console.is_enabled(app))
+        return templates.render_text(app, "docs.html", {**data, **addresses, "root": "./", "style": style})
+
+    page = Document(build_page, lambda url: html.escape(url.removeprefix("http")))
+    headers = templates.page_headers(_POLICY, style=_hash_source(style)) | {"Cache-Control": "no-cache"}
+    app.router.add_get(DOCS, _handler(page, "text/html", headers))
 
 
-async def show_asyncapi(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /asyncapi.json`` with the server's public address."""
-    document = asyncapi(request.app[GATEWAY].registry, public_url(request))
-    return web.json_response(document, headers=_DOCUMENT_HEADERS)
+def _encode(build: Callable[[], dict[str, Any]], mark: str) -> str:
+    """Return the document in JSON, with ``mark`` in place of its servers."""
+    return json.dumps(build() | {"servers": mark}).replace(json.dumps(mark), mark)
 
 
-async def show_openapi(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /openapi.json`` with the server's public address."""
-    document = openapi(request.app[GATEWAY].registry, public_url(request))
-    return web.json_response(document, headers=_DOCUMENT_HEADERS)
+def _encode_servers(servers: Callable[[str], Any], url: str) -> str:
+    return json.dumps(servers(url))
 
 
-async def show_docs(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /docs``: the page that shows what the documents describe."""
-    url = public_url(request)
-    context = request.app[_PAGE] | {"url": url, "address": f"{socket_url(url)}{SOCKET_PATH}", "root": root_of(request)}
-    return templates.render(request, "docs.html", context, _POLICY, headers={"Cache-Control": "no-cache"})
+def _hash_source(text: str) -> str:
+    """Return the source expression for an inline style sheet (Content Security Policy Level 3, section 2.3.1)."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _handler(document: Document, content_type: str, headers: Mapping[str, str]) -> Handler:
+    async def show(request: web.Request) -> web.StreamResponse:
+        return respond(request, document.body(public_url(request)), content_type, headers)
+
+    return show
 
 
 def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:

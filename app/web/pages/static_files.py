@@ -37,11 +37,16 @@ _HEADERS: Final = {
 }
 
 
+#: The part of Accept-Encoding that is read, in characters. Browsers send 30. A header of 8,000 commas takes 2 ms.
+_MAX_ACCEPT: Final = 256
+
+
 class Body(NamedTuple):
-    """A file in one content encoding."""
+    """The body of a response with its ETag, and its content encoding if it has one."""
 
     content: bytes
     etag: str
+    encoding: str = ""
 
 
 def add_routes(app: web.Application) -> None:
@@ -53,25 +58,39 @@ def add_routes(app: web.Application) -> None:
 
 
 def file_handler(content: bytes, content_type: str, headers: Mapping[str, str], *, may_compress: bool) -> Handler:
-    """Return a handler that sends ``content`` with ``headers``, or 304 if the client has it (RFC 9110 section 13.1.2).
+    """Return a handler that sends ``content`` with ``headers``, or 304 if the client has it.
 
     The content is compressed here, not for each request. Each content encoding has an ETag of its own.
     """
-    plain = Body(content, hashlib.sha256(content).hexdigest()[:32])
-    compressed = Body(_compress(content), f"{plain.etag}-gzip") if may_compress else None
+    plain = Body(content, etag_of(content))
+    compressed = Body(_compress(content), f"{plain.etag}-gzip", "gzip") if may_compress else None
 
     async def send(request: web.Request) -> web.StreamResponse:
         body = compressed if compressed is not None and _accepts_gzip(request) else plain
-        if any(tag.value in (body.etag, "*") for tag in request.if_none_match or ()):
-            response = web.Response(status=304, headers=headers)
-        else:
-            response = web.Response(body=body.content, content_type=content_type, charset="utf-8", headers=headers)
-            if body is compressed:
-                response.headers["Content-Encoding"] = "gzip"
-        response.etag = body.etag
-        return response
+        return respond(request, body, content_type, headers)
 
     return send
+
+
+def respond(request: web.Request, body: Body, content_type: str, headers: Mapping[str, str]) -> web.Response:
+    """Return a response with ``body``, or 304 if the client has it (RFC 9110 section 13.1.2).
+
+    An ETag contains no quotes, so it is in the list of the client's if the list contains it with its quotes.
+    """
+    known = request.headers.get("If-None-Match", "")
+    if known == "*" or f'"{body.etag}"' in known:
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(body=body.content, content_type=content_type, charset="utf-8", headers=headers)
+        if body.encoding:
+            response.headers["Content-Encoding"] = body.encoding
+    response.etag = body.etag
+    return response
+
+
+def etag_of(content: bytes) -> str:
+    """Return an ETag that differs for all contents."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 @cache
@@ -82,7 +101,7 @@ def _compress(content: bytes) -> bytes:
 
 def _accepts_gzip(request: web.Request) -> bool:
     """Return True if the client names gzip in Accept-Encoding with a weight above 0 (RFC 9110 section 12.5.3)."""
-    for part in request.headers.get("Accept-Encoding", "").lower().split(","):
+    for part in request.headers.get("Accept-Encoding", "")[:_MAX_ACCEPT].lower().split(","):
         coding, _, weight = part.partition(";")
         if coding.strip() == "gzip":
             return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")

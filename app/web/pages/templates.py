@@ -1,4 +1,4 @@
-"""Renders the HTML pages. Each response has a content security policy with a new nonce."""
+"""Renders the HTML pages, each of which has a content security policy."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def set_up(app: web.Application) -> None:
     environment.policies["json.dumps_kwargs"] = {"default": str}  # the default in a schema may be a date
 
 
+def render_text(app: web.Application, template: str, context: Mapping[str, Any]) -> str:
+    """Return what ``template`` makes of ``context``, for a page that is the same in each response."""
+    return aiohttp_jinja2.get_env(app).get_template(template).render(context)
+
+
 def render(
     request: web.Request,
     template: str,
@@ -36,12 +41,14 @@ def render(
     """
     nonce = secrets.token_urlsafe(16)
     response = aiohttp_jinja2.render_template(template, request, {**context, "nonce": nonce}, status=status)
-    response.headers.update(
-        {
-            "Content-Security-Policy": "; ".join(policy).format(nonce=nonce),
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            **(headers or {}),
-        }
-    )
+    response.headers.update({**page_headers(policy, nonce=nonce), **(headers or {})})
     return response
+
+
+def page_headers(policy: Iterable[str], **values: str) -> dict[str, str]:
+    """Return the security headers of a page. ``values`` are inserted in the directives of its ``policy``."""
+    return {
+        "Content-Security-Policy": "; ".join(policy).format(**values),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }

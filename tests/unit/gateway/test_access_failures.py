@@ -15,6 +15,8 @@ from waiting import wait_until
 from roomcast import Context, Plugin, Refused, Unavailable
 from roomcast.web.server import Server
 
+pytestmark = pytest.mark.usefixtures("fresh_metrics")
+
 ROOM = "channel:1"
 #: Makes the URL in ROOM_ACCESS fail.
 Fault = Callable[[AccessServer], Awaitable[None]]

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import websockets
 from aiohttp.test_utils import TestClient
+from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 from redis_servers import FreshRedis
@@ -19,8 +20,12 @@ from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse as parse_url
 from roomcast.errors import CLOSES, ERROR_CODES
 from roomcast.gateway.delivery import DELIVERY_BOUNDS
+from roomcast.gateway.gateway import Gateway
 from roomcast.transport.connection import LOST, SILENT
 from roomcast.web.app_state import GATEWAY
+from roomcast.web.ops import metrics
+
+pytestmark = pytest.mark.usefixtures("fresh_metrics")
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -80,6 +85,85 @@ async def test_an_unknown_format_is_ignored(gateway_client: GatewayClient):
         response = await client.get("/metrics", headers={"Accept": accept})
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+class Clock:
+    """The module ``time`` for ``metrics``."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the time that the test has set."""
+        return self.now
+
+
+@pytest.fixture
+def collections(monkeypatch: pytest.MonkeyPatch) -> list[Gateway]:
+    """Count how often the metrics are collected."""
+    found: list[Gateway] = []
+    original = metrics.collect
+
+    async def collect(gateway: Gateway) -> list[Metric]:
+        found.append(gateway)
+        return await original(gateway)
+
+    monkeypatch.setattr(metrics, "collect", collect)
+    return found
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+async def test_requests_of_one_second_share_the_metrics(
+    gateway_client: GatewayClient, monkeypatch: pytest.MonkeyPatch, collections: list[Gateway], accept: str
+):
+    """They are collected once for all requests, also for those that arrive meanwhile, then again a second later."""
+    monkeypatch.setattr(metrics, "MAX_AGE", 1.0)
+    monkeypatch.setattr(metrics, "time", clock := Clock())
+    client = await gateway_client()
+    for second in (1, 2, 3):
+        for _ in range(2):
+            responses = await asyncio.gather(*(client.get("/metrics", headers={"Accept": accept}) for _ in range(10)))
+            assert len({await response.read() for response in responses}) == 1
+            assert len(collections) == second
+            clock.now += 0.4
+        clock.now += 0.3
+
+
+async def test_each_format_is_collected_once(
+    gateway_client: GatewayClient, monkeypatch: pytest.MonkeyPatch, collections: list[Gateway]
+):
+    """Clients choose between two formats. What they write besides does not matter."""
+    monkeypatch.setattr(metrics, "MAX_AGE", 1000.0)
+    client = await gateway_client()
+    types = set()
+    for number in range(20):
+        for accept in (
+            f"application/openmetrics-text; version=1.0.{number}; escaping=allow-utf-8",
+            f"text/plain; version=1.0.{number}; escaping=values, image/{number}",
+            "," * 8000,
+        ):
+            response = await client.get("/metrics", headers={"Accept": accept})
+            assert response.status == 200
+            types.add(response.headers["Content-Type"])
+    assert len(types) == 2
+    assert len(collections) == 2
+
+
+async def test_a_failed_collection_is_repeated(
+    gateway_client: GatewayClient, monkeypatch: pytest.MonkeyPatch, collections: list[Gateway]
+):
+    """A failure answers only the request that it happened in."""
+    monkeypatch.setattr(metrics, "MAX_AGE", 1000.0)
+    client = await gateway_client()
+    with monkeypatch.context() as broken:
+
+        async def fail(gateway: Gateway) -> list[Metric]:
+            raise OSError("no more files")
+
+        broken.setattr(metrics, "collect", fail)
+        assert (await client.get("/metrics")).status == 500
+    assert (await client.get("/metrics")).status == 200
+    assert len(collections) == 1
 
 
 async def test_a_single_process_has_no_worker_metrics(gateway_client: GatewayClient):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from serving import WITH_KEY, GatewayClient, connect, url
+from wire import Peer
 from zoo_plugin import zoo
 
+from roomcast.registry import Registry
 from roomcast.web import routes
+from roomcast.web.pages import docs
 
 
 async def test_the_documents_name_this_server(gateway_client: GatewayClient) -> None:
@@ -36,6 +42,73 @@ async def test_a_page_may_load_a_public_file_with_headers_of_its_own(gateway_cli
     assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
     assert response.headers["Access-Control-Allow-Headers"] == "baggage, traceparent"
     assert response.headers["Vary"] == "Access-Control-Request-Headers"
+
+
+DOCUMENTS = ["/asyncapi.json", "/openapi.json", "/docs"]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+async def test_an_unchanged_document_is_not_sent_again(gateway_client: GatewayClient, path: str) -> None:
+    """A matching ETag is answered with 304, also to HEAD. The ETag belongs to the server's address."""
+    client = await gateway_client()
+    response = await client.get(path)
+    tag, length = response.headers["ETag"], response.headers["Content-Length"]
+    assert response.headers["Cache-Control"] == "no-cache"
+    for known, status in ((tag, 304), (f'"other", W/{tag}', 304), ("*", 304), ('"other"', 200), (tag[:-2] + '"', 200)):
+        for method in ("GET", "HEAD"):
+            response = await client.request(method, path, headers={"If-None-Match": known})
+            assert (response.status, response.headers["ETag"]) == (status, tag)
+            assert response.headers.get("Content-Length", length) == length
+            assert bool(await response.read()) == (status == 200 and method == "GET")
+    response = await client.get(path, headers={"If-None-Match": tag, "Host": "elsewhere.example"})
+    assert response.status == 200
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+async def test_a_document_is_built_once(
+    gateway_client: GatewayClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests for different hosts share the encoded text, and each gets its own address only."""
+    built: list[str] = []
+
+    def counted(name: str) -> Callable[[Registry], Any]:
+        build = getattr(docs, name)
+
+        def count(registry: Registry) -> Any:
+            built.append(name)
+            return build(registry)
+
+        return count
+
+    for name in ("asyncapi", "openapi", "catalog"):
+        monkeypatch.setattr(docs, name, counted(name))
+    client = await gateway_client()
+    own = await (await client.get(path)).read()
+    for number in range(20):
+        response = await client.get(path, headers={"Host": f"host-{number}.example:8443"})
+        text = await response.text()
+        assert f"host-{number}.example:8443" in text
+        assert set(re.findall(r"host-[0-9]+", text)) == {f"host-{number}"}
+        assert await (await client.get(path)).read() == own
+    assert len(built) == 1
+
+
+async def test_a_host_cannot_change_the_markup(gateway_client: GatewayClient) -> None:
+    """Whatever a client sends as its host is text in the page, and a string in the JSON documents."""
+    client = await gateway_client()
+    for host in (b"<script>alert(1)</script>", b'"><b>', b"a&b", b"\xff\xfe", b"x" * 4000):
+        for path in DOCUMENTS:
+            peer = await Peer.connect(("127.0.0.1", client.port))
+            await peer.send(b"GET %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (path.encode(), host))
+            head = await peer.head()
+            size = re.search(rb"Content-Length: ([0-9]+)", head)
+            assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 400 ")) and size is not None
+            body = await peer.read(int(size[1]))
+            if b" 200 " in head and path.endswith(".json"):
+                json.loads(body)
+            assert b"<script" not in body or path.endswith(".json")
+            assert b"<b>" not in body or path.endswith(".json")
+            peer.close()
 
 
 OF_ROOM = "/api/v1/rooms/{room}"
@@ -96,7 +169,10 @@ async def test_the_page_is_static(gateway_client: GatewayClient) -> None:
     text = await response.text()
     policy = response.headers["Content-Security-Policy"]
     assert "script" not in policy
-    assert policy.startswith("default-src 'none'; style-src 'nonce-")
+    style = re.search("<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None and text.count("<style") == 1
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
     assert "<script" not in text
     assert "/console#" not in text
     for name in ("send_message", "task.created", "joined_room", "rate_limited", "4410"):

@@ -64,7 +64,11 @@ async def test_an_unchanged_file_is_not_sent_again(gateway_client, encoding):
 
 @pytest.mark.parametrize(
     ("accepted", "zipped"),
-    [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("gzip; q=0.000, br", False), ("br", False)],
+    [
+        *[("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("gzip; q=0.000, br", False), ("br", False)],
+        (f"gzip{',' * 8000}", True),
+        (f"{',' * 8000}gzip", False),
+    ],
 )
 async def test_gzip_is_used_if_the_client_accepts_it(gateway_client, accepted, zipped):
     """The body is compressed only for clients that name gzip with a weight above 0."""
