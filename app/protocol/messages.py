@@ -193,19 +193,22 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def _unsendable(error: TypeError) -> Refused:
-    return Refused("invalid_data", f"data cannot be sent as JSON: {_clause(str(error))}.")
+    # orjson reads 1,024 levels, but writes 254.
+    problem = _clause(str(error)).replace("recursion limit reached", "it is nested too deeply")
+    return Refused("invalid_data", f"data cannot be sent as JSON: {problem}.")
 
 
 def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
     """Build an event without an id, which the broker adds. ``room`` and ``sender`` are omitted if they are None.
 
-    Raises ``Refused`` if an integer exceeds 64 bits, or a text is not Unicode. Data that was validated can have such
-    values. Raises ``TypeError`` for a value that JSON does not have, which a schema's ``dump`` returned.
+    Raises ``Refused`` if an integer exceeds 64 bits, a text is not Unicode, or the data is nested more than 250 levels
+    deep. Data that was validated can have such values. Raises ``TypeError`` for a value that JSON does not have, which
+    a schema's ``dump`` returned.
     """
     try:
         return build_envelope(type, room, _dumps(data), sender)
     except TypeError as error:
-        if "64-bit" in str(error) or "UTF-8" in str(error):
+        if any(cause in str(error) for cause in ("64-bit", "UTF-8", "Recursion limit")):
             raise _unsendable(error) from None
         raise TypeError(f"the data of event {type} cannot be sent as JSON: {error}") from None
 

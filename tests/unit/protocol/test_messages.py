@@ -294,7 +294,7 @@ def test_an_error_has_a_sentence_and_a_code():
     assert json.loads(messages.error(refused))["data"]["fields"] == {"content": ["too long"]}
 
 
-@pytest.mark.parametrize("data", [{"a": 2**64}, {"a": "\ud800"}])
+@pytest.mark.parametrize("data", [{"a": 2**64}, {"a": "\ud800"}, {"a": json.loads("[" * 500 + "]" * 500)}])
 def test_input_that_json_cannot_represent_is_refused(data):
     """Input can have such values. The refusal is a sentence, and no incomplete event is built."""
     with pytest.raises(Refused, match=r"data cannot be sent as JSON: .*\.$"):
