@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohttp import web, web_response
+from aiohttp import web, web_protocol, web_response
 from aiohttp._websocket.helpers import websocket_mask
 from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11, RawRequestMessage
 from multidict import CIMultiDictProxy
@@ -22,12 +22,18 @@ __all__ = [
     "has_received_request",
     "hide_versions",
     "http_connections",
+    "http_transports",
     "parse_upgrade_request",
     "websocket_mask",
 ]
 
 #: How many bytes may follow an upgrade request before it is answered. Then aiohttp stops reading.
 MAX_EARLY_BYTES: Final = 2**18
+
+
+# How many requests of one connection are parsed ahead while a response is sent. Browsers and proxies send the next
+# request after the response.
+web_protocol.MAX_MSG_QUEUE_SIZE = 4
 
 
 def hide_versions() -> None:
@@ -62,7 +68,7 @@ class HttpConnection(web.RequestHandler):
     A read can bring 256 KB. In that many bytes a client can put 40,000 chunks of one byte, which take 16 ms to parse.
     """
 
-    __slots__ = ("_is_scheduled", "_unparsed")
+    __slots__ = ("_is_scheduled", "_unparsed", "may_be_unread")
 
     #: How many bytes are parsed in one iteration of the event loop. That takes at most 1 ms.
     PARSE_AT_ONCE: Final = 16_384
@@ -72,6 +78,20 @@ class HttpConnection(web.RequestHandler):
         #: Bytes to parse in the next iterations. The transport is paused until they are parsed.
         self._unparsed = b""
         self._is_scheduled = False
+        #: True if a response was sent since ``web.unread_responses`` has set this to False.
+        self.may_be_unread = False
+
+    @property
+    def is_responding(self) -> bool:
+        """True while a request is handled."""
+        return self._request_in_progress
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send ``resp``."""
+        self.may_be_unread = True
+        return await super().finish_response(request, resp, start_time)
 
     def data_received(self, data: bytes) -> None:
         """Parse the beginning of ``data`` now, and the rest later. aiohttp passes ``b""`` to resume its parser."""
@@ -109,6 +129,12 @@ class HttpConnection(web.RequestHandler):
             self._schedule()
         else:
             super()._resume_transport_reading()
+
+
+def http_transports(server: web.Server) -> list[tuple[HttpConnection, asyncio.Transport]]:
+    """Return the connections of ``server`` with their transports, which aiohttp forgets when it closes them."""
+    pairs: list[tuple[Any, asyncio.Transport]] = list(server._connections.items())
+    return [(connection, transport) for connection, transport in pairs if connection._manager is not None]
 
 
 def http_connections(server: web.Server) -> Callable[[], HttpConnection]:

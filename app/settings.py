@@ -193,7 +193,7 @@ class Settings:
     handshake_timeout: float = _setting(
         10.0,
         "float",
-        "How long a handshake may take: the head of the client's request, and the wait for Redis",
+        "How long a request may take to arrive, a handshake to wait for Redis, and an HTTP response to stay unread",
         unit="s",
         above=0,
     )

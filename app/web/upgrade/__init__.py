@@ -2,5 +2,6 @@
 
 Speed matters here: after a restart all clients reconnect at once, each with a handshake. ``web.server`` creates the
 acceptor and ``web.routes`` adds the route. ``pages``, ``cli`` and ``testing`` import the path of the endpoint. From
-``web`` the package imports only ``app_state``, ``origins``, ``request_head`` and ``api.ticket_limit``.
+``web`` the package imports only ``api.ticket_limit``, ``app_state``, ``client_address``, ``origins``, ``request_head``
+and ``unread_responses``.
 """

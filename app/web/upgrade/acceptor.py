@@ -25,6 +25,7 @@ from ...aiohttp_internals import MAX_EARLY_BYTES, has_received_request, parse_up
 from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
 from ..origins import ORIGINS
+from ..unread_responses import UnreadResponses
 from . import handshake
 from .pending_handshakes import PENDING_HANDSHAKES
 
@@ -119,6 +120,7 @@ class Acceptor:
         #: The connections of aiohttp that have not sent a whole request, with the time at which each was made.
         self._incomplete: dict[web.RequestHandler, float] = {}
         self._handshakes: Final = app[PENDING_HANDSHAKES]
+        self._unread_responses: Final = UnreadResponses(http, self._gateway.settings.handshake_timeout)
         self._is_closed = False
 
     def __call__(self) -> PendingConnection:
@@ -175,7 +177,7 @@ class Acceptor:
     async def enforce_timeout(self) -> None:
         """Close connections that are not admitted or passed on within ``HANDSHAKE_TIMEOUT``.
 
-        aiohttp has no limit for requests that are not whole.
+        aiohttp has no limit for requests that are not whole, and none for responses that are not read.
         """
         timeout = self._gateway.settings.handshake_timeout
         while True:
@@ -194,6 +196,7 @@ class Acceptor:
                 log.info("dropped a connection that sent no whole request in %g s", timeout)
                 self._drop(connection)
             self._handshakes.cancel_stale()
+            self._unread_responses.abort_stalled(now)
 
     def _drop(self, connection: PendingConnection) -> None:
         """Close a connection that is not admitted, without reading more from it."""
