@@ -68,13 +68,14 @@ class HttpConnection(web.RequestHandler):
     A read can bring 256 KB. In that many bytes a client can put 40,000 chunks of one byte, which take 16 ms to parse.
     """
 
-    __slots__ = ("_is_scheduled", "_unparsed", "may_be_unread")
+    __slots__ = ("_is_scheduled", "_on_lost", "_unparsed", "may_be_unread")
 
     #: How many bytes are parsed in one iteration of the event loop. That takes at most 1 ms.
     PARSE_AT_ONCE: Final = 16_384
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(self, manager: web.Server, on_lost: Callable[[HttpConnection], None], **options: Any) -> None:
         super().__init__(manager, **options)
+        self._on_lost: Final = on_lost
         #: Bytes to parse in the next iterations. The transport is paused until they are parsed.
         self._unparsed = b""
         self._is_scheduled = False
@@ -92,6 +93,11 @@ class HttpConnection(web.RequestHandler):
         """Send ``resp``."""
         self.may_be_unread = True
         return await super().finish_response(request, resp, start_time)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Report that this object no longer has a transport."""
+        super().connection_lost(exc)
+        self._on_lost(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse the beginning of ``data`` now, and the rest later. aiohttp passes ``b""`` to resume its parser."""
@@ -137,9 +143,12 @@ def http_transports(server: web.Server) -> list[tuple[HttpConnection, asyncio.Tr
     return [(connection, transport) for connection, transport in pairs if connection._manager is not None]
 
 
-def http_connections(server: web.Server) -> Callable[[], HttpConnection]:
-    """Return the factory of the connections of ``server``. By itself, that creates aiohttp's ``RequestHandler``."""
-    return lambda: HttpConnection(server, loop=server._loop, **server._kwargs)
+def http_connections(server: web.Server, on_lost: Callable[[HttpConnection], None]) -> Callable[[], HttpConnection]:
+    """Return the factory of the connections of ``server``. By itself, that creates aiohttp's ``RequestHandler``.
+
+    ``on_lost`` is called with each connection that has lost its transport, or has given it away.
+    """
+    return lambda: HttpConnection(server, on_lost, loop=server._loop, **server._kwargs)
 
 
 class AiohttpUpgradeRequest:
@@ -164,6 +173,11 @@ class AiohttpUpgradeRequest:
     def remote(self) -> str | None:
         """See ``RequestHead``."""
         return self._request.remote
+
+    @property
+    def connection(self) -> web.RequestHandler:
+        """See ``UpgradeRequest``."""
+        return self._request.protocol
 
     @property
     def query(self) -> Mapping[str, str]:

@@ -76,6 +76,8 @@ INVALID_TEXT = Close(1007, "Invalid UTF-8", reconnect=False)
 MESSAGE_TOO_BIG = Close(1009, "Message Too Big", reconnect=False)
 SERVICE_RESTART = Close(1012, "Service Restart", reconnect=True)
 TOO_SLOW = Close(1013, "Too Slow", reconnect=True)
+#: The node is full. RFC 6455 has no code for this; the registry of IANA has 1013, "Try Again Later".
+NODE_FULL = Close(1013, "Try Again Later", reconnect=True)
 AUTHENTICATION_FAILED = Close(4401, "Authentication Failed", reconnect=False)
 FORBIDDEN = Close(4403, "Forbidden", reconnect=False)
 TOO_MANY_CONNECTIONS = Close(4429, "Too Many Connections", reconnect=True)
@@ -92,6 +94,7 @@ CLOSES: tuple[Close, ...] = (
     MESSAGE_TOO_BIG,
     SERVICE_RESTART,
     TOO_SLOW,
+    NODE_FULL,
     AUTHENTICATION_FAILED,
     FORBIDDEN,
     DISCONNECTED,

@@ -98,6 +98,18 @@ class Settings:
         unit="s",
         above=0,
     )
+    max_connections: int = _setting(
+        0,
+        "int",
+        "Maximum number of WebSockets of one server, over all its workers; 0 means as many as open files allow",
+        minimum=0,
+    )
+    max_unauthenticated_per_address: int = _setting(
+        1000,
+        "int",
+        "Maximum number of sockets of one address before authentication; never more than a quarter of all",
+        minimum=1,
+    )
     max_connections_per_user: int = _setting(
         5, "int", "Maximum number of concurrent connections of one user, over all nodes", minimum=1
     )

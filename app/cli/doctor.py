@@ -59,7 +59,7 @@ async def examine(
         *environment.check_settings(environ),
         *environment.check_names(environ),
         *environment.check_plugins(),
-        *environment.check_machine(),
+        *environment.check_machine(environ),
         *environment.check_certificate(tls_cert, tls_key),
     ):
         yield finding

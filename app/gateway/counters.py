@@ -30,6 +30,12 @@ class Counters:
         self.http_events = 0
         #: Evaluations of plugins' rules that failed, and so gave no decision.
         self.failed_rules = 0
+        #: How many WebSockets this process admits.
+        self.max_connections = 0
+        #: Sockets of clients that were closed because of a limit, by the reason.
+        self.closed_sockets: Final[Counter[str]] = Counter()
+        #: How often no file descriptor was left when that was checked.
+        self.descriptor_shortages = 0
         #: When the TLS certificate in use expires, as a Unix time; None without TLS.
         self.certificate_expires: float | None = None
         #: Error frames by code.

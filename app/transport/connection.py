@@ -317,6 +317,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         queued = self.take()
         if self._transport is None:
             return
+        self.keepalive.closing[self] = end
         self.resume_reading()  # to receive the peer's answer
         backlog, self._backlog = self._backlog, None
         unsent = [] if backlog is None else backlog.frames
@@ -344,6 +345,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         self._refuse_writes()
         self.take()
         self.keepalive.connections.pop(self, None)
+        self.keepalive.closing.pop(self, None)
         if self.end is None:
             self.end = LOST
         self.on_end()

@@ -54,6 +54,8 @@ class Keepalive:
         self.unix_time = time.time()
         #: All open connections. A dict, because it keeps their order.
         self.connections: Final[dict[KeptAlive, None]] = {}
+        #: Those that wait for the answer to their close frame, with their ends, oldest first.
+        self.closing: Final[dict[KeptAlive, Close]] = {}
 
     def refresh(self) -> float:
         """Set ``now`` to the current time and return it. Data that is read from now on is at least as new."""

@@ -7,6 +7,7 @@ headers too, so only the entries of trusted proxies count: the last ones. ``TRUS
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, Protocol
 from urllib.request import parse_http_list
@@ -65,6 +66,18 @@ def client_network(address: str) -> str:
     if not isinstance(parsed, IPv6Address):
         return address
     return str(ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))
+
+
+@lru_cache(maxsize=4096)
+def peer_network(peer: str, trust_proxy: str) -> str | None:
+    """Return ``client_network(peer)``, or None if ``peer`` is a trusted proxy, so that its sockets have many clients.
+
+    ``peer`` is the address of a socket, ``trust_proxy`` the setting.
+    """
+    trusted = trusted_proxies(trust_proxy)
+    if trusted and _is_trusted(_parse_address(peer), trusted):
+        return None
+    return client_network(peer)
 
 
 def is_https(request: SecureRequestHead, *, trust_proxy: str) -> bool:

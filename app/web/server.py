@@ -22,6 +22,8 @@ from ..transport.connection import CLOSE_TIMEOUT
 from . import tcp_sockets
 from .app_state import DEV, GATEWAY
 from .body_limit import limit_body
+from .capacity import capacity, open_file_limit
+from .connection_limit import CONNECTION_LIMIT, ConnectionLimit
 from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
 from .routes import add_routes
@@ -71,6 +73,9 @@ def create_app(
     app = web.Application(client_max_size=MAX_BODY, middlewares=checks)
     app[GATEWAY] = gateway
     app[DEV] = dev
+    workers = 1 if peers is None else peers.total
+    limits = capacity(gateway.settings.max_connections, open_file_limit(), workers)
+    app[CONNECTION_LIMIT] = ConnectionLimit(gateway, limits)
     if peers is not None:
         app[PEERS] = peers
     add_routes(app)
@@ -118,7 +123,7 @@ class Server:
         self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
-        http = http_connections(self._runner.server)
+        http = http_connections(self._runner.server, app[CONNECTION_LIMIT].remove)
         self._acceptor = Acceptor(app, self._runner.server, http)
         # In dev aiohttp accepts all connections itself, because the host check is a middleware.
         await self._bind(http if self._dev else self._acceptor)

@@ -27,6 +27,7 @@ from ..errors import RoomcastError
 from ..gateway.gateway import Gateway
 from ..registry import Registry
 from ..settings import Settings
+from ..web.capacity import capacity, open_file_limit
 from ..web.ops.worker_metrics import Peers
 from ..web.server import Address, Server
 from ..web.server import serve as serve_until
@@ -44,9 +45,8 @@ HAS_UVLOOP: Final = importlib.util.find_spec("uvloop") is not None
 
 VERSION: Final = importlib.metadata.version("roomcast")
 
-#: A lower limit of open files causes a warning. Each connection is an open file.
+#: A lower limit of open files causes a warning, unless MAX_CONNECTIONS is set. Each connection is an open file.
 MIN_OPEN_FILES: Final = 10_000
-RAISE_LIMIT: Final = "raise the limit (ulimit -n, or LimitNOFILE in a systemd unit)"
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -85,9 +85,8 @@ def run(
     plugins = registry.load()
     if address.unix_socket is not None and not address.sockets:
         unix_socket.remove_stale(address.unix_socket)
-    limit = raise_file_limit()
-    if limit is not None and limit < MIN_OPEN_FILES:
-        log.warning("only %d files can be open at once, and each connection is one; %s", limit, RAISE_LIMIT)
+    if warning := file_limit_warning(settings.max_connections, raise_file_limit(), 1 if peers is None else peers.total):
+        log.warning("%s", warning)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         failure: RoomcastError | None = None
         try:
@@ -217,5 +216,24 @@ def raise_file_limit() -> int | None:
         # macOS reports an unlimited hard limit, and refuses it as the soft limit.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    return None if soft == resource.RLIM_INFINITY else soft
+    return open_file_limit()
+
+
+def file_limit_warning(max_connections: int, open_files: int | None, processes: int = 1) -> str | None:
+    """Return a sentence if ``open_files`` is a low limit for each of ``processes``, otherwise None.
+
+    ``max_connections`` is the setting.
+    """
+    if open_files is None:
+        return None
+    possible = processes * capacity(0, open_files, processes).connections
+    raise_limit = "raise the limit (ulimit -n, or LimitNOFILE in a systemd unit)"
+    if max_connections > possible:
+        where = "" if processes == 1 else f" in each of {processes} workers"
+        return (
+            f"MAX_CONNECTIONS is {max_connections}, but {open_files} open files{where} are enough for {possible}, "
+            f"which is the limit now; {raise_limit}"
+        )
+    if not max_connections and open_files < MIN_OPEN_FILES:
+        return f"only {open_files} files can be open at once, which is enough for {possible} connections; {raise_limit}"
+    return None

@@ -60,9 +60,9 @@ class Target(NamedTuple):
     port: int
     seconds: float
 
-    async def connect(self) -> Peer:
-        """Connect a socket."""
-        return await Peer.connect(("127.0.0.1", self.port))
+    async def connect(self, source: str | None = None) -> Peer:
+        """Connect a socket, from the address ``source`` if that is given."""
+        return await Peer.connect(("127.0.0.1", self.port), source=source)
 
     async def websocket(self, user_id: int = 1, *, token: str | None = None) -> Peer:
         """Connect a user, or a client with a wrong ``token``, and read the 101. Frames are not read."""
@@ -91,7 +91,10 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """The figures of one attack. ``cpu`` is the server's CPU time during the attack, as a share of one core."""
+    """The figures of one attack. ``cpu`` is the server's CPU time during the attack, as a share of one core.
+
+    ``log`` has the lines that the server has written.
+    """
 
     baseline: Latency
     attacked: Latency
@@ -99,6 +102,7 @@ class Report:
     cpu: float
     memory_mb: float
     outcome: Outcome
+    log: list[str]
 
     def __str__(self) -> str:
         return (
@@ -147,7 +151,7 @@ class Attack:
                 attacked = await pair.measure_until(outcome)
                 share = (_cpu_seconds(pid) - cpu) / (time.monotonic() - begun)
             lost = await pair.finish()
-            return Report(baseline, attacked, lost, share, _memory_mb(pid) - memory, outcome.result())
+            return Report(baseline, attacked, lost, share, _memory_mb(pid) - memory, outcome.result(), server.err)
 
     @asynccontextmanager
     async def _attacker(self, port: int, seconds: float) -> AsyncIterator[asyncio.Task[Outcome]]:

@@ -23,6 +23,8 @@ PATIENCE = 30.0
 TASK = '{"task_id": 7, "title": "From a shell"}'
 
 ROOMCAST = (sys.executable, "-m", "roomcast")
+#: The variable with which ``Process`` starts its command under a lower limit of open files.
+OPEN_FILES = "TEST_OPEN_FILES"
 _OWN = {variable.name for variable in describe()} | {"ROOMCAST_HOST", "ROOMCAST_TOKEN", "ROOMCAST_URL"}
 
 
@@ -74,6 +76,8 @@ class Process:
         self.out: list[str] = []
         self.err: list[str] = []
         self._changed = threading.Condition()
+        if limit := variables.pop(OPEN_FILES, None):
+            command = ("sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', *command)
         self.process = subprocess.Popen(
             [*command, *args],
             env=environment(**variables),

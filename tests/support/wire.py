@@ -41,13 +41,20 @@ class Peer:
         self._received = bytearray()
 
     @classmethod
-    async def connect(cls, address: tuple[str, int] | str, *, receive_buffer: int | None = None) -> "Peer":
-        """Connect to a port or a Unix socket. With a small ``receive_buffer`` the client is soon full."""
+    async def connect(
+        cls, address: tuple[str, int] | str, *, receive_buffer: int | None = None, source: str | None = None
+    ) -> "Peer":
+        """Connect to a port or a Unix socket. With a small ``receive_buffer`` the client is soon full.
+
+        ``source`` is the client's own address. On Linux that can be any address in 127.0.0.0/8.
+        """
         sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         try:
+            if source is not None:
+                sock.bind((source, 0))
             await asyncio.get_running_loop().sock_connect(sock, address)
         except BaseException:
             sock.close()

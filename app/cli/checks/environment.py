@@ -20,7 +20,7 @@ from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
 from ...web.tcp_sockets import bracketed
 from ...workers.listen_errors import is_port_free
-from ...workers.process import HAS_UVLOOP, MIN_OPEN_FILES, RAISE_LIMIT, raise_file_limit
+from ...workers.process import HAS_UVLOOP, file_limit_warning, raise_file_limit
 from ..serve import create_tls_context
 from .finding import FAIL, OK, WARN, Finding
 
@@ -128,11 +128,12 @@ def check_plugins() -> Iterator[Finding]:
         yield Finding(OK, f"All plugins load: {', '.join(loaded.plugins)}.")
 
 
-def check_machine() -> Iterator[Finding]:
+def check_machine(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Check the limit of open files, the event loop, the C code and the clock."""
     limit = raise_file_limit()
-    if limit is not None and limit < MIN_OPEN_FILES:
-        yield Finding(WARN, f"Only {limit} files can be open at once, and each connection needs one; {RAISE_LIMIT}.")
+    wanted = environ.get("MAX_CONNECTIONS", "").strip()
+    if warning := file_limit_warning(int(wanted) if wanted.isdecimal() else 0, limit):
+        yield Finding(WARN, f"{warning[0].upper()}{warning[1:]}.")
     else:
         yield Finding(OK, f"{'Any number of' if limit is None else limit} files can be open at once.")
     if not HAS_UVLOOP and os.name == "posix":

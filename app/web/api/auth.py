@@ -10,6 +10,7 @@ from aiohttp import web
 from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
+from ..connection_limit import CONNECTION_LIMIT
 from ..json_errors import CHALLENGE, Failure, Handler, in_json
 from ..request_head import bearer_token
 
@@ -44,6 +45,7 @@ def requires_api_key(handler: Handler) -> Handler:
     @wraps(handler)
     async def wrapper(request: web.Request) -> web.StreamResponse:
         check_api_key(request)
+        request.app[CONNECTION_LIMIT].authenticate(request.protocol)
         return await handler(request)
 
     return in_json(wrapper)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
@@ -32,6 +32,7 @@ from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
 from ...gateway.gateway import Gateway
 from ..app_state import GATEWAY
+from ..connection_limit import REASONS
 from .worker_metrics import PEERS, Families, Peers, merge_workers
 
 VERSION: Final = version("roomcast")
@@ -59,6 +60,13 @@ class GatewayCollector(Collector):
         yield InfoMetricFamily("roomcast", "The version of roomcast.", {"version": VERSION})
         connections = len(gateway.keepalive.connections)
         yield _gauge("connections", "Open WebSockets on this node, closing ones included.", connections)
+        yield _gauge("max_connections", "The number of WebSockets that this node admits.", counters.max_connections)
+        yield _closed_sockets(counters.closed_sockets)
+        yield _counter(
+            "descriptor_shortages",
+            "How often no file descriptor was left, in checks that are made every second.",
+            counters.descriptor_shortages,
+        )
         yield _gauge("users", "Users with a connection on this node.", len(delivery.personal))
         yield _gauge(
             "rooms", "Rooms with members on this node, without the users' personal rooms.", len(delivery.rooms)
@@ -146,6 +154,15 @@ def _connection_ends(gateway: Gateway) -> Metric:
     ends = {*(end for end in SERVER_ENDS if end.reason), *CLIENT_ENDS.values(), OTHER_END}
     for end in sorted(ends):
         family.add_metric([str(end.code) if end.code else "other", end.reason], gateway.counters.ends[end])
+    return family
+
+
+def _closed_sockets(closed: Mapping[str, int]) -> Metric:
+    """Return the closed sockets by reason. Each reason begins with 0, so that rates include its first socket."""
+    help = "Sockets of clients that were closed because of a limit."
+    family = CounterMetricFamily("roomcast_closed_sockets", help, labels=["reason"])
+    for reason in REASONS:
+        family.add_metric([reason], closed.get(reason, 0))
     return family
 
 

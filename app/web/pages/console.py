@@ -45,6 +45,7 @@ MEANINGS: Final[Mapping[Close, str]] = {
     errors.INVALID_TEXT: "A text frame was sent whose bytes are not UTF-8.",
     errors.MESSAGE_TOO_BIG: "The message was longer than WS_MAX_MESSAGE_SIZE allows.",
     errors.SERVICE_RESTART: "The server is restarting. Connect again in a moment; missed events can be resumed.",
+    errors.NODE_FULL: "The server has MAX_CONNECTIONS connections already. Connect again later.",
     errors.TOO_SLOW: "This client read too slowly: more than WS_MAX_BUFFER waited for it. Connect again and resume.",
     errors.AUTHENTICATION_FAILED: "The token is missing, wrong or expired. Connect with a new one; the server's log "
     "says what was wrong with it.",

@@ -24,6 +24,7 @@ from multidict import CIMultiDictProxy
 from ...aiohttp_internals import MAX_EARLY_BYTES, has_received_request, parse_upgrade_request
 from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
+from ..connection_limit import CONNECTION_LIMIT
 from ..origins import ORIGINS
 from ..unread_responses import UnreadResponses
 from . import handshake
@@ -68,6 +69,7 @@ class PendingConnection(asyncio.Protocol):
         """Forget the transport, and cancel a handshake that waits for the broker."""
         self.transport = None
         self._acceptor.discard(self)
+        self._acceptor.limit.remove(self)
         if self.handshake is not None:
             self.handshake.cancel()
 
@@ -91,6 +93,11 @@ class PendingConnection(asyncio.Protocol):
         return True
 
     @property
+    def connection(self) -> PendingConnection:
+        """See ``UpgradeRequest``."""
+        return self
+
+    @property
     def remote(self) -> str | None:
         """See ``RequestHead``."""
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
@@ -100,6 +107,7 @@ class PendingConnection(asyncio.Protocol):
         """See ``UpgradeRequest``."""
         transport, self.transport = self.transport, None
         assert transport is not None
+        self._acceptor.limit.remove(self)
         return transport, self._early or b""
 
 
@@ -121,6 +129,7 @@ class Acceptor:
         self._incomplete: dict[web.RequestHandler, float] = {}
         self._handshakes: Final = app[PENDING_HANDSHAKES]
         self._unread_responses: Final = UnreadResponses(http, self._gateway.settings.handshake_timeout)
+        self.limit: Final = app[CONNECTION_LIMIT]
         self._is_closed = False
 
     def __call__(self) -> PendingConnection:
@@ -129,9 +138,11 @@ class Acceptor:
 
     def add(self, connection: PendingConnection) -> None:
         """Wait for the request of a new connection."""
-        if self._is_closed and connection.transport is not None:
+        assert connection.transport is not None
+        if self._is_closed:
             connection.transport.close()
         self._silent[connection] = time.monotonic()
+        self.limit.add(connection, connection.transport)
 
     def discard(self, connection: PendingConnection) -> None:
         """Forget a connection that was lost."""
@@ -157,8 +168,9 @@ class Acceptor:
 
     def _pass_on(self, connection: PendingConnection, data: bytes, since: float) -> None:
         """Give the connection, which was made at ``since``, to aiohttp as if that had received ``data``."""
-        transport, _ = connection.detach_transport()
         handler = self._new_handler()
+        self.limit.replace(connection, handler)
+        transport, _ = connection.detach_transport()
         transport.set_protocol(handler)
         handler.connection_made(transport)
         handler.data_received(data)
@@ -167,7 +179,7 @@ class Acceptor:
 
     async def _admit(self, connection: PendingConnection, accept: bytes) -> None:
         try:
-            await handshake.admit(self._gateway, self._ticket_limit, connection, accept)
+            await handshake.admit(self._gateway, self._ticket_limit, self.limit, connection, accept)
         except Exception:
             log.exception("a handshake failed")
         finally:
@@ -188,25 +200,22 @@ class Acceptor:
                 if not has_received_request(handler):
                     since = self._incomplete[handler] = previous.get(handler, now)
                     if now - since >= timeout:
-                        log.info("dropped a connection that sent no whole request in %g s", timeout)
+                        self.limit.drop(handler, "silent")
                         handler.force_close()
             for connection, since in list(self._silent.items()):
                 if now - since < timeout:
                     break
-                log.info("dropped a connection that sent no whole request in %g s", timeout)
-                self._drop(connection)
+                del self._silent[connection]
+                self.limit.drop(connection, "silent")
             self._handshakes.cancel_stale()
             self._unread_responses.abort_stalled(now)
-
-    def _drop(self, connection: PendingConnection) -> None:
-        """Close a connection that is not admitted, without reading more from it."""
-        self._silent.pop(connection, None)
-        if connection.transport is not None:
-            connection.transport.close()
+            self.limit.check()
 
     async def close(self) -> None:
         """Drop silent connections, and end the handshakes."""
         self._is_closed = True
         for connection in list(self._silent):
-            self._drop(connection)
+            del self._silent[connection]
+            if connection.transport is not None:
+                connection.transport.close()
         await self._handshakes.close()

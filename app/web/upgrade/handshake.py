@@ -25,6 +25,7 @@ from ...auth.identity import Identity
 from ...errors import (
     AUTHENTICATION_FAILED,
     INTERNAL_ERROR,
+    NODE_FULL,
     SERVICE_RESTART,
     TOO_MANY_CONNECTIONS,
     AuthenticationFailed,
@@ -39,6 +40,7 @@ from ...transport.write_scheduler import WriteScheduler
 from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
 from ..app_state import GATEWAY
 from ..client_address import client_address
+from ..connection_limit import CONNECTION_LIMIT, ConnectionLimit
 from ..origins import ORIGINS, AllowedOrigins
 from ..request_head import RequestHead, bearer_token
 from .pending_handshakes import PENDING_HANDSHAKES
@@ -53,6 +55,10 @@ BEARER: Final = "bearer"
 
 class UpgradeRequest(RequestHead, Protocol):
     """A request for a WebSocket, and the transport that it came on."""
+
+    @property
+    def connection(self) -> object:
+        """The protocol object of the connection, which ``ConnectionLimit`` counts."""
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -115,7 +121,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
     assert task is not None
     handshakes.add(task, upgrade, time.monotonic())
     try:
-        await admit(gateway, request.app[TICKET_LIMIT], upgrade, accept)
+        await admit(gateway, request.app[TICKET_LIMIT], request.app[CONNECTION_LIMIT], upgrade, accept)
     finally:
         handshakes.remove(task)
     return _DETACHED
@@ -149,13 +155,15 @@ def _reject(status: int, text: str, **headers: str) -> NoReturn:
     raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-async def admit(gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, accept: bytes) -> None:
+async def admit(
+    gateway: Gateway, ticket_limit: TicketLimit, limit: ConnectionLimit, request: UpgradeRequest, accept: bytes
+) -> None:
     """Answer 101 to a request that was checked, then open the client's session or close with the reason.
 
     Does nothing if the client has disconnected meanwhile.
     """
     credentials = _read_credentials(request)
-    outcome = await _open_session(gateway, ticket_limit, request, credentials)
+    outcome = await _open_session(gateway, ticket_limit, limit, request, credentials)
     if isinstance(outcome, Close):
         _refuse(request, gateway, accept, credentials, outcome)
     elif request.transport is None:  # the client has disconnected meanwhile
@@ -191,10 +199,18 @@ def _find_bearer(lines: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 async def _open_session(
-    gateway: Gateway, ticket_limit: TicketLimit, request: UpgradeRequest, credentials: Credentials
+    gateway: Gateway,
+    ticket_limit: TicketLimit,
+    limit: ConnectionLimit,
+    request: UpgradeRequest,
+    credentials: Credentials,
 ) -> Client | Close:
     """Return the client for ``request``, or the close frame that refuses it. The log has more detail on a refusal."""
+    if limit.is_full:  # before a ticket is used, so that the client can connect to another node with it
+        limit.count_refusal()
+        return NODE_FULL
     remote = client_address(request, trust_proxy=gateway.settings.trust_proxy)
+    limit.identify(request.connection, remote)
     try:
         identity = await _authenticate(gateway, credentials)
         if credentials.ticket is not None:
@@ -220,6 +236,10 @@ async def _open_session(
     if gateway.is_draining:  # the drain has already listed the connections to close
         await _release(gateway, client)
         return SERVICE_RESTART
+    if limit.is_full:  # others were admitted while this one waited for the broker
+        limit.count_refusal()
+        await _release(gateway, client)
+        return NODE_FULL
     return client
 
 

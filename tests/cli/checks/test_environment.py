@@ -10,8 +10,9 @@ import pytest
 from certificate_files import write_certificate
 from settings_environment import SECRET
 
-from roomcast.cli.checks.environment import check_certificate, check_names, check_settings
+from roomcast.cli.checks.environment import check_certificate, check_machine, check_names, check_settings
 from roomcast.cli.checks.finding import FAIL, OK, WARN
+from roomcast.web.capacity import open_file_limit
 
 ROOM_ACCESS_SECRET = f"whsec_{b64encode(b'a' * 32).decode()}"
 
@@ -99,3 +100,13 @@ def test_the_certificate_is_checked(tmp_path: Path, begin: int, end: int, level:
     assert not list(check_certificate(None, None))
     (finding,) = check_certificate(tmp_path / "none.pem", None)
     assert (finding.level, "cannot be read" in finding.sentence) == (FAIL, True)
+
+
+def test_a_limit_of_connections_that_open_files_do_not_allow_is_a_warning() -> None:
+    """The warning has both numbers. A limit that fits is none, however low the limit of open files is."""
+    limit = open_file_limit()
+    if limit is None:
+        pytest.skip("this machine has no limit of open files")
+    too_many = [finding.sentence for finding in check_machine({"MAX_CONNECTIONS": str(limit)})]
+    assert f"MAX_CONNECTIONS is {limit}, but {limit} open files" in too_many[0]
+    assert next(check_machine({"MAX_CONNECTIONS": "10"})).level == OK

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect, unix_connect
 
 from roomcast.auth.identity import make_token
+from roomcast.workers.process import file_limit_warning
 
 pytestmark = pytest.mark.slow
 
@@ -211,3 +212,22 @@ def test_the_limit_of_open_files_is_raised_and_a_low_one_is_logged():
         server.wait_for("WARNING .*only 500 files", server.err)
         server.wait_for("listens on", server.err)
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (500, 500)
+
+
+@pytest.mark.parametrize(
+    ("max_connections", "open_files", "processes", "warning"),
+    [
+        (0, None, 1, None),
+        (0, 20_000, 1, None),
+        (0, 500, 1, "only 500 files can be open at once, which is enough for 344 connections"),
+        (100, 500, 1, None),
+        (5000, 500, 1, "MAX_CONNECTIONS is 5000, but 500 open files are enough for 344, which is the limit now"),
+        (600, 500, 2, None),
+        (5000, 500, 2, "but 500 open files in each of 2 workers are enough for 688"),
+    ],
+)
+def test_a_low_limit_of_open_files_is_a_warning(max_connections, open_files, processes, warning):
+    """It is low if it does not allow MAX_CONNECTIONS, or without that setting if it is less than most servers need."""
+    sentence = file_limit_warning(max_connections, open_files, processes)
+    assert (sentence is None) == (warning is None)
+    assert warning is None or warning in sentence
