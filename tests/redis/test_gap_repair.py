@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from broker_contract import OTHER, ROOM, Harness, split
-from redis_nodes import StartNode, send_raw, subscription_of, until_repaired
+from redis_nodes import StartNode, announcement, send_raw, subscription_of, until_repaired
 from redis_servers import RedisServer
 
 from roomcast.broker.base import Event
@@ -60,7 +60,8 @@ async def test_announcements_of_events_that_are_not_stored(
 ) -> None:
     """A forged announcement with a high offset or a later epoch is looked up once and causes no resync."""
     ids = await subscribed.fill(2)
-    await send_raw(redis_server, redis_prefix, head % int(split(ids[0])[0]) + b"\nforged")
+    message = announcement(subscribed, head % int(split(ids[0])[0]) + b" 6", b"forged")
+    await send_raw(redis_server, redis_prefix, message)
     await subscribed.received_events()
     await until_repaired(subscribed)
     ids += await subscribed.fill(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha1
 
 from broker_contract import HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
 from redis.asyncio import Redis
@@ -172,6 +173,12 @@ def subscription_of(harness: Harness) -> Subscription:
     subscription = harness.broker._receiver.subscriptions.get(ROOM)
     assert subscription is not None
     return subscription
+
+
+def announcement(harness: Harness, head: bytes, payloads: bytes) -> bytes:
+    """Return an announcement for ``ROOM`` with the signature that scripts give it."""
+    signature = sha1(subscription_of(harness).secret + head, usedforsecurity=False).hexdigest()[:16]
+    return b"%b\n%b%b" % (head, payloads, signature.encode())
 
 
 async def send_raw(server: RedisServer, prefix: str, message: bytes) -> None:

@@ -3,6 +3,10 @@
 The stream is authoritative; pub/sub only announces events. If an announcement is missing, the event is fetched from the
 stream (see ``gap_repair``). A room without announcements is compared with its stream when it is subscribed, after its
 connection was lost, and every ``QUIET_CHECK_INTERVAL`` seconds.
+
+Any program that may publish on the Redis can send messages on a room's channel. Announcements are therefore signed (see
+``lua/room.lua``). Any other message changes nothing: the room is compared with its stream, in case it was an
+announcement that did not arrive whole.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
+from hashlib import sha1
 from typing import Any, Final
 
 from ...errors import Unavailable
@@ -26,6 +32,8 @@ from .subscriptions import Subscription, Subscriptions
 
 log = logging.getLogger("roomcast.redis")
 
+#: The length of the signature of an announcement, in bytes.
+_SIGNATURE_SIZE: Final = 16
 #: Invalid messages are logged at most this often, in seconds.
 _INVALID_LOG_INTERVAL: Final = 60.0
 #: Rooms that lost events are collected for this long before they are logged, in seconds.
@@ -49,6 +57,7 @@ class Receiver:
         positions: RecentPositions,
     ) -> None:
         self._router: Final = router
+        self._keys: Final = keys
         self._listener: Final = listener
         self._positions: Final = positions
         self._loop: Final = asyncio.get_running_loop()
@@ -66,7 +75,11 @@ class Receiver:
         self._to_check: deque[bytes] = deque()
         self._checker: asyncio.Task[None] | None = None
         self._lossy_rooms: dict[str, None] = {}
+        #: The rooms whose state is being read; True if it must be read again after that.
+        self._checks: Final[dict[Subscription, bool]] = {}
         self._log_invalid_after = 0.0
+        #: The number of invalid messages since the last log line about them.
+        self._invalid_messages = 0
         router.on_server_return.append(self.repair.on_server_return)
         #: The number of resyncs, for the metrics.
         self.resyncs = 0
@@ -96,35 +109,38 @@ class Receiver:
     def on_message(self, subscription: Subscription, message: bytes) -> None:
         """Process a message of a room's channel, or hold it back while a gap is repaired.
 
-        A message is ``<epoch> <offset>``, a newline and the payload. For several events the first line also has the
-        length of each payload, and the payloads follow without separators.
+        A message is ``<epoch> <first offset> <length>...``, a newline, the payloads, and a signature of the first line.
         """
         if subscription.pending is not None:
             subscription.pending.append(message)
             return
         head, _, body = message.partition(b"\n")
+        # SHA-1 is the only hash that scripts have. 0.5 us.
+        digest = sha1(subscription.secret + head, usedforsecurity=False).hexdigest()
+        if not body.endswith(digest[:_SIGNATURE_SIZE].encode()):
+            self._skip_invalid(subscription)
+            return
         words = head.split(b" ")
-        try:
-            epoch = words[0].decode()
-            first = int(words[1])
-            if epoch != subscription.epoch and not self._is_first_event(subscription, epoch, first, message):
-                return
-            expected = subscription.last_offset + 1
-            if first > expected:
-                subscription.pending = [message]
-                self.repair.start(subscription)
-                return
-            if len(words) == 2:
-                if first == expected:
-                    self.deliver(subscription, first, body)
-                return
+        if len(body) - _SIGNATURE_SIZE != (int(words[2]) if len(words) == 3 else sum(map(int, words[2:]))):
+            self._skip_invalid(subscription)
+            return
+        epoch = words[0].decode()
+        first = int(words[1])
+        if epoch != subscription.epoch and not self._is_first_event(subscription, epoch, first, message):
+            return
+        expected = subscription.last_offset + 1
+        if first > expected:
+            subscription.pending = [message]
+            self.repair.start(subscription)
+        elif len(words) == 3:
+            if first == expected:
+                self.deliver(subscription, first, body[:-_SIGNATURE_SIZE])
+        else:
             start = 0
             for offset, length in enumerate(map(int, words[2:]), first):
                 if offset > subscription.last_offset:
                     self.deliver(subscription, offset, body[start : start + length])
                 start += length
-        except (ValueError, IndexError):
-            self._skip_invalid(subscription)
 
     def _is_first_event(self, subscription: Subscription, epoch: str, first: int, message: bytes) -> bool:
         """Return True if a message of another epoch than the subscription's contains the first event of its room.
@@ -142,11 +158,19 @@ class Receiver:
         return False
 
     def _skip_invalid(self, subscription: Subscription) -> None:
+        """Compare the room with its stream, in case this was an announcement of an event."""
+        self._invalid_messages += 1
         now = self._loop.time()
         if now > self._log_invalid_after:
             self._log_invalid_after = now + _INVALID_LOG_INTERVAL
-            room = subscription.room
-            log.warning("Room %s received a message that no node of this version sends; who else publishes?", room)
+            log.warning(
+                "Channel %s received a message that was not sent by a node of this version, or not to this process of "
+                "Redis; who else publishes? The room is read from its stream (such messages since the last line: %d)",
+                self._keys.channel(subscription.room),
+                self._invalid_messages,
+            )
+            self._invalid_messages = 0
+        self.check(subscription)
 
     def deliver(self, subscription: Subscription, offset: int, payload: bytes) -> None:
         """Pass an event to the listener."""
@@ -209,15 +233,24 @@ class Receiver:
                 subscription.is_active = False
 
     def check(self, subscription: Subscription) -> None:
-        """Compare a subscription with the state of its room, as soon as Redis replies."""
+        """Compare a subscription with the state of its room, as soon as Redis replies.
 
-        def on_reply(future: asyncio.Future[Any]) -> None:
-            is_current = self.subscriptions.is_current(subscription)
-            if not future.cancelled() and future.exception() is None and is_current:
-                self.repair.on_state(subscription, future.result())
-
+        If that is running already, it is done once more afterwards, because an event may have come in between.
+        """
+        if subscription in self._checks:
+            self._checks[subscription] = True
+            return
         try:
             reply = self._stream.read_state(subscription.room, subscription.epoch, subscription.last_offset)
         except Unavailable:
             return
-        reply.add_done_callback(on_reply)
+        self._checks[subscription] = False
+        reply.add_done_callback(partial(self._on_checked, subscription))
+
+    def _on_checked(self, subscription: Subscription, reply: asyncio.Future[Any]) -> None:
+        must_repeat = self._checks.pop(subscription)
+        if reply.cancelled() or reply.exception() is not None or not self.subscriptions.is_current(subscription):
+            return
+        self.repair.on_state(subscription, reply.result())
+        if must_repeat:
+            self.check(subscription)

@@ -43,10 +43,11 @@ class Subscription:
 
     ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
     ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
-    event was delivered since the last check of quiet rooms.
+    event was delivered since the last check of quiet rooms. ``secret`` begins the text of which the signature of each
+    announcement is the hash.
     """
 
-    __slots__ = ("epoch", "is_active", "last_offset", "pending", "room")
+    __slots__ = ("epoch", "is_active", "last_offset", "pending", "room", "secret")
 
     def __init__(self, room: str) -> None:
         self.room: Final = room
@@ -54,6 +55,7 @@ class Subscription:
         self.last_offset = UNKNOWN
         self.pending: list[bytes] | None = []
         self.is_active = True
+        self.secret = b""
 
 
 class Subscriptions:
@@ -189,11 +191,14 @@ class Subscriptions:
             parts = [pack(("SUBSCRIBE", *channels))]
         for channel in channels:
             subscription = self.by_channel.get(channel)
-            epoch, offset = ("", 0) if subscription is None else (subscription.epoch, subscription.last_offset)
-            if subscription is not None and not epoch and offset != UNKNOWN:
-                # The first event of the room may have been announced while the channel was not subscribed, and may be
-                # lost. Before the next event is delivered, the room is compared with its stream.
-                subscription.epoch = BEFORE_ALL
+            epoch, offset = "", 0
+            if subscription is not None:
+                epoch, offset = subscription.epoch, subscription.last_offset
+                subscription.secret = connection.generation + channel
+                if not epoch and offset != UNKNOWN:
+                    # The first event of the room may have been announced while the channel was not subscribed, and may
+                    # be lost. Before the next event is delivered, the room is compared with its stream.
+                    subscription.epoch = BEFORE_ALL
             args = (connection.generation, b"0", *self._stream.state_args(epoch, offset))
             parts.append(pack(("EVALSHA", ROOM_STATE.sha, 2, *self._keys.of_channel(channel), *args)))
 

@@ -54,7 +54,7 @@ local function record_loss(meta, stream, seen, announce)
     redis.call('HDEL', meta, text(one[1]))
   end
   redis.call('HSET', meta, 'e', begins, 'o', offset, 'g', read_generation(), 'x', '0', 'l', begins, begins, offset)
-  redis.call(announce, string.sub(meta, 1, -3), begins .. ' ' .. offset .. '\n')
+  send_announcement(announce, string.sub(meta, 1, -3), read_generation(), begins .. ' ' .. offset, '')
 end
 
 -- Lets the room's meta live for ttl ms from now, and a little longer, so that few calls write.

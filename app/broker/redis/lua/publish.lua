@@ -33,7 +33,7 @@ for _ = 1, rooms do
   arg = arg + 1
   local epoch, offset, extended_at = open_room(meta, stream, generation)
   local newest_offset = tonumber(offset)
-  local first = newest_offset + 1
+  local first = text(newest_offset + 1)
   local payloads, lengths = {}, {}
   for _ = 1, events do
     local id
@@ -43,8 +43,9 @@ for _ = 1, rooms do
     end
     if not id then
       newest_offset = newest_offset + 1
+      offset = text(newest_offset)
       local payload = ARGV[arg + 1]
-      id = epoch .. '-' .. text(newest_offset)
+      id = epoch .. '-' .. offset
       -- A stream that was evicted or deleted is created again without an expiry, so set it below.
       if not redis.call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', size, id, 't', time, 'p', payload) then
         redis.call('XADD', stream, id, 't', time, 'p', payload)
@@ -65,17 +66,14 @@ for _ = 1, rooms do
   if #payloads > 0 then
     -- The TTLs are longer by the time after which they are extended. That saves two calls for most batches.
     if now - extended_at > extension then
-      redis.call('HSET', meta, 'o', text(newest_offset), 'x', time)
+      redis.call('HSET', meta, 'o', offset, 'x', time)
       redis.call('PEXPIRE', meta, room_ttl)
       redis.call('PEXPIRE', stream, ttl)
     else
-      redis.call('HSET', meta, 'o', text(newest_offset))
+      redis.call('HSET', meta, 'o', offset)
     end
-    local head = epoch .. ' ' .. text(first)
-    if #payloads > 1 then
-      head = head .. ' ' .. table.concat(lengths, ' ')
-    end
-    redis.call(announce, channel, head .. '\n' .. table.concat(payloads))
+    local head = epoch .. ' ' .. first .. ' ' .. table.concat(lengths, ' ')
+    send_announcement(announce, channel, own_generation or generation, head, table.concat(payloads))
   elseif extended_at == 0 then
     redis.call('PEXPIRE', meta, room_ttl)
   end

@@ -32,6 +32,14 @@ local function read_generation()
   return own_generation
 end
 
+-- Announces events in a room. The head is the epoch, the offset of the first event, and the length of each payload.
+-- A signature follows the payloads. Its secret is the generation, which clients do not see and pub/sub does not carry, so
+-- that nodes recognise what a script has not sent, or what did not arrive whole. See Receiver.on_message.
+local function send_announcement(command, channel, generation, head, payloads)
+  local signature = string.sub(redis.sha1hex(generation .. channel .. head), 1, 16)
+  redis.call(command, channel, head .. '\n' .. payloads .. signature)
+end
+
 -- An epoch is the time at which it began, in microseconds. It is increased if needed so that it is larger than the epoch
 -- at_least and every epoch in the stream, and different from other epochs that this run of the script begins.
 local begun = 0
