@@ -146,9 +146,11 @@ def http_transports(server: web.Server) -> list[tuple[HttpConnection, asyncio.Tr
 def http_connections(server: web.Server, on_lost: Callable[[HttpConnection], None]) -> Callable[[], HttpConnection]:
     """Return the factory of the connections of ``server``. By itself, that creates aiohttp's ``RequestHandler``.
 
-    ``on_lost`` is called with each connection that has lost its transport, or has given it away.
+    ``on_lost`` is called with each connection that has lost its transport, or has given it away. In asyncio's debug
+    mode, aiohttp would also send tracebacks to clients.
     """
-    return lambda: HttpConnection(server, on_lost, loop=server._loop, **server._kwargs)
+    options = {**server._kwargs, "debug": False}
+    return lambda: HttpConnection(server, on_lost, loop=server._loop, **options)
 
 
 class AiohttpUpgradeRequest:

@@ -9,6 +9,7 @@
     │   └── InvalidEvent       an event cannot be published: its type or its data is wrong
     ├── AuthenticationFailed   a token or ticket is not accepted: close 4401
     ├── Unavailable            the request cannot be carried out now; a retry may succeed
+    │   └── BrokerUnavailable  the broker does not work at the moment
     └── ProtocolViolation      the peer violated RFC 6455: the connection is closed with the code of the error
 """
 
@@ -151,7 +152,27 @@ class Unavailable(RoomcastError):
     Raise it in a rule that cannot decide now, or in a handler. The client receives an ``error`` frame of code
     ``unavailable``, which contains the message, and may repeat the request. A rule that raises it neither allows nor
     forbids: the client does not join, its connection stays open, and a member stays in the room for now.
+
+    Args:
+        message: A sentence for clients. It must not contain addresses, paths or the text of other exceptions.
+        detail: The cause, for the log and for callers with the API key. The default is the message.
     """
+
+    def __init__(self, message: str, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = message if detail is None else detail
+        if detail is not None:
+            self.add_note(detail)  # tracebacks in the log contain it
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker does not work at the moment, or refuses a command.
+
+    All clients receive the same sentence. ``detail`` has the cause, with the addresses of servers and their replies.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("The broker cannot carry out the request.", detail)
 
 
 class ProtocolViolation(RoomcastError):

@@ -1,7 +1,8 @@
 """Count failures that repeat, and log them without flooding the log.
 
 An access check that cannot decide fails for every join until its cause is removed. At a few thousand joins a second, a
-line for each would cost more than the joins.
+line for each would cost more than the joins. The same holds for a handler of a plugin that raises an exception, and for
+requests without the broker.
 """
 
 from __future__ import annotations
@@ -10,33 +11,47 @@ import logging
 import time
 from typing import Final
 
-#: The least time between two log lines about the same cause, in seconds.
+#: The time in which one cause has a limited number of log lines, in seconds.
 INTERVAL: Final = 60.0
+#: How many lines an unexpected exception may have in this time. A developer who repeats a request sees it again.
+EXCEPTION_LINES: Final = 10
 
 
 class FailureLog:
-    """Logs the first failure of each cause at once, and then at most one a minute.
+    """Logs the first failures of each cause at once: ``lines`` of them, by default one, in a minute.
 
     ``total`` is the number of all failures. The number of causes must be bounded, because they are kept.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, lines: int = 1) -> None:
         self._logger: Final = logger
+        self._lines: Final = lines
         self.total = 0
-        #: For each cause the time of the next line, and the number of failures since the last one.
-        self._causes: Final[dict[str, tuple[float, int]]] = {}
+        #: For each cause the end of its minute, the lines left in it, and the number of failures since the last line.
+        self._causes: Final[dict[str, tuple[float, int, int]]] = {}
 
     def add(self, cause: str, text: str, error: BaseException | None = None) -> None:
-        """Count a failure. If no line about ``cause`` was logged in the last minute, log ``text``.
+        """Count a failure. If ``cause`` may have another line in this minute, log ``text``.
 
         The line has the number of failures since the last line, and the traceback of ``error``.
         """
         self.total += 1
-        next_line, failures = self._causes.get(cause, (0.0, 0))
+        end, lines, failures = self._causes.get(cause, (0.0, 0, 0))
         failures += 1
         now = time.monotonic()
-        if now >= next_line:
+        if now >= end:
+            end, lines = now + INTERVAL, self._lines
+        if lines:
             level = logging.WARNING if error is None else logging.ERROR
             self._logger.log(level, "%s (failures since the last such line: %d)", text, failures, exc_info=error)
-            next_line, failures = now + INTERVAL, 0
-        self._causes[cause] = (next_line, failures)
+            lines, failures = lines - 1, 0
+        self._causes[cause] = (end, lines, failures)
+
+
+def place_of(error: BaseException) -> str:
+    """Return the type of an exception and the line that raised it, as the cause of a failure."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    line = "" if trace is None else f" {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{line}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Final
 
-from ..errors import Unavailable
+from ..errors import BrokerUnavailable
 from . import connection_set
 from .base import KEY_TTL, Broker, History, Listener, Member, PresenceChange, Publication, UserId
 from .connection_set import ConnectionSet
@@ -98,7 +98,7 @@ class MemoryBroker(Broker):
 
     def _check_running(self) -> None:
         if self._listener is None:
-            raise Unavailable(_NOT_RUNNING)
+            raise BrokerUnavailable(_NOT_RUNNING)
 
     # Lifecycle.
 
@@ -125,7 +125,7 @@ class MemoryBroker(Broker):
         """See ``Broker``."""
         listener = self._listener
         if listener is None:
-            raise Unavailable(_NOT_RUNNING)
+            raise BrokerUnavailable(_NOT_RUNNING)
         now = self._clock()
         if key is not None and (known := self._keys.get((room, key), now)) is not None:
             return known
@@ -234,7 +234,7 @@ class MemoryBroker(Broker):
     async def signal(self, message: bytes) -> None:
         """See ``Broker``."""
         if self._listener is None:
-            raise Unavailable(_NOT_RUNNING)
+            raise BrokerUnavailable(_NOT_RUNNING)
         self._listener.on_signal(message)
 
     # Leases.

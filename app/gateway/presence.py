@@ -39,7 +39,10 @@ class Presence:
                 await self._announce(UserJoined, room, identity)
         except Unavailable as error:
             log.warning(
-                "user_joined of user %s in %s is announced late or not at all: %s", identity.user_id, room, error
+                "user_joined of user %s in %s is announced late or not at all: %s",
+                identity.user_id,
+                room,
+                error.detail,
             )
 
     async def leave(self, client: Client, room: str) -> PresenceChange:

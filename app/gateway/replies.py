@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..auth.failure_log import EXCEPTION_LINES, FailureLog, place_of
 from ..errors import FORBIDDEN, InvalidEvent, Refused, Unavailable
 from ..plugin import Command
 from ..protocol import messages
@@ -24,6 +25,8 @@ class Replies:
     def __init__(self, node: Node) -> None:
         self._counters: Final = node.counters
         self._closes_on_forbidden: Final = node.settings.forbidden_join == "close"
+        self._unavailable: Final = FailureLog(log)
+        self._exceptions: Final = FailureLog(log, EXCEPTION_LINES)
 
     def send_result(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
         """Send the result of a command's handler. A result that is not a JSON object becomes the error ``internal``."""
@@ -36,7 +39,10 @@ class Replies:
             self.send_error(client, _internal(request), request.room, request.id)
 
     def send_failure(self, client: Client, request: Request, error: BaseException) -> None:
-        """Send the error frame for a request that failed. An unexpected error is logged and sent as ``internal``."""
+        """Send the error frame for a request that failed. An unexpected error is logged and sent as ``internal``.
+
+        The client never receives the text of an unexpected error, or the detail of ``Unavailable``: the log has them.
+        """
         if isinstance(error, Refused) and not isinstance(error, InvalidEvent):
             refused = error
         elif isinstance(error, JoinForbidden):
@@ -44,8 +50,11 @@ class Replies:
             log_user_event("join refused", client, str(refused))
         elif isinstance(error, Unavailable):
             refused = Refused("unavailable", f"{request.type} could not be carried out now; try again soon. {error}")
+            if error.detail != str(error):
+                self._unavailable.add(request.type, f"{request.type} could not be carried out: {error.detail}")
         else:
-            log.error("%s of user %s failed", request.type, client.identity.user_id, exc_info=error)
+            text = f"{request.type} of user {client.identity.user_id} failed"
+            self._exceptions.add(f"{request.type} {place_of(error)}", text, error)
             refused = _internal(request)
         self.send_error(client, refused, request.room, request.id)
         if isinstance(error, JoinForbidden) and refused.code == "forbidden" and self._closes_on_forbidden:

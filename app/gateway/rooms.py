@@ -142,7 +142,7 @@ class Rooms:
             await self._presence.announce_left(client, room, change)
         except Unavailable as error:
             user_id = client.identity.user_id
-            log.warning("user_left of user %s in %s is announced late or not at all: %s", user_id, room, error)
+            log.warning("user_left of user %s in %s is announced late or not at all: %s", user_id, room, error.detail)
 
 
 async def _finish(rest: Coroutine[Any, Any, None]) -> None:

@@ -84,7 +84,7 @@ class RoomRules:
                 raise
             raise JoinForbidden(refused) from None
         except Unavailable as unavailable:
-            self._count_failure(type, f"The rule of {type} rooms cannot decide: {unavailable}", None)
+            self._count_failure(type, f"The rule of {type} rooms cannot decide: {unavailable.detail}", None)
             raise
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

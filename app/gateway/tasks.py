@@ -79,6 +79,6 @@ class BackgroundTasks:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, Unavailable):
-            log.warning("A background task was not finished: %s", error)
+            log.warning("A background task was not finished: %s", error.detail)
         else:
             log.error("A background task failed", exc_info=error)

@@ -98,6 +98,7 @@ _ERROR: Final[JsonSchema] = {
     "properties": {
         "error": {"type": "string", "description": "A sentence for developers: what is wrong, and what to do."},
         "code": {"type": "string", "description": "A stable code."},
+        "detail": {"type": "string", "description": "With the API key and the code unavailable: the cause."},
         "items": {
             "type": "array",
             "description": "For a list of events: the problems of each invalid event.",

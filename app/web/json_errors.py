@@ -1,7 +1,8 @@
 """The JSON responses of the HTTP API, and how exceptions become error responses.
 
 An error is ``{"error": sentence, "code": word}``, with more fields for some codes. Codes that are also those of error
-frames have the same meaning. ``STATUS`` has the HTTP status of each code.
+frames have the same meaning. ``STATUS`` has the HTTP status of each code. The sentence is for everyone. Only callers
+that may see details (``SEES_DETAILS``) get the ``detail`` of ``Unavailable``, which names servers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from ..auth.failure_log import EXCEPTION_LINES, FailureLog, place_of
 from ..errors import AuthenticationFailed, Refused, RoomcastError, Unavailable
 
 log = logging.getLogger("roomcast.api")
@@ -44,6 +46,30 @@ STATUS: Final[Mapping[str, int]] = {
 CHALLENGE: Final = 'Bearer realm="roomcast"'
 #: The Retry-After of requests that failed because the broker is unavailable, in seconds.
 RETRY_AFTER: Final = 1
+
+
+#: Set in a request whose API key allows its caller to see the cause of failures.
+SEES_DETAILS: Final = web.RequestKey("sees_details", bool)
+
+
+class FailureLogs:
+    """Logs failed requests: those without the broker once a minute, each place of an exception ten times a minute."""
+
+    def __init__(self) -> None:
+        self._unavailable: Final = FailureLog(log)
+        self._exceptions: Final = FailureLog(log, EXCEPTION_LINES)
+
+    def add(self, request: web.Request, error: Exception) -> None:
+        """Log that ``request`` failed with ``error``."""
+        resource = request.match_info.route.resource
+        name = f"{request.method} {resource.canonical if resource is not None else ''}"
+        if isinstance(error, Unavailable):
+            self._unavailable.add(name, f"{name} could not be carried out: {error.detail}")
+        else:
+            self._exceptions.add(f"{name} {place_of(error)}", f"{name} failed", error)
+
+
+FAILURE_LOGS: Final = web.AppKey("failure_logs", FailureLogs)
 
 
 class Failure(RoomcastError):
@@ -99,9 +125,10 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
         return Failure(error.code, error.message, {"fields": error.fields} if error.fields else None)
     if isinstance(error, AuthenticationFailed):
         return Failure("bad_token", str(error), headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
+    request.app[FAILURE_LOGS].add(request, error)
     if isinstance(error, Unavailable):
-        sentence = f"The request could not be carried out now ({error}); try again."
-        return Failure("unavailable", sentence, headers={"Retry-After": str(RETRY_AFTER)})
-    resource = request.match_info.route.resource
-    log.error("%s %s failed", request.method, resource.canonical if resource is not None else "", exc_info=error)
+        sentence = f"The request could not be carried out now; try again soon. {error}"
+        has_detail = request.get(SEES_DETAILS, False) and error.detail != str(error)
+        more = {"detail": error.detail} if has_detail else None
+        return Failure("unavailable", sentence, more, headers={"Retry-After": str(RETRY_AFTER)})
     return Failure("internal", "The server failed; its log says why. Try again later.")

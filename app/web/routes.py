@@ -10,6 +10,7 @@ from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
 from .app_state import DEV, GATEWAY
+from .json_errors import FAILURE_LOGS, FailureLogs
 from .ops import health, metrics
 from .origins import ORIGINS, AllowedOrigins
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
@@ -24,6 +25,7 @@ def add_routes(app: web.Application) -> None:
     router = app.router
     check_schemas(app[GATEWAY].registry)
     app[TICKET_LIMIT] = TicketLimit()
+    app[FAILURE_LOGS] = FailureLogs()
     settings = app[GATEWAY].settings
     app[ORIGINS] = AllowedOrigins(settings.allowed_origins, settings.public_url)
     app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)

@@ -23,7 +23,7 @@ from ..broker.redis.broker import RedisBroker
 from ..broker.redis.options import RedisOptions
 from ..broker.redis.tls import TlsFiles
 from ..broker.redis.urls import Target, parse
-from ..errors import RoomcastError
+from ..errors import RoomcastError, Unavailable
 from ..gateway.gateway import Gateway
 from ..registry import Registry
 from ..settings import Settings
@@ -80,7 +80,7 @@ def run(
     which bound them, logs it then.
 
     Raises ``PluginError`` or ``StartError``. With Redis it raises ``SettingsError`` if REDIS_URL is wrong, and
-    ``Unavailable`` if Redis does not answer within REDIS_WAIT.
+    ``StartError`` if Redis does not answer within REDIS_WAIT.
     """
     plugins = registry.load()
     if address.unix_socket is not None and not address.sockets:
@@ -91,6 +91,9 @@ def run(
         failure: RoomcastError | None = None
         try:
             runner.run(_serve(settings, plugins, address, on_ready, dev, load_tls, on_start, peers))
+        except Unavailable as error:
+            failure = StartError(error.detail)
+            failure.__cause__ = error
         except RoomcastError as error:
             failure = error
         except Exception as error:

@@ -236,7 +236,7 @@ async def test_admissions_wait_after_redis_lost_leases(fresh_redis: FreshRedis, 
                 admitted = await b.broker.admit(1, 3, 2)
                 break
             except Unavailable as error:
-                refusals.append(str(error))
+                refusals.append(error.detail)
                 await asyncio.sleep(0.01)
     assert not admitted
     assert any("Redis is back" in one for one in refusals)

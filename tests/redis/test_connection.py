@@ -185,7 +185,7 @@ async def test_missing_and_wrong_passwords(open_to: Open, fresh_redis: FreshRedi
     assert await connection.execute("ACL", "WHOAMI") == b"cast"
     with pytest.raises(Unavailable, match="user name or the password") as wrong:
         await open_to(f"redis://cast:another-word@127.0.0.1:{server.port}")
-    assert "another-word" not in str(wrong.value)
+    assert "another-word" not in f"{wrong.value} {wrong.value.detail}"
     with pytest.raises(Unavailable, match="password"):
         await open_to(f"redis://127.0.0.1:{server.port}")
 
@@ -247,7 +247,7 @@ async def test_errors_do_not_show_the_password(open_to: Open) -> None:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(Unavailable, match=expected) as refused:
                 await open_to(f"redis://:s3cret@127.0.0.1:{port}")
-            assert "s3cret" not in str(refused.value)
+            assert "s3cret" not in f"{refused.value} {refused.value.detail}"
             assert refused.value.__cause__ is None
 
 

@@ -14,7 +14,7 @@ from roomcast.broker.base import Publication
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import parse
-from roomcast.errors import Unavailable
+from roomcast.errors import BrokerUnavailable, Unavailable
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ async def test_queued_events_are_limited(fresh_redis: FreshRedis) -> None:
     tasks = [asyncio.ensure_future(harness.broker.publish(ROOM, b"x" * 1000)) for _ in range(50)]
     done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     assert (len(done), len(waiting)) == (30, 20)
-    assert all("REDIS_BUFFER" in str(one.exception()) for one in done)
+    errors = [one.exception() for one in done]
+    assert all(isinstance(error, BrokerUnavailable) and "REDIS_BUFFER" in error.detail for error in errors)
     server.resume()
     assert [split(await one)[1] for one in tasks if one in waiting] == list(range(1, 21))
     assert split(await harness.broker.publish(ROOM, b"x" * 1000))[1] == 21
@@ -164,5 +165,5 @@ async def test_close_fails_waiting_publishes(fresh_redis: FreshRedis, redis_pref
     await broker.close()
     async with asyncio.timeout(10):
         results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(result) for result in results] == [Unavailable] * 3
+    assert [type(result) for result in results] == [BrokerUnavailable] * 3
     assert broker._router.buffered == 0

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable
 from ..base import (
     KEY_TTL,
     Broker,
@@ -150,7 +150,7 @@ class RedisBroker(Broker):
         self, address: Address | None, on_push: Callable[[list[Any]], None], on_lost: OnLost
     ) -> RedisConnection:
         if address is None:
-            raise Unavailable("no sentinel has named its primary yet")
+            raise BrokerUnavailable("no sentinel has named its primary yet")
         target = self._target
         credentials = (target.username, target.password)
         timeout = self._options.timeout
@@ -211,13 +211,13 @@ class RedisBroker(Broker):
 
     def _check_running(self) -> None:
         if not self._is_running:
-            raise Unavailable(_NOT_RUNNING)
+            raise BrokerUnavailable(_NOT_RUNNING)
 
     async def ping(self) -> None:
         """See ``Broker``. Checks that every server accepts commands, and sends a message through Redis to itself."""
         self._check_running()
         if problems := [*self._router.problems(), *self._receiver.subscriptions.problems()]:
-            raise Unavailable(" ".join(problems))
+            raise BrokerUnavailable(" ".join(problems))
         await self._refusals.check()
         await self._receiver.subscriptions.echo()
 
@@ -256,7 +256,7 @@ class RedisBroker(Broker):
     async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
         """See ``Broker``."""
         if not self._is_running:
-            raise Unavailable(_NOT_RUNNING)
+            raise BrokerUnavailable(_NOT_RUNNING)
         return await self._publisher.publish(room, payload, key)
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
@@ -290,7 +290,7 @@ class RedisBroker(Broker):
         """See ``Broker``. Raises ``Unavailable`` in the grace period as well."""
         self._check_running()
         if self._grace_left() > 0:
-            raise Unavailable("Redis is back, and the nodes are writing their leases again; try again soon.")
+            raise BrokerUnavailable("Redis is back, and the nodes are writing their leases again; try again soon.")
         return await self._leases.admit(user_id, connection, limit)
 
     async def release(self, user_id: UserId, connection: int) -> None:

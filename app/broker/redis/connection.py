@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import hiredis
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable
 from .tls import explain
 
 log = logging.getLogger("roomcast.redis")
@@ -84,7 +84,7 @@ class _ReplyFuture:
 
     def fail(self, reason: str) -> None:
         if not self.future.done():
-            self.future.set_exception(Unavailable(reason))
+            self.future.set_exception(BrokerUnavailable(reason))
 
 
 class RedisConnection(asyncio.Protocol):
@@ -169,7 +169,7 @@ class RedisConnection(asyncio.Protocol):
             async with asyncio.timeout(self._timeout):
                 return await on_reply.future
         except TimeoutError:
-            raise Unavailable(f"it has not answered for {self._timeout:g} s") from None
+            raise BrokerUnavailable(f"it has not answered for {self._timeout:g} s") from None
 
     def _write(self, packed: bytes) -> None:
         if not self._out:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable
 from .command_check import describe_missing, find_refusals
 from .connection import Part, RedisConnection, ReplyError, pack
 from .keys import Keys
@@ -64,17 +64,17 @@ async def open_connection(
             await _set_up(connection, credentials, db, scripts)
             is_ready = True
             if not connection.is_open:
-                raise Unavailable("the connection broke during the handshake")
+                raise BrokerUnavailable("the connection broke during the handshake")
             return connection
     except TimeoutError:
         # A Redis without TLS waits for the end of the line.
         hint = " the TLS handshake (or does it not use TLS?)" if tls is not None and connection is None else ""
-        raise Unavailable(f"it has not answered{hint} for {timeout:g} s") from None
+        raise BrokerUnavailable(f"it has not answered{hint} for {timeout:g} s") from None
     except ssl.SSLError as error:
-        raise Unavailable(explain(error)) from error
+        raise BrokerUnavailable(explain(error)) from error
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-        raise Unavailable(reason) from error
+        raise BrokerUnavailable(reason) from error
     finally:
         if not is_ready and connection is not None:
             connection.abort("the handshake failed")
@@ -90,7 +90,7 @@ async def _set_up(connection: RedisConnection, credentials: Credentials, db: int
         hello += ["SETNAME", "roomcast"]
         greeting = await connection.execute(*hello)
         if map_value(greeting, b"role") not in (b"master", b"primary"):
-            raise Unavailable("it is a replica now, not a primary")
+            raise BrokerUnavailable("it is a replica now, not a primary")
         if db:
             await connection.execute("SELECT", db)
         info = await connection.execute("INFO", "server")
@@ -103,8 +103,8 @@ async def _set_up(connection: RedisConnection, credentials: Credentials, db: int
         if error.code == "NOPERM":  # name all commands that the user lacks, not only the first one
             refusals = await find_refusals(connection, Keys(""), db)
             rights = [one for one in refusals if one.missing_rule("") == f"+{one.command}"]
-            raise Unavailable(" ".join(f"it {phrase}" for phrase in describe_missing(rights, user, ""))) from None
-        raise Unavailable(_refusal(error, password)) from None  # the error may contain the password
+            raise BrokerUnavailable(" ".join(f"it {phrase}" for phrase in describe_missing(rights, user, ""))) from None
+        raise BrokerUnavailable(_refusal(error, password)) from None  # the error may contain the password
 
 
 def map_value(reply: Any, name: bytes) -> Any:
@@ -128,7 +128,7 @@ def _info_field(info: bytes, name: bytes) -> bytes:
     for line in info.splitlines():
         if line.startswith(name + b":"):
             return line[len(name) + 1 :].strip()
-    raise Unavailable(f"it does not report its {name.decode()} (INFO server)")
+    raise BrokerUnavailable(f"it does not report its {name.decode()} (INFO server)")
 
 
 def _refusal(error: ReplyError, password: str | None) -> str:

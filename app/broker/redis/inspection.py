@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final, NamedTuple
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
 from ..base import Member
 from .broker import RedisBroker
 from .connection import RedisConnection, ReplyError
@@ -48,7 +48,7 @@ async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  
     try:
         await topology.refresh()
     except Unavailable as error:
-        raise Unavailable(f"Redis at {target.safe} cannot be reached: {error}.") from error
+        raise BrokerUnavailable(f"Redis at {target.safe} cannot be reached: {error.detail}.") from error
     found = []
     for name in topology.names():
         address = topology.address(name)
@@ -63,7 +63,8 @@ async def inspect_servers(target: Target, timeout: float) -> list[ServerInfo]:  
             finally:
                 connection.abort("it is no longer needed")
         except (Unavailable, ReplyError) as error:
-            raise Unavailable(f"Redis at {format_name(address)} cannot be reached: {error}.") from error
+            reason = error.detail if isinstance(error, Unavailable) else error
+            raise BrokerUnavailable(f"Redis at {format_name(address)} cannot be reached: {reason}.") from error
     return found
 
 
@@ -116,7 +117,7 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
         await broker.release(name, 1)
         await broker.enter(name, name, "doctor", 1)
         if await broker.members(name) != [Member(name, "doctor")]:
-            raise Unavailable("Redis does not return the member that was added to a room.")
+            raise BrokerUnavailable("Redis does not return the member that was added to a room.")
         await broker.rooms()
         await broker.leave(name, name, 1)
         await broker.claim(name, 1.0)
@@ -126,6 +127,6 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
         await broker.revoke_all(name, 1.0, 1.0)
         await broker.revoke_one(name, name, 1.0)
         if not await broker.is_revoked(name, 1.0, name):
-            raise Unavailable("Redis does not return the revocation of a token.")
+            raise BrokerUnavailable("Redis does not return the revocation of a token.")
     finally:
         await broker.close()

@@ -165,7 +165,7 @@ class PositionReporter:
             try:
                 state = await self._stream.read_state(room, epoch, offset, wait=_REPORT_WAIT)
             except Unavailable as error:
-                log.debug("The position in room %s could not be reported: %s", room, error)
+                log.debug("The position in room %s could not be reported: %s", room, error.detail)
                 await asyncio.sleep(1.0)
                 continue
             if state is not None and int(state[1]) < offset:

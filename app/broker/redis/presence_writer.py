@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
 from .. import connection_set
 from ..base import Member, PresenceChange, UserId
 from ..connection_set import ConnectionSet
@@ -203,7 +203,7 @@ class PresenceWriter:
         except Unavailable as error:
             _fail(writes, [*users, *writes.queue], error)
         except BaseException as error:
-            _fail(writes, [*users, *writes.queue], Unavailable("This node is closing its broker."))
+            _fail(writes, [*users, *writes.queue], BrokerUnavailable("This node is closing its broker."))
             if isinstance(error, Exception):
                 log.exception("The presence in %s could not be written", room)
             else:
@@ -298,4 +298,5 @@ def _fail(writes: RoomWrites, users: Iterable[UserId], error: Unavailable) -> No
 def _fail_waiters(waiters: list[Waiter], error: BaseException) -> None:
     for _, waiter in waiters:
         if not waiter.done():
-            waiter.set_exception(error if isinstance(error, Unavailable) else Unavailable("This node is closing."))
+            closing = BrokerUnavailable("This node is closing.")
+            waiter.set_exception(error if isinstance(error, Unavailable) else closing)

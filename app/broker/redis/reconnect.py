@@ -89,7 +89,7 @@ class ReconnectingConnection:
                 self._address = self._find_address(self.name)
                 connection = await self._connect(self._address, self._lost)
             except Unavailable as error:
-                self.reason = str(error)
+                self.reason = error.detail
             except Exception as error:  # for example an invalid address; it must not end the attempts
                 self.reason = f"{type(error).__name__}: {error}"
                 if not is_reported:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...backoff import Backoff
-from ...errors import SettingsError, Unavailable
+from ...errors import BrokerUnavailable, SettingsError, Unavailable
 from .command_check import Refusal, describe_missing, describe_state, find_refusals
 from .connection import RedisConnection
 from .keys import Keys
@@ -57,7 +57,7 @@ class RefusalMonitor:
             if not (problems := self._describe_states(refusals)):
                 return
             if self._loop.time() > deadline:
-                raise Unavailable(" ".join(problems))
+                raise BrokerUnavailable(" ".join(problems))
             await asyncio.sleep(backoff.next_pause())
 
     async def close(self) -> None:
@@ -74,7 +74,7 @@ class RefusalMonitor:
             await self._check_once()
         if self.problems:
             self._watch()
-            raise Unavailable(" ".join(self.problems))
+            raise BrokerUnavailable(" ".join(self.problems))
 
     async def _check_once(self) -> None:
         if self._check is None:

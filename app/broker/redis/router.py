@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ...backoff import Backoff
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
 from .connection import Part, RedisConnection
 from .reconnect import OpenConnection
 from .scripts import Script
@@ -86,14 +86,14 @@ class Router:
                 break
             except Unavailable as error:
                 if self._loop.time() > deadline:
-                    raise Unavailable(f"Redis cannot be reached: {error}.") from error
+                    raise BrokerUnavailable(f"Redis cannot be reached: {error.detail}.") from error
                 await asyncio.sleep(_FAST_REFRESH_INTERVAL)
         self._update_queues()
         self._expire_calls()
         self._refresher = asyncio.create_task(self._refresh_periodically(), name="roomcast redis servers")
         while problems := self.problems():
             if self._loop.time() > deadline:
-                raise Unavailable(problems[0])
+                raise BrokerUnavailable(problems[0])
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
@@ -148,7 +148,7 @@ class Router:
         A single call that is larger than the buffer is allowed if the buffer is empty.
         """
         if self._buffered + size > self._buffer and self._buffered:
-            raise Unavailable("REDIS_BUFFER is full: too many events wait for Redis.")
+            raise BrokerUnavailable("REDIS_BUFFER is full: too many events wait for Redis.")
         self._buffered += size
 
     def free(self, size: int) -> None:
@@ -192,7 +192,7 @@ class Router:
         try:
             queue = self._queues.get(self.topology.name(key.encode() if isinstance(key, str) else key))
             if queue is None:
-                raise Unavailable("This node's broker is closed, or its servers are changing.")
+                raise BrokerUnavailable("This node's broker is closed, or its servers are changing.")
         except Unavailable:
             if not call.deadline or self._is_closed:
                 raise
@@ -272,7 +272,7 @@ class Router:
         try:
             await self.topology.refresh()
         except Unavailable as error:
-            log.debug("the topology of Redis cannot be read: %s", error)
+            log.debug("the topology of Redis cannot be read: %s", error.detail)
         except Exception:  # the refresh task must go on
             log.exception("The topology of Redis could not be understood")
         else:
@@ -284,7 +284,7 @@ class Router:
             try:
                 self._route(call)
             except Unavailable as error:
-                call.fail(str(error))
+                call.fail(error.detail)
             except Exception as error:  # the call cannot be encoded
                 call.future.set_exception(error)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable
 from .connection import Part, RedisConnection, ReplyError, pack
 from .handshake import generation
 from .reconnect import OnLost, OpenConnection, ReconnectingConnection, format_name
@@ -93,7 +93,7 @@ class Call:
     def fail(self, reason: str) -> None:
         """End the call with ``Unavailable``."""
         if not self.future.done():
-            self.future.set_exception(Unavailable(reason))
+            self.future.set_exception(BrokerUnavailable(reason))
 
 
 class QueueOwner(Protocol):
@@ -149,7 +149,7 @@ class ServerQueue:
             call.deadline = min(call.deadline, self.down_since + call.wait)
             self.pending.append(call)
         else:
-            raise Unavailable(self.problem())
+            raise BrokerUnavailable(self.problem())
 
     def problem(self) -> str:
         """Return a sentence with the reason for which the server cannot be reached."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final, Protocol
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
 from .connection import RedisConnection, ReplyError
 from .reconnect import OnLost, OpenConnection, ReconnectingConnection, format_name
 from .router import Router
@@ -80,7 +80,7 @@ class SubscriberConnections:
         self._update()
         while problems := self.problems():
             if loop.time() > deadline:
-                raise Unavailable(problems[0])
+                raise BrokerUnavailable(problems[0])
             await asyncio.sleep(0.01)
 
     async def close(self) -> None:
@@ -98,9 +98,9 @@ class SubscriberConnections:
         name = self._router.topology.name(channel)
         subscriber = self._subscribers.get(name)
         if subscriber is None:
-            raise Unavailable(_problem(name, "not connected yet"))
+            raise BrokerUnavailable(_problem(name, "not connected yet"))
         if subscriber.reconnecting.connection is None:
-            raise Unavailable(subscriber.problem())
+            raise BrokerUnavailable(subscriber.problem())
         return subscriber.reconnecting.connection
 
     def is_on(self, channel: bytes, name: ServerName) -> bool:

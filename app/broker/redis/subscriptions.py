@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from ...backoff import Backoff
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
 from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
 from .reconnect import OpenConnection
@@ -109,7 +109,7 @@ class Subscriptions:
         await self._connections.close()
         self.by_channel.clear()
         for channel in list(self._waiters):
-            self._finish(channel, Unavailable("This node is closing its broker."))
+            self._finish(channel, BrokerUnavailable("This node is closing its broker."))
 
     def problems(self) -> list[str]:
         """Return a sentence for each server whose subscriptions are down."""
@@ -147,7 +147,7 @@ class Subscriptions:
             subscription = self.by_channel.pop(channel, None)
             if subscription is not None:
                 self._on_left(subscription)
-                self._finish(channel, Unavailable("Unsubscribed meanwhile."))
+                self._finish(channel, BrokerUnavailable("Unsubscribed meanwhile."))
                 self._change(channel, False)
 
     def _change(self, channel: bytes, is_wanted: bool) -> None:
@@ -233,7 +233,7 @@ class Subscriptions:
         """The keys of these rooms are invalid. New subscriptions fail; others are checked again as quiet rooms."""
         log.warning("The state of %d rooms (%s) cannot be read: %s", len(channels), channels[0].decode(), error)
         for channel in channels:
-            self._drop(channel, Unavailable("The state of the room in Redis cannot be read; the log says why."))
+            self._drop(channel, BrokerUnavailable("The state of the room in Redis cannot be read; the log says why."))
 
     def _subscribe_failed(self, connection: RedisConnection, channels: list[bytes], error: ReplyError) -> None:
         """The server refused the channels, or was lost. New subscriptions fail; others are tried again."""
@@ -241,7 +241,7 @@ class Subscriptions:
             connection.send(pack(("SCRIPT", "LOAD", ROOM_STATE.text)), partial(self._on_loaded, connection, channels))
             return
         for channel in channels:
-            self._drop(channel, Unavailable(f"Redis refused the subscription ({error.code}); try again."))
+            self._drop(channel, BrokerUnavailable(f"Redis refused the subscription ({error.code}); try again."))
         if error.code != CONNECTION_LOST:
             self._router.refresh_soon()
             self._router.report_refusal()

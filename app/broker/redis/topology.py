@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, RedisError
 
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable
 from .urls import Target
 
 log = logging.getLogger("roomcast.redis")
@@ -111,7 +111,7 @@ class _SentinelTopology(Topology):
                 log.info("Sentinel names another primary of %s: %s:%d", self._service, *address)
             self._address = address
             return
-        raise Unavailable(f"no sentinel names a primary of {self._service!r} ({'; '.join(reasons)})")
+        raise BrokerUnavailable(f"no sentinel names a primary of {self._service!r} ({'; '.join(reasons)})")
 
     async def _ask(self, address: tuple[str, int]) -> tuple[Any, Any]:
         credentials = (self._target.sentinel_username, self._target.sentinel_password)
@@ -143,7 +143,7 @@ class _ClusterTopology(Topology):
         slot = key_slot(key)
         name = self._slots[slot]
         if name is None:
-            raise Unavailable(f"Slot {slot} of the Redis Cluster is on no server now.")
+            raise BrokerUnavailable(f"Slot {slot} of the Redis Cluster is on no server now.")
         return name
 
     async def refresh(self) -> None:
@@ -158,7 +158,7 @@ class _ClusterTopology(Topology):
                 continue
             self._update(slots, host)
             return
-        raise Unavailable(f"no server of the Redis Cluster returns the slots ({'; '.join(reasons)})")
+        raise BrokerUnavailable(f"no server of the Redis Cluster returns the slots ({'; '.join(reasons)})")
 
     async def _request_slots(self, host: str, port: int) -> list[Any]:
         credentials = (self._target.username, self._target.password)

@@ -49,7 +49,7 @@ async def check_redis(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
             for finding in check_server(server, target.kind == "cluster"):
                 yield finding
     except (SettingsError, Unavailable) as error:
-        yield Finding(FAIL, str(error))
+        yield Finding(FAIL, _sentence(error))
     else:
         yield await _rehearse(target, settings)
 
@@ -70,8 +70,12 @@ async def _rehearse(target: Target, settings: Settings) -> Finding:
     except (TimeoutError, SettingsError, Unavailable) as error:
         rights = RIGHTS.format(prefix=settings.redis_prefix)
         hint = f" A node needs these rights in all: {rights}." if target.username else ""
-        return Finding(FAIL, f"{str(error) or 'Redis did not perform all operations of a node in time.'}{hint}")
+        return Finding(FAIL, f"{_sentence(error) or 'Redis did not perform all operations of a node in time.'}{hint}")
     return Finding(OK, "Redis performs all operations that a node needs.")
+
+
+def _sentence(error: Exception) -> str:
+    return error.detail if isinstance(error, Unavailable) else str(error)
 
 
 def check_server(server: ServerInfo, is_cluster: bool) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..connection_limit import CONNECTION_LIMIT
-from ..json_errors import CHALLENGE, Failure, Handler, in_json
+from ..json_errors import CHALLENGE, SEES_DETAILS, Failure, Handler, in_json
 from ..request_head import bearer_token
 
 log = logging.getLogger("roomcast.api")
@@ -39,6 +39,15 @@ def check_api_key(request: web.Request) -> None:
         raise unauthorized("unauthorized", "The key that was sent is not this server's API_KEY.", tried=True)
 
 
+def may_see_details(request: web.Request) -> bool:
+    """Return True if ``request`` has the API key, so that its response may name servers and the causes of failures."""
+    try:
+        check_api_key(request)
+    except Failure:
+        return False
+    return True
+
+
 def requires_api_key(handler: Handler) -> Handler:
     """Return ``handler`` with a check of the API key. Refusals and exceptions are answered in JSON."""
 
@@ -46,6 +55,7 @@ def requires_api_key(handler: Handler) -> Handler:
     async def wrapper(request: web.Request) -> web.StreamResponse:
         check_api_key(request)
         request.app[CONNECTION_LIMIT].authenticate(request.protocol)
+        request[SEES_DETAILS] = True
         return await handler(request)
 
     return in_json(wrapper)

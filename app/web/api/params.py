@@ -70,8 +70,8 @@ async def read_body(request: web.Request) -> bytes:
         raise Failure("body_too_large", sentence) from None
     except TimeoutError:
         raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.") from None
-    except web.RequestPayloadError as error:
-        raise Failure("bad_body", f"The body is broken: {str(error) or 'it ended early'}.") from None
+    except web.RequestPayloadError:
+        raise Failure("bad_body", "The body is broken or ended early; send it again.") from None
 
 
 def decode_json(body: bytes) -> Any:

@@ -1,4 +1,7 @@
-"""Health checks: a process that fails ``/health/live`` needs a restart, ``/health/ready`` is for load balancers."""
+"""Health checks: a process that fails ``/health/live`` needs a restart, ``/health/ready`` is for load balancers.
+
+Everyone may send them. The state of the broker names servers, so only requests with the API key get it; the log has it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from typing import Final
 from aiohttp import web
 
 from ...broker.base import Broker
-from ...errors import Unavailable
+from ...errors import BrokerUnavailable, Unavailable
+from ..api.auth import may_see_details
 from ..app_state import GATEWAY
-from ..json_errors import json_response
+from ..json_errors import FAILURE_LOGS, json_response
 
 #: How long the broker may take to answer, in seconds. A broker that hangs raises nothing by itself.
 PING_TIMEOUT: Final = 2.0
+#: The state of a broker that does not work, for requests without the API key.
+BROKER_DOWN: Final = "The broker does not work; the server's log says why."
 
 
 async def live(request: web.Request) -> web.StreamResponse:
@@ -28,7 +34,7 @@ async def ready(request: web.Request) -> web.StreamResponse:
     """
     gateway = request.app[GATEWAY]
     parts = {
-        "broker": await _broker_state(gateway.broker),
+        "broker": await _broker_state(request, gateway.broker),
         "connections": "draining: the server is about to stop" if gateway.is_stopping else "ok",
         "plugins": "ok",
     }
@@ -36,13 +42,16 @@ async def ready(request: web.Request) -> web.StreamResponse:
     return json_response({"ready": is_ready, "parts": parts}, status=200 if is_ready else 503)
 
 
-async def _broker_state(broker: Broker) -> str:
-    """Return "ok", or what is wrong with the broker."""
+async def _broker_state(request: web.Request, broker: Broker) -> str:
+    """Return "ok", or what is wrong with the broker. The log has the reason."""
     try:
         async with asyncio.timeout(PING_TIMEOUT):
             await broker.ping()
     except Unavailable as error:
-        return str(error)
+        problem = error
     except TimeoutError:
-        return f"The broker gave no answer in {PING_TIMEOUT:g} s."
-    return "ok"
+        problem = BrokerUnavailable(f"The broker gave no answer in {PING_TIMEOUT:g} s.")
+    else:
+        return "ok"
+    request.app[FAILURE_LOGS].add(request, problem)
+    return problem.detail if may_see_details(request) else BROKER_DOWN

@@ -220,7 +220,7 @@ async def _open_session(
         log.info("refused a connection from %s: %s", remote, failed)
         return AUTHENTICATION_FAILED
     except Unavailable as error:
-        log.warning("refused a connection from %s: %s", remote, error)
+        log.warning("refused a connection from %s: %s", remote, error.detail)
         return INTERNAL_ERROR
     except asyncio.CancelledError:
         if request.transport is None or request.transport.is_closing():  # the client has left, or the server stops
@@ -261,7 +261,9 @@ async def _release(gateway: Gateway, client: Client) -> None:
     try:
         await gateway.sessions.release(client)
     except Unavailable as error:
-        log.warning("the slot of a connection that was not opened stays taken until its lease expires: %s", error)
+        log.warning(
+            "the slot of a connection that was not opened stays taken until its lease expires: %s", error.detail
+        )
 
 
 def _refuse(request: UpgradeRequest, gateway: Gateway, accept: bytes, credentials: Credentials, close: Close) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 from redis_servers import FreshRedis
-from serving import KEY, PATIENCE, GatewayClient, connect
+from serving import KEY, PATIENCE, WITH_KEY, GatewayClient, bearer, connect
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.broker.redis.broker import RedisBroker
@@ -26,9 +26,9 @@ class HangingBroker(MemoryBroker):
         await asyncio.Event().wait()
 
 
-async def get(client: TestClient, path: str) -> tuple[int, Any]:
-    """Return the status and the body of a GET without a key."""
-    response = await client.get(path)
+async def get(client: TestClient, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """Return the status and the body of a GET, by default without a key."""
+    response = await client.get(path, headers=headers)
     return response.status, await response.json()
 
 
@@ -51,8 +51,10 @@ async def test_a_node_without_its_broker_is_live_but_not_ready(gateway_client: G
     await client.app[GATEWAY].broker.close()
     status, body = await get(client, "/health/ready")
     assert (status, body["ready"]) == (503, False)
-    assert "embedded broker is not running" in body["parts"].pop("broker")
-    assert body["parts"] == {"connections": "ok", "plugins": "ok"}
+    assert body["parts"] == {"broker": health.BROKER_DOWN, "connections": "ok", "plugins": "ok"}
+    status, body = await get(client, "/health/ready", WITH_KEY)
+    assert (status, body["ready"]) == (503, False)
+    assert "embedded broker is not running" in body["parts"]["broker"]
     assert await get(client, "/health/live") == (200, {"live": True})
 
 
@@ -60,18 +62,25 @@ async def test_a_broker_that_hangs_is_503(gateway_client: GatewayClient, monkeyp
     """The check has a timeout, because a broker that hangs raises nothing."""
     monkeypatch.setattr(health, "PING_TIMEOUT", 0.05)
     client = await gateway_client(broker=HangingBroker())
-    status, body = await get(client, "/health/ready")
+    status, body = await get(client, "/health/ready", WITH_KEY)
     assert (status, body["parts"]["broker"]) == (503, "The broker gave no answer in 0.05 s.")
+    assert (await get(client, "/health/ready"))[0] == 503
     assert await get(client, "/health/live") == (200, {"live": True})
 
 
 async def test_a_redis_that_is_down_is_503(gateway_client: GatewayClient, fresh_redis: FreshRedis):
-    """The response contains the address of the server, but not its password. The node is ready after a restart."""
+    """With the key, the response contains the address of the server, but not its password.
+
+    Without it, or with a wrong key, it contains neither. The node is ready after a restart.
+    """
     redis = await fresh_redis(password="pa55")
     client = await gateway_client(broker=RedisBroker(parse(redis.url)))
     assert await get(client, "/health/ready") == (200, {"ready": True, "parts": READY})
     redis.kill()
-    status, body = await get(client, "/health/ready")
+    for headers in (None, bearer("wrong")):
+        status, body = await get(client, "/health/ready", headers)
+        assert (status, body["ready"], body["parts"]["broker"]) == (503, False, health.BROKER_DOWN)
+    status, body = await get(client, "/health/ready", WITH_KEY)
     assert (status, body["ready"]) == (503, False)
     assert f"Redis at {redis.address}" in body["parts"]["broker"]
     assert "pa55" not in body["parts"]["broker"]
