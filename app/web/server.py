@@ -28,6 +28,7 @@ from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
 from .routes import add_routes
 from .upgrade.acceptor import Acceptor
+from .upgrade.tls_connection import Tls, TlsConnection
 
 log = logging.getLogger("roomcast")
 
@@ -126,15 +127,21 @@ class Server:
         http = http_connections(self._runner.server, app[CONNECTION_LIMIT].remove)
         self._acceptor = Acceptor(app, self._runner.server, http)
         # In dev aiohttp accepts all connections itself, because the host check is a middleware.
-        await self._bind(http if self._dev else self._acceptor)
+        await self._bind(self._encrypt(http if self._dev else self._acceptor))
         self._handshake_timeouts = asyncio.create_task(self._acceptor.enforce_timeout())
 
+    def _encrypt(self, factory: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
+        """Return ``factory``, or with TLS a factory of protocols that do the handshake first."""
+        if self.address.tls is None:
+            return factory
+        assert self._acceptor is not None
+        timeout = self.gateway.settings.handshake_timeout
+        return partial(TlsConnection, Tls(self.address.tls, timeout, self._acceptor, self.gateway.tasks, factory))
+
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Listen. aiohttp's own sites set no timeout for TLS, so a silent client could stay for a minute."""
+        """Listen."""
         loop, address, listeners = asyncio.get_running_loop(), self.address, self._listeners
-        options: dict[str, Any] = {"ssl": address.tls, "backlog": self.BACKLOG}
-        if address.tls is not None:
-            options["ssl_handshake_timeout"] = self.gateway.settings.handshake_timeout
+        options: dict[str, Any] = {"backlog": self.BACKLOG}
         if address.unix_socket is None:
             # In a thread, because a name server may take any time.
             bind = partial(tcp_sockets.bind, address.hosts, address.port)

@@ -29,6 +29,7 @@ from ..origins import ORIGINS
 from ..unread_responses import UnreadResponses
 from . import handshake
 from .pending_handshakes import PENDING_HANDSHAKES
+from .tls_connection import TlsConnection
 
 log = logging.getLogger("roomcast")
 
@@ -69,7 +70,6 @@ class PendingConnection(asyncio.Protocol):
         """Forget the transport, and cancel a handshake that waits for the broker."""
         self.transport = None
         self._acceptor.discard(self)
-        self._acceptor.limit.remove(self)
         if self.handshake is not None:
             self.handshake.cancel()
 
@@ -123,8 +123,8 @@ class Acceptor:
         self._origins: Final = app[ORIGINS]
         self._http: Final = http
         self._new_handler: Final = new_handler
-        #: The connections that have sent nothing, with the time at which each was made, oldest first.
-        self._silent: Final[dict[PendingConnection, float]] = {}
+        #: The connections that have sent no request, with the time at which each was made, oldest first.
+        self._silent: Final[dict[PendingConnection | TlsConnection, float]] = {}
         #: The connections of aiohttp that have not sent a whole request, with the time at which each was made.
         self._incomplete: dict[web.RequestHandler, float] = {}
         self._handshakes: Final = app[PENDING_HANDSHAKES]
@@ -136,17 +136,18 @@ class Acceptor:
         """Return the protocol of a new connection."""
         return PendingConnection(self)
 
-    def add(self, connection: PendingConnection) -> None:
-        """Wait for the request of a new connection."""
+    def add(self, connection: PendingConnection | TlsConnection) -> None:
+        """Wait for the request, or the TLS handshake, of a new connection."""
         assert connection.transport is not None
         if self._is_closed:
             connection.transport.close()
         self._silent[connection] = time.monotonic()
         self.limit.add(connection, connection.transport)
 
-    def discard(self, connection: PendingConnection) -> None:
+    def discard(self, connection: PendingConnection | TlsConnection) -> None:
         """Forget a connection that was lost."""
         self._silent.pop(connection, None)
+        self.limit.remove(connection)
 
     def receive(self, connection: PendingConnection, data: bytes) -> None:
         """Handle the first ``data`` of a connection: begin the handshake, or pass the connection on."""
