@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 #: ROOM_ACCESS, plugins, and files. A node uses 20 to 30 of them, and one for each request to that URL.
 MAX_RESERVE: Final = 256
 MIN_RESERVE: Final = 64
-#: Sockets above the limit of WebSockets. New clients, health checks and the HTTP API use them on a full node.
-MAX_SPARE: Final = 64
+#: Sockets above the limit of WebSockets. New clients, health checks and the HTTP API use them on a full node. Many
+#: clients may begin their handshakes at the same time.
+MAX_SPARE: Final = 1024
 MIN_SPARE: Final = 4
 
 
@@ -31,10 +32,10 @@ def capacity(max_connections: int, open_files: int | None, processes: int = 1) -
     wanted = math.ceil(max_connections / processes) if max_connections else sys.maxsize
     if open_files is None:
         return Capacity(wanted, min(wanted + MAX_SPARE, sys.maxsize))
-    reserve = max(MIN_RESERVE, min(MAX_RESERVE, open_files // 4))
+    available = open_files - max(MIN_RESERVE, min(MAX_RESERVE, open_files // 4))
     spare = max(MIN_SPARE, min(MAX_SPARE, open_files // 16))
-    connections = max(1, min(wanted, open_files - reserve - spare))
-    return Capacity(connections, connections + spare)
+    connections = max(1, min(wanted, available - spare))
+    return Capacity(connections, max(connections + spare, min(connections + MAX_SPARE, available)))
 
 
 def open_file_limit() -> int | None:

@@ -91,6 +91,8 @@ class Server:
 
     #: How many connections the kernel queues until they are accepted: enough for a crowd that reconnects at once.
     BACKLOG: Final = 4096
+    #: How many connections asyncio's own loop accepts in one iteration. uvloop accepts one for each socket.
+    ACCEPT_AT_ONCE: Final = 100
 
     def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False, peers: Peers | None = None) -> None:
         self.gateway: Final = gateway
@@ -141,19 +143,22 @@ class Server:
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:
         """Listen."""
         loop, address, listeners = asyncio.get_running_loop(), self.address, self._listeners
-        options: dict[str, Any] = {"backlog": self.BACKLOG}
+        options: dict[str, Any] = {"backlog": self.ACCEPT_AT_ONCE}
         if address.unix_socket is None:
             # In a thread, because a name server may take any time.
             bind = partial(tcp_sockets.bind, address.hosts, address.port)
             for sock in list(address.sockets) or await asyncio.to_thread(bind):
                 listeners.append(await loop.create_server(factory, sock=sock, **options))
+                sock.listen(self.BACKLOG)  # again, because asyncio uses one number for both purposes
         elif not address.sockets:
-            listeners.append(await loop.create_unix_server(factory, str(address.unix_socket), **options))
+            path = str(address.unix_socket)
+            listeners.append(await loop.create_unix_server(factory, path, backlog=self.BACKLOG))
         else:
             if sys.version_info >= (3, 13):
                 options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
             for sock in address.sockets:
                 listeners.append(await loop.create_unix_server(factory, sock=sock, **options))
+                sock.listen(self.BACKLOG)
 
     def use_certificate(self, tls: ssl.SSLContext) -> None:
         """Present the certificate of ``tls`` to new connections. The server must serve TLS.

@@ -14,7 +14,7 @@ import importlib.util
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from .. import registry
 from ..broker.base import Broker
@@ -58,7 +58,18 @@ def new_loop() -> asyncio.AbstractEventLoop:
         # With the name that asyncio gives to these threads.
         loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=EXECUTOR_THREADS))
         return loop
-    return asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(_ignore_accept_errors)
+    return loop
+
+
+def _ignore_accept_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error of asyncio's loop, unless it has no file descriptor for a connection.
+
+    Python 3.11 logs that up to ``Server.ACCEPT_AT_ONCE`` times a second, ``ConnectionLimit`` once a minute.
+    """
+    if context.get("message") != "socket.accept() out of system resource":
+        loop.default_exception_handler(context)
 
 
 @end_despite_threads()

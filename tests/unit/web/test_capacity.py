@@ -12,12 +12,13 @@ from roomcast.web.capacity import MAX_SPARE, Capacity, capacity
     [
         (0, 512, 1, Capacity(352, 384)),
         (0, 1024, 1, Capacity(704, 768)),
-        (0, 20_000, 1, Capacity(19_680, 19_744)),
-        (0, 20_000, 4, Capacity(19_680, 19_744)),  # each process has a limit of its own
+        (0, 20_000, 1, Capacity(18_720, 19_744)),
+        (0, 20_000, 4, Capacity(18_720, 19_744)),  # each process has a limit of its own
         (0, 40, 1, Capacity(1, 5)),
         (0, None, 1, Capacity(sys.maxsize, sys.maxsize)),
-        (100, 20_000, 1, Capacity(100, 164)),
-        (100, 20_000, 3, Capacity(34, 98)),
+        (100, 20_000, 1, Capacity(100, 100 + MAX_SPARE)),
+        (100, 20_000, 3, Capacity(34, 34 + MAX_SPARE)),
+        (100, 512, 1, Capacity(100, 384)),
         (100, None, 1, Capacity(100, 100 + MAX_SPARE)),
         (5000, 512, 1, Capacity(352, 384)),
     ],

@@ -1,4 +1,4 @@
-"""The limits of sockets, on real servers. In these tests a server has spare sockets for 64 unauthenticated clients."""
+"""The limits of sockets, on real servers that have 64 spare sockets."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,7 @@ from wire import Peer, closing
 
 from roomcast.errors import NODE_FULL
 from roomcast.protocol.frames import CLOSE
-from roomcast.web import connection_limit
-from roomcast.web.capacity import MAX_SPARE
+from roomcast.web import capacity, connection_limit
 from roomcast.web.client_address import peer_network
 from roomcast.web.connection_limit import BATCH, ConnectionLimit
 
@@ -22,6 +21,15 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 WITH_KEY = f"GET /api/v1/rooms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
 #: Many sockets of one address and few of another need several addresses of this machine.
 NEEDS_ADDRESSES = pytest.mark.skipif(sys.platform != "linux", reason="other systems have only 127.0.0.1")
+
+
+MAX_SPARE = 64
+
+
+@pytest.fixture(autouse=True)
+def few_spare_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server have few spare sockets, so that tests can use all of them."""
+    monkeypatch.setattr(capacity, "MAX_SPARE", MAX_SPARE)
 
 
 class Crowd:
