@@ -201,6 +201,9 @@ class Settings:
         1000, "int", "Number of users in a room above which joins and leaves are not announced", minimum=0
     )
     history_size: int = _setting(500, "int", "Number of events kept per room", minimum=0)
+    history_bytes: int = _setting(
+        2097152, "int", "Bytes of events kept per room; beyond it the older half is dropped", minimum=65536
+    )
     history_ttl: float = _setting(3600.0, "float", "How long an event is kept", unit="s", above=0)
     handshake_timeout: float = _setting(
         10.0,

@@ -290,7 +290,7 @@ async def running(plugins: Iterable[Plugin] = (), **settings: Any) -> AsyncItera
         "drain_seconds": 0,
     }
     checked = Settings(**(defaults | settings))
-    broker = MemoryBroker(checked.history_size, checked.history_ttl)
+    broker = MemoryBroker(checked.history_size, checked.history_ttl, history_bytes=checked.history_bytes)
     server = Server(Gateway(checked, _registry(plugins), broker), Address(port=0))
     await server.start()
     try:

@@ -13,6 +13,7 @@ Each broker keeps these guarantees, which one test suite checks (``tests/support
 - Assigning the id, storing the event and announcing it are one atomic operation, so all nodes see the same order.
 - Publishing again with an idempotency key within ``KEY_TTL`` returns the first id; it stores and announces nothing.
 - ``history`` returns all events after ``since`` in order, or reports that some of them are no longer stored.
+- A history with more bytes than its limit is trimmed: the newest events with up to half of it stay, at least one event.
 - ``admit`` never lets a user have more than ``limit`` leases at once, counted over all nodes.
 """
 

@@ -44,9 +44,9 @@ _READ_SIZE: Final = 200
 class MemoryBroker(Broker):
     """The embedded broker: one process, one event loop, nothing survives it.
 
-    It stores ``history_size`` events of each room, each for ``history_ttl`` seconds of ``clock``, which must never go
-    back. ``max_expiring_bytes`` and ``max_history_bytes`` are as ``MAX_EXPIRING_BYTES`` and ``MAX_HISTORY_BYTES``. The
-    listener is called before ``publish``, ``publish_many`` and ``signal`` return.
+    It stores ``history_size`` events of each room with up to ``history_bytes``, each for ``history_ttl`` seconds of
+    ``clock``, which must never go back. ``max_expiring_bytes`` and ``max_history_bytes`` are as ``MAX_EXPIRING_BYTES``
+    and ``MAX_HISTORY_BYTES``. The listener is called before ``publish``, ``publish_many`` and ``signal`` return.
 
     A caller that publishes or reads in a loop would block the event loop if no call suspended. Therefore one of all
     calls of ``publish``, ``publish_many``, ``history`` and ``members`` suspends after each ``_SLICE``. A publish
@@ -64,10 +64,12 @@ class MemoryBroker(Broker):
         clock: Callable[[], float] = time.monotonic,
         max_expiring_bytes: int = MAX_EXPIRING_BYTES,
         max_history_bytes: int = MAX_HISTORY_BYTES,
+        history_bytes: int = 2 * 2**20,
     ) -> None:
         self._max_history_bytes: Final = max_history_bytes
         self._max_expiring_bytes: Final = max_expiring_bytes
         self._size: Final = history_size
+        self._bytes: Final = history_bytes
         self._trim_above: Final = history_size + history_size // 8
         self._ttl: Final = history_ttl
         self._clock: Final = clock
@@ -135,10 +137,11 @@ class MemoryBroker(Broker):
         payloads.append(payload)
         log.times.append(now)
         self._logs.move_to_end(room)
+        log.size += len(payload)
         size = len(payload) + EVENT_OVERHEAD
         self._history_bytes += size
-        if len(payloads) > self._trim_above:
-            self._history_bytes -= log.trim(self._size, now - self._ttl)
+        if len(payloads) > self._trim_above or log.size > self._bytes:
+            self._history_bytes -= log.trim(self._size, now - self._ttl, self._bytes)
         if self._history_bytes > self._max_history_bytes:
             self._free_histories(room)
         event_id = f"{log.prefix}{offset}"
@@ -217,7 +220,7 @@ class MemoryBroker(Broker):
         await self._begin_read()
         now = self._clock()
         log = self._logs.get(room) or self._create_log(room, now)
-        self._history_bytes -= log.trim(self._size, now - self._ttl)
+        self._history_bytes -= log.trim(self._size, now - self._ttl, self._bytes)
         stored = len(log.payloads)
         last_id = f"{log.prefix}{log.last_offset}"
         if since is None:
@@ -387,8 +390,8 @@ class MemoryBroker(Broker):
         log = self._logs.get(room)
         if log is None:
             return
-        self._history_bytes -= log.trim(self._size, horizon)
-        # No event is left, so the last one is from before the horizon. Keep rooms that were created after it.
+        self._history_bytes -= log.trim(self._size, horizon, self._bytes)
+        # The last event is from before the horizon. Keep rooms that were created after it.
         if not log.payloads and log.created < horizon and not self._is_used(room):
             del self._logs[room]
 

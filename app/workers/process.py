@@ -135,7 +135,7 @@ def redis_target(url: str, settings: Settings) -> Target:
 def create_broker(settings: Settings) -> Broker:
     """Return the broker that the settings ask for. Raises ``SettingsError`` if REDIS_URL is wrong."""
     if settings.redis_url is None:
-        return MemoryBroker(settings.history_size, settings.history_ttl)
+        return MemoryBroker(settings.history_size, settings.history_ttl, history_bytes=settings.history_bytes)
     options = RedisOptions(
         prefix=settings.redis_prefix,
         lease=settings.redis_lease,
@@ -143,6 +143,7 @@ def create_broker(settings: Settings) -> Broker:
         buffer=settings.redis_buffer,
         timeout=settings.redis_timeout,
         history_size=settings.history_size,
+        history_bytes=settings.history_bytes,
         history_ttl=settings.history_ttl,
     )
     return RedisBroker(redis_target(settings.redis_url, settings), options)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha1
 
-from broker_contract import HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
+from broker_contract import HISTORY_BYTES, HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
 from redis.asyncio import Redis
 from redis_servers import RedisServer, wait_for_server
 
@@ -127,7 +127,7 @@ StartNode = Callable[..., Awaitable[Harness]]
 
 def broker_for(url: str, prefix: str, **options: float) -> RedisBroker:
     """Return a broker with the history options of the contract."""
-    bounds = {"history_size": HISTORY_SIZE, "history_ttl": HISTORY_TTL}
+    bounds = {"history_size": HISTORY_SIZE, "history_bytes": HISTORY_BYTES, "history_ttl": HISTORY_TTL}
     return RedisBroker(parse(url), RedisOptions(prefix=prefix, **(bounds | options)))  # type: ignore[arg-type]
 
 

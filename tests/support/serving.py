@@ -75,7 +75,9 @@ def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None,
     ``settings`` are fields of ``Settings``. ``plugins`` are loaded besides the built-in ones.
     """
     chosen = Settings(**{"jwt_secret": SECRET, "api_key": KEY, "drain_seconds": 0.0, **settings})
-    return Gateway(chosen, registry_with(*plugins), broker or MemoryBroker(chosen.history_size, chosen.history_ttl))
+    if broker is None:
+        broker = MemoryBroker(chosen.history_size, chosen.history_ttl, history_bytes=chosen.history_bytes)
+    return Gateway(chosen, registry_with(*plugins), broker)
 
 
 @asynccontextmanager

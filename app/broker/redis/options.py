@@ -34,6 +34,8 @@ class RedisOptions:
     timeout: float = 3.0
     #: How many events of a room ``history`` returns at most.
     history_size: int = 500
+    #: How many bytes the payloads of a room's history may have. The newest event is always stored.
+    history_bytes: int = 2 * 2**20
     #: How long an event is stored, in seconds.
     history_ttl: float = 3600.0
     #: How long the ids of a room are valid after its last event, in seconds. Never shorter than ``history_ttl``.

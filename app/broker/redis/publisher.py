@@ -70,6 +70,7 @@ class Publisher:
         self._fixed_args: Final[tuple[Part, ...]] = (
             max(int(options.wait * 4000), 10_000),
             options.stream_size,
+            options.history_bytes,
             options.history_ttl_ms + options.extension_ms,
             options.room_ttl_ms + options.extension_ms,
             options.extension_ms,

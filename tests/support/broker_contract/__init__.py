@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from .events import HistoryContract, PublishContract, SubscribeContract
-from .harness import HISTORY_SIZE, HISTORY_TTL, OTHER, ROOM, Harness, ManualClock, RecordingListener, not_ids, split
+from .harness import (
+    HISTORY_BYTES,
+    HISTORY_SIZE,
+    HISTORY_TTL,
+    OTHER,
+    ROOM,
+    Harness,
+    ManualClock,
+    RecordingListener,
+    not_ids,
+    split,
+)
 from .lifecycle import CALLS, LifecycleContract
 from .state import ClaimContract, LeaseContract, PresenceContract, RevocationContract
 
 __all__ = [
     "CALLS",
+    "HISTORY_BYTES",
     "HISTORY_SIZE",
     "HISTORY_TTL",
     "OTHER",
@@ -32,4 +44,4 @@ class BrokerContract(
     RevocationContract,
     LifecycleContract,
 ):
-    """The whole contract. ``harness`` has a new broker with HISTORY_SIZE and HISTORY_TTL, closed afterwards."""
+    """The whole contract. ``harness`` has a new broker with the HISTORY_* values as options, closed afterwards."""

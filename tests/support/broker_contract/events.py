@@ -8,7 +8,7 @@ import pytest
 
 from roomcast.broker.base import KEY_TTL, Event, History, Publication
 
-from .harness import HISTORY_SIZE, HISTORY_TTL, OTHER, ROOM, Harness, not_ids, split
+from .harness import HISTORY_BYTES, HISTORY_SIZE, HISTORY_TTL, OTHER, ROOM, Harness, not_ids, split
 
 
 class PublishContract:
@@ -240,6 +240,38 @@ class HistoryContract:
             read += [event.id for event in found.events]
             found = await harness.broker.history(ROOM, read[-1], 2)
         assert (read, found.recovered, found.last_id) == (ids, True, ids[-1])
+
+    @pytest.mark.parametrize("largest", [HISTORY_BYTES // 4, HISTORY_BYTES // 2, HISTORY_BYTES + 1])
+    async def test_a_history_has_at_most_history_bytes(self, harness: Harness, largest: int) -> None:
+        """A history has at most HISTORY_BYTES, but always the newest event, and ``recovered`` is exact for each id."""
+        await harness.broker.subscribe([ROOM])
+        payloads = [b"x" * (largest * (1 + number * 7 % 8) // 8) for number in range(24)]
+        ids: list[str] = []
+        for payload in payloads:
+            ids.append(await harness.broker.publish(ROOM, payload))
+            stored = (await harness.broker.history(ROOM)).events
+            published = [Event(*one) for one in zip(ids, payloads, strict=False)]
+            assert list(stored) == published[len(published) - len(stored) :]
+            sizes = [len(event.payload) for event in stored]
+            assert sum(sizes) <= HISTORY_BYTES or len(stored) == 1
+            if largest <= HISTORY_BYTES // 2:
+                assert len(stored) == min(len(ids), HISTORY_SIZE) or sum(sizes) > HISTORY_BYTES // 4
+            for number, since in enumerate(ids):
+                found = await harness.broker.history(ROOM, since)
+                assert found.recovered is (number + 1 >= len(ids) - len(stored))
+                assert list(found.events) == (published[number + 1 :] if found.recovered else [])
+        await harness.listener.until(lambda: len(harness.listener.events) == len(ids))
+        assert [id for _, id, _ in harness.listener.events] == ids
+
+    async def test_a_list_with_more_than_history_bytes(self, harness: Harness) -> None:
+        """A list of events may be larger than the history: all are delivered, and the newest are stored."""
+        await harness.broker.subscribe([ROOM])
+        ids = await harness.broker.publish_many([Publication(ROOM, b"x" * (HISTORY_BYTES // 3))] * 8)
+        await harness.listener.until(lambda: len(harness.listener.events) == len(ids))
+        assert [id for _, id, _ in harness.listener.events] == ids
+        stored = (await harness.broker.history(ROOM)).events
+        assert [event.id for event in stored] == ids[-len(stored) :]
+        assert 1 <= len(stored) <= 3
 
     async def test_events_expire(self, harness: Harness) -> None:
         """An event older than HISTORY_TTL is gone, and resuming from before it reports that."""

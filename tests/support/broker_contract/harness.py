@@ -12,6 +12,7 @@ from roomcast.broker.base import Broker, Member
 #: The options of the broker in a harness.
 HISTORY_SIZE = 5
 HISTORY_TTL = 60.0
+HISTORY_BYTES = 100_000
 ROOM = "channel:1"
 OTHER = "channel:2"
 

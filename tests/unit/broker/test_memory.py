@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from broker_contract import (
     CALLS,
+    HISTORY_BYTES,
     HISTORY_SIZE,
     HISTORY_TTL,
     OTHER,
@@ -32,7 +33,8 @@ from roomcast.errors import Unavailable
 async def harness() -> AsyncIterator[Harness]:
     """A harness with an embedded broker on a manual clock."""
     clock = ManualClock()
-    harness = Harness(MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock), clock.pass_time)
+    broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, history_bytes=HISTORY_BYTES)
+    harness = Harness(broker, clock.pass_time)
     await harness.broker.start(harness.listener)
     yield harness
     await harness.broker.close()

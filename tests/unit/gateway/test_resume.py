@@ -128,7 +128,9 @@ async def test_a_long_replay_comes_in_portions(serve: Serve) -> None:
 
 async def test_a_long_replay_to_a_member_continues_with_live_events(serve: Serve) -> None:
     """All events, those published meanwhile included, arrive in order."""
-    server = await serve(ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, history_size=5000)
+    server = await serve(
+        ws_max_buffer=20_000, ws_max_message_size=20_000, announce_max=0, history_size=5000, history_bytes=2**26
+    )
     data = {"task_id": 1, "changes": {"text": "x" * 3000}}
     async with connect(server) as alice:
         alice_joined = await alice.join(ROOM, since="")
@@ -191,6 +193,7 @@ async def test_a_client_that_is_too_slow_for_a_long_replay(serve: Serve, end: st
     server = await serve(
         announce_max=0,
         history_size=5000,
+        history_bytes=2**26,
         handler_timeout=0.3 if end == "cut off" else 10.0,
         ws_heartbeat_interval=2.0,
     )
@@ -215,7 +218,12 @@ async def test_a_client_that_is_too_slow_for_a_long_replay(serve: Serve, end: st
 async def test_resume_during_publishes(serve: Serve, buffer: int, rounds: int) -> None:
     """A client that leaves and resumes repeatedly gets each event once, in order."""
     server = await serve(
-        history_size=100_000, ws_message_rate=0, ws_max_buffer=buffer, ws_max_message_size=4000, announce_max=0
+        history_size=100_000,
+        history_bytes=2**26,
+        ws_message_rate=0,
+        ws_max_buffer=buffer,
+        ws_max_message_size=4000,
+        announce_max=0,
     )
     gateway = server.gateway
     stop = asyncio.Event()

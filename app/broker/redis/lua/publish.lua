@@ -2,14 +2,24 @@
 -- Appended to room.lua.
 -- KEYS: receipt; for each room: meta, stream, channel, and one idempotency key for each event that has a key.
 -- ARGV: generation, how often this call was sent before; number of the batch, TTL of the receipt in ms, size of the
---   stream, TTL of the stream and of the meta in ms, after how many ms they are extended, TTL of the idempotency keys in
---   ms, PUBLISH or SPUBLISH, number of rooms; for each room: the number of events; for each event: '1' if it has a key,
---   otherwise '', and the payload.
+--   stream in events and in bytes, TTL of the stream and of the meta in ms, after how many ms they are extended, TTL of
+--   the idempotency keys in ms, PUBLISH or SPUBLISH, number of rooms; for each room: the number of events; for each
+--   event: '1' if it has a key, otherwise '', and the payload.
 -- Returns the ids in order.
 
 local generation, sent, number = ARGV[1], ARGV[2], ARGV[3]
-local size, ttl, room_ttl, extension = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
-local announce, rooms = ARGV[10], tonumber(ARGV[11])
+local size, half, ttl, room_ttl, extension = ARGV[5], ARGV[6] / 2, ARGV[7], ARGV[8], tonumber(ARGV[9])
+local announce, rooms = ARGV[11], tonumber(ARGV[12])
+
+-- Begins a segment with the event id, because the current one would be longer than half of the stream may be. Drops the
+-- events before the current segment, or all older ones if only that keeps to the limit. Reads no events.
+local function begin_segment(meta, stream, id, is_large)
+  local first = is_large and id or redis.call('HGET', meta, 'i')
+  if first then
+    redis.call('XTRIM', stream, 'MINID', first)
+  end
+  redis.call('HSET', meta, 'i', id)
+end
 
 -- The key of a receipt is used again for later batches, which have other numbers.
 if sent ~= '0' then
@@ -25,13 +35,13 @@ end
 local now = clock()
 local time = text(now)
 local ids = {}
-local key, arg = 2, 12
+local key, arg = 2, 13
 for _ = 1, rooms do
   local meta, stream, channel = KEYS[key], KEYS[key + 1], KEYS[key + 2]
   key = key + 3
   local events = tonumber(ARGV[arg])
   arg = arg + 1
-  local epoch, offset, extended_at = open_room(meta, stream, generation)
+  local epoch, offset, extended_at, bytes = open_room(meta, stream, generation)
   local newest_offset = tonumber(offset)
   local first = text(newest_offset + 1)
   local payloads, lengths = {}, {}
@@ -49,12 +59,17 @@ for _ = 1, rooms do
       -- A stream that was evicted or deleted is created again without an expiry, so set it below.
       if not redis.call('XADD', stream, 'NOMKSTREAM', 'MAXLEN', '~', size, id, 't', time, 'p', payload) then
         redis.call('XADD', stream, id, 't', time, 'p', payload)
-        extended_at = 0
+        extended_at, bytes = 0, 0
       end
+      if bytes + #payload > half then
+        begin_segment(meta, stream, id, bytes > half or #payload > half)
+        bytes = 0
+      end
+      bytes = bytes + #payload
       payloads[#payloads + 1] = payload
       lengths[#lengths + 1] = #payload
       if has_key then
-        redis.call('SET', KEYS[key], id, 'PX', ARGV[9])
+        redis.call('SET', KEYS[key], id, 'PX', ARGV[10])
       end
     end
     if has_key then
@@ -66,11 +81,11 @@ for _ = 1, rooms do
   if #payloads > 0 then
     -- The TTLs are longer by the time after which they are extended. That saves two calls for most batches.
     if now - extended_at > extension then
-      redis.call('HSET', meta, 'o', offset, 'x', time)
+      redis.call('HSET', meta, 'o', offset, 'b', bytes, 'x', time)
       redis.call('PEXPIRE', meta, room_ttl)
       redis.call('PEXPIRE', stream, ttl)
     else
-      redis.call('HSET', meta, 'o', offset)
+      redis.call('HSET', meta, 'o', offset, 'b', bytes)
     end
     local head = epoch .. ' ' .. first .. ' ' .. table.concat(lengths, ' ')
     send_announcement(announce, channel, own_generation or generation, head, table.concat(payloads))

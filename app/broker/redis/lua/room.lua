@@ -5,6 +5,8 @@
 --     restarted or promoted since then. It may lack acknowledged events and would assign their ids again, so its first
 --     event in the room begins a new epoch.
 --   x: when the expiry was extended last, in ms.
+--   i: the first id of the current segment; b: the bytes of its payloads. A stream has this segment and the one before,
+--     each with up to half of the bytes that the stream may have.
 --   l: the oldest valid epoch, if events were lost. A resume from an id of an earlier epoch may miss them.
 --   <epoch>: the offset before the first event of this epoch, which is where the epoch before it ended. Kept for the
 --     last valid epochs; absent if the room has had only one.
@@ -87,19 +89,20 @@ local function begin_epoch(meta, stream, epoch, offset)
   return next_epoch
 end
 
--- Returns epoch and offset as text, and x as a number. A room without meta begins its first epoch.
+-- Returns epoch and offset as text, x and b as numbers. A room without meta begins its first epoch.
 local function open_room(meta, stream, generation)
-  local state = redis.call('HMGET', meta, 'e', 'o', 'g', 'x')
+  local state = redis.call('HMGET', meta, 'e', 'o', 'g', 'x', 'b')
+  local bytes = tonumber(state[5] or 0)
   if state[3] == generation then
-    return state[1], state[2], tonumber(state[4])
+    return state[1], state[2], tonumber(state[4]), bytes
   end
   if not state[1] then
     local epoch = new_epoch(0, stream)
     redis.call('HSET', meta, 'e', epoch, 'o', '0', 'g', generation, 'x', '0')
-    return epoch, '0', 0
+    return epoch, '0', 0, 0
   end
   if state[3] == read_generation() then
-    return state[1], state[2], tonumber(state[4])
+    return state[1], state[2], tonumber(state[4]), bytes
   end
-  return begin_epoch(meta, stream, state[1], state[2]), state[2], 0
+  return begin_epoch(meta, stream, state[1], state[2]), state[2], 0, bytes
 end
