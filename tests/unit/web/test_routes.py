@@ -52,7 +52,7 @@ async def test_without_api_key_the_api_is_off(gateway_client: GatewayClient, met
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
 async def test_an_unavailable_broker_is_503(gateway_client: GatewayClient, method: str, path: str):
-    """The response has Retry-After and names the broker."""
+    """The response has Retry-After, a sentence that names the broker, and the cause in ``detail``."""
     client = await gateway_client()
     await client.app[GATEWAY].broker.close()
     response = await client.request(method, path, json=task_created(), headers=WITH_KEY)
@@ -60,7 +60,8 @@ async def test_an_unavailable_broker_is_503(gateway_client: GatewayClient, metho
     assert response.headers["Retry-After"] == "1"
     body = await response.json()
     assert body["code"] == "unavailable"
-    assert "embedded broker is not running" in body["error"]
+    assert body["error"].endswith(" The broker cannot carry out the request.")
+    assert "embedded broker is not running" in body["detail"]
 
 
 async def test_unknown_paths_and_methods_are_answered_in_json(gateway_client: GatewayClient):
