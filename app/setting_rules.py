@@ -1,7 +1,7 @@
-"""The rules for single settings: types and bounds, and the formats of prefixes, API keys, URLs and origins.
+"""The rules for settings: types and bounds, the formats of prefixes, API keys, URLs and origins, and relations.
 
 A failed check raises ``SettingsError``. Its message has the name of the variable, its value unless that is secret, and
-the expected value. ``settings`` checks settings that depend on each other, ``signing_keys`` the keys of tokens.
+the expected value. ``signing_keys`` checks the keys of tokens, ``api_keys`` those of the HTTP API.
 """
 
 from __future__ import annotations
@@ -89,6 +89,28 @@ def check_redis_prefix(value: str) -> None:
     if not _PREFIX.fullmatch(value):
         raise SettingsError(
             f"REDIS_PREFIX is {show(value)}; it must be 1 to 64 visible ASCII characters, and none of {{}}[]*?\\."
+        )
+
+
+def check_buffer(ws_max_buffer: int, ws_max_message_size: int) -> None:
+    """Raise ``SettingsError`` if one message does not fit into the buffer."""
+    if ws_max_buffer < ws_max_message_size:
+        raise SettingsError(
+            f"WS_MAX_BUFFER is {ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
+            f"{ws_max_message_size}, or a message of that size would close the connection of each recipient."
+        )
+
+
+def check_lease(redis_lease: float, redis_timeout: float) -> None:
+    """Require that a lease does not expire while Redis is silent for less than ``redis_timeout``.
+
+    Nodes renew a lease after a third of its time, so at least two thirds remain when Redis becomes silent. Raises
+    ``SettingsError``.
+    """
+    if redis_lease < 1.5 * redis_timeout:
+        raise SettingsError(
+            f"REDIS_LEASE is {redis_lease:g}; it must be at least 1.5 times REDIS_TIMEOUT, which is "
+            f"{redis_timeout:g}, or leases could expire before a node detects that Redis does not answer."
         )
 
 

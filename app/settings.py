@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 from environs import Env, EnvValidationError
 
+from .api_keys import ApiKeys, read_api_keys
 from .errors import SettingsError
 from .secret_files import FILE_SUFFIX, read_secret
 from .setting_rules import (
     Rule,
-    check_api_key,
+    check_buffer,
+    check_lease,
     check_redis_prefix,
     check_room_access,
     check_room_access_secrets,
@@ -165,7 +167,13 @@ class Settings:
     )
     jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
     api_key: str | None = _setting(
-        None, "str", "Bearer key of the HTTP API, or several; without it the API is off", is_secret=True
+        None,
+        "str",
+        "Bearer key of the HTTP API, or several; without it and API_KEYS the API is off",
+        is_secret=True,
+    )
+    api_keys: str | None = _setting(
+        None, "str", "Further keys of the HTTP API as JSON, each with a name, scopes and perhaps rooms", is_secret=True
     )
     allowed_origins: tuple[str, ...] = _setting(
         (), "list", "Origins whose pages may connect besides the server's own, separated by commas; * means all"
@@ -280,9 +288,9 @@ class Settings:
         check_redis_prefix(self.redis_prefix)
         if self.redis_key is not None and self.redis_cert is None:
             raise SettingsError("REDIS_KEY is set without REDIS_CERT; give the certificate of this key as well.")
-        self._check_buffer()
-        self._check_lease()
-        check_api_key(self.api_key)
+        check_buffer(self.ws_max_buffer, self.ws_max_message_size)
+        check_lease(self.redis_lease, self.redis_timeout)
+        read_api_keys(self.api_key, self.api_keys)
         check_room_access(self.room_access)
         if self.public_url is not None:
             object.__setattr__(self, "public_url", normalize_public_url(self.public_url))
@@ -294,30 +302,17 @@ class Settings:
         algorithms = accepted_algorithms(self.jwt_secret, self.jwt_public_key, self.jwt_algorithms)
         object.__setattr__(self, "jwt_algorithms", algorithms)
 
-    def _check_buffer(self) -> None:
-        if self.ws_max_buffer < self.ws_max_message_size:
-            raise SettingsError(
-                f"WS_MAX_BUFFER is {self.ws_max_buffer}; it must be at least WS_MAX_MESSAGE_SIZE, which is "
-                f"{self.ws_max_message_size}, or a message of that size would close the connection of each recipient."
-            )
-
-    def _check_lease(self) -> None:
-        """Require that a lease does not expire while Redis is silent for less than ``redis_timeout``.
-
-        Nodes renew a lease after a third of its time, so at least two thirds remain when Redis becomes silent.
-        """
-        if self.redis_lease < 1.5 * self.redis_timeout:
-            raise SettingsError(
-                f"REDIS_LEASE is {self.redis_lease:g}; it must be at least 1.5 times REDIS_TIMEOUT, which is "
-                f"{self.redis_timeout:g}, or leases could expire before a node detects that Redis does not answer."
-            )
-
     @property
     def jwt_keys(self) -> tuple[str, ...]:
         """The keys that verify tokens, each of which is enough. The first secret signs new tokens."""
         if self.jwt_secret:
             return split_secrets(self.jwt_secret, self.jwt_algorithms)
         return split_public_keys(self.jwt_public_key or "")
+
+    @property
+    def http_keys(self) -> ApiKeys:
+        """The keys of the HTTP API, in ``API_KEY`` and ``API_KEYS``."""
+        return read_api_keys(self.api_key, self.api_keys)
 
     def __repr__(self) -> str:
         shown = (f"{item.name}={item.metadata['rule'].show(getattr(self, item.name))}" for item in fields(self))

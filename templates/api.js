@@ -21,7 +21,9 @@ export async function call(method, path, body, headers = {}) {
   if (response.status === 401 && !page.dev) return failed(401, "The login has expired. Reload the page to log in again.");
   const text = await response.text();
   try {
-    return { ok: response.ok, status: response.status, body: text ? JSON.parse(text) : {} };
+    const answer = text ? JSON.parse(text) : {};
+    if (!response.ok && answer.detail) answer.error += ` ${answer.detail}`;
+    return { ok: response.ok, status: response.status, body: answer };
   } catch {
     return failed(response.status, text.trim() || `The server answered ${response.status}.`);
   }

@@ -2,5 +2,6 @@
 
 ``identity`` verifies tokens, ``revocation`` asks the broker for revoked tokens, ``room_access`` is the built-in rule of
 ``ROOM_ACCESS``, ``access_url`` asks its URL. The package imports ``broker.base``, ``errors``, ``protocol.user_id``,
-``settings`` and ``signing_keys``. The plugin API, ``gateway``, ``web``, ``cli`` and ``testing`` import it.
+``room_patterns``, ``settings`` and ``signing_keys``. The plugin API, ``gateway``, ``web``, ``cli`` and ``testing``
+import it.
 """

@@ -22,6 +22,7 @@ import jwt
 import orjson
 from jwt.algorithms import HMACAlgorithm, get_default_algorithms
 
+from .. import room_patterns
 from ..broker.base import UserId
 from ..errors import AuthenticationFailed
 from ..protocol.user_id import FORM, parse_user_id
@@ -85,10 +86,7 @@ class Identity:
         """
         if room.startswith("user:"):
             return False
-        return any(
-            pattern == room or pattern == "*" or (pattern.endswith(":*") and room.startswith(pattern[:-1]))
-            for pattern in self.rooms
-        )
+        return room_patterns.matches(self.rooms, room)
 
 
 class _CheckedHmac(HMACAlgorithm):

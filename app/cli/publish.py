@@ -30,7 +30,10 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
 @click.option("--sender", help="Name of the event's sender.")
 @url_option(DEFAULT_HTTP_URL)
 @click.option(
-    "--api-key", envvar="API_KEY", show_envvar=True, help="API_KEY of the server; of several keys, the first is used."
+    "--api-key",
+    envvar="API_KEY",
+    show_envvar=True,
+    help="Key of the server with the scope publish; of several, the first is used.",
 )
 @click.option("--idempotency-key", help="Publish only once, even if the command is repeated within 5 minutes.")
 def publish(

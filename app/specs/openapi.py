@@ -133,7 +133,10 @@ _PARAMETERS: Final[dict[str, JsonSchema]] = {
 }
 
 _SECURITY_SCHEMES: Final[dict[str, JsonSchema]] = {
-    "apiKey": {"type": "http", "scheme": "bearer", "description": "API_KEY"},
+    "apiKey": {
+        **{"type": "http", "scheme": "bearer"},
+        "description": "A key in API_KEY, or in API_KEYS with the scope of the call: publish, read or moderate.",
+    },
     "userToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's token."},
 }
 
@@ -141,13 +144,13 @@ _SECURITY_SCHEMES: Final[dict[str, JsonSchema]] = {
 _ERRORS: Final = {
     "400": "The request is malformed.",
     "401": "The key or token is missing or wrong.",
-    "403": "The API is off, because API_KEY is not set, or pages of this origin may not get tickets.",
+    "403": "The API is off, the key lacks the scope or the room, or pages of this origin may not get tickets.",
     "408": "The body took too long.",
     "409": "A request with the same key is still running.",
     "413": "The body is too large.",
     "415": "The request has a Content-Encoding, which is not accepted.",
     "422": "An event, room or user is invalid, or the key was used for another request. Nothing was done.",
-    "429": "Too many requests; try again later.",
+    "429": "Too many wrong keys or tickets; try again later.",
     "503": "The broker cannot be reached; try again later.",
 }
 
@@ -156,19 +159,28 @@ _ERRORS: Final = {
 
 
 def _operation(
-    id: str, summary: str, parameters: tuple[str, ...], response: JsonSchema, *errors: str, **more: Any
+    id: str,
+    summary: str,
+    parameters: tuple[str, ...],
+    response: JsonSchema,
+    *errors: str,
+    scope: str | None = None,
+    **more: Any,
 ) -> JsonSchema:
     """Return an operation.
 
     ``parameters`` are names in ``_PARAMETERS``, ``response`` is the schema of a successful response, ``errors`` are
-    possible statuses besides 401, 403 and 503. ``more`` is added to the operation.
+    possible statuses besides 401, 403, 429 and 503. ``scope`` is what the API key must allow. ``more`` is added to the
+    operation.
     """
     operation: JsonSchema = {"operationId": id, "summary": summary}
+    if scope is not None:
+        operation["security"] = [{"apiKey": [scope]}]
     if parameters:
         operation["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in parameters]
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": response}}}}
-    for status in ("401", "403", *errors, "503"):
+    for status in ("401", "403", *errors, "429", "503"):
         responses[status] = {"description": _ERRORS[status], "content": error}
     return {**operation, **more, "responses": responses}
 
@@ -182,6 +194,7 @@ def _event_paths() -> dict[str, JsonSchema]:
         ("key",),
         {"oneOf": [_object(id=_TEXT), _object(ids=_list(_TEXT))]},
         *("400", "408", "409", "413", "415", "422"),
+        scope="publish",
         requestBody={"required": True, "content": {"application/json": {"schema": body}}},
     )
     return {f"{_ROOT}/events": {"post": publish}}
@@ -194,7 +207,11 @@ def _room_paths() -> dict[str, JsonSchema]:
     return {
         f"{_ROOT}/rooms": {
             "get": _operation(
-                "rooms", "List the rooms with members.", (), _object(rooms=_list(_object(room=_TEXT, members=_COUNT)))
+                "rooms",
+                "List the rooms with members that the key allows.",
+                (),
+                _object(rooms=_list(_object(room=_TEXT, members=_COUNT))),
+                scope="read",
             )
         },
         f"{room}/members": {
@@ -204,6 +221,7 @@ def _room_paths() -> dict[str, JsonSchema]:
                 ("room",),
                 _object(room=_TEXT, members=members),
                 "422",
+                scope="read",
             )
         },
         f"{room}/history": {
@@ -213,6 +231,7 @@ def _room_paths() -> dict[str, JsonSchema]:
                 ("room", "since", "limit"),
                 history,
                 *("400", "422"),
+                scope="read",
             )
         },
         f"{room}/members/{{user_id}}": {
@@ -222,6 +241,7 @@ def _room_paths() -> dict[str, JsonSchema]:
                 ("room", "user_id"),
                 _object(room=_TEXT, user_id=_USER, connections=_COUNT),
                 "422",
+                scope="moderate",
             )
         },
     }
@@ -237,6 +257,7 @@ def _user_paths() -> dict[str, JsonSchema]:
                 ("user_id",),
                 _object(user_id=_USER, connections=_COUNT),
                 "422",
+                scope="moderate",
             )
         },
         f"{user}/tokens": {
@@ -246,6 +267,7 @@ def _user_paths() -> dict[str, JsonSchema]:
                 ("user_id", "before"),
                 _object(user_id=_USER, before=_NUMBER),
                 *("400", "422"),
+                scope="moderate",
             )
         },
         f"{user}/tokens/{{jti}}": {
@@ -255,6 +277,7 @@ def _user_paths() -> dict[str, JsonSchema]:
                 ("user_id", "jti"),
                 _object(user_id=_USER, jti=_TEXT),
                 *("400", "422"),
+                scope="moderate",
             )
         },
         f"{_ROOT}/tickets": {
@@ -263,7 +286,6 @@ def _user_paths() -> dict[str, JsonSchema]:
                 "Get a one-time ticket for the token in Authorization.",
                 (),
                 _object(ticket=_TEXT, expires_in=_NUMBER),
-                "429",
                 security=[{"userToken": []}],
             )
         },

@@ -1,6 +1,7 @@
-"""The console's session: a cookie that is signed with ``API_KEY`` and contains only its expiry.
+"""The console's session: a cookie that is signed with the API key of its user and contains only its expiry.
 
-The server stores nothing: every node with the same key accepts the cookie, and removing the key ends its sessions.
+The server stores nothing: every node with the same key accepts the cookie, and removing the key ends its sessions. The
+user may do what the key allows now.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from ..setting_rules import split_values
+from ..api_keys import ApiKey, ApiKeys
 from .app_state import DEV, GATEWAY
 from .client_address import is_https
 from .origins import ORIGINS
@@ -27,47 +28,45 @@ HEADER: Final = "X-Roomcast-Console"
 _parse_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
 
 
-def is_key(given: str, api_key: str) -> bool:
-    """Return True if ``given`` is one of the keys in the setting ``api_key``.
-
-    The comparison takes the same time for all wrong keys of a length.
-    """
-    guess = given.encode("utf-8", "surrogateescape")
-    return any(hmac.compare_digest(guess, key.encode()) for key in split_values(api_key))
+#: The rights of the console of ``roomcast dev``, in which no user logs in.
+_DEV_KEY: Final = ApiKey("console")
 
 
-def is_logged_in(request: web.BaseRequest, api_key: str) -> bool:
-    """Return True if ``request`` has a cookie that was signed with a key in ``api_key`` and has not expired."""
+def logged_in_key(request: web.BaseRequest, keys: ApiKeys) -> ApiKey | None:
+    """Return the key of ``keys`` with which the cookie of ``request`` was signed. None without one, or if it is old."""
     cookie = _parse_cookie(request.cookies.get(COOKIE, ""))
     if cookie is None:
-        return False
+        return None
     expires, signature = cookie.groups()
-    is_signed = any(hmac.compare_digest(signature, _sign(expires, key)) for key in split_values(api_key))
-    return is_signed and int(expires) > time.time()
+    found = None
+    for key in keys:
+        for secret in key.secrets:
+            if hmac.compare_digest(signature, _sign(expires, secret)):
+                found = key
+    return found if int(expires) > time.time() else None
 
 
-def is_console(request: web.Request) -> bool:
-    """Return True if the console's own page sent ``request``, and its user is logged in.
+def console_key(request: web.Request) -> ApiKey | None:
+    """Return the key of the console's user if the console's own page sent ``request``, otherwise None.
 
     ``roomcast dev`` needs no login. The cookie alone is not enough, because browsers add it to requests of other pages
     too. The header and the Origin show that the console's page sent the request. Browsers omit Origin from a GET to the
     page's own origin.
     """
     if HEADER not in request.headers or not request.app[ORIGINS].is_own(request):
-        return False
+        return None
     if request.app[DEV]:
-        return True
+        return _DEV_KEY
     settings = request.app[GATEWAY].settings
-    return settings.console and settings.api_key is not None and is_logged_in(request, settings.api_key)
+    return logged_in_key(request, settings.http_keys) if settings.console else None
 
 
-def log_in(request: web.BaseRequest, response: web.StreamResponse, api_key: str, *, trust_proxy: str) -> None:
-    """Add the cookie of a new session to ``response``, signed with the first key in the setting ``api_key``."""
-    key = split_values(api_key)[0]
+def log_in(request: web.BaseRequest, response: web.StreamResponse, key: ApiKey, *, trust_proxy: str) -> None:
+    """Add the cookie of a new session to ``response``, signed with the first value of ``key``."""
     expires = str(int(time.time()) + LIFETIME)
     response.set_cookie(
         COOKIE,
-        f"{expires}.{_sign(expires, key)}",
+        f"{expires}.{_sign(expires, key.secrets[0])}",
         max_age=LIFETIME,
         path="/",
         httponly=True,
@@ -81,5 +80,5 @@ def log_out(response: web.StreamResponse) -> None:
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict")
 
 
-def _sign(expires: str, key: str) -> str:
-    return hmac.new(key.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()
+def _sign(expires: str, secret: str) -> str:
+    return hmac.new(secret.encode(), f"roomcast console until {expires}".encode(), hashlib.sha256).hexdigest()

@@ -32,6 +32,8 @@ STATUS: Final[Mapping[str, int]] = {
     "bad_token": 401,
     "api_off": 403,
     "bad_origin": 403,
+    "missing_scope": 403,
+    "forbidden_room": 403,
     "no_such_path": 404,
     "no_such_method": 405,
     "body_too_slow": 408,
@@ -39,6 +41,7 @@ STATUS: Final[Mapping[str, int]] = {
     "body_too_large": 413,
     "body_encoded": 415,
     "too_many_tickets": 429,
+    "too_many_wrong_keys": 429,
     "internal": 500,
     "unavailable": 503,
 }
@@ -73,7 +76,10 @@ FAILURE_LOGS: Final = web.AppKey("failure_logs", FailureLogs)
 
 
 class Failure(RoomcastError):
-    """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``."""
+    """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``.
+
+    If ``closes`` is True, the response closes the connection.
+    """
 
     def __init__(
         self,
@@ -82,15 +88,20 @@ class Failure(RoomcastError):
         more: Mapping[str, Any] | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.code: Final = code
         self.document: Final = {"error": message, "code": code, **(more or {})}
         self.headers: Final = headers
+        self._closes: Final = closes
 
     def response(self) -> web.Response:
         """Return the response in JSON."""
-        return json_response(self.document, STATUS.get(self.code, 422), self.headers)
+        response = json_response(self.document, STATUS.get(self.code, 422), self.headers)
+        if self._closes:
+            response.force_close()
+        return response
 
 
 def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

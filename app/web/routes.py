@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
+from .api.auth import add_refusal_log
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
 from .app_state import DEV, GATEWAY
 from .json_errors import FAILURE_LOGS, FailureLogs
@@ -16,6 +17,7 @@ from .origins import ORIGINS, AllowedOrigins
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake
 from .upgrade.pending_handshakes import PENDING_HANDSHAKES, PendingHandshakes
+from .wrong_keys import WRONG_KEYS, WrongKeys
 
 API_ROOT: Final = "/api/v1"
 
@@ -26,6 +28,8 @@ def add_routes(app: web.Application) -> None:
     check_schemas(app[GATEWAY].registry)
     app[TICKET_LIMIT] = TicketLimit()
     app[FAILURE_LOGS] = FailureLogs()
+    app[WRONG_KEYS] = WrongKeys()
+    add_refusal_log(app)
     settings = app[GATEWAY].settings
     app[ORIGINS] = AllowedOrigins(settings.allowed_origins, settings.public_url)
     app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)

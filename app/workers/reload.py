@@ -23,7 +23,7 @@ _CHECK_INTERVAL: Final = 86400.0
 #: The settings that are read again, in groups that are valid only together, each with a name for the log.
 _RELOADED: Final = {
     "the keys of tokens": ("jwt_secret", "jwt_public_key", "jwt_algorithms"),
-    "the API keys": ("api_key",),
+    "the API keys": ("api_key", "api_keys"),
     "the secrets of ROOM_ACCESS": ("room_access_secret",),
 }
 

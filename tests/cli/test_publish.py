@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from shell import API_KEY, SECRET, TASK, listening, publish, refusal, roomcast
+from shell import API_KEY, SECRET, TASK, Running, listening, publish, refusal, roomcast
 
 
 def test_a_published_event_is_received(server):
@@ -79,6 +79,25 @@ def test_publishing_needs_the_key(server):
     done = roomcast("publish", "task.deleted", "task:1", TASK, "--url", server.url, API_KEY="not-the-servers-key")
     assert done.returncode == 1
     assert "not-the-servers-key" not in done.stderr
+
+
+def test_a_key_without_the_scope(tmp_path):
+    """The command shows the sentence of the server, which names the scope or the rooms. Another key publishes."""
+    reads, publishes = "key-that-reads-12345", "key-that-publishes-1"
+    named = {
+        "reads": {"key": reads, "scopes": ["read"]},
+        "publishes": {"key": publishes, "scopes": ["publish"], "rooms": ["task:1"]},
+    }
+    with Running(API_KEYS=json.dumps(named)) as server:
+
+        def attempt(room: str, key: str) -> str:
+            done = roomcast("publish", "task.created", room, TASK, "--url", server.url, API_KEY=key)
+            assert key not in done.stderr
+            return done.stderr if done.returncode else ""
+
+        assert "needs a key with the scope publish; the key reads has read." in attempt("task:1", reads)
+        assert "is for task:2; the key publishes is limited to task:1." in attempt("task:2", publishes)
+        assert attempt("task:1", publishes) == ""
 
 
 def test_an_unreachable_server_is_one_sentence():

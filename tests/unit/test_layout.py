@@ -29,13 +29,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "setting_rules": {"errors"},
     "signing_keys": {"errors"},
     "secret_files": {"errors", "setting_rules"},
-    "settings": {"errors", "secret_files", "setting_rules", "signing_keys"},
+    "room_patterns": set(),
+    "api_keys": {"errors", "room_patterns", "setting_rules"},
+    "settings": {"api_keys", "errors", "secret_files", "setting_rules", "signing_keys"},
     "logs": {"settings"},
     "broker": {"errors"},
     # The only part that knows Redis.
     "broker.redis": {"backoff", "broker", "certificate_files", "errors"},
     "idempotency": {"broker", "errors"},
-    "auth": {"broker", "errors", "protocol", "settings", "signing_keys"},
+    "auth": {"broker", "errors", "protocol", "room_patterns", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
     "context": {"auth", "broker", "fastpath", "protocol"},
     "plugin": {"context", "errors", "schemas"},
@@ -48,12 +50,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What a server speaks, as documents.
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
-        *("aiohttp_internals", "auth", "broker", "certificates", "context", "errors", "gateway", "idempotency"),
+        *("aiohttp_internals", "api_keys", "auth", "broker", "certificates", "context", "errors", "gateway"),
+        "idempotency",
         *("output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "output", "registry", "settings", "web"},
     "cli": {
-        *("aiohttp_internals", "auth", "backoff", "broker.redis", "certificate_files", "certificates", "errors"),
+        *(
+            "aiohttp_internals",
+            "api_keys",
+            "auth",
+            "backoff",
+            "broker.redis",
+            "certificate_files",
+            "certificates",
+            "errors",
+        ),
         *(
             "fastpath",
             "logs",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from ... import fastpath, registry
+from ...api_keys import UNNAMED
 from ...certificates import Validity
 from ...errors import PluginError, SettingsError
 from ...secret_files import FILE_SUFFIX
-from ...setting_rules import split_values
 from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
 from ...web.tcp_sockets import bracketed
@@ -77,15 +77,18 @@ def _check_keys(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_api_key(settings: Settings) -> Iterator[Finding]:
-    if settings.api_key is None:
+    if not settings.http_keys:
         yield Finding(WARN, "API_KEY is not set: the HTTP API is off, and backends cannot publish.")
-        return
-    keys = split_values(settings.api_key)
-    if any(len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_CHARACTERS for key in keys):
-        yield Finding(WARN, "API_KEY is easy to guess; generate one with `openssl rand -base64 30`.")
-    else:
-        count = f" ({len(keys)} keys)" if len(keys) > 1 else ""
-        yield Finding(OK, f"API_KEY is set{count}: backends can publish.")
+    for key in settings.http_keys:
+        name = key.name if key.name == UNNAMED else f"The key {key.name} in API_KEYS"
+        if any(len(secret) < MIN_KEY_LENGTH or len(set(secret)) < MIN_CHARACTERS for secret in key.secrets):
+            yield Finding(WARN, f"{name} is easy to guess; generate one with `openssl rand -base64 30`.")
+        elif key.name == UNNAMED:
+            count = f" ({len(key.secrets)} keys)" if len(key.secrets) > 1 else ""
+            yield Finding(OK, f"API_KEY is set{count}: backends can publish.")
+        else:
+            rooms = "all rooms" if key.rooms is None else ", ".join(key.rooms)
+            yield Finding(OK, f"{name} may {' and '.join(key.scopes)}: {rooms}.")
 
 
 def _check_openness(settings: Settings) -> Iterator[Finding]:

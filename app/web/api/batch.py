@@ -114,8 +114,7 @@ class _EventCheck:
 def prepare(gateway: Gateway, given: Any, key: str | None) -> list[Publication]:
     """Return the publications of ``given``, an event or a list of events; raise ``Failure`` if any has a problem.
 
-    With an idempotency ``key``, each publication gets a key of its own. It cannot equal the key of a user's command,
-    because those begin with the user's id.
+    With an idempotency ``key``, as ``idempotency.idempotency_key`` returns it, each publication gets a key of its own.
     """
     events = given if isinstance(given, list) else [given]
     if len(events) > MAX_EVENTS:
@@ -124,7 +123,7 @@ def prepare(gateway: Gateway, given: Any, key: str | None) -> list[Publication]:
     refused: dict[int, list[Problem]] = {}
     for index, event in enumerate(events):
         check = _EventCheck(gateway, event)
-        publication = check.prepare(None if key is None else f"http:{key}/{index}")
+        publication = check.prepare(None if key is None else f"{key}/{index}")
         if publication is None:
             refused[index] = check.problems
         else:

@@ -11,12 +11,12 @@ from ...gateway.gateway import Gateway
 from ..app_state import GATEWAY
 from ..json_errors import json_response
 from . import batch
-from .auth import requires_api_key
+from .auth import check_room, requires_api_key
 from .idempotency import idempotency_key, run_request_once
 from .params import decode_json, read_body
 
 
-@requires_api_key
+@requires_api_key("publish")
 async def publish(request: web.Request) -> web.StreamResponse:
     """Publish one event or a list of events, all or none.
 
@@ -28,6 +28,8 @@ async def publish(request: web.Request) -> web.StreamResponse:
     body = await read_body(request)
     events = decode_json(body)
     publications = batch.prepare(gateway, events, key)
+    for room in {publication.room for publication in publications}:
+        check_room(request, room)
 
     async def work() -> dict[str, Any]:
         ids = await _publish(gateway, publications)

@@ -9,19 +9,26 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from ...api_keys import UNNAMED
 from ...broker.base import Broker
 from ...idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..json_errors import RETRY_AFTER, Failure
+from .auth import KEY
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """Return the idempotency key of ``request``, or None without one. Raise ``Failure`` if the key is invalid."""
+    """Return the idempotency key of ``request``, or None without one. Raise ``Failure`` if the key is invalid.
+
+    Each named API key has idempotency keys of its own, so that its owner cannot read the answers to others. They begin
+    with ``http:`` or ``http.``. The keys of users' commands begin with the user's id and a slash, without a colon.
+    """
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
         return None
     if len(given) > 1 or not re.fullmatch("[ -~]{1,128}", given[0]):
         raise Failure("bad_idempotency_key", "Idempotency-Key must be given once, with 1 to 128 printable characters.")
-    return given[0]
+    api_key = request[KEY].name
+    return f"http:{given[0]}" if api_key == UNNAMED else f"http.{api_key}:{given[0]}"
 
 
 async def run_request_once(
@@ -41,7 +48,7 @@ async def run_request_once(
         return orjson.dumps(await work())
 
     try:
-        is_first, result = await run_once(broker, f"http:{key}", fingerprint_of(body), encoded, timeout, wait=timeout)
+        is_first, result = await run_once(broker, key, fingerprint_of(body), encoded, timeout, wait=timeout)
     except KeyReused:
         sentence = "This Idempotency-Key was used with another body; use a new key for each request."
         raise Failure("key_reused", sentence) from None

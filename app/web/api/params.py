@@ -15,14 +15,20 @@ from ...errors import Refused
 from ...protocol.user_id import FORM, decode_percent, parse_user_id
 from ..app_state import GATEWAY
 from ..json_errors import Failure
+from .auth import check_room
 
 _decode: Final = msgspec.json.Decoder().decode
 
 
 def room_in_path(request: web.Request) -> str:
-    """Return the normal name of the room in the path; raise ``Refused`` if it is invalid."""
+    """Return the normal name of the room in the path.
+
+    Raises ``Refused`` if it is invalid, and ``Failure`` if the request's key does not allow it.
+    """
     _check_encoding(request, "bad_room")
-    return request.app[GATEWAY].publishing.check_room(request.match_info["room"])
+    room = request.app[GATEWAY].publishing.check_room(request.match_info["room"])
+    check_room(request, room)
+    return room
 
 
 def user_id_in_path(request: web.Request) -> UserId:

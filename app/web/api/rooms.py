@@ -10,21 +10,25 @@ from aiohttp import web
 from ...context import decode
 from ..app_state import GATEWAY
 from ..json_errors import Failure, json_response
-from .auth import requires_api_key
+from .auth import KEY, audit, requires_api_key
 from .params import query_with, room_in_path, user_id_in_path
 
 #: The largest number of events in one response.
 MAX_HISTORY: Final = 1000
 
 
-@requires_api_key
+@requires_api_key("read")
 async def list_rooms(request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/v1/rooms``: the rooms that have members, by name, with the number of users in each."""
-    found = await request.app[GATEWAY].broker.rooms()
-    return json_response({"rooms": [{"room": room, "members": count} for room, count in sorted(found.items())]})
+    """Answer ``GET /api/v1/rooms``: the rooms that have members, by name, with the number of users in each.
+
+    It lists only the rooms that the key allows.
+    """
+    found, allows = await request.app[GATEWAY].broker.rooms(), request[KEY].allows
+    rooms = [{"room": room, "members": count} for room, count in sorted(found.items()) if allows(room)]
+    return json_response({"rooms": rooms})
 
 
-@requires_api_key
+@requires_api_key("read")
 async def list_members(request: web.Request) -> web.StreamResponse:
     """Answer ``GET …/members``: the users in a room in order of arrival, with their numbers of connections."""
     room = room_in_path(request)
@@ -32,7 +36,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     return json_response({"room": room, "members": [member._asdict() for member in found]})
 
 
-@requires_api_key
+@requires_api_key("read")
 async def read_history(request: web.Request) -> web.StreamResponse:
     """Answer ``GET …/history?since=&limit=``: the oldest events after an id, or without one the newest events.
 
@@ -58,7 +62,7 @@ def _history_range(request: web.Request) -> tuple[str | None, int | None]:
     return query.get("since"), int(limit)
 
 
-@requires_api_key
+@requires_api_key("moderate")
 async def kick(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE …/members/{user_id}``: remove a user from a room, and return the number of connections removed.
 
@@ -67,4 +71,5 @@ async def kick(request: web.Request) -> web.StreamResponse:
     gateway, room, user_id = request.app[GATEWAY], room_in_path(request), user_id_in_path(request)
     connections = sum(one.connections for one in await gateway.broker.members(room) if one.user_id == user_id)
     await gateway.signals.kick(room, user_id)
+    audit(request, "removed user %s from %s", user_id, room)
     return json_response({"room": room, "user_id": user_id, "connections": connections})

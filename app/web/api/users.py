@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from math import floor
@@ -12,16 +11,14 @@ from aiohttp import web
 
 from ..app_state import GATEWAY
 from ..json_errors import Failure, json_response
-from .auth import requires_api_key
+from .auth import audit, requires_api_key
 from .params import query_with, user_id_in_path
-
-log = logging.getLogger("roomcast.api")
 
 #: How far ``before`` may be ahead of this node's clock, in seconds.
 MAX_AHEAD: Final = 60
 
 
-@requires_api_key
+@requires_api_key("moderate", all_rooms=True)
 async def disconnect(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE /api/v1/users/{user_id}/connections``: close a user's connections with 4410.
 
@@ -30,10 +27,11 @@ async def disconnect(request: web.Request) -> web.StreamResponse:
     gateway, user_id = request.app[GATEWAY], user_id_in_path(request)
     connections = await gateway.broker.connections(user_id)
     await gateway.signals.disconnect(user_id)
+    audit(request, "disconnected user %s", user_id)
     return json_response({"user_id": user_id, "connections": connections})
 
 
-@requires_api_key
+@requires_api_key("moderate", all_rooms=True)
 async def revoke_all(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE …/users/{user_id}/tokens?before=``: revoke the user's tokens issued before a Unix time.
 
@@ -43,18 +41,18 @@ async def revoke_all(request: web.Request) -> web.StreamResponse:
     gateway, user_id = request.app[GATEWAY], user_id_in_path(request)
     before = _before(request, floor(time.time()) + 1)
     await gateway.revocations.revoke_all(user_id, before)
-    log.info("revoked the tokens of user %s from before %.12g", user_id, before)
+    audit(request, "revoked the tokens of user %s from before %.12g", user_id, before)
     return json_response({"user_id": user_id, "before": before})
 
 
-@requires_api_key
+@requires_api_key("moderate", all_rooms=True)
 async def revoke_one(request: web.Request) -> web.StreamResponse:
     """Answer ``DELETE …/users/{user_id}/tokens/{jti}``: revoke one token of the user."""
     gateway, user_id = request.app[GATEWAY], user_id_in_path(request)
     query_with(request)
     token_id = request.match_info["jti"]
     await gateway.revocations.revoke_one(user_id, token_id)
-    log.info("revoked a token of user %s", user_id)
+    audit(request, "revoked a token of user %s", user_id)
     return json_response({"user_id": user_id, "jti": token_id})
 
 

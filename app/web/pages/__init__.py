@@ -2,5 +2,5 @@
 
 ``templates`` renders all pages, each with a content security policy. ``static_files`` serves files with an ETag, also
 for the console. Only ``web.routes`` imports this package. It imports ``app_state``, ``console_session``, ``cors``,
-``json_errors``, ``request_head`` and, for the path of the WebSocket endpoint, ``upgrade.handshake``.
+``json_errors``, ``request_head``, ``wrong_keys`` and, for the path of the WebSocket endpoint, ``upgrade.handshake``.
 """

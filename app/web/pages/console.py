@@ -1,6 +1,6 @@
 """The debug console at ``/console``: a page that shows a developer every frame of a WebSocket, and calls the API.
 
-It exists in ``roomcast dev``, and with ``CONSOLE=1`` for users who log in with ``API_KEY``. Templates and scripts are
+It exists in ``roomcast dev``, and with ``CONSOLE=1`` for users who log in with an API key. Templates and scripts are
 in ``roomcast.templates``. This module has the page's data and its security headers: the policy allows no script and no
 style sheet but the console's own.
 """
@@ -67,7 +67,7 @@ def is_enabled(app: web.Application) -> bool:
 def add_routes(app: web.Application) -> None:
     """Add the routes of the page and its files."""
     gateway, dev = app[GATEWAY], app[DEV]
-    if not dev and gateway.settings.api_key is None:
+    if not dev and not gateway.settings.http_keys:
         log.warning("CONSOLE is set, but no user can log in to the console without API_KEY: set that, too.")
     app[_PAGE] = page_data(gateway, dev=dev)
     app.router.add_get(PATH, show_console)
@@ -82,9 +82,9 @@ async def show_console(request: web.Request) -> web.StreamResponse:
     """Answer ``GET /console``: the console, or the login form."""
     settings = request.app[GATEWAY].settings
     if not request.app[DEV]:
-        if settings.api_key is None:
+        if not settings.http_keys:
             return render(request, "login.html", {"missing_key": True}, status=503)
-        if not console_session.is_logged_in(request, settings.api_key):
+        if console_session.logged_in_key(request, settings.http_keys) is None:
             return render(request, "login.html", {})
     return render(request, "console.html", {"page": request.app[_PAGE]})
 

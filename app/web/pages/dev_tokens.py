@@ -34,7 +34,7 @@ _dev_user: Final = Validator(DevUser)
 
 async def create_token(request: web.Request) -> web.StreamResponse:
     """Answer with a token for the user in the body, or with 422 and the fields that are wrong."""
-    if not console_session.is_console(request):
+    if console_session.console_key(request) is None:
         raise web.HTTPForbidden(text="Only the console's own page can create tokens.\n")
     try:
         token = _token_for(request.app[GATEWAY], await _body(request))

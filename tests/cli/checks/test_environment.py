@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
@@ -69,7 +70,24 @@ def test_secrets_in_files_are_checked(tmp_path: Path) -> None:
     assert (OK, words) in findings(JWT_SECRET_FILE=str(path))
 
 
-@pytest.mark.parametrize("name", ["JWT_SECRET", "JWT_PUBLIC_KEY", "API_KEY", "REDIS_URL"])
+def test_named_keys() -> None:
+    """Each has a line with its scopes and rooms. A mistake does not hide other problems."""
+    keys = {
+        "billing": {"key": "0123456789-abcdefghij", "scopes": ["publish"], "rooms": ["project:*", "task:1"]},
+        "support": {"key": "abcdefghij-0123456789", "scopes": ["read", "moderate"]},
+        "weak": {"key": "x" * 40, "scopes": ["read"]},
+    }
+    found = findings(JWT_SECRET=SECRET, API_KEYS=json.dumps(keys))
+    assert (OK, "The key billing in API_KEYS may publish: project:*, task:1.") in found
+    assert (OK, "The key support in API_KEYS may read and moderate: all rooms.") in found
+    assert any(level == WARN and "key weak in API_KEYS is easy to guess" in sentence for level, sentence in found)
+    assert not any("HTTP API is off" in sentence for _, sentence in found)
+    found = findings(JWT_SECRET=SECRET, API_KEYS="{", HISTORY_SIZE="many")
+    wrong = [sentence for level, sentence in found if level == FAIL]
+    assert len(wrong) == 2 and any(sentence.startswith("API_KEYS is not JSON") for sentence in wrong)
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "JWT_PUBLIC_KEY", "API_KEY", "API_KEYS", "REDIS_URL"])
 def test_a_wrong_file_does_not_hide_other_problems(name: str) -> None:
     """The file is reported, and then the next problem."""
     environ = {"JWT_SECRET": SECRET, "HISTORY_SIZE": "many", f"{name}_FILE": "/no/such/file"}

@@ -122,6 +122,27 @@ def test_secrets_are_rotated(tmp_path: Path, secrets: dict[str, str]) -> None:
     assert not any(secret in line for line in server.err for secret in (OLD, NEW, API_KEY))
 
 
+def test_named_keys_are_replaced(tmp_path: Path, secrets: dict[str, str]) -> None:
+    """After SIGHUP, a new key is accepted with its scopes, and a removed one is not. A mistake keeps the old keys."""
+    named, first, second = tmp_path / "named.json", "first-key-of-billing-0", "second-key-of-billing-0"
+    named.write_text(json.dumps({"billing": {"key": first, "scopes": ["read"]}}))
+    with Running(**secrets, API_KEYS_FILE=str(named)) as server:
+        reload = Reloads(server)
+        assert (status(server, first), status(server, second), status(server, API_KEY)) == (200, 401, 200)
+        named.write_text(json.dumps({"billing": {"key": [first, second], "scopes": ["read"]}}))
+        assert reload() == "the API keys"
+        assert (status(server, first), status(server, second)) == (200, 200)
+        named.write_text(json.dumps({"billing": {"key": second, "scopes": ["publish"]}}))
+        assert reload() == "the API keys"
+        assert (status(server, first), status(server, second)) == (401, 403)
+        named.write_text("{")
+        assert reload() == "nothing has changed"
+        server.wait_for("reload: API_KEYS is not JSON .* The previous value stays in use", server.err)
+        assert (status(server, second), status(server, API_KEY)) == (403, 200)
+        assert server.stop() == 0
+    assert not any(key in line for line in server.err for key in (first, second))
+
+
 @pytest.mark.parametrize("content", ["short", "", None], ids=["short", "empty", "missing"])
 def test_a_wrong_secret_is_not_used(tmp_path: Path, secrets: dict[str, str], content: str | None) -> None:
     """The previous secret stays in use, and the log names the variable. Other settings are reloaded."""
