@@ -67,7 +67,7 @@ class EventType(NamedTuple):
     """A declared event.
 
     ``rooms`` are the types of rooms in which it may be published; empty means any. If ``published_by_core`` is True,
-    only roomcast itself may publish it.
+    only roomcast itself sends it. Such events have no id and are not stored.
     """
 
     type: str

@@ -206,7 +206,14 @@ class Settings:
         choices=("close", "keep"),
     )
     announce_max: int = _setting(
-        1000, "int", "Number of users in a room above which joins and leaves are not announced", minimum=0
+        1000, "int", "Number of users in a room above which joins are not announced", minimum=0
+    )
+    presence_grace: float = _setting(
+        3.0,
+        "float",
+        "How long a user whose connection was lost may take to return without being announced; 0 announces at once",
+        unit="s",
+        minimum=0,
     )
     history_size: int = _setting(500, "int", "Number of events kept per room", minimum=0)
     history_bytes: int = _setting(

@@ -14,7 +14,7 @@ export interface Frame<Type extends string = string, Data = any> {
   timestamp: string;
   /** The room of the event or the command. Missing in the user's own notifications. */
   room?: string;
-  /** In an event: its id, unique in its room. In a reply: the id that was passed to `send`. */
+  /** In an event: its id, unique in its room; `user_joined` and `user_left` have none. In a reply: the id that was passed to `send`. */
   id?: string | number;
   /** Who caused the event, for example a username. */
   sender?: string;
@@ -129,9 +129,9 @@ export interface Events {
   token_refreshed: Frame<"token_refreshed", { expires: number | null }>;
   /** The reply to the command `ping`. */
   pong: Frame<"pong", { timestamp: string }>;
-  /** A user came into a room: their first connection joined it. */
+  /** A user came into a room: their first connection joined it. Live only: not repeated after a reconnect. */
   user_joined: Frame<"user_joined", { username: string; user_id: UserId }>;
-  /** A user left a room: their last connection left it. */
+  /** A user left a room: their last connection left it, or was lost and did not return in time. Live only. */
   user_left: Frame<"user_left", { username: string; user_id: UserId }>;
   /** Every frame of every type. */
   "*": Frame;

@@ -15,6 +15,8 @@ Each broker keeps these guarantees, which one test suite checks (``tests/support
 - ``history`` returns all events after ``since`` in order, or reports that some of them are no longer stored.
 - A history with more bytes than its limit is trimmed: the newest events with up to half of it stay, at least one event.
 - ``admit`` never lets a user have more than ``limit`` leases at once, counted over all nodes.
+- All nodes report the joins and leaves of a room in the same order. Those of one user alternate, except in rooms that
+  had more than ``Announcements.max_users``.
 """
 
 from __future__ import annotations
@@ -70,6 +72,21 @@ class Member(NamedTuple):
     connections: int = 1
 
 
+class Announcements(NamedTuple):
+    """When joins and leaves are announced.
+
+    A user who returns within ``grace`` seconds after the last connection was lost is not announced; 0 disables this. At
+    most one join of a user is announced in a room within ``grace``. A user who joins again too early is announced when
+    it is over, if still there. Joins in rooms of more than ``max_users`` are not announced, the user included.
+    """
+
+    grace: float = 3.0
+    max_users: int = 1000
+
+
+DEFAULT_ANNOUNCEMENTS = Announcements()
+
+
 class PresenceChange(NamedTuple):
     """The result of entering or leaving a room.
 
@@ -104,17 +121,8 @@ class Listener(Protocol):
     def on_resync(self, room: str, last_id: str) -> None:
         """Events of a subscribed room were lost permanently. ``last_id`` is the room's newest id."""
 
-    def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        """A user left ``room``, and no call of ``leave`` reported it, for example because the user's node died.
-
-        ``users`` is the number of users left. Called on one node only, which announces it.
-        """
-
-    def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        """A user of this node is in ``room``, but was announced as gone or not announced at all.
-
-        ``users`` is the number of users, this one included. Called on one node only, which announces it.
-        """
+    def on_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
+        """A user joined or left a subscribed room, according to ``Announcements``. Called on all nodes."""
 
     def on_signal(self, message: bytes) -> None:
         """Receive a message that a node sent to all nodes. The call may come before ``signal`` returns."""
@@ -141,8 +149,11 @@ class Broker(ABC):
     # Lifecycle.
 
     @abstractmethod
-    async def start(self, listener: Listener) -> None:
-        """Connect, and report to ``listener`` from now on. Called once, before every other method."""
+    async def start(self, listener: Listener, announcements: Announcements = DEFAULT_ANNOUNCEMENTS) -> None:
+        """Connect, and report to ``listener`` from now on. Called once, before every other method.
+
+        All nodes should have the same ``announcements``.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -233,17 +244,21 @@ class Broker(ABC):
         """Add a ``connection`` of this node to ``room``. Entering twice changes nothing.
 
         A user has one ``username`` in a room, the one given last. Even if this raises ``Unavailable``, the connection
-        enters the room: it is written when the shared part can be reached, and the listener receives
-        ``on_member_returned``.
+        enters the room: it is written and announced when the shared part can be reached.
         """
 
     @abstractmethod
-    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
+    async def leave(self, room: str, user_id: UserId, connection: int, *, is_lost: bool = False) -> PresenceChange:
         """Remove a ``connection`` of this node from ``room``. Leaving a room it is not in changes nothing.
 
+        ``is_lost`` says that the connection ended, and may return. Otherwise the departure is announced at once.
         Even if this raises ``Unavailable``, the connection leaves the room: that is written when the shared part can be
         reached.
         """
+
+    @abstractmethod
+    async def announce_due(self) -> None:
+        """Announce joins and leaves whose time has come. Call it about once a second. Does not wait for a server."""
 
     @abstractmethod
     async def members(self, room: str) -> list[Member]:

@@ -14,10 +14,22 @@ from typing import Final
 
 from ..errors import BrokerUnavailable
 from . import connection_set
-from .base import KEY_TTL, Broker, History, Listener, Member, PresenceChange, Publication, UserId
+from .base import (
+    DEFAULT_ANNOUNCEMENTS,
+    KEY_TTL,
+    Announcements,
+    Broker,
+    History,
+    Listener,
+    Member,
+    PresenceChange,
+    Publication,
+    UserId,
+)
 from .connection_set import ConnectionSet
 from .event_log import EVENT_OVERHEAD, EventLog
 from .expiring import ExpiringDict
+from .memory_presence import MemoryPresence
 
 #: The limit for all histories together, in bytes. A user whose token allows any number of rooms could fill the memory
 #: with one history after the other. Beyond the limit the rooms without new events for longest lose their history.
@@ -80,6 +92,7 @@ class MemoryBroker(Broker):
         #: What is left of the current slice, in bytes.
         self._slice: float = _SLICE
         self._sweeper: asyncio.Task[None] | None = None
+        self._announcements = DEFAULT_ANNOUNCEMENTS
         self._clear()
 
     def _clear(self) -> None:
@@ -89,7 +102,7 @@ class MemoryBroker(Broker):
         #: A dict instead of a set because it takes half the memory.
         self._subscribed: dict[str, None] = {}
         self._leases: dict[UserId, ConnectionSet] = {}
-        self._presence: dict[str, dict[UserId, tuple[str, ConnectionSet]]] = {}
+        self._presence = MemoryPresence(self._clock, self._announcements, self._report_presence)
         limit = self._max_expiring_bytes
         #: The event ids by room and idempotency key.
         self._keys: ExpiringDict[tuple[str, str], str] = ExpiringDict(limit)
@@ -104,8 +117,10 @@ class MemoryBroker(Broker):
 
     # Lifecycle.
 
-    async def start(self, listener: Listener) -> None:
+    async def start(self, listener: Listener, announcements: Announcements = DEFAULT_ANNOUNCEMENTS) -> None:
         """See ``Broker``."""
+        self._announcements = announcements
+        self._clear()
         self._listener = listener
         self._sweeper = asyncio.create_task(self._sweep_periodically(), name="roomcast broker sweep")
 
@@ -116,6 +131,10 @@ class MemoryBroker(Broker):
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
+
+    def _report_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
+        if self._listener is not None and room in self._subscribed:
+            self._listener.on_presence(room, user_id, username, has_joined)
 
     async def ping(self) -> None:
         """See ``Broker``. Fails only if the broker is not running."""
@@ -198,7 +217,7 @@ class MemoryBroker(Broker):
         self._logs.move_to_end(current)
 
     def _is_used(self, room: str) -> bool:
-        return room in self._presence or room in self._subscribed
+        return room in self._presence.rooms or room in self._subscribed
 
     def _create_log(self, room: str, now: float) -> EventLog:
         log = self._logs[room] = EventLog(f"{self._process_id}{next(self._epochs)}-", now)
@@ -276,41 +295,28 @@ class MemoryBroker(Broker):
     async def enter(self, room: str, user_id: UserId, username: str, connection: int) -> PresenceChange:
         """See ``Broker``."""
         self._check_running()
-        users = self._presence.get(room)
-        if users is None:
-            users = self._presence[room] = {}
-        known = users.get(user_id)
-        users[user_id] = (username, connection if known is None else connection_set.add(known[1], connection))
-        return PresenceChange(known is None, len(users))
+        return self._presence.enter(room, user_id, username, connection)
 
-    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
+    async def leave(self, room: str, user_id: UserId, connection: int, *, is_lost: bool = False) -> PresenceChange:
         """See ``Broker``."""
         self._check_running()
-        users = self._presence.get(room, {})
-        known = users.get(user_id)
-        if known is None:
-            return PresenceChange(False, len(users))
-        username, connections = known
-        rest = connection_set.remove(connections, connection)
-        if rest is not None:
-            users[user_id] = (username, rest)
-            return PresenceChange(False, len(users))
-        del users[user_id]
-        if not users:
-            del self._presence[room]
-        return PresenceChange(True, len(users))
+        return self._presence.leave(room, user_id, connection, is_lost=is_lost)
+
+    async def announce_due(self) -> None:
+        """See ``Broker``."""
+        await self._presence.announce_due()
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker``."""
         await self._begin_read()
-        users = self._presence.get(room, {})
-        self._slice -= (len(users) + 1) * _READ_SIZE
-        return [Member(id, username, connection_set.size(connections)) for id, (username, connections) in users.items()]
+        members = self._presence.members(room)
+        self._slice -= (len(members) + 1) * _READ_SIZE
+        return members
 
     async def rooms(self) -> dict[str, int]:
         """See ``Broker``."""
         self._check_running()
-        return {room: len(users) for room, users in self._presence.items()}
+        return {room: len(users) for room, users in self._presence.rooms.items()}
 
     # Claims and one-time values.
 

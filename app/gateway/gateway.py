@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
 from ..auth.identity import Authenticator
 from ..auth.revocation import Revocations
 from ..auth.room_access import RoomAccess
-from ..broker.base import Broker
+from ..broker.base import Announcements, Broker
 from ..context import Service
 from ..errors import SERVICE_RESTART
 from ..registry import Registry
@@ -29,6 +30,8 @@ from .signals import Signals
 from .threads import Threads
 from .token_refresh import TokenRefresh
 from .watchdog import Watchdog
+
+log = logging.getLogger("roomcast")
 
 #: How long ``close`` waits until all clients have left their rooms at the broker, in seconds. The leases of those that
 #: have not left by then expire.
@@ -60,7 +63,7 @@ class Gateway:
         self.watchdog: Final = Watchdog(registry)
         self.lifespans: Final = Lifespans(self.service, settings.lifespan_timeout)
         rules = RoomRules(node, self, self.room_access)
-        presence = Presence(node, self.publishing)
+        presence = Presence(node)
         resume = Resume(node)
         self.rooms: Final = Rooms(node, rules, presence, resume)
         self.token_refresh: Final = TokenRefresh(node, self.authenticator, self.revocations, self.rooms, rules)
@@ -99,17 +102,26 @@ class Gateway:
             self._stack.callback(self.tasks.close)
             self._stack.callback(self.threads.close)
             self._stack.push_async_callback(self.broker.close)
-            await self.broker.start(self.listener)
+            announcements = Announcements(self.settings.presence_grace, self.settings.announce_max)
+            await self.broker.start(self.listener, announcements)
             self._stack.push_async_callback(self.room_access.close)
             await self.room_access.start()
             self._stack.push_async_callback(self.lifespans.stop)
             await self.lifespans.start(self.registry)
             self._stack.push_async_callback(self.tasks.cancel)
             self._stack.push_async_callback(self.commands.cancel)
-            self.tasks.spawn(self.keepalive.run(self.commands.cancel_overdue))
+            self.tasks.spawn(self.keepalive.run(self._after_check))
         except BaseException:
             await self._stack.aclose()
             raise
+
+    async def _after_check(self) -> None:
+        """Do what is due, about once a second."""
+        await self.commands.cancel_overdue()
+        try:
+            await self.broker.announce_due()
+        except Exception:  # this runs in the task that checks all connections
+            log.exception("Joins and leaves could not be announced; it is tried again")
 
     async def drain(self) -> None:
         """Close every connection with 1012, spread over ``DRAIN_SECONDS`` to avoid a reconnect storm."""

@@ -1,19 +1,16 @@
-"""Receives events, signals and lost members from the broker, and passes them to the parts of the gateway."""
+"""Receives events, signals, joins and leaves from the broker, and passes them to the parts of the gateway."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from ..broker.base import Member
+from ..broker.base import UserId
 from ..fastpath import encode_event_frame
 from ..protocol import frames, messages
 from .node import Node
 from .presence import Presence
 from .signals import Signals
-
-#: The beginning of the payloads of user_joined and user_left.
-_PRESENCE_PREFIX: Final = b'{"type":"user_'
 
 #: How long a publisher waits for members that are behind, in seconds, for each slice of events of the embedded broker
 #: (40 KiB, or about 200 small events): if most members of the room are behind, and if fewer are.
@@ -28,20 +25,20 @@ class BrokerListener:
     def __init__(self, node: Node, presence: Presence, signals: Signals) -> None:
         self._loop: Final = node.loop
         self._delivery: Final = node.delivery
-        self._tasks: Final = node.tasks
         self._counters: Final = node.counters
         self._presence: Final = presence
         self.on_signal: Final = signals.received
         self.on_signals_lost: Final = signals.lost
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """Deliver an event to the room's members on this node. Joins and leaves may be delayed in a large room."""
+        """Deliver an event to the room's members on this node."""
         self._counters.events += 1
-        frame = encode_event_frame(payload, id)
-        if payload.startswith(_PRESENCE_PREFIX):
-            self._delivery.deliver_later(room, frame)
-        else:
-            self._delivery.deliver(room, frame)
+        self._delivery.deliver(room, encode_event_frame(payload, id))
+
+    def on_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
+        """Tell the room's members on this node that a user joined or left."""
+        self._counters.events += 1
+        self._presence.announce(room, user_id, username, has_joined)
 
     async def wait_for_members(self, room: str) -> None:
         """Let other coroutines run, and wait a moment while members of ``room`` are behind: back-pressure.
@@ -65,11 +62,3 @@ class BrokerListener:
         """Send ``resync`` to the room's members: events were lost. ``last_id`` is the id of the room's newest event."""
         shown = None if room.startswith("user:") else room
         self._delivery.deliver(room, frames.text(messages.resync(shown, last_id)))
-
-    def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        """Announce that a user whose node died has left."""
-        self._tasks.spawn(self._presence.member_lost(room, member, users))
-
-    def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        """Announce that a user of this node, whom another node announced as gone, is in the room."""
-        self._tasks.spawn(self._presence.member_returned(room, member, users))

@@ -15,7 +15,7 @@ from .node import Node
 
 
 class Publishing:
-    """Publishes the events of plugins (for clients too), of the HTTP API and of roomcast itself."""
+    """Publishes the events of plugins, for clients too, and of the HTTP API."""
 
     def __init__(self, node: Node) -> None:
         self._registry: Final = node.registry
@@ -69,8 +69,3 @@ class Publishing:
             raise messages.bad_room(None)
         self._registry.room(name := messages.normalize_room(room))
         return name
-
-    async def publish_builtin(self, event: type[Schema], room: str, data: Mapping[str, Any], sender: str) -> None:
-        """Publish an event that only roomcast itself may publish: a user joined or left."""
-        kind = self._registry.event(event)
-        await self._broker.publish(room, messages.event(kind.type, room, data, sender))

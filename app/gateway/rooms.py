@@ -12,7 +12,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from ..errors import Refused, Unavailable
+from ..errors import Refused
 from ..protocol import messages
 from ..protocol.messages import Request
 from .client import Client
@@ -45,7 +45,7 @@ class Rooms:
         self._delivery.join_personal(room, client)
 
     async def join(self, client: Client, request: Request) -> None:
-        """Add the client to the room, reply ``joined_room``, replay what it missed, and announce its user.
+        """Add the client to the room, reply ``joined_room``, replay what it missed, and record its presence.
 
         If the client is a member already, only reply, and replay if it asks to resume. A member that the rule forbids
         to join leaves the room.
@@ -98,12 +98,12 @@ class Rooms:
         await _finish(self.remove(client, room, f"Left room {room}", request.id))
 
     async def remove(self, client: Client, room: str, message: str, id: str | int | None = None) -> None:
-        """Remove the client from the room, send it ``left_room`` with ``message``, and announce its user."""
+        """Remove the client from the room, send it ``left_room`` with ``message``, and record its departure."""
         is_unused = self._delivery.leave(room, client)
         client.send_json(messages.reply("left_room", {"message": message}, room=room, id=id))
         if room in client.rooms:
             client.rooms = tuple(one for one in client.rooms if one != room)
-            await self._after_leave(client, room, is_unused)
+            await self._after_leave(client, room, is_unused, is_lost=False)
 
     def depart(self, client: Client) -> None:
         """Begin to remove a client from all its rooms, unless that has begun.
@@ -122,27 +122,22 @@ class Rooms:
         is_last = self._delivery.leave_personal(client.personal_room, client)
         try:
             for room, is_unused in left:
-                await self._after_leave(client, room, is_unused)
+                await self._after_leave(client, room, is_unused, is_lost=True)
             if is_last:
                 await self.subscriptions.drop_if_unused(client.personal_room)
         finally:
             await self._broker.release(client.identity.user_id, client.id)
 
-    async def _after_leave(self, client: Client, room: str, is_unused: bool) -> None:
-        """Update the broker after the client left ``room``, and announce it.
+    async def _after_leave(self, client: Client, room: str, is_unused: bool, *, is_lost: bool) -> None:
+        """Update the broker after the client left ``room``.
 
-        ``is_unused`` is True if the room has no members on this node any more.
+        ``is_unused`` is True if the room has no members on this node any more. ``is_lost`` is as for ``Broker.leave``.
         """
         try:
-            try:
-                change = await self._presence.leave(client, room)
-            finally:
-                if is_unused:
-                    await self.subscriptions.drop_if_unused(room)
-            await self._presence.announce_left(client, room, change)
-        except Unavailable as error:
-            user_id = client.identity.user_id
-            log.warning("user_left of user %s in %s is announced late or not at all: %s", user_id, room, error.detail)
+            await self._presence.leave(client, room, is_lost=is_lost)
+        finally:
+            if is_unused:
+                await self.subscriptions.drop_if_unused(room)
 
 
 async def _finish(rest: Coroutine[Any, Any, None]) -> None:

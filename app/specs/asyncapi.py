@@ -103,7 +103,9 @@ def frame_example(entry: Entry) -> dict[str, Any]:
     if entry.data is not None:
         frame["data"] = example(entry.data)
     if entry.kind == "event":
-        frame |= {"sender": "alice", "timestamp": "2025-11-13T12:00:00Z", "id": "k3x9q2ab1-7"}
+        frame |= {"sender": "alice", "timestamp": "2025-11-13T12:00:00Z"}
+        if entry.is_stored:
+            frame["id"] = "k3x9q2ab1-7"
     elif entry.kind == "frame":
         frame["timestamp"] = "2025-11-13T12:00:00Z"
     else:

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     other frames to one client. ``plugin`` is the name of the plugin that declares it. ``data`` is the schema of its
     data, or None if it has no data. ``room`` states if the envelope has a room. ``reply`` is the type of the reply to a
     command. ``rooms`` are the types of rooms that an event may be published in; empty means any. ``access`` states who
-    may use a plugin's command.
+    may use a plugin's command. ``is_stored`` is False for events without an id.
     """
 
     kind: Kind
@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     reply: str | None = None
     rooms: tuple[str, ...] = ()
     access: Access | None = None
+    is_stored: bool = True
 
 
 def _object(properties: Mapping[str, JsonSchema], *required: str, closed: bool = False) -> JsonSchema:
@@ -222,6 +223,7 @@ def _event(registry: Registry, event: EventType) -> Entry:
         *("event", event.type, owner, _description(event.description, data), data),
         room="never" if is_personal else "optional",
         rooms=event.rooms,
+        is_stored=not event.published_by_core,
     )
 
 
@@ -256,9 +258,10 @@ def envelope(entry: Entry, data: JsonSchema | None) -> JsonSchema:
     required += ["data", "timestamp"]
     properties["timestamp"] = {"type": "string", "format": "date-time"}
     if entry.kind == "event":
-        properties["id"] = {"type": "string", "description": _EVENT_ID}
         properties["sender"] = {"type": "string", "description": "The name of the user who caused the event."}
-        required.append("id")
+        if entry.is_stored:
+            properties["id"] = {"type": "string", "description": _EVENT_ID}
+            required.append("id")
     elif entry.type != "connected":
         properties["id"] = {"type": ["string", "integer"], "description": "The id of the request."}
     return {"type": "object", "properties": properties, "required": required}

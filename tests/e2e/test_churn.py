@@ -73,8 +73,8 @@ class UnreliableBroker(MemoryBroker):
         self._fail()
         return change
 
-    async def leave(self, room: str, user_id: int | str, connection: int) -> PresenceChange:
-        change = await super().leave(room, user_id, connection)
+    async def leave(self, room: str, user_id: int | str, connection: int, *, is_lost: bool = False) -> PresenceChange:
+        change = await super().leave(room, user_id, connection, is_lost=is_lost)
         await self._wait()
         self._fail()
         return change
@@ -237,7 +237,8 @@ async def remaining_state(server: Server) -> dict[str, Any]:
         "members": [room for room in ROOMS if await broker.members(room)],
     }
     if isinstance(broker, MemoryBroker):
-        kept |= {"subscribed": broker._subscribed, "own leases": broker._leases, "presence": broker._presence}
+        kept |= {"subscribed": broker._subscribed, "own leases": broker._leases, "presence": broker._presence.rooms}
+        kept["announcements"] = broker._presence._open
     if isinstance(broker, RedisBroker):
         leases, presence = broker._leases, broker._presence
         channels = broker._receiver.subscriptions.by_channel
@@ -247,6 +248,7 @@ async def remaining_state(server: Server) -> dict[str, Any]:
             "unreleased": leases._unreleased,
             "presence": presence._rooms,
             "writes": presence._writer.writes,
+            "announcements": presence._writer.due,
         }
     return {name: value for name, value in kept.items() if value}
 
@@ -288,10 +290,10 @@ async def test_no_state_remains(serve: Serve, seed: int):
     assert server.gateway.counters.errors["unavailable"]
     broker.is_reliable = True
     await wait_until_clean([server], tasks)
-    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+    async with connect(server, 100, "alice") as alice, connect(server, 2, "bob") as bob:
         await bob.join("channel:1")
         await alice.join("channel:1")
-        assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 1
+        assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 100
 
 
 async def test_no_state_remains_on_redis(serve: Serve, redis_server: RedisServer, redis_prefix: str):
@@ -306,7 +308,7 @@ async def test_no_state_remains_on_redis(serve: Serve, redis_server: RedisServer
     tasks = len(asyncio.all_tasks())
     await churn(servers, 3, CLIENTS)
     await wait_until_clean(servers, tasks)
-    async with connect(servers[0]) as alice, connect(servers[1], 2, "bob") as bob:
+    async with connect(servers[0], 100, "alice") as alice, connect(servers[1], 2, "bob") as bob:
         await bob.join("channel:1")
         await alice.join("channel:1")
-        assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 1
+        assert (await bob.recv_type("user_joined", sender="alice"))["data"]["user_id"] == 100

@@ -6,7 +6,17 @@ import asyncio
 import random
 from collections import Counter
 
-from redis_nodes import SHORT_LEASE, Node, StartNode, has_lost_after_renewal, is_empty, keys_of, nodes, until_connected
+from redis_nodes import (
+    SHORT_LEASE,
+    Node,
+    StartNode,
+    announcements,
+    is_empty,
+    keys_of,
+    leaves_after_renewal,
+    nodes,
+    until_connected,
+)
 from redis_servers import FreshRedis, RedisServer, wait_for_server
 from waiting import wait_until
 
@@ -25,7 +35,10 @@ async def calls(server: RedisServer) -> int:
 class TestEnterAndLeave:
     async def test_a_user_on_two_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """``user_changed`` is True for the first connection on any node, and for the last one."""
-        async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 2) as (a, b),
+        ):
             assert await a.presence.enter(ROOM, 1, "alice", 10) == PresenceChange(True, 1)
             assert await b.presence.enter(ROOM, 1, "alice", 10) == PresenceChange(False, 1)
             assert await b.presence.enter(ROOM, 2, "bob", 11) == PresenceChange(True, 2)
@@ -38,11 +51,14 @@ class TestEnterAndLeave:
             assert await b.presence.leave(ROOM, 1, 10) == PresenceChange(True, 1)
             assert await b.presence.leave(ROOM, 2, 11) == PresenceChange(True, 0)
             assert await keys_of(redis_server, redis_prefix) == {}
-            assert a.lost == a.returned == b.lost == b.returned == []
+            assert await announced.all() == [(ROOM, 1, True), (ROOM, 2, True), (ROOM, 1, False), (ROOM, 2, False)]
 
     async def test_concurrent_enters_and_leaves(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """Of concurrent enters on three nodes exactly one per user reports a change. The same holds for leaves."""
-        async with nodes(redis_server.url, redis_prefix, 3) as three:
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 3) as three,
+        ):
             connections = [(n % 3, n % 20, n) for n in range(600)]
             random.shuffle(connections)
             came = await asyncio.gather(*[three[k].presence.enter(ROOM, u, f"u{u}", c) for k, u, c in connections])
@@ -56,6 +72,7 @@ class TestEnterAndLeave:
                 u for (_, u, _), change in zip(connections, went, strict=True) if change.user_changed
             ) == Counter(range(20))
             assert await keys_of(redis_server, redis_prefix) == {}
+            assert Counter(await announced.joined()) == Counter(await announced.left()) == Counter(range(20))
 
     async def test_names(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """The last name counts on all nodes; leaving or writing all users again does not restore an old one."""
@@ -114,7 +131,10 @@ class TestEnterAndLeave:
 
     async def test_overlapping_changes_of_one_user(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """Overlapping changes are reported in order, or not at all if they cancel each other out."""
-        async with nodes(redis_server.url, redis_prefix, 1) as (node,):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 1) as (node,),
+        ):
             enter, leave = node.presence.enter, node.presence.leave
             operations = [enter(ROOM, 1, "a", 1), leave(ROOM, 1, 1), enter(ROOM, 1, "a", 2), enter(ROOM, 1, "a", 3)]
             changes = await asyncio.gather(*operations)
@@ -124,17 +144,20 @@ class TestEnterAndLeave:
             again = await asyncio.gather(leave(ROOM, 1, 2), leave(ROOM, 1, 3), enter(ROOM, 1, "a", 4))
             assert [change.user_changed for change in again] == [False] * 3
             assert await node.presence.members(ROOM) == [Member(1, "a", 1)]
-            assert node.lost == node.returned == []
+            assert await announced.all() == [(ROOM, 1, True)]
 
     async def test_a_cancelled_enter_is_announced(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A user whose ``enter`` was cancelled before the reply is in the room and is announced."""
-        async with nodes(redis_server.url, redis_prefix, 1) as (node,):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 1) as (node,),
+        ):
             entering = asyncio.create_task(node.presence.enter(ROOM, 1, "alice", 1))
             await asyncio.sleep(0)
             entering.cancel()
             await asyncio.wait([entering])
             assert await node.presence.enter(ROOM, 2, "bob", 2) == PresenceChange(True, 2)
-            assert node.returned == [(ROOM, Member(1, "alice"), 1)]
+            assert await announced.joined() == [1, 2]
 
 
 class TestRooms:
@@ -165,6 +188,8 @@ class TestRooms:
             assert len(found) == 14
             assert all(110_000 < left <= 120_000 for left in found.values()), found
             assert 50_000 < await redis_server("PTTL", f"{redis_prefix}:rooms") <= 60_000
+            for key in await redis_server("KEYS", f"{{{redis_prefix}:*:[gj]"):
+                assert 0 < await redis_server("PTTL", key) <= 3_600_000
 
     async def test_close_removes_all_users(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node that closes removes all its users, and none of other nodes."""
@@ -182,8 +207,11 @@ class TestRooms:
 
 class TestDeadNodes:
     async def test_users_of_a_dead_node_are_removed_once(self, redis_server: RedisServer, redis_prefix: str) -> None:
-        """Of three nodes that renew concurrently, one reports each user of a dead node; users on other nodes stay."""
-        async with nodes(redis_server.url, redis_prefix, 4, SHORT_LEASE) as four:
+        """Of three nodes that renew concurrently, one announces each user of a dead node; users on other nodes stay."""
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 4, SHORT_LEASE) as four,
+        ):
             *three, dead = four
             for node in four:
                 await node.presence.enter(ROOM, node.name, node.name, 1)
@@ -194,61 +222,72 @@ class TestDeadNodes:
 
             async def all_are_lost() -> bool:
                 await asyncio.gather(*[node.renew() for node in three])
-                return sum(len(node.lost) for node in three) >= 50
+                return len(await announced.left()) >= 50
 
             await wait_until(all_are_lost)
             await asyncio.gather(*[node.presence.members(ROOM) for node in three], *[node.renew() for node in three])
-            lost = Counter(event for node in three for event in node.lost)
-            expected = [Member(n, f"u{n}", 0) for n in range(1, 50)] + [Member(dead.name, dead.name, 0)]
-            assert lost == Counter({(ROOM, member, 4): 1 for member in expected})
+            assert Counter(await announced.left()) == Counter([*range(1, 50), dead.name])
             assert len(await three[1].presence.members(ROOM)) == 4
             assert [await node.presence.rooms() for node in three] == [{ROOM: 4}] * 3
-            assert not any(node.returned for node in three)
+            await announced.check()
 
     async def test_reading_removes_dead_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node without members in the room also removes dead nodes when it reads the members."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, dead):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, dead),
+        ):
             await dead.presence.enter(OTHER, 2, "bob", 1)
             await dead.presence.enter(ROOM, 1, "alice", 1)  # last, because its lease must not expire first
             await dead.die()
             await wait_until(lambda: is_empty(a, ROOM))
             assert await a.presence.rooms() == {}
-            assert a.lost[0] == (ROOM, Member(1, "alice", 0), 0)
+            assert await announced.left() == [1]
 
     async def test_users_of_running_nodes_stay(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """No user is removed as long as the nodes renew."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, b):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, b),
+        ):
             await a.presence.enter(ROOM, 1, "alice", 1)
             await b.presence.enter(ROOM, 2, "bob", 1)
             for _ in range(15):
                 await asyncio.gather(a.renew(), b.renew(), asyncio.sleep(SHORT_LEASE / 6))
             assert len(await a.presence.members(ROOM)) == 2
-            assert a.lost == b.lost == []
+            assert await announced.left() == []
 
     async def test_a_suspended_node_returns(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node that was removed as dead restores its users at its next renewal, and announces the lost ones."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended),
+        ):
             for user_id in (1, 2):
                 await suspended.presence.enter(ROOM, user_id, f"u{user_id}", 5)
             await a.presence.enter(ROOM, 2, "u2", 6)
-            await wait_until(lambda: has_lost_after_renewal(a, lost=1))
-            assert a.lost == [(ROOM, Member(1, "u1", 0), 1)]
+            await wait_until(lambda: leaves_after_renewal(a, announced, 1))
+            assert await announced.left() == [1]
             await suspended.renew()
-            assert suspended.returned == [(ROOM, Member(1, "u1", 1), 2)]
+            assert await announced.joined() == [1, 2, 1]
             assert sorted(await a.presence.members(ROOM)) == [Member(1, "u1", 1), Member(2, "u2", 2)]
             assert await suspended.presence.leave(ROOM, 1, 5) == PresenceChange(True, 1)
 
     async def test_any_write_restores_a_removed_node(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node that was removed as dead also restores all its users when one of them enters or leaves."""
-        async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended):
+        async with (
+            announcements(redis_server, redis_prefix) as announced,
+            nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (a, suspended),
+        ):
             for user_id in range(150):
                 await suspended.presence.enter(ROOM, user_id, "name", 5)
             await a.presence.enter(ROOM, "a", "a", 1)
-            await wait_until(lambda: has_lost_after_renewal(a, lost=150))
+            await wait_until(lambda: leaves_after_renewal(a, announced, 150))
+            before = len(await announced.joined())
             assert await suspended.presence.leave(ROOM, 0, 5) == PresenceChange(False, 1)
             await wait_until(lambda: _has(a, 150))
-            assert Counter(member.user_id for _, member, _ in suspended.returned) == Counter(range(1, 150))
-            assert suspended.lost == []
+            assert Counter((await announced.joined())[before:]) == Counter(range(1, 150))
+            assert Counter(await announced.left()) == Counter(range(150))
 
 
 async def _has(node: Node, users: int) -> bool:
@@ -279,4 +318,4 @@ async def test_a_restart_with_an_older_state(fresh_redis: FreshRedis, start_node
 
     await wait_for_server(is_listed, "the members are listed")
     for one in (a, b):
-        assert one.listener.lost_members == one.listener.returned_members == []
+        assert one.listener.announced == []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter
+from collections.abc import Awaitable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_nodes import SHORT_LEASE, Node, has_lost_after_renewal, is_empty, keys_of, nodes
+from redis_nodes import SHORT_LEASE, Node, announcements, is_empty, keys_of, leaves_after_renewal, nodes
 from redis_servers import FreshRedis, RedisServer, run
 from tcp_proxy import Proxy
 from waiting import wait_until
@@ -52,22 +54,21 @@ class TestOutages:
                 await a.presence.enter(ROOM, 6, "was never seen", 2)
             await a.presence.leave(ROOM, 6, 2)
             await server.start()
-            for node in (b, a):
-                await wait_until(node.reaches_redis)
-                await node.restore()
+            async with announcements(server, redis_prefix) as announced:
+                for node in (b, a):
+                    await wait_until(node.reaches_redis)
+                    await node.restore()
+                assert Counter(await announced.all()) == Counter([(ROOM, 2, False), (ROOM, 4, True)])
             assert await b.presence.members(ROOM) == [
                 Member(3, "stays on b"),
                 Member(1, "stays"),
                 Member(4, "comes"),
                 Member(5, "goes and comes"),
             ]
-            assert [(room, member.user_id) for room, member, _ in a.lost] == [(ROOM, 2)]
-            assert [(room, member.user_id) for room, member, _ in a.returned] == [(ROOM, 4)]
-            assert b.lost == b.returned == []
             assert await a.presence.rooms() == {ROOM: 4}
 
     async def test_leaving_all_nodes_during_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
-        """A user who left all nodes during an outage with data loss is reported as lost once."""
+        """A user who left all nodes during an outage with data loss is announced once."""
         server = await fresh_redis()
         async with nodes(server.url, redis_prefix, 3) as three:
             for node in three:
@@ -77,17 +78,21 @@ class TestOutages:
                 await wait_until(lambda node=node: _is_cut_off(node))  # type: ignore[misc]
                 await node.presence.leave(ROOM, 1, 1)
             await server.start()
-            for node in three:
-                await wait_until(node.reaches_redis)
-            await asyncio.gather(*[node.restore() for node in three])
-            assert sum(len(node.lost) for node in three) == 1
+            async with announcements(server, redis_prefix) as announced:
+                for node in three:
+                    await wait_until(node.reaches_redis)
+                await asyncio.gather(*[node.restore() for node in three])
+                assert await announced.all() == [(ROOM, 1, False)]
             assert await is_empty(three[0], ROOM)
 
     async def test_no_node_is_removed_right_after_an_outage(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
         """After an outage longer than a lease, other nodes have one lease of time to renew."""
         lease = 1.5
         server = await fresh_redis()
-        async with nodes(server.url, redis_prefix, 3, lease) as three:
+        async with (
+            announcements(server, redis_prefix) as announced,
+            nodes(server.url, redis_prefix, 3, lease) as three,
+        ):
             for n, node in enumerate(three):
                 await node.presence.enter(ROOM, n, "name", 1)
             await asyncio.sleep(lease)  # from now on they may remove dead nodes
@@ -103,7 +108,7 @@ class TestOutages:
             for node in three[1:]:
                 await node.renew()
             assert await three[1].presence.rooms() == {ROOM: 3}
-            assert not any(node.lost or node.returned for node in three)
+            assert await announced.all() == [(ROOM, n, True) for n in range(3)]
 
     async def test_a_single_node_is_cut_off(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node that cannot reach Redis is removed as dead; users who left it meanwhile are announced once."""
@@ -111,6 +116,7 @@ class TestOutages:
             Proxy("127.0.0.1", redis_server.port) as proxy,
             nodes(redis_server.url, redis_prefix, 1, SHORT_LEASE) as (a,),
             nodes(f"redis://127.0.0.1:{proxy.port}", redis_prefix, 1, SHORT_LEASE, "cut") as (cut,),
+            announcements(redis_server, redis_prefix) as announced,
         ):
             await a.presence.enter(ROOM, "a", "a", 1)
             for user_id in (1, 2):
@@ -118,18 +124,17 @@ class TestOutages:
             await proxy.stop()
             await wait_until(lambda: _is_cut_off(cut))
             await cut.presence.leave(ROOM, 1, 1)
-            await wait_until(lambda: has_lost_after_renewal(a, lost=2))
+            await wait_until(lambda: leaves_after_renewal(a, announced, 2))
             await proxy.start()
             await wait_until(cut.reaches_redis)
             await cut.restore()
-            assert sorted(member.user_id for _, member, _ in a.lost) == [1, 2]
-            assert cut.lost == []
-            assert cut.returned == [(ROOM, Member(2, "name", 1), 2)]
+            assert Counter(await announced.left()) == Counter([1, 2])
+            assert await announced.joined() == ["a", 1, 2, 2]
 
     async def test_data_is_lost_while_connected(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
         """Data lost without a reconnect is written again at the next renewal, and no user is announced."""
         server = await fresh_redis()
-        async with nodes(server.url, redis_prefix, 2) as two:
+        async with announcements(server, redis_prefix) as announced, nodes(server.url, redis_prefix, 2) as two:
             for node in two:
                 for n in range(250):
                     await node.presence.enter(ROOM, f"{node.name}-{n}", "name", n)
@@ -140,7 +145,7 @@ class TestOutages:
                 f"{node.name}-{n}" for node in two for n in range(250)
             ]
             assert await two[1].presence.rooms() == {ROOM: 500}
-            assert not any(node.lost or node.returned for node in two)
+            assert len(await announced.all()) == 500
 
     async def test_close_without_redis(self, fresh_redis: FreshRedis, redis_prefix: str) -> None:
         """A node can close while Redis is unreachable."""
@@ -166,16 +171,15 @@ OPERATIONS = st.tuples(
 def test_random_operations(
     redis_server: RedisServer, rounds: list[list[tuple[str, int, str, int | str, int]]], abrupt: bool
 ) -> None:
-    """Random concurrent operations on three nodes match the model in the end, and each change is reported once."""
+    """Random concurrent operations on three nodes match the model in the end, and each change is announced once."""
     run(_play(redis_server, rounds, abrupt))
 
 
 class _Model:
-    """The actual members, and how often each user was announced."""
+    """The actual members."""
 
     def __init__(self) -> None:
         self.truth: set[tuple[int, str, int | str, int]] = set()
-        self.announced: Counter[tuple[str, int | str]] = Counter()
 
     def present(self) -> set[tuple[str, int | str]]:
         return {(room, user_id) for _, room, user_id, _ in self.truth}
@@ -187,7 +191,11 @@ class _Model:
 
 async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int | str, int]]], abrupt: bool) -> None:
     prefix, model = f"play-{secrets.token_hex(5)}", _Model()
-    async with Proxy("127.0.0.1", server.port) as proxy, nodes(f"redis://127.0.0.1:{proxy.port}", prefix, 3) as three:
+    async with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        nodes(f"redis://127.0.0.1:{proxy.port}", prefix, 3) as three,
+        announcements(server, prefix) as announced,
+    ):
 
         async def run_operation(what: str, node: int, room: str, user_id: int | str, connection: int) -> None:
             presence = three[node].presence
@@ -195,12 +203,10 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
                 proxy.reset()
             elif what == "enter":
                 model.truth.add((node, room, user_id, connection))
-                came = await _quiet(presence.enter(room, user_id, "name", connection))
-                model.announced[room, user_id] += came
+                await _quiet(presence.enter(room, user_id, "name", connection))
             elif what == "leave":
                 model.truth.discard((node, room, user_id, connection))
-                went = await _quiet(presence.leave(room, user_id, connection))
-                model.announced[room, user_id] -= went
+                await _quiet(presence.leave(room, user_id, connection))
             elif what in ("renew", "restore"):
                 await getattr(presence, what)()
 
@@ -213,20 +219,13 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, str, int 
             assert sorted(await three[0].presence.members(room), key=repr) == model.members(room)
         rooms = Counter(room for room, _ in model.present())
         assert await three[1].presence.rooms() == dict(rooms)
-        for node in three:
-            model.announced.update((room, member.user_id) for room, member, _ in node.returned)
-            model.announced.subtract((room, member.user_id) for room, member, _ in node.lost)
-        if not abrupt:
-            assert {key for key, n in model.announced.items() if n} == model.present()
-            assert set(model.announced.values()) <= {0, 1}
+        assert {key for key, is_in in (await announced.check()).items() if is_in} == model.present()
         for node in three:
             assert not node.presence._writer.writes
             await node.presence.close()
-        assert {key for key in await keys_of(server, prefix) if not key.endswith(":g")} == set()
+        assert await keys_of(server, prefix) == {}
 
 
-async def _quiet(change: object) -> bool:
-    try:
-        return (await change).user_changed  # type: ignore[misc, no-any-return]
-    except Unavailable:
-        return False
+async def _quiet(change: Awaitable[PresenceChange]) -> None:
+    with contextlib.suppress(Unavailable):
+        await change

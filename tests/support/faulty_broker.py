@@ -34,8 +34,8 @@ class FaultyBroker(MemoryBroker):
         await self._hang("enter")
         return change
 
-    async def leave(self, room: str, user_id: int | str, connection: int) -> PresenceChange:
-        change = await super().leave(room, user_id, connection)
+    async def leave(self, room: str, user_id: int | str, connection: int, *, is_lost: bool = False) -> PresenceChange:
+        change = await super().leave(room, user_id, connection, is_lost=is_lost)
         self._check("leave")
         await self._hang("leave")
         return change

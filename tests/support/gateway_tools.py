@@ -34,7 +34,7 @@ def is_empty(server: Server) -> bool:
             gateway.delivery.personal,
             gateway.rooms.subscriptions._joining,
             broker._subscribed,
-            broker._presence,
+            broker._presence.rooms,
             broker._leases,
         )
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha1
 
 from broker_contract import HISTORY_BYTES, HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis_servers import RedisServer, wait_for_server
+from waiting import PATIENCE
 
-from roomcast.broker.base import Member
+from roomcast.broker.base import Announcements, UserId
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.connection import RedisConnection
 from roomcast.broker.redis.handshake import open_connection
@@ -30,26 +33,13 @@ SHORT_LEASE = 0.4
 
 
 class Node:
-    """The leases and presence of a node, and the members that were reported as lost or returned."""
+    """The leases and presence of a node. Without ``grace``, joins and leaves are announced at once."""
 
-    def __init__(self, name: str, router: Router, prefix: str, lease: float) -> None:
+    def __init__(self, name: str, router: Router, prefix: str, lease: float, grace: float) -> None:
         self.name = name
         self.router = router
-        self.lost: list[tuple[str, Member, int]] = []
-        self.returned: list[tuple[str, Member, int]] = []
         self.leases = Leases(router, Keys(prefix), name, lease)
-        self.presence = Presence(
-            router,
-            Keys(prefix),
-            name,
-            lease,
-            on_member_lost=self._recorder(self.lost),
-            on_member_returned=self._recorder(self.returned),
-        )
-
-    @staticmethod
-    def _recorder(reports: list[tuple[str, Member, int]]) -> Callable[[str, Member, int], None]:
-        return lambda room, member, users: reports.append((room, member, users))
+        self.presence = Presence(router, Keys(prefix), name, lease, Announcements(grace), "PUBLISH")
 
     async def renew(self) -> None:
         """Renew everything, as a node does every third of a lease."""
@@ -94,18 +84,21 @@ async def router_to(url: str) -> AsyncIterator[Router]:
 
 
 @asynccontextmanager
-async def nodes(url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n") -> AsyncIterator[list[Node]]:
+async def nodes(
+    url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n", grace: float = 0.0
+) -> AsyncIterator[list[Node]]:
     """Start ``count`` nodes, named ``stem`` and a number, at ``url``. They renew only when a test calls ``renew``."""
     async with AsyncExitStack() as stack:
         yield [
-            Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease)
+            Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease, grace)
             for number in range(count)
         ]
 
 
 async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
-    """Return the keys under ``prefix`` with a hash tag, and their TTLs in ms."""
-    return {key: await server("PTTL", key) for key in await server("KEYS", f"{{{prefix}:*")}
+    """Return the keys under ``prefix`` with a hash tag, and their TTLs in ms, except those about the last minute."""
+    keys = [key for key in await server("KEYS", f"{{{prefix}:*") if not key.endswith((":g", ":j"))]
+    return {key: await server("PTTL", key) for key in keys}
 
 
 async def is_empty(node: Node, room: str) -> bool:
@@ -113,10 +106,55 @@ async def is_empty(node: Node, room: str) -> bool:
     return not await node.presence.members(room)
 
 
-async def has_lost_after_renewal(node: Node, lost: int) -> bool:
-    """Renew, and return True if at least ``lost`` members were reported as lost."""
+class Announced:
+    """The joins and leaves that a server announced in the rooms under a prefix, in order."""
+
+    def __init__(self, pubsub: PubSub, prefix: str) -> None:
+        self._pubsub = pubsub
+        self._prefix = prefix
+        self._all: list[tuple[str, UserId, bool]] = []
+
+    async def all(self) -> list[tuple[str, UserId, bool]]:
+        """Return the room, the user, and True for a join, of everything that was announced until now."""
+        await self._pubsub.ping()
+        while (message := await self._pubsub.get_message(timeout=PATIENCE)) is not None:
+            if message["type"] == "pong":
+                return self._all
+            if message["type"] == "pmessage" and message["data"][:1] in b"+-":
+                head, _, _ = message["data"].partition(b"\n")
+                room = message["channel"].decode().removeprefix(f"{{{self._prefix}:").removesuffix("}")
+                self._all.append((room, json.loads(head.partition(b" ")[2])[0], head[:1] == b"+"))
+        raise AssertionError("Redis does not answer")
+
+    async def joined(self, room: str = ROOM) -> list[UserId]:
+        """Return the users whose join was announced in ``room``."""
+        return [user_id for where, user_id, has_joined in await self.all() if where == room and has_joined]
+
+    async def left(self, room: str = ROOM) -> list[UserId]:
+        """Return the users whose leave was announced in ``room``."""
+        return [user_id for where, user_id, has_joined in await self.all() if where == room and not has_joined]
+
+    async def check(self) -> dict[tuple[str, UserId], bool]:
+        """Fail if the joins and leaves of a user do not alternate; return the last one of each room and user."""
+        last: dict[tuple[str, UserId], bool] = {}
+        for room, user_id, has_joined in await self.all():
+            assert last.get((room, user_id), False) is not has_joined, self._all
+            last[room, user_id] = has_joined
+        return last
+
+
+@asynccontextmanager
+async def announcements(server: RedisServer, prefix: str) -> AsyncIterator[Announced]:
+    """Record what is announced."""
+    async with server.client(decode_responses=False) as client, client.pubsub() as pubsub:
+        await pubsub.psubscribe(f"{{{prefix}:*")
+        yield Announced(pubsub, prefix)
+
+
+async def leaves_after_renewal(node: Node, announced: Announced, leaves: int) -> bool:
+    """Renew, and return True if at least ``leaves`` users were announced as gone in ROOM."""
     await node.renew()
-    return len(node.lost) >= lost
+    return len(await announced.left()) >= leaves
 
 
 # Whole brokers.
@@ -140,14 +178,21 @@ async def _subscribers(client: Redis, channel: bytes) -> int:
 async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
     """Move the stored state ``seconds`` into the past: the TTLs of keys, and the times of events.
 
-    State that running nodes renew stays as it is: leases, presence, and rooms with a subscription.
+    State that running nodes renew stays as it is: leases, members, and rooms with a subscription.
     """
     ms = int(seconds * 1000)
     async with server.client(decode_responses=False) as client:
         async for key in client.scan_iter(match=f"{{{prefix}:*"):
             kind = await client.type(key)
             is_subscribed = key.endswith(b":m") and await _subscribers(client, key[:-2])
-            if kind == b"zset" or key.endswith(b":p") or is_subscribed:
+            if key.endswith((b":p", b":a")):
+                for user, text in (await client.hgetall(key)).items():
+                    if (value := json.loads(text)).get("told"):
+                        await client.hset(key, user, json.dumps(value | {"told": value["told"] - ms}))
+            if key.endswith(b":d"):
+                for user in await client.zrange(key, 0, -1):
+                    await client.zincrby(key, -ms, user)
+            if kind == b"zset" or key.endswith((b":p", b":a", b":j")) or is_subscribed:
                 continue
             if kind == b"stream":
                 entries = await client.xrange(key)

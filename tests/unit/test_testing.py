@@ -176,10 +176,11 @@ async def test_join_and_resume(connect) -> None:
     """join returns the data of the reply; with ``since``, the missed events follow."""
     alice = await connect("alice", rooms=["*"])
     assert await alice.join(ROOM) == {"message": f"Joined room {ROOM}"}
-    joined = await alice.next("user_joined")
+    await alice.command("demo.say", {"text": "seen"}, room=ROOM)
+    seen = await alice.next("demo.said")
     await alice.command("demo.say", {"text": "missed"}, room=ROOM)
     bob = await connect("bob", rooms=["*"])
-    answer = await bob.join(ROOM, since=joined["id"])
+    answer = await bob.join(ROOM, since=seen["id"])
     assert answer["recovered"] is True
     assert (await bob.next("demo.said"))["data"] == {"text": "missed"}
     assert await bob.leave(ROOM) == {"message": f"Left room {ROOM}"}

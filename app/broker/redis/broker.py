@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from ...errors import BrokerUnavailable
 from ..base import (
+    DEFAULT_ANNOUNCEMENTS,
     KEY_TTL,
+    Announcements,
     Broker,
     BrokerMetric,
     History,
@@ -58,8 +60,7 @@ class _SignalRouter:
 
     def __init__(self, listener: Listener) -> None:
         self._listener: Final = listener
-        self.on_member_lost: Final = listener.on_member_lost
-        self.on_member_returned: Final = listener.on_member_returned
+        self.on_presence: Final = listener.on_presence
         self.on_signal: Final = listener.on_signal
         self.wait_for_members: Final = listener.wait_for_members
         self.on_signals_lost: Final = listener.on_signals_lost
@@ -100,7 +101,7 @@ class RedisBroker(Broker):
 
     # Lifecycle.
 
-    async def start(self, listener: Listener) -> None:
+    async def start(self, listener: Listener, announcements: Announcements = DEFAULT_ANNOUNCEMENTS) -> None:
         """See ``Broker``.
 
         Raises ``Unavailable`` if Redis cannot be reached, or refuses commands, for longer than the option ``wait``.
@@ -121,9 +122,8 @@ class RedisBroker(Broker):
         self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node, positions)
         self._publisher = Publisher(self._router, keys, options, self.node, positions)
         self._leases = Leases(self._router, keys, self.node, options.lease)
-        self._presence = Presence(
-            self._router, keys, self.node, options.lease, listener.on_member_lost, listener.on_member_returned
-        )
+        publish = "SPUBLISH" if topology.is_cluster else "PUBLISH"
+        self._presence = Presence(self._router, keys, self.node, options.lease, announcements, publish)
         try:
             await self._router.start(options.wait)
             await self._refusals.start(options.wait)
@@ -191,8 +191,6 @@ class RedisBroker(Broker):
         try:
             renewer.cancel()
             await asyncio.wait([renewer])
-            # Departures during an outage may be written only now. The listener then publishes announcements, so the
-            # publisher is last.
             await self._presence.close()
             await self._leases.close()
             await self._publisher.finish(_PUBLISH_TIMEOUT)
@@ -310,10 +308,15 @@ class RedisBroker(Broker):
         self._check_running()
         return await self._presence.enter(room, user_id, username, connection)
 
-    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
+    async def leave(self, room: str, user_id: UserId, connection: int, *, is_lost: bool = False) -> PresenceChange:
         """See ``Broker``."""
         self._check_running()
-        return await self._presence.leave(room, user_id, connection)
+        return await self._presence.leave(room, user_id, connection, is_lost=is_lost)
+
+    async def announce_due(self) -> None:
+        """See ``Broker``."""
+        if self._is_running:
+            self._presence.announce_due()
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker``."""

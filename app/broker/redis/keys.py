@@ -68,10 +68,10 @@ class Keys:
         """Return the key of a zset: the user's connections on all nodes, and when their leases end."""
         return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:l"
 
-    def presence(self, room: str) -> tuple[str, str, str]:
-        """Return the keys of a room's presence: nodes, users, users announced as gone (see ``lua/presence.lua``)."""
+    def presence(self, room: str) -> tuple[str, ...]:
+        """Return the keys of a room's presence, and its channel (see ``lua/presence.lua``)."""
         tag = f"{{{self.prefix}:{room}}}"
-        return f"{tag}:n", f"{tag}:p", f"{tag}:g"
+        return f"{tag}:n", f"{tag}:p", f"{tag}:g", f"{tag}:a", f"{tag}:d", f"{tag}:j", tag
 
     # Claims, one-time values and revocations.
 

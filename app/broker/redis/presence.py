@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import time
 from itertools import islice
 from typing import Final
 
@@ -16,12 +18,14 @@ import orjson
 
 from ...errors import Unavailable
 from .. import connection_set
-from ..base import Member, PresenceChange, UserId
+from ..base import Announcements, Member, PresenceChange, UserId
 from .keys import Keys
 from .presence_store import LEASE_EXPIRED, NO_LEASE, PresenceStore
-from .presence_writer import LocalRoom, OnMember, PresenceWriter
+from .presence_writer import LocalRoom, PresenceWriter
 from .scripts import ScriptRunner, in_batches
 from .topology import ServerName
+
+log = logging.getLogger("roomcast.redis")
 
 #: How many rooms one call registers.
 _MAX_ROOMS: Final = 500
@@ -32,10 +36,8 @@ _CLOSE_TIMEOUT: Final = 2.0
 class Presence:
     """The presence of ``node``, an id that no other node has, with a lease of ``lease`` seconds in each of its rooms.
 
-    ``on_member_lost`` receives users whose departure no call of ``leave`` reported: their node died, or they left while
-    the server could not be reached. ``on_member_returned`` receives users whose arrival must be announced and no call
-    of ``enter`` reported: they came while the server could not be reached, or were announced as gone while this node
-    was suspended. Each call is made on one node only. Both callbacks run on the loop and must not block or raise.
+    The scripts announce joins and leaves in the room's channel (see ``Receiver.on_message``) with the command
+    ``publish``, in the same atomic step that changes the presence. So all nodes receive them in one order.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class Presence:
         keys: Keys,
         node: str,
         lease: float,
-        on_member_lost: OnMember,
-        on_member_returned: OnMember,
+        announcements: Announcements,
+        publish: str,
     ) -> None:
         self._rooms: Final[dict[str, LocalRoom]] = {}
-        self._store: Final = PresenceStore(runner, keys, node, lease)
-        self._writer: Final = PresenceWriter(self._store, self._rooms, on_member_lost, on_member_returned)
+        self._store: Final = PresenceStore(runner, keys, node, lease, announcements, publish)
+        self._writer: Final = PresenceWriter(self._store, self._rooms)
+        self._announcer: asyncio.Task[None] | None = None
         self._node: Final = node
         self._is_state_older = False
 
@@ -72,11 +75,10 @@ class Presence:
         if known is not None and known[0] == username and connection_set.contains(known[1], connection):
             return PresenceChange(False, local.total)
         local.users[user_id] = (username, connection if known is None else connection_set.add(known[1], connection))
-        announced = None if known is None else known[0]
-        return await self._writer.change(room, user_id, announced, entered=True, is_renamed=announced != username)
+        return await self._writer.entered(room, user_id, None if known is None else known[0], username)
 
-    async def leave(self, room: str, user_id: UserId, connection: int) -> PresenceChange:
-        """See ``Broker.leave``. Never raises ``Unavailable``: the departure is announced when the server returns."""
+    async def leave(self, room: str, user_id: UserId, connection: int, *, is_lost: bool = False) -> PresenceChange:
+        """See ``Broker.leave``. Never raises ``Unavailable``: the departure is written when the server returns."""
         local = self._rooms.get(room)
         known = local.users.get(user_id) if local is not None else None
         if local is None or known is None or not connection_set.contains(known[1], connection):
@@ -89,7 +91,7 @@ class Presence:
             if not local.users:
                 del self._rooms[room]
         try:
-            return await self._writer.change(room, user_id, known[0], entered=False)
+            return await self._writer.left(room, user_id, known[0], is_lost=is_lost)
         except Unavailable:
             return PresenceChange(False, local.total)
 
@@ -97,8 +99,8 @@ class Presence:
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker.members``."""
-        removed, total, found = await self._store.read(room, with_users=True)
-        self._writer.on_removed(room, removed, total)
+        due, total, found = await self._store.read(room, with_users=True)
+        self._writer.on_reply(room, due, total)
         members = []
         for user, value in zip(found[::2], found[1::2], strict=True):
             one = orjson.loads(value)
@@ -111,13 +113,32 @@ class Presence:
         totals: dict[str, int] = {}
 
         async def count_users(room: str) -> None:
-            removed, total, _ = await self._store.read(room, with_users=False)
-            self._writer.on_removed(room, removed, total)
+            due, total, _ = await self._store.read(room, with_users=False)
+            self._writer.on_reply(room, due, total)
             if total:
                 totals[room] = total
 
         await in_batches(count_users, await self._store.rooms())
         return totals
+
+    # Announcements.
+
+    def announce_due(self) -> None:
+        """Announce joins and leaves whose time has come. The replies of the scripts have told when that is."""
+        now = time.monotonic()
+        rooms = [room for room, due in self._writer.due.items() if due <= now]
+        if rooms and self._announcer is None:
+            self._announcer = asyncio.create_task(in_batches(self._announce_room, rooms), name="roomcast announcements")
+            self._announcer.add_done_callback(self._announced)
+
+    async def _announce_room(self, room: str) -> None:
+        with contextlib.suppress(Unavailable):  # it is tried again, because the room is still due
+            self._writer.set_due(room, await self._store.announce_due(room))
+
+    def _announced(self, task: asyncio.Task[None]) -> None:
+        self._announcer = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("Joins and leaves could not be announced; it is tried again", exc_info=error)
 
     # Leases.
 
@@ -175,12 +196,12 @@ class Presence:
             return
         is_lease_expected = self._writer.is_written(room)
         try:
-            lease_state, removed, total = await self._store.renew(room)
+            lease_state, due, total = await self._store.renew(room)
         except Unavailable:
             self._store.protect_nodes()
             return
         if lease_state != NO_LEASE:
-            self._writer.on_removed(room, removed, total)
+            self._writer.on_reply(room, due, total)
         elif is_lease_expected:  # this node was removed as dead, or the server lost its data
             await self._writer.write_again(room)
         if lease_state == LEASE_EXPIRED:
@@ -198,3 +219,6 @@ class Presence:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await in_batches(remove, [*{**rooms, **self._writer.writes}])
         await self._writer.close()
+        if self._announcer is not None:
+            self._announcer.cancel()
+            await asyncio.wait([self._announcer])

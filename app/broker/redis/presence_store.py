@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from ...errors import Unavailable
+from ..base import Announcements
 from .keys import Keys
 from .scripts import Script, ScriptRunner
 
-_WRITE: Final = Script("server_time", "presence", "presence_write")
-_RENEW: Final = Script("server_time", "presence", "presence_renew")
-_READ: Final = Script("server_time", "presence", "presence_read")
+_WRITE: Final = Script("server_time", "presence", "presence_write", stamped=True)
+_RENEW: Final = Script("server_time", "presence", "presence_renew", stamped=True)
+_READ: Final = Script("server_time", "presence", "presence_read", stamped=True)
+_DUE: Final = Script("server_time", "presence", "presence_due", stamped=True)
 _REGISTER: Final = Script("server_time", "rooms_register")
 _LIST: Final = Script("server_time", "rooms_list")
 
@@ -28,10 +30,14 @@ LEASE_EXPIRED: Final = 2
 class PresenceStore:
     """Reads and writes the presence of ``node``, which has a lease of ``lease`` seconds in each of its rooms.
 
-    The scripts also remove dead nodes from a room, except within one lease after ``protect_nodes``.
+    The scripts also announce joins and leaves according to ``announcements``, with the command ``publish``. They remove
+    dead nodes from a room, except within one lease after ``protect_nodes``.
     """
 
-    def __init__(self, runner: ScriptRunner, keys: Keys, node: str, lease: float) -> None:
+    def __init__(
+        self, runner: ScriptRunner, keys: Keys, node: str, lease: float, announcements: Announcements, publish: str
+    ) -> None:
+        self._announcements: Final = (round(announcements.grace * 1000), announcements.max_users, publish)
         self._runner: Final = runner
         self._keys: Final = keys
         self._node: Final = node
@@ -61,7 +67,12 @@ class PresenceStore:
 
     def _run(self, script: Script, room: str, *args: str | bytes | int) -> Awaitable[Any]:
         may_remove = "1" if time.monotonic() >= self._remove_from else "0"
-        return self._runner.run(script, self._keys.presence(room), (self._node, self._lease_ms, may_remove, *args))
+        args = (self._node, self._lease_ms, may_remove, *self._announcements, *args)
+        return self._runner.run(script, self._keys.presence(room), args)
+
+    def announce_due(self, room: str) -> Awaitable[Any]:
+        """Run presence_due.lua."""
+        return self._run(_DUE, room)
 
     async def register(self, rooms: Iterable[str]) -> None:
         """Add ``rooms`` to the list of rooms with members, for two leases. Never raises ``Unavailable``.

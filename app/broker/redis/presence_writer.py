@@ -1,8 +1,8 @@
 """Writes the presence of this node's users to the server.
 
 Each write contains the current state of some users, not a change. Only one write per room is in flight. Users that
-could not be written stay pending. So the server has the state of this node in the end, even if messages are lost, and
-each arrival and departure is announced once.
+could not be written stay pending. So the server has the state of this node in the end, even if messages are lost. The
+scripts announce what changes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
 from ...errors import BrokerUnavailable, Unavailable
 from .. import connection_set
-from ..base import Member, PresenceChange, UserId
+from ..base import PresenceChange, UserId
 from ..connection_set import ConnectionSet
 from .presence_store import LEASE_EXPIRED, NO_LEASE, PresenceStore
 
@@ -25,8 +26,8 @@ log = logging.getLogger("roomcast.redis")
 #: The maximum number of users in one write. It takes about 0.3 ms of the server's time.
 _MAX_USERS: Final = 100
 
-#: Receives the room, the user, and the number of users in the room.
-OnMember = Callable[[str, Member, int], None]
+#: How a user left, as presence_write.lua expects it.
+_ON_REQUEST, _LOST, _RESTORED = range(3)
 #: A caller of ``enter`` (True) or ``leave`` (False), and the future it waits for.
 Waiter = tuple[bool, asyncio.Future[PresenceChange]]
 
@@ -48,15 +49,16 @@ class LocalRoom:
 class PendingUser:
     """A user whose state on the server may differ from the one on this node.
 
-    ``announced`` is the name with which this node announced the user to the others, or None if it did not. ``waiters``
-    wait for the next write.
+    ``written`` is the name with which this node wrote the user, or None if it did not. ``departure`` says how the last
+    connection on this node left. ``waiters`` wait for the next write.
     """
 
-    __slots__ = ("announced", "is_renamed", "waiters")
+    __slots__ = ("departure", "is_renamed", "waiters", "written")
 
-    def __init__(self, announced: str | None) -> None:
-        self.announced = announced
+    def __init__(self, written: str | None, departure: int = _ON_REQUEST) -> None:
+        self.written = written
         self.is_renamed = False
+        self.departure = departure
         self.waiters: list[Waiter] = []
 
 
@@ -77,39 +79,38 @@ class RoomWrites:
 
 
 class PresenceWriter:
-    """Writes the users in ``rooms``, which ``Presence`` modifies.
+    """Writes the users in ``rooms``, which ``Presence`` modifies."""
 
-    ``on_member_lost`` and ``on_member_returned`` receive users whose departure or arrival must be announced, but that
-    no call of ``leave`` or ``enter`` reports.
-    """
-
-    def __init__(
-        self,
-        store: PresenceStore,
-        rooms: dict[str, LocalRoom],
-        on_member_lost: OnMember,
-        on_member_returned: OnMember,
-    ) -> None:
+    def __init__(self, store: PresenceStore, rooms: dict[str, LocalRoom]) -> None:
         self._store: Final = store
         self._rooms: Final = rooms
-        self._on_member_lost: Final = on_member_lost
-        self._on_member_returned: Final = on_member_returned
+        #: The rooms with open announcements, and when the next one is due, by ``time.monotonic``.
+        self.due: Final[dict[str, float]] = {}
         #: Only rooms with pending users or a running write.
         self.writes: Final[dict[str, RoomWrites]] = {}
 
     # Requests.
 
-    def change(
-        self, room: str, user_id: UserId, announced: str | None, *, entered: bool, is_renamed: bool = False
-    ) -> asyncio.Future[PresenceChange]:
-        """Write a user who entered or left; the result is what the caller must return.
+    def entered(self, room: str, user_id: UserId, written: str | None, username: str) -> asyncio.Future[PresenceChange]:
+        """Write a user who entered; the result is what the caller must return.
 
-        ``announced`` is the name with which the user was announced before this change, if no write is pending.
+        ``written`` is the name with which the user was written before this change, if no write is pending.
         """
+        return self._change(room, user_id, written, entered=True, is_renamed=written != username)
+
+    def left(self, room: str, user_id: UserId, written: str, *, is_lost: bool) -> asyncio.Future[PresenceChange]:
+        """Write a user who left; see ``entered`` and ``Broker.leave``."""
+        waiter = self._change(room, user_id, written, entered=False)
+        self.writes[room].pending[user_id].departure = _LOST if is_lost else _ON_REQUEST
+        return waiter
+
+    def _change(
+        self, room: str, user_id: UserId, written: str | None, *, entered: bool, is_renamed: bool = False
+    ) -> asyncio.Future[PresenceChange]:
         writes = self._writes_of(room)
         pending = writes.pending.get(user_id)
         if pending is None:
-            pending = writes.pending[user_id] = PendingUser(announced)
+            pending = writes.pending[user_id] = PendingUser(written)
         pending.is_renamed |= is_renamed
         waiter: asyncio.Future[PresenceChange] = asyncio.get_running_loop().create_future()
         pending.waiters.append((entered, waiter))
@@ -138,15 +139,15 @@ class PresenceWriter:
         writes = self._writes_of(room)
         for user_id in users:
             if user_id not in writes.pending:
-                writes.pending[user_id] = PendingUser(None)
+                writes.pending[user_id] = PendingUser(None, _RESTORED)
                 writes.queue[user_id] = None
         await asyncio.wait((self._start(room, writes),))
 
     async def remove_all(self, room: str, users: dict[UserId, tuple[str, ConnectionSet]]) -> None:
-        """Write that ``users`` have left ``room``, in addition to pending users. They are no longer in ``rooms``."""
+        """Write that ``users`` were lost, in addition to pending users. They are no longer in ``rooms``."""
         writes = self._writes_of(room)
         for user_id, (name, _) in users.items():
-            writes.pending.setdefault(user_id, PendingUser(name))
+            writes.pending.setdefault(user_id, PendingUser(name)).departure = _LOST
         await self.write_again(room)
 
     async def close(self) -> None:
@@ -163,16 +164,19 @@ class PresenceWriter:
             return local is not None
         return any(user_id not in writes.pending for user_id in local.users)
 
-    def on_removed(self, room: str, removed: Sequence[bytes], total: int) -> None:
-        """Store the number of users, and report the users of dead nodes that a script ``removed``.
+    def set_due(self, room: str, milliseconds: int) -> None:
+        """Store when the room's next announcement is due: in some ``milliseconds``, or never if that is negative."""
+        if milliseconds >= 0:
+            self.due[room] = time.monotonic() + milliseconds / 1000
+        else:
+            self.due.pop(room, None)
 
-        ``removed`` contains users and their names, alternating.
-        """
+    def on_reply(self, room: str, due: int, total: int) -> None:
+        """Store when the next announcement is due, and the number of users, from a script's reply."""
+        self.set_due(room, due)
         local = self._rooms.get(room)
         if local is not None:
             local.total = total
-        for user, name in zip(removed[::2], removed[1::2], strict=True):
-            self._on_member_lost(room, Member(json.loads(user), name.decode(errors="replace"), 0), total)
 
     # Writing.
 
@@ -230,7 +234,7 @@ class PresenceWriter:
         return list(users)
 
     async def _write(self, room: str, writes: RoomWrites, users: list[UserId]) -> None:
-        """Write the current state of ``users``, and report the changes that must be announced."""
+        """Write the current state of ``users``, and answer the waiters."""
         local = self._rooms.get(room)
         is_lease_expected = self.is_written(room)
         # A node with users that must still be removed keeps its lease. Without it they would stay if the node died.
@@ -240,29 +244,30 @@ class PresenceWriter:
         for user_id in users:
             pending = writes.pending[user_id]
             known = local.users.get(user_id) if local is not None else None
-            name, connections = known or (pending.announced or "", None)
+            name, connections = known or (pending.written or "", None)
             count = 0 if connections is None else connection_set.size(connections)
-            is_announced, is_renamed = pending.announced is not None, pending.is_renamed
-            args += json.dumps(user_id), name.encode(errors="replace"), count, f"{is_announced:d}", f"{is_renamed:d}"
-            written.append((pending, Member(user_id, name, count), is_renamed, pending.waiters))
+            is_written, is_renamed = pending.written is not None, pending.is_renamed
+            flag = int(is_renamed) if count else pending.departure
+            args += json.dumps(user_id), name.encode(errors="replace"), count, int(is_written), flag
+            written.append((user_id, pending, name if count else None, is_renamed, pending.waiters))
             pending.waiters, pending.is_renamed = [], False
         try:
-            lease_state, announce, removed, total = await self._write_and_register(room, local, has_members, args)
+            lease_state, changes, due, total = await self._write_and_register(room, local, has_members, args)
         except BaseException as error:
-            for pending, _, is_renamed, waiters in written:
+            for _, pending, _, is_renamed, waiters in written:
                 pending.is_renamed |= is_renamed
                 _fail_waiters(waiters, error)
             raise
-        self.on_removed(room, removed, total)
+        self.on_reply(room, due, total)
         if lease_state == LEASE_EXPIRED:
             self._store.protect_nodes()
         elif lease_state == NO_LEASE and is_lease_expected and not writes.rewrite:
             self._queue_all(room, writes)
-        for (pending, member, _, waiters), must_announce in zip(written, announce, strict=True):
-            pending.announced = member.username if member.connections else None
-            if member.user_id not in writes.queue:
-                del writes.pending[member.user_id]
-            self._report(room, member, bool(must_announce), total, waiters)
+        for (user_id, pending, present, _, waiters), has_changed in zip(written, changes, strict=True):
+            pending.written = present
+            if user_id not in writes.queue:
+                del writes.pending[user_id]
+            _answer(waiters, present is not None, bool(has_changed), total)
 
     async def _write_and_register(
         self, room: str, local: LocalRoom | None, has_members: bool, args: Iterable[str | bytes | int]
@@ -274,16 +279,14 @@ class PresenceWriter:
         reply, _ = await asyncio.gather(written, self._store.register((room,)))
         return reply
 
-    def _report(self, room: str, member: Member, must_announce: bool, total: int, waiters: list[Waiter]) -> None:
-        """Answer the waiters. A change that must be announced is reported by one of them, or by a callback."""
-        is_in = member.connections > 0
-        for entered, waiter in reversed(waiters):
-            if not waiter.done():
-                user_changed = must_announce and entered == is_in
-                must_announce = must_announce and not user_changed
-                waiter.set_result(PresenceChange(user_changed, total))
-        if must_announce:
-            (self._on_member_returned if is_in else self._on_member_lost)(room, member, total)
+
+def _answer(waiters: list[Waiter], is_in: bool, has_changed: bool, total: int) -> None:
+    """Answer the ``waiters`` of a user who was written. The last one that fits the user's state reports the change."""
+    for entered, waiter in reversed(waiters):
+        if not waiter.done():
+            user_changed = has_changed and entered == is_in
+            has_changed = has_changed and not user_changed
+            waiter.set_result(PresenceChange(user_changed, total))
 
 
 def _fail(writes: RoomWrites, users: Iterable[UserId], error: Unavailable) -> None:

@@ -12,6 +12,7 @@ announcement that did not arrive whole.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from functools import partial
@@ -110,8 +111,10 @@ class Receiver:
         """Process a message of a room's channel, or hold it back while a gap is repaired.
 
         A message is ``<epoch> <first offset> <length>...``, a newline, the payloads, and a signature of the first line.
+        If a user joined or left, the first line is ``+`` or ``-`` with the id of the announcement, and the user, and
+        there is no payload (see ``lua/presence.lua``). That is not part of the stream, and never held back.
         """
-        if subscription.pending is not None:
+        if subscription.pending is not None and not message.startswith((b"+", b"-")):
             subscription.pending.append(message)
             return
         head, _, body = message.partition(b"\n")
@@ -119,6 +122,9 @@ class Receiver:
         digest = sha1(subscription.secret + head, usedforsecurity=False).hexdigest()
         if not body.endswith(digest[:_SIGNATURE_SIZE].encode()):
             self._skip_invalid(subscription)
+            return
+        if head.startswith((b"+", b"-")):
+            self._on_presence(subscription, head)
             return
         words = head.split(b" ")
         if len(body) - _SIGNATURE_SIZE != (int(words[2]) if len(words) == 3 else sum(map(int, words[2:]))):
@@ -156,6 +162,20 @@ class Receiver:
             subscription.pending = [message]
             self.repair.start(subscription)
         return False
+
+    def _on_presence(self, subscription: Subscription, head: bytes) -> None:
+        """Pass an announcement of a join or leave to the listener, unless it was received before."""
+        id, _, user = head[1:].partition(b" ")
+        milliseconds, _, number = id.partition(b"-")
+        position = (int(milliseconds), int(number))
+        if position <= subscription.announced:
+            return
+        subscription.announced = position
+        user_id, username = json.loads(user)
+        try:
+            self._listener.on_presence(subscription.room, user_id, username, head.startswith(b"+"))
+        except Exception:  # the messages after this one must be processed
+            log.exception("A join or leave in room %s could not be delivered", subscription.room)
 
     def _skip_invalid(self, subscription: Subscription) -> None:
         """Compare the room with its stream, in case this was an announcement of an event."""

@@ -43,11 +43,12 @@ class Subscription:
 
     ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
     ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
-    event was delivered since the last check of quiet rooms. ``secret`` begins the text of which the signature of each
+    event was delivered since the last check of quiet rooms. ``announced`` is the id of the last join or leave that the
+    listener received. ``secret`` begins the text of which the signature of each
     announcement is the hash.
     """
 
-    __slots__ = ("epoch", "is_active", "last_offset", "pending", "room", "secret")
+    __slots__ = ("announced", "epoch", "is_active", "last_offset", "pending", "room", "secret")
 
     def __init__(self, room: str) -> None:
         self.room: Final = room
@@ -55,6 +56,7 @@ class Subscription:
         self.last_offset = UNKNOWN
         self.pending: list[bytes] | None = []
         self.is_active = True
+        self.announced = (0, 0)
         self.secret = b""
 
 

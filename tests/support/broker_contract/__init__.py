@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .announcements import AnnouncementContract
 from .events import HistoryContract, PublishContract, SubscribeContract
 from .harness import (
     HISTORY_BYTES,
@@ -40,6 +41,7 @@ class BrokerContract(
     HistoryContract,
     LeaseContract,
     PresenceContract,
+    AnnouncementContract,
     ClaimContract,
     RevocationContract,
     LifecycleContract,

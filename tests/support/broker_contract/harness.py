@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from roomcast.broker.base import Broker, Member
+from roomcast.broker.base import Broker, UserId
 
 #: The options of the broker in a harness.
 HISTORY_SIZE = 5
@@ -25,8 +25,8 @@ class RecordingListener:
         self.resyncs: list[tuple[str, str]] = []
         self.signals: list[bytes] = []
         self.signals_lost = 0
-        self.lost_members: list[tuple[str, Member, int]] = []
-        self.returned_members: list[tuple[str, Member, int]] = []
+        #: Joins and leaves: the room, the user, the username, and True for a join.
+        self.announced: list[tuple[str, UserId, str, bool]] = []
         self._changed = asyncio.Event()
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
@@ -40,12 +40,8 @@ class RecordingListener:
         self.resyncs.append((room, last_id))
         self._changed.set()
 
-    def on_member_lost(self, room: str, member: Member, users: int) -> None:
-        self.lost_members.append((room, member, users))
-        self._changed.set()
-
-    def on_member_returned(self, room: str, member: Member, users: int) -> None:
-        self.returned_members.append((room, member, users))
+    def on_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
+        self.announced.append((room, user_id, username, has_joined))
         self._changed.set()
 
     def on_signal(self, message: bytes) -> None:
@@ -85,6 +81,22 @@ class Harness:
         published = {(marker, id, b"") for marker, id in zip(self.markers, ids, strict=True)}
         await self.listener.until(lambda: published <= set(self.listener.events))
         return [event for event in self.listener.events if event[0] not in self.markers]
+
+    async def announced(self, *, after: float = 0.0) -> list[tuple[UserId, bool]]:
+        """Return the users announced in ROOM since the last call, with True for a join, when ``after`` s have passed.
+
+        Only the first call subscribes ROOM, so call it first.
+        """
+        await self.broker.subscribe([ROOM])
+        if after:
+            await self.pass_time(after)
+        await self.broker.announce_due()
+        await self.broker.members(ROOM)  # on Redis this announces who is due, too
+        last = await self.broker.publish(ROOM, b"")
+        await self.listener.until(lambda: (ROOM, last, b"") in self.listener.events)
+        found = [(user_id, has_joined) for _, user_id, _, has_joined in self.listener.announced]
+        self.listener.announced.clear()
+        return found
 
 
 def split(event_id: str) -> tuple[str, int]:

@@ -149,8 +149,11 @@ def key_patterns(prefix: str) -> dict[str, re.Pattern[bytes]]:
 async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisServer, redis_prefix: str):
     """Each key that a node writes, with and without a user's doing, is in the table of keys, and expires."""
     server = await serve(broker=RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)))
-    async with connect(server, 7) as alice:
+    async with connect(server, 7) as alice, connect(server, 9) as bob:
         await alice.join("channel:1")
+        await bob.join("channel:1")
+        await bob.send("leave_room", "channel:1")
+        await alice.recv_type("user_left")
         await alice.send("send_message", "channel:1", {"content": "Hello"}, id="1", key="a key")
         await alice.recv_type("sent")
         token = {"Authorization": f"Bearer {token_for(7)}"}
@@ -167,7 +170,7 @@ async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisSer
     patterns = key_patterns(redis_prefix)
     found = {name: [key for key in keys if pattern.fullmatch(key)] for name, pattern in patterns.items()}
     assert set(keys) == {key for matching in found.values() for key in matching}
-    assert [name for name, matching in found.items() if not matching] == ["room:g"]  # only after a node died
+    assert [name for name, matching in found.items() if not matching] == []
 
 
 def test_every_scheme_of_redis_url_is_listed():

@@ -40,8 +40,8 @@ async def test_a_user_with_several_connections(serve: Serve) -> None:
 
 @pytest.mark.parametrize("how", ["leave", "close", "crash", "disconnect"])
 async def test_each_way_to_leave_is_announced(serve: Serve, how: str) -> None:
-    """A leave, a close, a crash and a disconnect are announced once."""
-    server = await serve()
+    """A leave, a close, a crash and a disconnect are announced once; only a leave is announced at once by default."""
+    server = await serve() if how == "leave" else await serve(presence_grace=0)
     async with connect(server, 2, "bob") as bob:
         await bob.join(ROOM)
         async with connect(server) as alice:
@@ -60,6 +60,21 @@ async def test_each_way_to_leave_is_announced(serve: Serve, how: str) -> None:
             assert await members(server) == {2: 1}
             assert frame_types(await bob.settled()) == []
     await wait_until(lambda: is_empty(server))
+
+
+async def test_a_short_absence_is_not_announced(serve: Serve) -> None:
+    """A user who reloads the page is not announced, however often; a user who stays away is announced later."""
+    server = await serve()
+    async with connect(server, 2, "bob") as bob:
+        await bob.join(ROOM)
+        for _ in range(5):
+            async with connect(server) as alice:
+                await alice.join(ROOM)
+        left = await bob.recv_type("user_left")
+        assert left.keys() == {"type", "room", "data", "sender", "timestamp"}
+        assert frame_types(bob.frames).count("user_joined") == 2
+        assert frame_types(await bob.settled()) == []
+        assert await server.gateway.service.history(ROOM) == []
 
 
 async def test_announce_max(serve: Serve) -> None:

@@ -12,7 +12,7 @@ ROOM = "channel:1"
 
 async def test_kick(serve: Serve) -> None:
     """All connections of the user get left_room, and may join again."""
-    server = await serve()
+    server = await serve(presence_grace=0)
     async with connect(server) as alice, connect(server) as tab, connect(server, 2, "bob") as bob:
         for user in (alice, tab, bob):
             await user.join(ROOM)

@@ -1,12 +1,22 @@
 -- Shared by the scripts for a room's presence. Appended to server_time.lua.
 -- KEYS: nodes, the nodes with members in the room (a zset: node -> end of its lease in ms);
---   users (a hash: user -> JSON {name, at, nodes: {node: connections}}, at is the time of arrival in microseconds);
---   gone, users who were announced as gone without a request of their node (a zset: user -> time in ms).
--- ARGV: the calling node; the length of its lease in ms; '1' if nodes with an expired lease may be removed.
+--   users (a hash: user -> JSON {name, at, nodes: {node: connections}, told}): at is the time of arrival in microseconds,
+--     told is when the join was announced, in ms; it is absent if it was not;
+--   gone, users who left (a zset: user -> until when this is stored, in ms): if a node writes that such a user left, this
+--     is a repeat, or the node was removed as dead; for other absent users it means that the server lost its data;
+--   open, users whose presence will perhaps be announced, or who may not be announced yet (a hash: user -> JSON {name,
+--     told, is_in}): is_in is true if the members were told of the user's join, and of no leave since;
+--   due, when that is decided (a zset: user -> time in ms);
+--   journal, the last announcements (a stream); channel, the room's channel.
+-- ARGV: generation, how often this call was sent before; the calling node; the length of its lease in ms; '1' if nodes
+--   with an expired lease may be removed; the grace in ms; the number of users above which joins are not announced;
+--   PUBLISH or SPUBLISH.
+-- memory_presence.py explains the rules of announcements.
 
-local nodes, users, gone = KEYS[1], KEYS[2], KEYS[3]
-local node, lease = ARGV[1], tonumber(ARGV[2])
-local HOUR = 3600000
+local nodes, users, gone, open, due, journal, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local node, lease, grace, max_users, publish = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local MINUTE, HOUR = 60000, 3600000
+local JOURNAL_SIZE = 1000
 
 -- Returns the state of the calling node's lease: 0 none, 1 valid, 2 expired.
 local function own_lease_state()
@@ -23,22 +33,108 @@ local function set_expiry()
   redis.call('PEXPIRE', users, 4 * lease)
 end
 
-local function record_gone(user)
-  redis.call('ZREMRANGEBYSCORE', gone, '-inf', now - HOUR)
-  redis.call('ZADD', gone, now, user)
+local function record_gone(user, time_to_live)
+  redis.call('ZREMRANGEBYSCORE', gone, '-inf', now)
+  redis.call('ZADD', gone, now + time_to_live, user)
   redis.call('PEXPIRE', gone, HOUR)
 end
 
--- Removes dead nodes from the room. Returns the users who were on no other node and their names, alternating.
+-- Announces a join (+) or a leave (-), with an id and a signature (see room.lua).
+local function announce(sign, user, name)
+  local text = ' [' .. user .. ',' .. cjson.encode(name) .. ']'
+  local id = redis.call('XADD', journal, 'MAXLEN', '~', JOURNAL_SIZE, '*', 'm', sign .. text)
+  redis.call('PEXPIRE', journal, MINUTE)
+  local head = sign .. id .. text
+  redis.call(publish, channel, head .. '\n' .. string.sub(redis.sha1hex(ARGV[1] .. channel .. head), 1, 16))
+end
+
+-- Returns the time of the announcement, or nil if the room has too many users. count includes the user.
+local function announce_join(user, name, count)
+  if count > max_users then
+    return nil
+  end
+  announce('+', user, name)
+  return now
+end
+
+local function open_user(user, one, at)
+  redis.call('HSET', open, user, cjson.encode(one))
+  redis.call('ZADD', due, at, user)
+  redis.call('PEXPIRE', open, 4 * lease + 2 * grace)
+  redis.call('PEXPIRE', due, 4 * lease + 2 * grace)
+end
+
+local function close_user(user)
+  redis.call('HDEL', open, user)
+  redis.call('ZREM', due, user)
+end
+
+-- Announces a user who was not in the room, if necessary. Returns the new value of told.
+local function arrive(user, name)
+  local text = redis.call('HGET', open, user)
+  local one = text and cjson.decode(text)
+  if one and not one.is_in and now < one.told + grace then
+    return nil
+  end
+  if one then
+    close_user(user)
+  end
+  if one and one.is_in then
+    return one.told
+  end
+  return announce_join(user, name, redis.call('HLEN', users) + 1)
+end
+
+-- Announces that a user left the room, or prepares that. The user was removed from users.
+local function depart(user, name, told, is_lost)
+  record_gone(user, MINUTE)
+  if not told then
+    if redis.call('HGET', open, user) or redis.call('HLEN', users) >= max_users then
+      return  -- the join is held, or was not announced
+    end
+    told = 0  -- the room was larger then; members may know the user from the list of members
+  end
+  if is_lost and grace > 0 then
+    open_user(user, {name = name, told = told, is_in = true}, now + grace)
+    return
+  end
+  announce('-', user, name)
+  if told + grace > now then
+    open_user(user, {name = name, told = told, is_in = false}, told + grace)
+  end
+end
+
+-- Announces up to 100 users whose time has come. Returns in how many ms the next one is due, or -1.
+local function announce_due()
+  for _, user in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 100)) do
+    local text, present = redis.call('HGET', open, user), redis.call('HGET', users, user)
+    close_user(user)
+    if present then
+      local one = cjson.decode(present)
+      if not one.told then
+        one.told = announce_join(user, one.name, redis.call('HLEN', users))
+        redis.call('HSET', users, user, cjson.encode(one))
+      end
+    elseif text then
+      local one = cjson.decode(text)
+      if one.is_in then
+        announce('-', user, one.name)
+      end
+    end
+  end
+  local first = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return first[2] and math.max(tonumber(first[2]) - now, 0) or -1
+end
+
+-- Removes dead nodes from the room.
 -- A node whose own lease has expired must not remove others: perhaps the server was suspended, and all nodes are alive.
 local function remove_dead_nodes(own_state)
-  local removed = {}
-  if ARGV[3] ~= '1' or own_state == 2 then
-    return removed
+  if ARGV[5] ~= '1' or own_state == 2 then
+    return
   end
   local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now)
   if #dead == 0 then
-    return removed
+    return
   end
   local all = redis.call('HGETALL', users)
   for i = 1, #all, 2 do
@@ -50,15 +146,15 @@ local function remove_dead_nodes(own_state)
     end
     if was_on_dead_node and next(one.nodes) == nil then
       redis.call('HDEL', users, all[i])
-      record_gone(all[i])
-      removed[#removed + 1] = all[i]
-      removed[#removed + 1] = one.name
+      depart(all[i], one.name, one.told, true)
     elseif was_on_dead_node then
       redis.call('HSET', users, all[i], cjson.encode(one))
+    end
+    if was_on_dead_node then
+      record_gone(all[i], HOUR)
     end
   end
   for _, name in ipairs(dead) do
     redis.call('ZREM', nodes, name)
   end
-  return removed
 end

@@ -1,16 +1,29 @@
--- Writes the current state of some of a node's users. A repeat has no effect.
+-- Writes the current state of some of a node's users, and announces what changed. A repeat has no effect.
 -- ARGV, after those of presence.lua: '1' if the node still has members in the room; for each user: the user, the name,
---   the number of connections on this node, '1' if this node has announced the user, '1' if the name is new.
--- Returns the state of the node's lease before; for each user 1 if the change must be announced (an arrival if the user
---   has connections, otherwise a departure); the removed users of dead nodes and their names; the number of users.
+--   the number of connections on this node, '1' if this node has written the user before, and a flag: for a user with
+--   connections '1' if the name is new; otherwise '0' if the user left on request, '1' if the connection was lost, '2'
+--   if the user left long ago and was restored from an older state of the server.
+-- Returns the state of the node's lease before; for each user 1 if it is the user's first connection in the room, or was
+--   the last one; when the next announcement is due; the number of users.
 
 local own_state = own_lease_state()
-local removed = remove_dead_nodes(own_state)
-local announced = {}
+remove_dead_nodes(own_state)
+local changed = {}
 
 local function enter(user, name, connections, known, renamed, at)
   local text = redis.call('HGET', users, user)
-  local one = text and cjson.decode(text) or {name = name, at = string.format('%.0f', at), nodes = {}}
+  local was_gone = redis.call('ZREM', gone, user) == 1
+  local one
+  if text then
+    one = cjson.decode(text)
+  else
+    one = {name = name, at = string.format('%.0f', at), nodes = {}}
+    if known and not was_gone and not redis.call('HGET', open, user) then
+      one.told = now  -- the server lost its data; the user was announced before
+    else
+      one.told = arrive(user, name)
+    end
+  end
   one.nodes[node] = nil
   local is_on_other_nodes = next(one.nodes) ~= nil
   if renamed then
@@ -18,16 +31,22 @@ local function enter(user, name, connections, known, renamed, at)
   end
   one.nodes[node] = connections
   redis.call('HSET', users, user, cjson.encode(one))
-  local was_gone = redis.call('ZREM', gone, user) == 1
   return not is_on_other_nodes and (not known or (not text and was_gone))
 end
 
-local function leave(user, known)
+local function leave(user, name, known, how)
+  local is_lost = how == '1'
   local text = redis.call('HGET', users, user)
   if not text then
-    -- Either the server lost its data, or this node was removed as dead. The latter was announced already.
-    if known and not redis.call('ZSCORE', gone, user) then
-      record_gone(user)
+    -- This is a repeat, or this node was removed as dead, or the server lost its data.
+    local pending = redis.call('HGET', open, user)
+    if pending then
+      if not is_lost and cjson.decode(pending).is_in then
+        close_user(user)
+        announce('-', user, name)
+      end
+    elseif known and not redis.call('ZSCORE', gone, user) then
+      depart(user, name, 0, is_lost)
       return true
     end
     return false
@@ -39,24 +58,29 @@ local function leave(user, known)
     return false
   end
   redis.call('HDEL', users, user)
+  if how == '2' then
+    close_user(user)
+  else
+    depart(user, one.name, one.told, is_lost)
+  end
   return known
 end
 
 local micros = time[1] * 1000000 + time[2]
-for i = 5, #ARGV, 5 do
+for i = 10, #ARGV, 5 do
   local connections, known = tonumber(ARGV[i + 2]), ARGV[i + 3] == '1'
-  local must_announce
+  local has_changed
   if connections > 0 then
-    must_announce = enter(ARGV[i], ARGV[i + 1], connections, known, ARGV[i + 4] == '1', micros + #announced)
+    has_changed = enter(ARGV[i], ARGV[i + 1], connections, known, ARGV[i + 4] == '1', micros + #changed)
   else
-    must_announce = leave(ARGV[i], known)
+    has_changed = leave(ARGV[i], ARGV[i + 1], known, ARGV[i + 4])
   end
-  announced[#announced + 1] = must_announce and 1 or 0
+  changed[#changed + 1] = has_changed and 1 or 0
 end
-if ARGV[4] == '1' then
+if ARGV[9] == '1' then
   redis.call('ZADD', nodes, now + lease, node)
 else
   redis.call('ZREM', nodes, node)
 end
 set_expiry()
-return {own_state, announced, removed, redis.call('HLEN', users)}
+return {own_state, changed, announce_due(), redis.call('HLEN', users)}

@@ -87,7 +87,7 @@ async def test_a_list_with_a_bad_event_is_not_published(gateway_client: GatewayC
         )
         assert [(item["index"], item["field"]) for item in body["items"]] == [(1, "room")]
         assert await alice.settled() == []
-        assert [event["type"] for event in await history(client)] == ["user_joined"]
+        assert await history(client) == []
         assert (await publish(client, [task_created("d", ROOM)]))[0] == 200
         assert (await alice.recv())["data"]["title"] == "d"
 

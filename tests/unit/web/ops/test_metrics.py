@@ -373,7 +373,8 @@ async def test_redis_has_metrics_if_it_is_used(gateway_client: GatewayClient, fr
     client = await gateway_client(broker=RedisBroker(parse_url(redis.url), RedisOptions(wait=60.0)))
     async with connect(client) as alice:
         await alice.join("channel:1")
-        await alice.recv_type("user_joined")  # the announcement is in Redis now
+        await alice.send("send_message", "channel:1", {"content": "Hello"}, id="1")
+        await alice.recv_type("sent")
         await until(client, "redis_buffer_bytes", wanted=0)
         samples = await scrape(client)
         redis_samples = {name: value for (name, _), value in samples.items() if name.startswith("redis")}
