@@ -23,9 +23,11 @@ class FailureLog:
     ``total`` is the number of all failures. The number of causes must be bounded, because they are kept.
     """
 
-    def __init__(self, logger: logging.Logger, lines: int = 1) -> None:
+    def __init__(self, logger: logging.Logger, lines: int = 1, level: int = logging.WARNING) -> None:
         self._logger: Final = logger
         self._lines: Final = lines
+        #: The level of failures without an exception. The others are errors.
+        self._level: Final = level
         self.total = 0
         #: For each cause the end of its minute, the lines left in it, and the number of failures since the last line.
         self._causes: Final[dict[str, tuple[float, int, int]]] = {}
@@ -42,7 +44,7 @@ class FailureLog:
         if now >= end:
             end, lines = now + INTERVAL, self._lines
         if lines:
-            level = logging.WARNING if error is None else logging.ERROR
+            level = self._level if error is None else logging.ERROR
             self._logger.log(level, "%s (failures since the last such line: %d)", text, failures, exc_info=error)
             lines, failures = lines - 1, 0
         self._causes[cause] = (end, lines, failures)

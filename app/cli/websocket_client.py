@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
+import json
 import os
 import ssl
 import struct
@@ -58,6 +60,14 @@ class Ended(RoomcastError):
     def __init__(self, end: End) -> None:
         super().__init__(f"the connection ended: {end}")
         self.end = end
+
+
+def _reason(body: bytes) -> str:
+    """Return the sentence in the body of a refusal: ``error`` of roomcast's JSON, or the first line of other text."""
+    text = body.decode("utf-8", "replace").strip()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text)["error"])
+    return text.partition("\n")[0][:200]
 
 
 def encode_masked(opcode: int, payload: bytes) -> bytes:
@@ -175,7 +185,7 @@ class WebSocketClient(asyncio.Protocol):
         headers = {name.strip().lower(): value.strip() for name, _, value in fields}
         digest = hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
         if status[1:2] != ["101"]:
-            reason = rest.decode("utf-8", "replace").strip().split("\n")[0][:200] or " ".join(status[2:])
+            reason = _reason(rest) or " ".join(status[2:])
             self._fail(End(int(status[1]), reason) if status[1:] and status[1].isdecimal() else End(1002, "No HTTP"))
         elif headers.get("sec-websocket-accept", "").encode() != binascii.b2a_base64(digest, newline=False):
             self._fail(End(1002, "The answer is not that of a WebSocket server"))

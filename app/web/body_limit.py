@@ -1,4 +1,4 @@
-"""Refuses compressed bodies, and bounds the part of a body that nothing reads.
+"""Refuses bodies that are expensive to decode, and bounds the part of a body that nothing reads.
 
 A body that inflates a thousand times keeps the event loop busy for seconds, so the server accepts none. Requests to the
 server are small; compressing them would save nothing.
@@ -20,35 +20,44 @@ from .json_errors import Failure, Handler
 #: The limits of a body that is discarded, in seconds and bytes.
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 4 * 1024 * 1024
+#: The largest Content-Type, in bytes. aiohttp parses 8,000 in 2 ms.
+MAX_CONTENT_TYPE: Final = 512
+#: The charsets of bodies. Python has others, such as ``punycode``, whose time is quadratic in the size of the body.
+CHARSETS: Final = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252")
 
 
 @web.middleware
 async def limit_body(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle ``request`` unless its body is encoded. Close the connection if its body is not read completely."""
+    refusal = _refusal(request)
     try:
-        response = _refuse_encoding(request) if "Content-Encoding" in request.headers else await handler(request)
+        response = await handler(request) if refusal is None else refusal.response_to(request)
     except web.HTTPException as error:
         if not request.content.is_eof():
-            await _send_and_close(request, error)
+            await send_and_close(request, error)
         raise
+    if refusal is not None:
+        response.force_close()
     if not request.content.is_eof():
-        await _send_and_close(request, response)
+        await send_and_close(request, response)
     return response
 
 
-def _refuse_encoding(request: web.Request) -> web.Response:
-    """Return the response to a request with a compressed body (RFC 9110 section 15.5.16)."""
-    sentence = "Bodies with a Content-Encoding are not accepted; send the body uncompressed, without that header."
-    headers = {"Accept-Encoding": "identity"}
-    if request.path.startswith("/api/"):
-        response = Failure("body_encoded", sentence, headers=headers).response()
-    else:
-        response = web.Response(status=415, text=f"{sentence}\n", headers=headers)
-    response.force_close()
-    return response
+def _refusal(request: web.Request) -> Failure | None:
+    """Return the response to a request with a body that is not accepted (RFC 9110 section 15.5.16), or None."""
+    headers = request.headers
+    if "Content-Encoding" in headers:
+        sentence = "Bodies with a Content-Encoding are not accepted; send the body uncompressed, without that header."
+        return Failure("body_encoded", sentence, headers={"Accept-Encoding": "identity"})
+    content_type = headers.get("Content-Type", "")
+    if len(content_type) > MAX_CONTENT_TYPE:
+        return Failure("bad_content_type", f"The Content-Type is longer than {MAX_CONTENT_TYPE} bytes.")
+    if "charset" in content_type.lower() and (request.charset or "").lower() not in CHARSETS:
+        return Failure("bad_content_type", f"The charset of the body must be one of {', '.join(CHARSETS)}.")
+    return None
 
 
-async def _send_and_close(request: web.Request, response: web.StreamResponse) -> None:
+async def send_and_close(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Send ``response``, discard what still arrives of the request until the client hangs up, and close.
 
     If a socket is closed with unread bytes, the kernel sends a reset, and the client can lose the response.

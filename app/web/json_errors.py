@@ -24,6 +24,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: The status of each code. All other codes mean that an event or a room was refused: 422.
 STATUS: Final[Mapping[str, int]] = {
+    "bad_request": 400,
+    "bad_handshake": 400,
     "bad_json": 400,
     "bad_body": 400,
     "bad_query": 400,
@@ -40,8 +42,12 @@ STATUS: Final[Mapping[str, int]] = {
     "in_progress": 409,
     "body_too_large": 413,
     "body_encoded": 415,
+    "bad_content_type": 415,
+    "bad_expectation": 417,
+    "upgrade_required": 426,
     "too_many_tickets": 429,
     "too_many_wrong_keys": 429,
+    "head_too_large": 431,
     "internal": 500,
     "unavailable": 503,
 }
@@ -49,6 +55,9 @@ STATUS: Final[Mapping[str, int]] = {
 CHALLENGE: Final = 'Bearer realm="roomcast"'
 #: The Retry-After of requests that failed because the broker is unavailable, in seconds.
 RETRY_AFTER: Final = 1
+#: The sentences of the codes ``internal`` and ``bad_body``.
+INTERNAL: Final = "The server failed; its log says why. Try again later."
+BAD_BODY: Final = "The body is broken or ended early."
 
 
 #: Set in a request whose API key allows its caller to see the cause of failures.
@@ -56,20 +65,34 @@ SEES_DETAILS: Final = web.RequestKey("sees_details", bool)
 
 
 class FailureLogs:
-    """Logs failed requests: those without the broker once a minute, each place of an exception ten times a minute."""
+    """Logs failed requests without flooding the log: clients can cause as many of them as they like.
+
+    There is a line a minute for each request that failed without the broker, and for each kind of request or connection
+    that is refused. Each place of an exception has ten.
+    """
 
     def __init__(self) -> None:
         self._unavailable: Final = FailureLog(log)
+        self._refusals: Final = FailureLog(log, level=logging.INFO)
         self._exceptions: Final = FailureLog(log, EXCEPTION_LINES)
 
-    def add(self, request: web.Request, error: Exception) -> None:
+    def add(self, request: web.BaseRequest, error: BaseException | None) -> None:
         """Log that ``request`` failed with ``error``."""
-        resource = request.match_info.route.resource
-        name = f"{request.method} {resource.canonical if resource is not None else ''}"
+        match = request.match_info if isinstance(request, web.Request) else None
+        resource = None if match is None else match.route.resource
+        name = "a request" if match is None or resource is None else f"{match.route.method} {resource.canonical}"
         if isinstance(error, Unavailable):
             self._unavailable.add(name, f"{name} could not be carried out: {error.detail}")
         else:
-            self._exceptions.add(f"{name} {place_of(error)}", f"{name} failed", error)
+            self.add_exception(f"{name} failed", error)
+
+    def add_exception(self, text: str, error: BaseException | None) -> None:
+        """Log an unexpected exception. There are few such texts."""
+        self._exceptions.add(text if error is None else f"{text} {place_of(error)}", text, error)
+
+    def add_refusal(self, kind: str, text: str) -> None:
+        """Log that a client is refused. There are few kinds. ``text`` contains nothing that the client sent."""
+        self._refusals.add(kind, text)
 
 
 FAILURE_LOGS: Final = web.AppKey("failure_logs", FailureLogs)
@@ -102,6 +125,13 @@ class Failure(RoomcastError):
         if self._closes:
             response.force_close()
         return response
+
+    def response_to(self, request: web.BaseRequest) -> web.Response:
+        """Return the response to ``request``: in JSON under ``/api``, else as text."""
+        if request.path.startswith("/api/"):
+            return self.response()
+        headers = {"X-Content-Type-Options": "nosniff", **(self.headers or {})}
+        return web.Response(text=f"{self}\n", status=STATUS.get(self.code, 422), headers=headers)
 
 
 def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -136,10 +166,12 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
         return Failure(error.code, error.message, {"fields": error.fields} if error.fields else None)
     if isinstance(error, AuthenticationFailed):
         return Failure("bad_token", str(error), headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
+    if isinstance(error, web.RequestPayloadError):
+        return Failure("bad_body", BAD_BODY)
     request.app[FAILURE_LOGS].add(request, error)
     if isinstance(error, Unavailable):
         sentence = f"The request could not be carried out now; try again soon. {error}"
         has_detail = request.get(SEES_DETAILS, False) and error.detail != str(error)
         more = {"detail": error.detail} if has_detail else None
         return Failure("unavailable", sentence, more, headers={"Retry-After": str(RETRY_AFTER)})
-    return Failure("internal", "The server failed; its log says why. Try again later.")
+    return Failure("internal", INTERNAL)

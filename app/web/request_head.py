@@ -5,9 +5,13 @@ They take requests of aiohttp and those of ``upgrade.acceptor``.
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from typing import Final, Protocol
 
 from multidict import CIMultiDictProxy
+
+#: A name or an address, with or without a port (RFC 9110 section 7.2).
+_is_host: Final = re.compile(r"(?:[A-Za-z0-9._-]{0,255}|\[[A-Za-z0-9.:%_-]{2,80}\])(?::[0-9]{0,5})?").fullmatch
 
 
 class RequestHead(Protocol):
@@ -24,6 +28,11 @@ class RequestHead(Protocol):
     @property
     def remote(self) -> str | None:
         """The IP address that the request came from; empty or None on a Unix socket."""
+
+
+def is_host(text: str) -> bool:
+    """Return True if ``text`` is valid as a ``Host`` header. Pages and documents contain that of their request."""
+    return _is_host(text) is not None
 
 
 def bearer_token(request: RequestHead) -> str | None:

@@ -21,6 +21,7 @@ from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
 from . import tcp_sockets
 from .app_state import DEV, GATEWAY
+from .bad_requests import BadRequests
 from .body_limit import limit_body
 from .capacity import capacity, open_file_limit
 from .connection_limit import CONNECTION_LIMIT, ConnectionLimit
@@ -126,7 +127,7 @@ class Server:
         self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
         await self._runner.setup()
         assert self._runner.server is not None
-        http = http_connections(self._runner.server, app[CONNECTION_LIMIT].remove)
+        http = http_connections(self._runner.server, BadRequests(app), app[CONNECTION_LIMIT].remove)
         self._acceptor = Acceptor(app, self._runner.server, http)
         # In dev aiohttp accepts all connections itself, because the host check is a middleware.
         await self._bind(self._encrypt(http if self._dev else self._acceptor))

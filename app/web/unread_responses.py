@@ -9,7 +9,6 @@ and with TLS it excludes what is encrypted already.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 import sys
@@ -18,8 +17,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from ..aiohttp_internals import HttpConnection, http_transports
-
-log = logging.getLogger("roomcast")
+from .json_errors import FailureLogs
 
 #: How many bytes a client must read within HANDSHAKE_TIMEOUT, if so many are outstanding.
 MIN_PROGRESS: Final = 4096
@@ -40,9 +38,10 @@ class _Progress(NamedTuple):
 class UnreadResponses:
     """Checks the connections of ``server``. ``timeout`` is HANDSHAKE_TIMEOUT in seconds."""
 
-    def __init__(self, server: web.Server, timeout: float) -> None:
+    def __init__(self, server: web.Server, timeout: float, logs: FailureLogs) -> None:
         self._server: Final = server
         self._timeout: Final = timeout
+        self._logs: Final = logs
         #: The connections with a response that was not read completely when they were last checked.
         self._unread: dict[HttpConnection, _Progress] = {}
 
@@ -62,7 +61,8 @@ class UnreadResponses:
             if now - progress.since < self._timeout:
                 self._unread[connection] = progress
             else:
-                log.info("dropped a connection that did not read a response for %g s", self._timeout)
+                text = f"dropped a connection that did not read a response for {self._timeout:g} s"
+                self._logs.add_refusal("unread", text)
                 _reset(transport)
 
 

@@ -59,6 +59,8 @@ async def _read_key(request: web.Request, seconds: float) -> object:
             return (await request.clone(client_max_size=MAX_FORM).post()).get("key")
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
+    except UnicodeDecodeError:
+        raise web.HTTPBadRequest(text="The form is not in the charset that its Content-Type states.\n") from None
 
 
 async def log_out(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -21,17 +20,16 @@ from typing import Final
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from ...aiohttp_internals import MAX_EARLY_BYTES, has_received_request, parse_upgrade_request
-from ..api.ticket_limit import TICKET_LIMIT
+from ...aiohttp_internals import MAX_EARLY_BYTES, MAX_HEAD, has_received_request, parse_upgrade_request
 from ..app_state import GATEWAY
 from ..connection_limit import CONNECTION_LIMIT
+from ..json_errors import FAILURE_LOGS, Failure
 from ..origins import ORIGINS
+from ..request_head import is_host
 from ..unread_responses import UnreadResponses
 from . import handshake
 from .pending_handshakes import PENDING_HANDSHAKES
 from .tls_connection import TlsConnection
-
-log = logging.getLogger("roomcast")
 
 _REQUEST_START: Final = b"GET " + handshake.PATH.encode()
 _HEAD_END: Final = b"\r\n\r\n"
@@ -45,7 +43,7 @@ class PendingConnection(asyncio.Protocol):
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         #: The bytes that followed the request; None until a request was read.
-        self._early: bytes | None = None
+        self._early: bytearray | None = None
         #: The task of the handshake, if that waits for the broker.
         self.handshake: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
@@ -78,7 +76,7 @@ class PendingConnection(asyncio.Protocol):
     def read_request(self, data: bytes) -> bool:
         """Read the request in ``data``; return False if aiohttp has to handle it."""
         end = data.find(_HEAD_END) + len(_HEAD_END)
-        if end < len(_HEAD_END) or not data.startswith(_REQUEST_START):
+        if not len(_HEAD_END) <= end <= MAX_HEAD or not data.startswith(_REQUEST_START):
             return False
         message = parse_upgrade_request(self, data[:end])
         if message is None or message.path.partition("?")[0] != handshake.PATH:
@@ -87,9 +85,11 @@ class PendingConnection(asyncio.Protocol):
             return False
         self.headers: CIMultiDictProxy[str] = message.headers
         self.host: str = message.headers["Host"]  # the parser refuses HTTP/1.1 without it
+        if not is_host(self.host):
+            return False
         self.query: Mapping[str, str] = message.url.query
         self.upgrade: bool = message.upgrade
-        self._early = data[end:]
+        self._early = bytearray(data[end:])
         return True
 
     @property
@@ -108,7 +108,7 @@ class PendingConnection(asyncio.Protocol):
         transport, self.transport = self.transport, None
         assert transport is not None
         self._acceptor.limit.remove(self)
-        return transport, self._early or b""
+        return transport, bytes(self._early or b"")
 
 
 class Acceptor:
@@ -119,7 +119,7 @@ class Acceptor:
 
     def __init__(self, app: web.Application, http: web.Server, new_handler: Callable[[], web.RequestHandler]) -> None:
         self._gateway: Final = app[GATEWAY]
-        self._ticket_limit: Final = app[TICKET_LIMIT]
+        self._app: Final = app
         self._origins: Final = app[ORIGINS]
         self._http: Final = http
         self._new_handler: Final = new_handler
@@ -128,7 +128,9 @@ class Acceptor:
         #: The connections of aiohttp that have not sent a whole request, with the time at which each was made.
         self._incomplete: dict[web.RequestHandler, float] = {}
         self._handshakes: Final = app[PENDING_HANDSHAKES]
-        self._unread_responses: Final = UnreadResponses(http, self._gateway.settings.handshake_timeout)
+        self._unread_responses: Final = UnreadResponses(
+            http, self._gateway.settings.handshake_timeout, app[FAILURE_LOGS]
+        )
         self.limit: Final = app[CONNECTION_LIMIT]
         self._is_closed = False
 
@@ -156,7 +158,7 @@ class Acceptor:
             return
         accept: bytes | None = None
         if connection.read_request(data):
-            with contextlib.suppress(web.HTTPException):
+            with contextlib.suppress(Failure):
                 accept = handshake.check_request(connection, self._origins)
         if accept is None:  # outside the block above: aiohttp would log the suppressed exception with its own
             self._pass_on(connection, data, since)
@@ -180,9 +182,9 @@ class Acceptor:
 
     async def _admit(self, connection: PendingConnection, accept: bytes) -> None:
         try:
-            await handshake.admit(self._gateway, self._ticket_limit, self.limit, connection, accept)
-        except Exception:
-            log.exception("a handshake failed")
+            await handshake.admit(self._app, connection, accept)
+        except Exception as error:
+            self._app[FAILURE_LOGS].add_exception("a handshake failed", error)
         finally:
             if connection.transport is not None:  # the handshake has neither admitted nor refused it
                 connection.transport.close()

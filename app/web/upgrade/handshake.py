@@ -15,7 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -37,10 +37,11 @@ from ...gateway.gateway import Gateway
 from ...transport.connection import Connection
 from ...transport.keepalive import Keepalive
 from ...transport.write_scheduler import WriteScheduler
-from ..api.ticket_limit import TICKET_LIMIT, TicketLimit
+from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
 from ..client_address import client_address
-from ..connection_limit import CONNECTION_LIMIT, ConnectionLimit
+from ..connection_limit import CONNECTION_LIMIT
+from ..json_errors import FAILURE_LOGS, Failure, in_json
 from ..origins import ORIGINS, AllowedOrigins
 from ..request_head import RequestHead, bearer_token
 from .pending_handshakes import PENDING_HANDSHAKES
@@ -109,19 +110,24 @@ class Credentials(NamedTuple):
     subprotocol: str | None
 
 
+@in_json
 async def connect(request: web.Request) -> web.StreamResponse:
     """Handle a ``GET /api/v1/ws/connect`` that aiohttp has parsed."""
-    gateway, upgrade = request.app[GATEWAY], AiohttpUpgradeRequest(request)
+    app, upgrade = request.app, AiohttpUpgradeRequest(request)
     try:
-        accept = check_request(upgrade, request.app[ORIGINS])
-    except web.HTTPForbidden:
-        log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
+        accept = check_request(upgrade, app[ORIGINS])
+    except Failure as failure:
+        if failure.code == "bad_origin":
+            log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
+        else:
+            remote = client_address(upgrade, trust_proxy=app[GATEWAY].settings.trust_proxy)
+            app[FAILURE_LOGS].add_refusal(str(failure), f"refused a handshake from {remote}: {failure}")
         raise
-    task, handshakes = asyncio.current_task(), request.app[PENDING_HANDSHAKES]
+    task, handshakes = asyncio.current_task(), app[PENDING_HANDSHAKES]
     assert task is not None
     handshakes.add(task, upgrade, time.monotonic())
     try:
-        await admit(gateway, request.app[TICKET_LIMIT], request.app[CONNECTION_LIMIT], upgrade, accept)
+        await admit(app, upgrade, accept)
     finally:
         handshakes.remove(task)
     return _DETACHED
@@ -130,40 +136,35 @@ async def connect(request: web.Request) -> web.StreamResponse:
 def check_request(request: UpgradeRequest, origins: AllowedOrigins) -> bytes:
     """Return the value of Sec-WebSocket-Accept for ``request`` (RFC 6455 section 4.2.2).
 
-    Raises the ``web.HTTPException`` that answers a request from another origin or one that is not a handshake.
+    Raises the ``Failure`` that answers a request from another origin or one that is not a handshake.
     """
     if not origins.allow(request):
-        raise web.HTTPForbidden(text="This page's origin is not allowed; add it to ALLOWED_ORIGINS.\n")
+        raise Failure("bad_origin", "This page's origin is not allowed; add it to ALLOWED_ORIGINS.")
     headers = request.headers
     if headers.get("Upgrade", "").lower() != "websocket" or not request.upgrade:
-        _reject(426, "Connect with a WebSocket client, such as wscat.", Upgrade="websocket", Connection="Upgrade")
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+        raise Failure("upgrade_required", "Connect with a WebSocket client, such as wscat.", headers=upgrade)
     if headers.get("Sec-WebSocket-Version") != "13":
-        _reject(426, "Only version 13 of WebSocket is supported.", Sec_WebSocket_Version="13")
+        version = {"Sec-WebSocket-Version": "13"}
+        raise Failure("upgrade_required", "Only version 13 of WebSocket is supported.", headers=version)
     key = headers.get("Sec-WebSocket-Key", "")
     try:
         is_valid = len(base64.b64decode(key, validate=True)) == 16
     except (binascii.Error, ValueError):
         is_valid = False
     if not is_valid:
-        _reject(400, "Sec-WebSocket-Key must be 16 bytes in base64.")
+        raise Failure("bad_handshake", "Sec-WebSocket-Key must be 16 bytes in base64.")
     # The RFC prescribes SHA-1. Nothing depends on its strength.
     return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
 
 
-def _reject(status: int, text: str, **headers: str) -> NoReturn:
-    error: type[web.HTTPException] = web.HTTPUpgradeRequired if status == 426 else web.HTTPBadRequest
-    raise error(text=f"{text}\n", headers={name.replace("_", "-"): value for name, value in headers.items()})
-
-
-async def admit(
-    gateway: Gateway, ticket_limit: TicketLimit, limit: ConnectionLimit, request: UpgradeRequest, accept: bytes
-) -> None:
+async def admit(app: web.Application, request: UpgradeRequest, accept: bytes) -> None:
     """Answer 101 to a request that was checked, then open the client's session or close with the reason.
 
     Does nothing if the client has disconnected meanwhile.
     """
-    credentials = _read_credentials(request)
-    outcome = await _open_session(gateway, ticket_limit, limit, request, credentials)
+    gateway, credentials = app[GATEWAY], _read_credentials(request)
+    outcome = await _open_session(app, request, credentials)
     if isinstance(outcome, Close):
         _refuse(request, gateway, accept, credentials, outcome)
     elif request.transport is None:  # the client has disconnected meanwhile
@@ -198,14 +199,9 @@ def _find_bearer(lines: Sequence[str]) -> tuple[str | None, str | None]:
     return None, None
 
 
-async def _open_session(
-    gateway: Gateway,
-    ticket_limit: TicketLimit,
-    limit: ConnectionLimit,
-    request: UpgradeRequest,
-    credentials: Credentials,
-) -> Client | Close:
+async def _open_session(app: web.Application, request: UpgradeRequest, credentials: Credentials) -> Client | Close:
     """Return the client for ``request``, or the close frame that refuses it. The log has more detail on a refusal."""
+    gateway, limit = app[GATEWAY], app[CONNECTION_LIMIT]
     if limit.is_full:  # before a ticket is used, so that the client can connect to another node with it
         limit.count_refusal()
         return NODE_FULL
@@ -214,7 +210,7 @@ async def _open_session(
     try:
         identity = await _authenticate(gateway, credentials)
         if credentials.ticket is not None:
-            ticket_limit.remove(identity.user_id, credentials.ticket)
+            app[TICKET_LIMIT].remove(identity.user_id, credentials.ticket)
         client = await gateway.sessions.admit(identity, remote, request.query.get("since"))
     except AuthenticationFailed as failed:
         log.info("refused a connection from %s: %s", remote, failed)
@@ -227,8 +223,8 @@ async def _open_session(
             raise
         log.warning("refused a connection from %s: the broker took longer than HANDSHAKE_TIMEOUT", remote)
         return INTERNAL_ERROR
-    except Exception:
-        log.exception("a handshake from %s failed", remote)
+    except Exception as error:
+        app[FAILURE_LOGS].add_exception("a handshake failed", error)
         return INTERNAL_ERROR
     if client is None:
         log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)

@@ -18,6 +18,7 @@ from waiting import PATIENCE, wait_until
 
 from roomcast import Plugin
 from roomcast.aiohttp_internals import HttpConnection, http_transports
+from roomcast.web.json_errors import FailureLogs
 from roomcast.web.server import Address, Server
 from roomcast.web.unread_responses import MIN_PROGRESS, UnreadResponses, _measure
 
@@ -80,7 +81,7 @@ class Checked:
     def __init__(self, server: Server, client: Client) -> None:
         self.server = server
         self.client = client
-        self.check = UnreadResponses(server._runner.server, TIMEOUT)
+        self.check = UnreadResponses(server._runner.server, TIMEOUT, FailureLogs())
 
     @property
     def connections(self) -> list[tuple[HttpConnection, asyncio.Transport]]:
