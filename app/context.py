@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload
 
-import orjson
 from marshmallow import Schema
 
 from .auth.identity import Identity
 from .auth.room_access import RoomAccess
-from .broker.base import Broker, Event, Member
+from .broker.base import Broker, History, Member, UserId
 from .fastpath import WriteQueue
 from .protocol import messages
 from .protocol.user_id import personal_room
-
-#: Bytes of events to search before other coroutines may run; this takes about 1 ms. Parsing takes 16 times as long.
-_SEARCH_SLICE: Final = 1024 * 1024
-_PARSE_COST: Final = 16
+from .stored_events import EventsAbout, ReadHistory, read_after, read_all
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -45,6 +39,13 @@ class LocalMembers(Protocol):
         """Return True if ``connection`` is a member of ``room``."""
 
 
+class LimitedReads(Protocol):
+    """Reads history for users: ``gateway.history_limit.LimitedHistory``."""
+
+    async def read(self, user_id: UserId, /, *args: Any, **options: Any) -> History:
+        """Read a page for a user, later if the user has read too much. See ``Broker.history``."""
+
+
 class ThreadRunner(Protocol):
     """Runs plain functions in threads: ``gateway.threads.Threads``."""
 
@@ -61,6 +62,10 @@ class PluginHost(Protocol):
     @property
     def broker(self) -> Broker:
         """The broker."""
+
+    @property
+    def history(self) -> LimitedReads:
+        """Reads history for clients."""
 
     @property
     def publishing(self) -> EventPublisher:
@@ -149,8 +154,13 @@ class Service:
         Each is a dict like the frame that clients receive: ``type``, ``room``, ``data``, ``timestamp``, ``id``, and
         ``sender`` if it has one. ``HISTORY_SIZE`` and ``HISTORY_TTL`` limit how many events are stored, and how long.
         """
-        history = await self._host.broker.history(messages.normalize_room(room), since)
-        return await _decode_all(history.events)
+        room = messages.normalize_room(room)
+        return await (read_all(self._read, room) if since is None else read_after(self._read, room, since))
+
+    @property
+    def _read(self) -> ReadHistory:
+        """Reads history."""
+        return self._host.broker.history
 
     async def in_thread(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function that blocks in a thread, and return its result. Its exceptions propagate.
@@ -198,6 +208,11 @@ class Context(Service):
         self._key = key
         self._published = 0
         self.room = room
+
+    @property
+    def _read(self) -> ReadHistory:
+        """Reads history within the limit of the user."""
+        return partial(self._host.history.read, self.user_id)
 
     @property
     def user_id(self) -> int | str:
@@ -278,6 +293,19 @@ class Context(Service):
         target, payload = host.publishing.payload(event, target, data, self._client.identity.username)
         return host.broker.publish(target, payload, key)
 
+    def about(self, event_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Return an asynchronous iterator over a stored event of the request's room and the later events about it.
+
+        The first item is the event itself; there is none if no event with the id ``event_id`` is stored. Then follow
+        the later events that contain its id anywhere, such as the edits of a message, newest first. Events are dicts as
+        in ``history``. They are read while the iterator is used, so stop at the event that decides.
+
+        Raises:
+            Refused: As ``joined``.
+            RoomcastError: The broker cannot be reached; the iterator raises it.
+        """
+        return EventsAbout(self._read, self.joined(), event_id)
+
     async def since(self, event_id: str, *, about: bool = False) -> list[dict[str, Any]]:
         """Return a stored event of the request's room and all later events, oldest first.
 
@@ -289,42 +317,5 @@ class Context(Service):
             Refused: As ``joined``.
             RoomcastError: The broker cannot be reached.
         """
-        room = self.joined()
-        epoch, _, offset = event_id.rpartition("-")
-        if not offset.isdecimal() or not 0 < len(offset) < 19:
-            return []
-        history = await self._host.broker.history(room, f"{epoch}-{int(offset) - 1}")
-        events = history.events
-        if not history.recovered:
-            # Later events were lost, so that no client may resume from here, but this event may still be stored.
-            newest = (await self._host.broker.history(room)).events
-            events = list(itertools.dropwhile(lambda event: event.id != event_id, newest))
-        if not events or events[0].id != event_id:
-            return []
-        later = await _decode_all(events[1:], b'"%b"' % event_id.encode() if about else b"")
-        return [decode(events[0]), *later]
-
-
-async def _decode_all(events: Iterable[Event], mark: bytes = b"") -> list[dict[str, Any]]:
-    """Return those of ``events`` whose payload contains ``mark``, as clients receive them.
-
-    Parsing 500 messages of 60 KB took 3 s, in which no other client was served. Therefore this yields to other
-    coroutines, and does not parse events without the mark.
-    """
-    found, work = [], 0
-    for event in events:
-        work += len(event.payload)
-        if mark in event.payload:
-            found.append(decode(event))
-            work += _PARSE_COST * len(event.payload)
-        if work > _SEARCH_SLICE:
-            work = 0
-            await asyncio.sleep(0)
-    return found
-
-
-def decode(event: Event) -> dict[str, Any]:
-    """Return a stored event as clients receive it, with its id."""
-    document: dict[str, Any] = orjson.loads(event.payload)
-    document["id"] = event.id
-    return document
+        events = [event async for event in EventsAbout(self._read, self.joined(), event_id, None if about else "")]
+        return [*events[:1], *reversed(events[1:])]

@@ -100,18 +100,19 @@ async def delete_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     return {"event_id": await ctx.publish(Deleted, deleted)}
 
 
-async def _current_metadata(ctx: Context, message_id: str) -> dict[str, Any]:
+async def _current_metadata(ctx: Context, message_id: str) -> Any:
     """Return the metadata of a message after all edits; raise ``Refused`` unless it exists and is the user's own."""
-    events = await ctx.since(message_id, about=True)
-    if not events or events[0]["type"] != "message":
+    events = ctx.about(message_id)
+    message = await anext(events, None)
+    if message is None or message["type"] != "message":
         raise Refused("not_found", f"There is no message {message_id[:60]!r} in the history of {ctx.room}.")
-    if events[0]["data"]["user_id"] != ctx.user_id:
+    if message["data"]["user_id"] != ctx.user_id:
         raise Refused("not_author", "Only the author of a message may change or delete it.")
-    metadata: dict[str, Any] = events[0]["data"]["metadata"]
-    for event in events[1:]:
+    metadata: dict[str, Any] | None = None
+    async for event in events:  # newest first; all, because an edit may have overtaken the deletion
         if event["data"].get("message_id") == message_id:
             if event["type"] == "message.deleted":
                 raise Refused("not_found", f"The message {message_id[:60]!r} was deleted.")
-            if event["type"] == "message.edited":
+            if event["type"] == "message.edited" and metadata is None:
                 metadata = event["data"]["metadata"]
-    return metadata
+    return message["data"]["metadata"] if metadata is None else metadata

@@ -12,7 +12,7 @@ Each broker keeps these guarantees, which one test suite checks (``tests/support
   connected, and by ``history`` to those that resume from an earlier id.
 - Assigning the id, storing the event and announcing it are one atomic operation, so all nodes see the same order.
 - Publishing again with an idempotency key within ``KEY_TTL`` returns the first id; it stores and announces nothing.
-- ``history`` returns all events after ``since`` in order, or reports that some of them are no longer stored.
+- ``history`` returns the events after ``since`` in order, or reports that some of them are no longer stored.
 - A history with more bytes than its limit is trimmed: the newest events with up to half of it stay, at least one event.
 - ``admit`` never lets a user have more than ``limit`` leases at once, counted over all nodes.
 - All nodes report the joins and leaves of a room in the same order. Those of one user alternate, except in rooms that
@@ -31,6 +31,13 @@ KEY_TTL = 300.0
 #: while the broker is unreachable for a moment. If a claim expires before that and the work is repeated, it cannot
 #: publish twice, because its events have idempotency keys.
 CLAIM_GRACE = 20.0
+
+#: The size of a page of history, in bytes. Reading one takes Redis and the node at most about 1 ms each.
+MAX_PAGE_BYTES = 256 * 1024
+#: How many bytes an event counts in a page in addition to its payload: its id, and the objects that it takes.
+PAGE_EVENT_OVERHEAD = 100
+#: The number of events in a page if the caller names none. Reading a small event takes Redis 3 µs.
+MAX_PAGE_EVENTS = 400
 
 UserId = int | str
 
@@ -51,17 +58,22 @@ class Publication(NamedTuple):
 
 
 class History(NamedTuple):
-    """The stored events of a room.
+    """A page of the stored events of a room.
 
-    ``events`` are the events after the requested ``since``, oldest first. ``recovered`` is False if the history does
-    not reach back to ``since``, because that is too old, of another epoch, or not an id of this room; ``events`` is
-    then empty. ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if
-    nothing was published yet.
+    ``events`` are the requested events, oldest first. ``recovered`` is False if the history does not reach back to
+    ``since``, because that is too old, of another epoch, or not an id of this room; ``events`` is then empty.
+    ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if nothing was
+    published yet.
     """
 
     events: Sequence[Event]
     recovered: bool
     last_id: str
+
+    @property
+    def cursor(self) -> str | None:
+        """The ``since`` of the next page, or None if no events follow this one."""
+        return self.events[-1].id if self.events and self.events[-1].id != self.last_id else None
 
 
 class Member(NamedTuple):
@@ -204,15 +216,30 @@ class Broker(ABC):
         """Stop reporting the events of ``rooms``. Rooms that are not subscribed are skipped."""
 
     @abstractmethod
-    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
-        """Return stored events of ``room``.
+    async def history(
+        self,
+        room: str,
+        since: str | None = None,
+        limit: int | None = None,
+        *,
+        before: str | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> History:
+        """Return a page of the stored events of ``room``.
 
-        With ``since``, an event id, return the oldest ``limit`` events after it; without, the newest ``limit`` events.
-        ``limit`` is at least 1, or None for all. To read page by page, pass the id of the last event as the next
-        ``since`` until that is ``last_id``.
+        With ``since``, an event id, the page has the oldest events after it; with ``before``, the newest events before
+        that id; without both, the newest events. It has at most ``limit`` events, by default ``MAX_PAGE_EVENTS``, and
+        at most ``max_bytes`` bytes of payloads with ``PAGE_EVENT_OVERHEAD`` for each, but at least one event if there
+        is one.
 
-        ``since`` may be any string that a client sent. A string that is not an id of this room yields ``recovered``
-        False, not an error. The id with offset 0 is valid: it comes before the room's first event.
+        To read forward, pass the ``cursor`` of a page as the next ``since`` until it is None. If the room is subscribed
+        and the cursor is None, the pages end with the last event that the listener has received when this returns, so
+        the next one arrives live. To read backward, pass the id of the first event as the next ``before`` until there
+        are no events.
+
+        ``since`` and ``before`` may be any strings that a client sent. A ``since`` that is not an id of this room
+        yields ``recovered`` False, not an error. The id with offset 0 is valid: it comes before the room's first event.
+        A ``before`` only has to be of the form of an id; otherwise it yields no events.
         """
 
     @abstractmethod

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from itertools import accumulate, takewhile
 from typing import Final
 
-from .base import Event
+from .base import MAX_PAGE_EVENTS, Event
+from .page import count_fitting
 
 #: The memory that a stored event takes in addition to its payload, in bytes.
 EVENT_OVERHEAD: Final = 56
@@ -53,18 +54,37 @@ class EventLog:
         del self.times[:count]
         return size + EVENT_OVERHEAD * len(dropped)
 
-    def offset_of(self, since: str) -> int | None:
-        """Return the offset of the id ``since``, or None if this room did not assign exactly that id."""
-        digits = since[len(self.prefix) :]
+    def _parse(self, id: str) -> int | None:
+        """Return the offset of ``id``, or None if it cannot be an id of this log."""
+        digits = id[len(self.prefix) :]
         # Check the length first: int() raises for more than 4300 digits.
-        if not since.startswith(self.prefix) or len(digits) > 18 or not digits.isdecimal():
+        if not id.startswith(self.prefix) or len(digits) > 18 or not digits.isdecimal():
             return None
         offset = int(digits)
-        return offset if offset <= self.last_offset and str(offset) == digits else None
+        return offset if str(offset) == digits else None
 
-    def newest(self, count: int, limit: int | None) -> list[Event]:
-        """Return the oldest ``limit`` of the newest ``count`` events, oldest first. ``count`` events must be stored."""
-        first = len(self.payloads) - count
-        selected = self.payloads[first : None if limit is None else first + limit]
+    def after(self, since: str, limit: int | None, max_bytes: int) -> list[Event] | None:
+        """Return the page of events after ``since``, or None unless all of them are stored. See ``Broker.history``."""
+        offset = self._parse(since)
+        if offset is None or not self.last_offset - len(self.payloads) <= offset <= self.last_offset:
+            return None
+        first = len(self.payloads) - (self.last_offset - offset)
+        last = min(first + (MAX_PAGE_EVENTS if limit is None else limit), len(self.payloads))
+        oldest_first = (self.payloads[i] for i in range(first, last))  # indexes, because a slice would copy all of it
+        return self._events(first, first + count_fitting(oldest_first, max_bytes))
+
+    def before(self, id: str | None, limit: int | None, max_bytes: int) -> list[Event]:
+        """Return the page of events before ``id``, or of the newest ones. See ``Broker.history``."""
+        last = len(self.payloads)
+        if id is not None:
+            offset = self._parse(id)
+            last = 0 if offset is None else min(max(offset - 1 - self.last_offset + last, 0), last)
+        first = max(last - (MAX_PAGE_EVENTS if limit is None else limit), 0)
+        newest_first = (self.payloads[i] for i in range(last - 1, first - 1, -1))
+        return self._events(last - count_fitting(newest_first, max_bytes), last)
+
+    def _events(self, first: int, last: int) -> list[Event]:
+        """Return the events with the indexes from ``first`` to before ``last``."""
         prefix = self.prefix
-        return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(selected, self.last_offset - count + 1)]
+        offset = self.last_offset - len(self.payloads) + first + 1
+        return [Event(f"{prefix}{i}", payload) for i, payload in enumerate(self.payloads[first:last], offset)]

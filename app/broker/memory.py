@@ -17,6 +17,7 @@ from . import connection_set
 from .base import (
     DEFAULT_ANNOUNCEMENTS,
     KEY_TTL,
+    MAX_PAGE_BYTES,
     Announcements,
     Broker,
     History,
@@ -234,24 +235,24 @@ class MemoryBroker(Broker):
         for room in rooms:
             self._subscribed.pop(room, None)
 
-    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
+    async def history(
+        self,
+        room: str,
+        since: str | None = None,
+        limit: int | None = None,
+        *,
+        before: str | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> History:
         """See ``Broker``. A room without a history begins one, so that clients can resume from ``last_id``."""
         await self._begin_read()
         now = self._clock()
         log = self._logs.get(room) or self._create_log(room, now)
         self._history_bytes -= log.trim(self._size, now - self._ttl, self._bytes)
-        stored = len(log.payloads)
         last_id = f"{log.prefix}{log.last_offset}"
-        if since is None:
-            count = stored if limit is None else min(limit, stored)
-        else:
-            offset = log.offset_of(since)
-            if offset is None or offset < log.last_offset - stored:
-                return History((), False, last_id)
-            count = log.last_offset - offset
-        events = log.newest(count, limit)
-        self._slice -= (len(events) + 1) * _READ_SIZE
-        return History(events, True, last_id)
+        events = log.before(before, limit, max_bytes) if since is None else log.after(since, limit, max_bytes)
+        self._slice -= (len(events or ()) + 1) * _READ_SIZE
+        return History((), False, last_id) if events is None else History(events, True, last_id)
 
     async def signal(self, message: bytes) -> None:
         """See ``Broker``."""
@@ -385,11 +386,9 @@ class MemoryBroker(Broker):
             for room in names[i : i + _SWEEP_SLICE]:
                 self._sweep_room(room, now - self._ttl)
             await asyncio.sleep(0)
-        kinds = (self._keys, self._claims, self._values, self._revoked)
-        has_more = True
-        while has_more:
-            has_more = any(expiring.expire(now, _SWEEP_SLICE) for expiring in kinds)
-            await asyncio.sleep(0)
+        for expiring in (self._keys, self._claims, self._values, self._revoked):
+            while expiring.expire(now, _SWEEP_SLICE):  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     def _sweep_room(self, room: str, horizon: float) -> None:
         """Drop the events of ``room`` from before ``horizon``, and the room itself if it is unused."""
@@ -403,7 +402,6 @@ class MemoryBroker(Broker):
 
     async def _sweep_periodically(self) -> None:
         """Sweep four times within the TTL, but at most ten times a second and at least twice a minute."""
-        pause = min(max(self._ttl / 4, 0.1), 30.0)
         while True:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(min(max(self._ttl / 4, 0.1), 30.0))
             await self.sweep()

@@ -16,6 +16,7 @@ from ..errors import SERVICE_RESTART
 from ..registry import Registry
 from ..settings import Settings
 from .commands import Commands
+from .history_limit import LimitedHistory
 from .lifespans import Lifespans
 from .listener import BrokerListener
 from .node import Node
@@ -64,7 +65,8 @@ class Gateway:
         self.lifespans: Final = Lifespans(self.service, settings.lifespan_timeout)
         rules = RoomRules(node, self, self.room_access)
         presence = Presence(node)
-        resume = Resume(node)
+        self.history: Final = LimitedHistory(node)
+        resume = Resume(node, self.history)
         self.rooms: Final = Rooms(node, rules, presence, resume)
         self.token_refresh: Final = TokenRefresh(node, self.authenticator, self.revocations, self.rooms, rules)
         probes = Probes(node)

@@ -2,7 +2,7 @@
 
 A membership has four parts: the room's name in ``Client.rooms``, the client among the room's members in ``Delivery``,
 the node's subscription, and the presence at the broker. This module changes them, except that ``resume`` takes a client
-out of ``Delivery`` while it sends portions.
+out of ``Delivery`` while it sends pages.
 """
 
 from __future__ import annotations

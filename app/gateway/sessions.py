@@ -76,7 +76,7 @@ class Sessions:
             is_current = False
             while not is_current:
                 if since is not None:
-                    self._missed[client] = await self._broker.history(client.personal_room, since)
+                    self._missed[client] = await self._resume.read_personal(client, since)
                 # This waits if a revocation arrived meanwhile. The history must then be read again.
                 revision, checked = checked, await self._revocations.check(identity, checked)
                 is_current = checked == revision

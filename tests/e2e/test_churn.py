@@ -57,10 +57,10 @@ class UnreliableBroker(MemoryBroker):
         self._fail()
         await super().subscribe(rooms)
 
-    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
+    async def history(self, *args: Any, **options: Any) -> History:
         await self._wait()
         self._fail()
-        return await super().history(room, since, limit)
+        return await super().history(*args, **options)
 
     async def admit(self, user_id: int | str, connection: int, limit: int) -> bool:
         await self._wait()

@@ -10,7 +10,7 @@ from broker_contract import OTHER, ROOM, Harness, split
 from redis_nodes import StartNode, announcement, send_raw, subscription_of, until_repaired
 from redis_servers import RedisServer
 
-from roomcast.broker.base import Event
+from roomcast.broker.base import MAX_PAGE_BYTES, Event
 from roomcast.broker.redis.broker import RedisBroker
 
 
@@ -112,3 +112,27 @@ async def test_a_repair_that_fails_is_retried(subscribed: Harness, monkeypatch: 
     await subscribed.broker.publish(OTHER, b"other")
     await subscribed.listener.until(lambda: subscribed.listener.events[-1][1:] == (third, b"third"))
     assert [payload for _, _, payload in subscribed.listener.events if payload != b""] == [b"0", b"1", b"1", b"third"]
+
+
+async def test_long_events_are_fetched_in_pages(subscribed: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read returns more than a page, and all missing events are delivered in order."""
+    assert isinstance(subscribed.broker, RedisBroker)
+    stream = subscribed.broker._receiver.repair._stream
+    ids = [await subscribed.broker.publish(ROOM, bytes(60_000)) for _ in range(20)]
+    await subscribed.received_events()
+    sizes = []
+    read = stream.read
+
+    async def measured(room: str, *rest: Any, **options: Any) -> Any:
+        page = await read(room, *rest, **options)
+        sizes.append(sum(len(event.payload) for event in page.events))
+        return page
+
+    monkeypatch.setattr(stream, "read", measured)
+    subscribed.listener.events.clear()
+    subscription_of(subscribed).last_offset = 1  # as if the others had not arrived
+    subscribed.broker._receiver.check(subscription_of(subscribed))
+    await subscribed.listener.until(lambda: len(subscribed.listener.events) == 19)
+    assert [id for _, id, _ in subscribed.listener.events] == ids[1:]
+    assert sum(sizes) == 19 * 60_000
+    assert max(sizes) <= MAX_PAGE_BYTES

@@ -8,6 +8,8 @@ from broker_contract import ROOM, split
 from redis_nodes import StartNode
 from redis_servers import RedisServer
 
+from roomcast.broker.base import MAX_PAGE_EVENTS, Publication
+
 
 async def test_history_matches_the_received_events(node: StartNode) -> None:
     """During concurrent publishes, history contains exactly the events that the listener has received."""
@@ -33,3 +35,17 @@ async def test_history_since_an_event_not_received_yet(node: StartNode, redis_se
     history = await b.broker.history(ROOM, ids[3])
     assert (history.recovered, list(history.events), history.last_id) == (True, [], ids[3])
     assert [id for _, id, _ in b.listener.events] == ids
+
+
+async def test_the_number_of_events_in_a_page(node: StartNode) -> None:
+    """A page of small events has 400 of them, and more only if the caller wants them."""
+    a, b = await node(history_size=1000), await node(history_size=1000)
+    await b.broker.subscribe([ROOM])
+    ids = [id for _ in range(9) for id in await a.broker.publish_many([Publication(ROOM, b"")] * 100)]
+    for harness in (a, b):
+        page = await harness.broker.history(ROOM, ids[0])
+        assert [event.id for event in page.events] == ids[1 : MAX_PAGE_EVENTS + 1]
+        assert page.cursor == ids[MAX_PAGE_EVENTS]
+        page = await harness.broker.history(ROOM)
+        assert [event.id for event in page.events] == ids[-MAX_PAGE_EVENTS:]
+        assert [event.id for event in (await harness.broker.history(ROOM, limit=1000)).events] == ids

@@ -24,9 +24,9 @@ class FaultyBroker(MemoryBroker):
         if method in self.unavailable:
             raise Unavailable("The broker cannot be reached.")
 
-    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
+    async def history(self, *args: Any, **options: Any) -> History:
         self._check("history")
-        return await super().history(room, since, limit)
+        return await super().history(*args, **options)
 
     async def enter(self, room: str, user_id: int | str, username: str, connection: int) -> PresenceChange:
         change = await super().enter(room, user_id, username, connection)  # recorded even if this fails, as on Redis

@@ -294,7 +294,7 @@ async def test_since(serve: Serve, lab: Lab) -> None:
 
 async def test_since_with_about(serve: Serve) -> None:
     """about omits events without the id, and other coroutines run while long events are searched."""
-    server, room = await serve(ws_message_rate=0), "channel:1"
+    server, room = await serve(ws_message_rate=0, history_bytes=2**26), "channel:1"
     filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
     async with connect(server) as alice:
         service = server.gateway.service
@@ -324,7 +324,7 @@ async def test_since_with_about(serve: Serve) -> None:
 
 async def test_a_long_history_is_decoded_in_parts(serve: Serve) -> None:
     """Other coroutines run meanwhile."""
-    server, room = await serve(), "channel:1"
+    server, room = await serve(history_bytes=2**26), "channel:1"
     filling = {"username": "alice", "user_id": 1, "metadata": {"m": [{"a": 1}] * 6000}}
     service = server.gateway.service
     for number in range(60):

@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "idempotency": {"broker", "errors"},
     "auth": {"broker", "errors", "protocol", "room_patterns", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
-    "context": {"auth", "broker", "fastpath", "protocol"},
+    "stored_events": {"broker"},
+    "context": {"auth", "broker", "fastpath", "protocol", "stored_events"},
     "plugin": {"context", "errors", "schemas"},
     "builtin_events": {"plugin"},
     "registry": {"builtin_events", "errors", "plugin"},
@@ -51,8 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
         *("aiohttp_internals", "api_keys", "auth", "broker", "certificates", "context", "errors", "gateway"),
-        "idempotency",
-        *("output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs", "transport"),
+        *("idempotency", "output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs"),
+        *("stored_events", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "output", "registry", "settings", "web"},
     "cli": {

@@ -14,6 +14,7 @@ from ...errors import BrokerUnavailable
 from ..base import (
     DEFAULT_ANNOUNCEMENTS,
     KEY_TTL,
+    MAX_PAGE_BYTES,
     Announcements,
     Broker,
     BrokerMetric,
@@ -272,10 +273,18 @@ class RedisBroker(Broker):
         self._check_running()
         self._receiver.subscriptions.remove(rooms)
 
-    async def history(self, room: str, since: str | None = None, limit: int | None = None) -> History:
+    async def history(
+        self,
+        room: str,
+        since: str | None = None,
+        limit: int | None = None,
+        *,
+        before: str | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> History:
         """See ``Broker``."""
         self._check_running()
-        return await self._receiver.history(room, since, limit)
+        return await self._receiver.history.read(room, since, limit, before, max_bytes)
 
     async def signal(self, message: bytes) -> None:
         """See ``Broker``. Signals are events of a room, so that lost ones are fetched or reported."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import islice
 from typing import Final
 
-from ..base import Event, History
+from ..base import MAX_PAGE_EVENTS, Event, History
+from ..page import count_fitting
 from .gap_repair import GapRepair
 from .stream import BEFORE_ALL, StreamPage, StreamReader
 from .subscriptions import UNKNOWN, Subscription, Subscriptions
@@ -61,24 +64,38 @@ class HistoryReader:
         #: By room. The receiver adds each event of these rooms.
         self.recordings: Final[dict[str, list[Recording]]] = {}
 
-    async def read(self, room: str, since: str | None, limit: int | None) -> History:
-        """See ``Broker.history``. For a subscribed room, return exactly the events that the listener has received.
+    async def read(
+        self, room: str, since: str | None, limit: int | None, before: str | None, max_bytes: int
+    ) -> History:
+        """See ``Broker.history``. For a subscribed room, the last page ends with the last event of the listener.
 
         The stream may be ahead of the listener; then this waits for the listener. Meanwhile the listener may receive
         events that are newer than the page that was read; these are recorded and added. In the grace period, this also
         waits for the reports of other nodes if they can change the result.
         """
-        since_epoch, since_offset = _split_id(since) if since is not None else ("", "")
-        max_events = self._size if limit is None else min(limit, self._size)
+        epoch, offset = ("", "") if since is None else _split_id(since)
+        max_events = min(MAX_PAGE_EVENTS if limit is None else limit, self._size)
+        read_page = partial(
+            self._stream.read_for_client,
+            room,
+            epoch,
+            offset,
+            max_events,
+            self._size,
+            before="" if before is None else "-".join(_split_id(before)),
+            max_bytes=max_bytes,
+        )
         subscription = self._subscriptions.get(room)
-        if subscription is None or subscription.last_offset == UNKNOWN or limit is not None:
-            page = await self._read_final(room, since_epoch, since_offset, max_events)
+        if subscription is None or subscription.last_offset == UNKNOWN or before is not None:
+            page = await self._read_final(read_page)
             return History(page.events, page.is_complete, f"{page.epoch}-{page.last_offset}")
         recording = Recording(self._loop.create_future())
         recordings = self.recordings.setdefault(room, [])
         recordings.append(recording)
         try:
-            page = await self._read_final(room, since_epoch, since_offset, max_events)
+            page = await self._read_final(read_page)
+            if since is not None and not page.is_last:
+                return History(page.events, True, f"{page.epoch}-{page.last_offset}")
             await self._wait_for_listener(subscription, recording, page.epoch, page.last_offset)
         finally:
             recordings.remove(recording)
@@ -92,18 +109,27 @@ class HistoryReader:
             return History((), since is None, last_id)
         if not page.is_complete:
             return History((), False, last_id)
-        later = [
-            Event(f"{epoch}-{offset}", payload)
-            for epoch, offset, payload in recording.events
-            if offset > page.last_offset
+        events = [
+            *page.events,
+            *(
+                Event(f"{epoch}-{offset}", payload)
+                for epoch, offset, payload in recording.events
+                if offset > page.last_offset
+            ),
         ]
-        return History([*page.events, *later], True, last_id)
+        if since is None:
+            events.reverse()
+        del events[count_fitting((event.payload for event in islice(events, max_events)), max_bytes) :]
+        if since is None:
+            events.reverse()
+        return History(events, True, last_id)
 
-    async def _read_final(self, room: str, epoch: str, offset: str, limit: int) -> StreamPage:
-        page = await self._stream.read(room, epoch, offset, limit, self._size)
+    async def _read_final(self, read_page: Callable[[], Awaitable[StreamPage]]) -> StreamPage:
+        """Read a page when nothing can change it any more."""
+        page = await read_page()
         if not page.is_final and (seconds := self._grace_left()) > 0:
             await asyncio.sleep(seconds)
-            page = await self._stream.read(room, epoch, offset, limit, self._size)
+            page = await read_page()
         return page
 
     async def _wait_for_listener(
@@ -119,9 +145,9 @@ class HistoryReader:
             await asyncio.shield(self._repair.start(subscription))
 
 
-def _split_id(since: str) -> tuple[str, str]:
-    """Return the epoch and the offset of an id. For a string that cannot be an id, return one that is too old."""
-    epoch, _, offset = since.rpartition("-")
+def _split_id(id: str) -> tuple[str, str]:
+    """Return the epoch and the offset of an id. For a string that cannot be an id, return one before all others."""
+    epoch, _, offset = id.rpartition("-")
     return (epoch, offset) if _is_number(epoch) and _is_number(offset) else (BEFORE_ALL, "0")
 
 

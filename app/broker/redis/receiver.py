@@ -20,7 +20,7 @@ from hashlib import sha1
 from typing import Any, Final
 
 from ...errors import Unavailable
-from ..base import History, Listener
+from ..base import Listener
 from .gap_repair import GapRepair
 from .history import HistoryReader
 from .keys import Keys
@@ -68,10 +68,10 @@ class Receiver:
         )
         self.repair: Final = GapRepair(self._stream, self, self.subscriptions.is_current, options.stream_size)
         self._reporter: Final = PositionReporter(router, keys, self._stream, positions)
-        self._history: Final = HistoryReader(
+        self.history: Final = HistoryReader(
             self._stream, self.subscriptions, self.repair, options.history_size, self._reporter.seconds_left
         )
-        self._recordings: Final = self._history.recordings
+        self._recordings: Final = self.history.recordings
         #: The channels that remain to be checked in this round of quiet checks.
         self._to_check: deque[bytes] = deque()
         self._checker: asyncio.Task[None] | None = None
@@ -100,10 +100,6 @@ class Receiver:
         await self._reporter.close()
         await self.repair.close()
         await self.subscriptions.close()
-
-    async def history(self, room: str, since: str | None, limit: int | None) -> History:
-        """See ``Broker.history``."""
-        return await self._history.read(room, since, limit)
 
     # Events.
 

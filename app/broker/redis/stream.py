@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from ..base import Event
+from ..base import MAX_PAGE_BYTES, PAGE_EVENT_OVERHEAD, Event
 from .connection import Part
 from .keys import Keys
 from .options import RedisOptions
 from .router import Router
 from .scripts import Script
+from .topology import ServerName
 
 HISTORY: Final = Script("room", "positions", "history", stamped=True)
 ROOM_STATE: Final = Script("room", "positions", "room_state", stamped=True)
+
+#: How many pages are read for clients at once from one server. The server and this node process replies in order, so
+#: the replies to others wait for them: at most 2 MB, which takes about 5 ms.
+MAX_READING: Final = 8
 
 #: A position before every event of a room that had no event yet: its epoch, which is lower than all others.
 BEFORE_ALL: Final = "0"
@@ -23,9 +30,10 @@ class StreamPage(NamedTuple):
     """Events of a stream, and its state when they were read.
 
     ``last_offset`` is the newest offset of ``epoch``, or 0 for a room without events. ``is_complete`` is True if the
-    stream still contains all events after the requested id, and none was lost; ``events`` are the oldest of them. If
-    it is False, a node continues after ``continues_at`` in ``epoch``. ``is_final`` is False if a node that has not
-    reported its positions yet may have seen events that are lost.
+    stream still contains all events after the requested id, and none was lost; ``events`` are the oldest of them, and
+    ``is_last`` is True if they are all of them. If ``is_complete`` is False, a node continues after ``continues_at`` in
+    ``epoch``. ``is_final`` is False if a node that has not reported its positions yet may have seen events that are
+    lost.
     """
 
     epoch: str
@@ -35,6 +43,11 @@ class StreamPage(NamedTuple):
     continues_at: int
     is_final: bool
 
+    @property
+    def is_last(self) -> bool:
+        """True if the page has the room's newest event, or no events."""
+        return not self.events or self.events[-1].id == f"{self.epoch}-{self.last_offset}"
+
 
 class StreamReader:
     """Reads streams and states, with the TTLs of ``options``."""
@@ -43,6 +56,10 @@ class StreamReader:
         self._router: Final = router
         self._keys: Final = keys
         self._history_ttl_ms: Final = options.history_ttl_ms
+        #: By server: the pages that may be read from it for clients now.
+        self._slots: Final[defaultdict[ServerName, asyncio.Semaphore]] = defaultdict(
+            partial(asyncio.Semaphore, MAX_READING)
+        )
         #: The arguments that are the same for all calls.
         self._fixed_args: Final[tuple[Part, ...]] = (
             options.room_ttl_ms,
@@ -50,18 +67,40 @@ class StreamReader:
             "SPUBLISH" if router.topology.is_cluster else "PUBLISH",
         )
 
-    async def read(
-        self, room: str, epoch: str, offset: str, limit: int, size: int, *, is_node: bool = False
-    ) -> StreamPage:
-        """Return up to ``limit`` events after the id ``<epoch>-<offset>``, or the newest ones if both are empty.
+    async def read_for_client(self, room: str, *args: Any, **options: Any) -> StreamPage:
+        """Do the same as ``read``, but wait while ``MAX_READING`` pages are read from the server of ``room``."""
+        server = self._router.topology.name(self._keys.stream(room).encode())
+        async with self._slots[server]:
+            return await self.read(room, *args, **options)
 
-        Only the newest ``size`` events count as stored. With ``is_node``, the id is this node's position in the room;
-        then every loss that it proves is recorded. Raises ``Unavailable``.
+    async def read(
+        self,
+        room: str,
+        epoch: str,
+        offset: str,
+        limit: int,
+        size: int,
+        *,
+        before: str = "",
+        max_bytes: int = MAX_PAGE_BYTES,
+        is_node: bool = False,
+    ) -> StreamPage:
+        """Return the events after the id ``<epoch>-<offset>``.
+
+        If both are empty, return the newest ones before the id ``before``, or before none if that is empty. Only the
+        newest ``size`` events count as stored. ``limit`` and ``max_bytes`` are as in ``Broker.history``. With
+        ``is_node``, the id is this node's position in the room; then every loss that it proves is recorded. Raises
+        ``Unavailable``.
         """
         keys = (self._keys.meta(room), self._keys.stream(room))
-        args = (*self._fixed_args, epoch, offset, "1" if is_node else "", limit, size, self._history_ttl_ms)
+        args = (
+            *(*self._fixed_args, epoch, offset, "1" if is_node else "", size, self._history_ttl_ms),
+            *(limit, max_bytes, PAGE_EVENT_OVERHEAD, before),
+        )
         newest_epoch, newest, is_complete, found, continues_at, is_final = await self._router.run(HISTORY, keys, args)
         events = [Event(found[i].decode(), found[i + 1]) for i in range(0, len(found), 2)]
+        if not epoch:
+            events.reverse()
         return StreamPage(
             newest_epoch.decode(), int(newest), is_complete == 1, events, int(continues_at), is_final == 1
         )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import orjson
 from aiohttp import web
 
-from ...context import decode
+from ...stored_events import encode
 from ..app_state import GATEWAY
 from ..json_errors import Failure, json_response
 from .auth import KEY, audit, requires_api_key
 from .params import query_with, room_in_path, user_id_in_path
 
-#: The largest number of events in one response.
+#: The largest number of events in one response, and their largest size in bytes.
 MAX_HISTORY: Final = 1000
+MAX_HISTORY_BYTES: Final = 1024 * 1024
 
 
 @requires_api_key("read")
@@ -45,18 +47,23 @@ async def read_history(request: web.Request) -> web.StreamResponse:
     """
     room = room_in_path(request)
     since, limit = _history_range(request)
-    found = await request.app[GATEWAY].broker.history(room, since, limit)
-    more = bool(found.events) and found.events[-1].id != found.last_id
-    document = {"room": room, "events": [decode(event) for event in found.events]}
-    return json_response(document | {"recovered": found.recovered, "last_id": found.last_id, "more": more})
+    found = await request.app[GATEWAY].broker.history(room, since, limit, max_bytes=MAX_HISTORY_BYTES)
+    document = {
+        "room": room,
+        "events": [orjson.Fragment(encode(event)) for event in found.events],
+        "recovered": found.recovered,
+        "last_id": found.last_id,
+        "more": found.cursor is not None,
+    }
+    return json_response(document)
 
 
-def _history_range(request: web.Request) -> tuple[str | None, int | None]:
+def _history_range(request: web.Request) -> tuple[str | None, int]:
     """Return ``since`` and ``limit`` of the query."""
     query = query_with(request, "since", "limit")
     limit = query.get("limit")
     if limit is None:
-        return query.get("since"), None
+        return query.get("since"), MAX_HISTORY
     if not re.fullmatch("[0-9]{1,4}", limit) or not 1 <= int(limit) <= MAX_HISTORY:
         raise Failure("bad_query", f"limit is {limit[:60]!r}; it must be a number from 1 to {MAX_HISTORY}.")
     return query.get("since"), int(limit)

@@ -17,6 +17,7 @@ from .harness import (
     split,
 )
 from .lifecycle import CALLS, LifecycleContract
+from .pages import PageContract
 from .state import ClaimContract, LeaseContract, PresenceContract, RevocationContract
 
 __all__ = [
@@ -39,6 +40,7 @@ class BrokerContract(
     PublishContract,
     SubscribeContract,
     HistoryContract,
+    PageContract,
     LeaseContract,
     PresenceContract,
     AnnouncementContract,

@@ -1,14 +1,18 @@
--- Reads a room's history. Appended to positions.lua. KEYS: meta, stream.
+-- Reads a page of a room's history. Appended to positions.lua. KEYS: meta, stream.
 -- ARGV: generation, how often this call was sent before; TTL of the meta in ms, how much longer it may live in ms,
 --   PUBLISH or SPUBLISH; epoch and offset of the last event that the caller has, or '' and '' for the newest events;
---   '1' if the caller is a node, '' if it is a client; maximum number of events; history size, TTL of its events in ms.
+--   '1' if the caller is a node, '' if it is a client; history size, TTL of its events in ms; of the page, the maximum
+--   number of events and of bytes, and how many bytes an event counts in addition to its payload; with '' and '', the id
+--   before which the page ends, or ''.
 -- Returns the epoch and the newest offset; 1 if the history reaches back to the given event, otherwise 0; the events,
---   ids and payloads alternating, oldest first; the offset from which a node continues in this epoch if it does not
---   reach back; 1 if no report of another node can change that it reaches back, otherwise 0.
+--   ids and payloads alternating, oldest first after a given event and otherwise newest first; the offset from which a
+--   node continues in this epoch if it does not reach back; 1 if no report of another node can change that it reaches
+--   back, otherwise 0.
 
 local meta, stream = KEYS[1], KEYS[2]
 local generation, room_ttl, seen, offset_seen = ARGV[1], tonumber(ARGV[3]), ARGV[6], tonumber(ARGV[7])
-local is_node, limit, size, ttl = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local is_node, size, ttl = ARGV[8] == '1', tonumber(ARGV[9]), tonumber(ARGV[10])
+local limit, max_bytes, overhead, before = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), ARGV[14]
 local now = clock()
 
 local is_valid, is_loss = true, false
@@ -36,54 +40,73 @@ local function payload_of(fields)
   end
 end
 
-local function is_fresh(fields)
-  return tonumber(fields[2]) > now - ttl
+-- Returns true if the history still contains an event of the stream.
+local function is_stored(event)
+  return tonumber(string.match(event[1], '%d+$')) > newest_offset - size and tonumber(event[2][2]) > now - ttl
 end
 
--- Returns up to count stored events after the id (after, at), or nothing if the event at + 1 is not stored any more.
-local function read_events(after, at, count)
-  if at < newest_offset - size then
-    return nil
+-- Returns the event after the id (after, at), or nil if it is not stored any more.
+local function event_after(after, at)
+  local event = redis.call('XRANGE', stream, after .. '-' .. text(at + 1), epoch .. '-' .. offset, 'COUNT', 1)[1]
+  if event and string.match(event[1], '%d+$') == text(at + 1) and is_stored(event) then
+    return event
   end
-  local events = redis.call('XRANGE', stream, after .. '-' .. text(at + 1), epoch .. '-' .. offset, 'COUNT', count) or {}
-  if #events == 0 or string.match(events[1][1], '%d+$') ~= text(at + 1) or not is_fresh(events[1][2]) then
-    return nil
-  end
-  return events
 end
 
-local found = {}
+local found, bytes = {}, 0
+
+-- Adds an event to the page; returns false if it does not fit.
 local function add(event)
+  local payload = payload_of(event[2])
+  bytes = bytes + #payload + overhead
+  if #found == limit * 2 or (bytes > max_bytes and #found > 0) then
+    return false
+  end
   found[#found + 1] = event[1]
-  found[#found + 1] = payload_of(event[2])
+  found[#found + 1] = payload
+  return true
+end
+
+-- Adds the events of a range while accepts returns true for them. Reads a few at once, because the stream may contain
+-- events of 100 KB, and a script blocks the server.
+local PIECE = 8
+local function add_range(command, from, to, accepts)
+  local events
+  repeat
+    events = redis.call(command, stream, from, to, 'COUNT', PIECE)
+    for _, event in ipairs(events) do
+      if not accepts(event) or not add(event) then
+        return
+      end
+      from = '(' .. event[1]
+    end
+  until #events < PIECE
 end
 
 if seen == '' then
-  local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', math.min(limit, size)) or {}
-  for i = #newest, 1, -1 do
-    if is_fresh(newest[i][2]) then
-      add(newest[i])
-    end
+  if before ~= '0-0' then
+    add_range('XREVRANGE', before == '' and '+' or '(' .. before, '-', is_stored)
   end
   return {epoch, offset, 1, found, offset, 1}
 end
 
-local events = {}
+local first
 if is_valid and offset_seen < newest_offset then
-  events = read_events(seen, offset_seen, limit)
+  first = event_after(seen, offset_seen)
 end
-if not is_valid or not events then
+if not is_valid or (offset_seen < newest_offset and not first) then
   -- A node continues with the first event of the new epoch if that is stored.
   local continues_at = offset
   if seen ~= epoch then
-    local first = tonumber(redis.call('HGET', meta, epoch) or 0)
-    if first < newest_offset and read_events(epoch, first, 1) then
-      continues_at = text(first)
+    local begins_after = tonumber(redis.call('HGET', meta, epoch) or 0)
+    if begins_after < newest_offset and event_after(epoch, begins_after) then
+      continues_at = text(begins_after)
     end
   end
   return {epoch, offset, 0, found, continues_at, 1}
 end
-for _, event in ipairs(events) do
-  add(event)
+if first then
+  add(first)
+  add_range('XRANGE', '(' .. first[1], epoch .. '-' .. offset, function() return true end)
 end
 return {epoch, offset, 1, found, offset, seen == epoch and begun_by == generation and 1 or 0}

@@ -421,9 +421,9 @@ class HangingBroker(MemoryBroker):
         await self._pass("subscribe")
         await super().subscribe(*args)
 
-    async def history(self, *args: Any) -> History:
+    async def history(self, *args: Any, **options: Any) -> History:
         await self._pass("history")
-        return await super().history(*args)
+        return await super().history(*args, **options)
 
     async def take(self, key: str) -> bytes | None:
         await self._pass("take")
