@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
+from broker_contract import ROOM, Harness
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis_nodes import SHORT_LEASE, Announced, Node, age_state, announcements, keys_of, nodes
+from redis_nodes import SHORT_LEASE, Announced, Node, age_state, announcements, broker_for, keys_of, nodes
 from redis_servers import RedisServer, run
+from tcp_proxy import Proxy
 from waiting import wait_until
 
-ROOM = "channel:1"
+from roomcast.broker.base import Announcements
+
 #: The time of the server that passes in a test is far less than the difference between the grace and whole steps.
 GRACE, STEP = 60.0, 25.0
 NODES, USERS, CONNECTIONS = 3, 2, 2
@@ -204,6 +208,29 @@ async def test_a_node_announces_what_is_due(redis_server: RedisServer, redis_pre
         await wait_until(is_announced)
         await wait_until(lambda: not node.presence._writer.due)
         assert await keys_of(redis_server, redis_prefix) == {}
+
+
+async def test_a_node_that_missed_announcements(redis_server: RedisServer, redis_prefix: str) -> None:
+    """A node whose connections break again and again receives each join and leave once, in order."""
+    async with Proxy("127.0.0.1", redis_server.port) as proxy, AsyncExitStack() as stack:
+        whole, cut = [
+            Harness(broker_for(url, redis_prefix), asyncio.sleep)
+            for url in (redis_server.url, f"redis://127.0.0.1:{proxy.port}")
+        ]
+        for one in (whole, cut):
+            await one.broker.start(one.listener, Announcements(grace=0))
+            stack.push_async_callback(one.broker.close)
+            await one.broker.subscribe([ROOM])
+        await whole.broker.enter(ROOM, 0, "name", 1)
+        await cut.listener.until(lambda: len(cut.listener.announced) == 1)
+        for connection in range(200):
+            user_id = connection % 3 + 1
+            await whole.broker.enter(ROOM, user_id, f"name {connection}", connection)
+            if connection % 20 == 0:
+                proxy.reset()
+            await whole.broker.leave(ROOM, user_id, connection)
+        await cut.listener.until(lambda: len(cut.listener.announced) == 401)
+        assert cut.listener.announced == whole.listener.announced
 
 
 async def test_another_node_announces_what_a_dead_node_held(redis_server: RedisServer, redis_prefix: str) -> None:

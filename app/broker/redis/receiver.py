@@ -29,7 +29,7 @@ from .positions import KEPT_FOR, PositionReporter, RecentPositions
 from .reconnect import OpenConnection
 from .router import Router
 from .stream import BEFORE_ALL, StreamReader
-from .subscriptions import Subscription, Subscriptions
+from .subscriptions import JournalEntries, Subscription, Subscriptions
 
 log = logging.getLogger("roomcast.redis")
 
@@ -64,7 +64,15 @@ class Receiver:
         self._loop: Final = asyncio.get_running_loop()
         self._stream: Final = StreamReader(router, keys, options)
         self.subscriptions: Final = Subscriptions(
-            router, keys, open_connection, self._stream, node, self.on_message, self._on_state, self._on_left
+            router,
+            keys,
+            open_connection,
+            self._stream,
+            node,
+            self.on_message,
+            self._on_state,
+            self._on_journal,
+            self._on_left,
         )
         self.repair: Final = GapRepair(self._stream, self, self.subscriptions.is_current, options.stream_size)
         self._reporter: Final = PositionReporter(router, keys, self._stream, positions)
@@ -161,6 +169,15 @@ class Receiver:
 
     def _on_presence(self, subscription: Subscription, head: bytes) -> None:
         """Pass an announcement of a join or leave to the listener, unless it was received before."""
+        if not subscription.is_behind:
+            self._announce(subscription, head)
+
+    def _on_journal(self, subscription: Subscription, entries: JournalEntries) -> None:
+        """Pass the joins and leaves that were missed to the listener."""
+        for id, (_, text) in entries:
+            self._announce(subscription, text[:1] + id + text[1:])
+
+    def _announce(self, subscription: Subscription, head: bytes) -> None:
         id, _, user = head[1:].partition(b" ")
         milliseconds, _, number = id.partition(b"-")
         position = (int(milliseconds), int(number))

@@ -34,6 +34,9 @@ _LONGEST_PAUSE: Final = 2.0
 #: ``Subscription.last_offset`` until the state of the room is known.
 UNKNOWN: Final = -1
 
+#: The ids of announcements, each with the name and the text of its only field.
+JournalEntries = list[tuple[bytes, tuple[bytes, bytes]]]
+
 #: Errors of ROOM_STATE whose cause is not the room. The subscription is tried again.
 _RETRIED: Final = REFUSALS | {"NOSCRIPT", CONNECTION_LOST}
 
@@ -44,11 +47,11 @@ class Subscription:
     ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
     ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
     event was delivered since the last check of quiet rooms. ``announced`` is the id of the last join or leave that the
-    listener received. ``secret`` begins the text of which the signature of each
-    announcement is the hash.
+    listener received; ``is_behind`` is True until those that were missed meanwhile are read. ``secret`` begins the text
+    of which the signature of each announcement is the hash.
     """
 
-    __slots__ = ("announced", "epoch", "is_active", "last_offset", "pending", "room", "secret")
+    __slots__ = ("announced", "epoch", "is_active", "is_behind", "last_offset", "pending", "room", "secret")
 
     def __init__(self, room: str) -> None:
         self.room: Final = room
@@ -57,6 +60,7 @@ class Subscription:
         self.pending: list[bytes] | None = []
         self.is_active = True
         self.announced = (0, 0)
+        self.is_behind = False
         self.secret = b""
 
 
@@ -65,7 +69,8 @@ class Subscriptions:
 
     ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, its epoch and newest
     offset or None, after it was subscribed and after each reconnect. With the request for the state, the node reports
-    its position in the room (``StreamReader.state_args``). ``on_left`` receives each subscription that ends.
+    its position in the room (``StreamReader.state_args``). ``on_journal`` receives the joins and leaves that were
+    missed before a reconnect. ``on_left`` receives each subscription that ends.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Subscriptions:
         node: str,
         on_message: Callable[[Subscription, bytes], None],
         on_state: Callable[[Subscription, list[bytes] | None], None],
+        on_journal: Callable[[Subscription, JournalEntries], None],
         on_left: Callable[[Subscription], None],
     ) -> None:
         self.by_channel: Final[dict[bytes, Subscription]] = {}
@@ -86,6 +92,7 @@ class Subscriptions:
         self._stream: Final = stream
         self._on_message: Final = on_message
         self._on_state: Final = on_state
+        self._on_journal: Final = on_journal
         self._on_left: Final = on_left
         self._loop: Final = asyncio.get_running_loop()
         self._is_sharded: Final = router.topology.is_cluster
@@ -208,6 +215,31 @@ class Subscriptions:
             self._on_replies(connection, channels, replies)
 
         connection.send_batch(b"".join(parts), on_replies)
+        self._read_journals(connection, channels)
+
+    def _read_journals(self, connection: RedisConnection, channels: Iterable[bytes]) -> None:
+        """Read the joins and leaves that were missed since a subscription was interrupted.
+
+        Those that arrive before the reply are also part of it, because it comes on the same connection.
+        """
+        behind, parts = [], []
+        for channel in channels:
+            subscription = self.by_channel.get(channel)
+            if subscription is not None and subscription.announced > (0, 0):
+                milliseconds, number = subscription.announced
+                subscription.is_behind = True
+                behind.append((channel, subscription))
+                parts.append(pack(("XRANGE", channel + b":j", f"{milliseconds}-{number + 1}", "+")))
+        if behind:
+            connection.send_batch(b"".join(parts), partial(self._on_journals, behind))
+
+    def _on_journals(self, behind: list[tuple[bytes, Subscription]], replies: Any) -> None:
+        if isinstance(replies, ReplyError) or len(replies) != len(behind):  # a reconnect follows
+            return
+        for (channel, subscription), entries in zip(behind, replies, strict=True):
+            subscription.is_behind = False
+            if self.by_channel.get(channel) is subscription and not isinstance(entries, ReplyError):
+                self._on_journal(subscription, entries)
 
     def _on_replies(self, connection: RedisConnection, channels: list[bytes], replies: Any) -> None:
         states = [replies] if isinstance(replies, ReplyError) else replies

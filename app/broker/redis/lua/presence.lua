@@ -43,7 +43,7 @@ end
 local function announce(sign, user, name)
   local text = ' [' .. user .. ',' .. cjson.encode(name) .. ']'
   local id = redis.call('XADD', journal, 'MAXLEN', '~', JOURNAL_SIZE, '*', 'm', sign .. text)
-  redis.call('PEXPIRE', journal, MINUTE)
+  redis.call('PEXPIRE', journal, 10 * MINUTE)
   local head = sign .. id .. text
   redis.call(publish, channel, head .. '\n' .. string.sub(redis.sha1hex(ARGV[1] .. channel .. head), 1, 16))
 end
