@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Final
 
-from .broker.base import CLAIM_GRACE, Broker
+from .broker.base import CLAIM_GRACE, Broker, UserId
 from .errors import RoomcastError, Unavailable
 
 #: The size of a fingerprint in bytes. With 128 bits, two requests do not have the same one by chance, and an attacker
@@ -21,6 +22,13 @@ FINGERPRINT_SIZE: Final = 16
 #: The pause between two checks of a repeated request whether the first one has ended, in seconds.
 POLL_INTERVAL: Final = 0.05
 
+#: The keys of how many seconds a user may use at once.
+KEY_BURST: Final = 60.0
+#: How many bytes of an answer count as one more key. A key takes about as much in the broker.
+KEY_SIZE: Final = 512
+#: ``KeyLimit`` looks for users whose keys no longer count if it has this many, and twice as many as the last time.
+_MIN_USERS: Final = 1000
+
 
 class KeyReused(RoomcastError):
     """The key was used for another request."""
@@ -28,6 +36,39 @@ class KeyReused(RoomcastError):
 
 class InProgress(RoomcastError):
     """The first request with this key is still being carried out."""
+
+
+class KeyLimit:
+    """Limits what the keys of each user take in the broker.
+
+    A user may use ``rate`` keys a second, and those of ``KEY_BURST`` seconds at once. So one node stores at most
+    ``rate * (KEY_TTL + KEY_BURST)`` keys of a user, or fewer if their answers are long. A command beyond the limit is
+    refused, so that none is carried out without its key. ``clock`` returns seconds.
+    """
+
+    def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate: Final = rate
+        self._clock: Final = clock
+        #: The time up to which each user's rate is used up.
+        self._used_until: dict[UserId, float] = {}
+        self._max_users = _MIN_USERS
+
+    def is_reached(self, user_id: UserId) -> bool:
+        """Return True if the user may not use a new key now."""
+        return self._used_until.get(user_id, 0.0) - self._clock() >= KEY_BURST
+
+    def count(self, user_id: UserId, keys: int) -> None:
+        """Count ``keys`` new keys of the user."""
+        now = self._clock()
+        if len(self._used_until) >= self._max_users:
+            self._used_until = {user: until for user, until in self._used_until.items() if until > now}
+            self._max_users = max(_MIN_USERS, 2 * len(self._used_until))
+        self._used_until[user_id] = max(self._used_until.get(user_id, now), now) + keys / self.rate
+
+
+def digest_of(key: str) -> str:
+    """Return a key of fixed length for ``key``, which may be long. Different keys have different digests."""
+    return fingerprint_of(key.encode()).hex()
 
 
 def fingerprint_of(request: bytes) -> bytes:

@@ -32,23 +32,16 @@ from .event_log import EVENT_OVERHEAD, EventLog
 from .expiring import ExpiringDict
 from .memory_presence import MemoryPresence
 
-#: The limit for all histories together, in bytes. A user whose token allows any number of rooms could fill the memory
-#: with one history after the other. Beyond the limit the rooms without new events for longest lose their history.
+#: The limit for all histories together, in bytes. Beyond it the rooms that are quiet for longest lose theirs.
 MAX_HISTORY_BYTES: Final = 1024 * 1024 * 1024
-
 #: The limit for each kind of expiring entry, in bytes: idempotency keys, claims with their answers, one-time values and
-#: revocations. A client may send 100 commands with a key each second, and answers may be as long as messages, so
-#: without a limit one user could fill the memory within 5 minutes. The limit is half a million keys, or 1,700 a second
-#: for 5 minutes. Beyond it the oldest are dropped, so their commands could be repeated.
+#: revocations. Beyond it new ones are refused: without its key a command could be carried out twice.
 MAX_EXPIRING_BYTES: Final = 256 * 1024 * 1024
 
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
-
 #: The number of rooms or keys that a sweep checks before it yields to other tasks, so that it blocks for about 1 ms.
 _SWEEP_SLICE = 1000
-
-#: After this many bytes of published events, with their overhead, a call suspends: about 1 ms, or 200 small events. A
-#: sum takes 0.05 µs for each publish; reading a clock would take more.
+#: After this many bytes of published events, with their overhead, a call suspends: about 1 ms, or 200 small events.
 _SLICE: Final = 40 * 1024
 #: How many bytes an event or a member counts that is read. The caller is likely to process it.
 _READ_SIZE: Final = 200
@@ -61,10 +54,9 @@ class MemoryBroker(Broker):
     ``clock``, which must never go back. ``max_expiring_bytes`` and ``max_history_bytes`` are as ``MAX_EXPIRING_BYTES``
     and ``MAX_HISTORY_BYTES``. The listener is called before ``publish``, ``publish_many`` and ``signal`` return.
 
-    A caller that publishes or reads in a loop would block the event loop if no call suspended. Therefore one of all
-    calls of ``publish``, ``publish_many``, ``history`` and ``members`` suspends after each ``_SLICE``. A publish
-    suspends when it has taken effect, so that events keep the order in which they were published. A read suspends
-    first, so that its result is current. The other methods do not suspend, except ``close`` and ``sweep``.
+    So that loops of calls do not block the event loop, one of all calls of ``publish``, ``publish_many``, ``history``
+    and ``members`` suspends after each ``_SLICE``: a publish when it has taken effect, which keeps the order of events,
+    a read first, so that its result is current. The other methods do not suspend, except ``close`` and ``sweep``.
 
     A room is dropped if it had no event for ``history_ttl``, has no members and is not subscribed. Its next event
     begins a new epoch. Every other room keeps its epoch and offset, even when its last event has expired.
@@ -90,8 +82,7 @@ class MemoryBroker(Broker):
         self._process_id: Final = base64.b32encode(secrets.token_bytes(5)).decode().lower()
         self._epochs: Final = itertools.count(1)
         self._listener: Listener | None = None
-        #: What is left of the current slice, in bytes.
-        self._slice: float = _SLICE
+        self._slice: float = _SLICE  # what is left of the current slice, in bytes
         self._sweeper: asyncio.Task[None] | None = None
         self._announcements = DEFAULT_ANNOUNCEMENTS
         self._clear()
@@ -149,8 +140,11 @@ class MemoryBroker(Broker):
         if listener is None:
             raise BrokerUnavailable(_NOT_RUNNING)
         now = self._clock()
-        if key is not None and (known := self._keys.get((room, key), now)) is not None:
-            return known
+        if key is not None:
+            if (known := self._keys.get((room, key), now)) is not None:
+                return known
+            if self._slice != inf:  # otherwise publish_many has checked it
+                self._keys.check_space(now)
         log = self._logs.get(room) or self._create_log(room, now)
         log.last_offset = offset = log.last_offset + 1
         payloads = log.payloads
@@ -166,7 +160,7 @@ class MemoryBroker(Broker):
             self._free_histories(room)
         event_id = f"{log.prefix}{offset}"
         if key is not None:
-            self._keys.put((room, key), event_id, now, KEY_TTL)
+            self._keys.put((room, key), event_id, now, KEY_TTL, force=True)
         if room in self._subscribed:
             listener.on_event(room, event_id, payload)
         self._slice = rest = self._slice - size
@@ -177,6 +171,8 @@ class MemoryBroker(Broker):
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
         """See ``Broker``. Atomic because nothing suspends or fails before all are published."""
         self._check_running()
+        if any(publication.key is not None for publication in publications):
+            self._keys.check_space(self._clock())
         rest, self._slice = self._slice, inf
         try:
             ids = [await self.publish(*publication) for publication in publications]
@@ -200,10 +196,7 @@ class MemoryBroker(Broker):
         self._check_running()
 
     def _free_histories(self, current: str) -> None:
-        """Drop histories, those without new events for longest first, until the limit holds.
-
-        ``current`` is the room that was published to just now. It comes last and keeps half of its events.
-        """
+        """Drop the histories that are oldest, until the limit holds. ``current`` comes last and keeps half of it."""
         used_rooms = []
         while self._history_bytes > self._max_history_bytes:
             room, log = next(iter(self._logs.items()))
@@ -338,7 +331,7 @@ class MemoryBroker(Broker):
         if answer is None:
             self._claims.pop(key, now)
         else:
-            self._claims.put(key, answer, now, KEY_TTL)
+            self._claims.put(key, answer, now, KEY_TTL, force=True)  # its claim found space
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """See ``Broker``."""
@@ -396,7 +389,6 @@ class MemoryBroker(Broker):
         if log is None:
             return
         self._history_bytes -= log.trim(self._size, horizon, self._bytes)
-        # The last event is from before the horizon. Keep rooms that were created after it.
         if not log.payloads and log.created < horizon and not self._is_used(room):
             del self._logs[room]
 

@@ -21,7 +21,7 @@ from ..auth.failure_log import FailureLog
 from ..context import Context, PluginHost
 from ..errors import TOO_MANY_MESSAGES, Refused
 from ..fastpath.eager import SuspendedCoroutine
-from ..idempotency import InProgress, KeyReused, fingerprint_of, run_once
+from ..idempotency import KEY_SIZE, InProgress, KeyLimit, KeyReused, digest_of, fingerprint_of, run_once
 from ..plugin import Command
 from ..protocol import messages, request_id
 from ..protocol.messages import Request
@@ -38,6 +38,9 @@ log = logging.getLogger("roomcast")
 
 #: The number of requests of one client that may wait for a running command. Beyond that its socket is not read.
 MAX_QUEUED: Final = 64
+#: How many commands with a key a user may send per second on all connections of a node, if a client may send fewer or
+#: any number of messages.
+MIN_KEY_RATE: Final = 100
 #: How long a handler that has exceeded its time may suppress its cancellation, in seconds. Then its client goes on
 #: without it.
 _CANCEL_TIMEOUT: Final = 5.0
@@ -66,6 +69,7 @@ class Commands:
         self._timeout: Final = node.settings.handler_timeout
         self._rate_limit: Final = RateLimit(node.settings.ws_message_rate)
         self._is_limited: Final = self._rate_limit.rate > 0
+        self._key_limit: Final = KeyLimit(max(self._rate_limit.rate, MIN_KEY_RATE))
         self._replies: Final = Replies(node)
         self._host: Final = host
         self._rooms: Final = rooms
@@ -147,7 +151,8 @@ class Commands:
                     context = Context(self._host, client, request.room)
                     result = self._eager.start(command.handler(context, data))  # type: ignore[arg-type]  # async def
                 else:
-                    key = f"{quote_user_id(client.identity.user_id)}/{type}/{request.room}/{request.key}"
+                    user = quote_user_id(client.identity.user_id)
+                    key = digest_of(f"{user}/{type}/{request.room}/{request.key}")
                     context = Context(self._host, client, request.room, key)
                     result = self._eager.start(self._perform_once(command, client, context, data, key, request))
         except (Exception, asyncio.CancelledError) as error:  # a handler may have awaited a cancelled task
@@ -187,17 +192,24 @@ class Commands:
         self, command: Command, client: Client, context: Context, data: dict[str, Any], key: str, request: Request
     ) -> Any:
         """Run a command with an idempotency key, or return the result of its first run."""
+        user_id = client.identity.user_id
+        if self._key_limit.is_reached(user_id):
+            sentence = f"More than {self._key_limit.rate} commands with a key a second; repeat this one later."
+            raise Refused("rate_limited", sentence)
         result: Any = None
 
         async def work() -> bytes:
             nonlocal result
+            self._key_limit.count(user_id, 1)
             # Not before the key is claimed: a repeat is answered even if its sender has left the room since.
             self._check_access(command, client, request.room)
             result = await command.handler(context, data)
             try:
-                return messages.encode(result or {})
+                answer = messages.encode(result or {})
             except Refused as refused:
                 raise TypeError(f"the handler's result is not JSON: {refused}") from None
+            self._key_limit.count(user_id, len(answer) // KEY_SIZE)
+            return answer
 
         fingerprint = fingerprint_of(msgspec.json.encode(request.data or {}, order="deterministic"))
         try:

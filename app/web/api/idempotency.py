@@ -20,7 +20,7 @@ def idempotency_key(request: web.Request) -> str | None:
     """Return the idempotency key of ``request``, or None without one. Raise ``Failure`` if the key is invalid.
 
     Each named API key has idempotency keys of its own, so that its owner cannot read the answers to others. They begin
-    with ``http:`` or ``http.``. The keys of users' commands begin with the user's id and a slash, without a colon.
+    with ``http:`` or ``http.``. The keys of users' commands are digests, without a colon.
     """
     given = request.headers.getall("Idempotency-Key", [])
     if not given:

@@ -284,28 +284,43 @@ async def test_a_sweep_frees_expired_entries(harness: Harness, broker: MemoryBro
 
 
 async def test_expiring_entries_are_limited() -> None:
-    """Beyond the limit the oldest keys, claims and values are dropped, and sizes are counted exactly."""
+    """Beyond the limit new keys, claims, values and revocations are refused, and none is forgotten before its time."""
     clock = ManualClock()
     broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, max_expiring_bytes=100_000)
     await broker.start(RecordingListener())
-    for number in range(1000):
-        clock.now += 0.01
-        await broker.publish(ROOM, b"", f"key {number}")
-        if await broker.claim(f"claim {number}", 60):
-            await broker.settle(f"claim {number}", None if number % 2 else bytes(1000))
-        await broker.put(f"value {number}", bytes(5000), 60)
-    kinds = (broker._keys, broker._claims, broker._values)
-    assert all(80_000 < one.size <= 100_000 for one in kinds)
-    first = (await broker.history(ROOM)).events[0].id
-    assert await broker.publish(ROOM, b"", "key 999") == (await broker.history(ROOM)).last_id
-    assert await broker.publish(ROOM, b"", "key 0") != first
-    assert await broker.claim("claim 998", 60) == bytes(1000)
-    assert await broker.claim("claim 0", 60) is True
-    assert await broker.take("value 999") == bytes(5000)
-    assert await broker.take("value 0") is None
+
+    async def work(key: str) -> None:
+        assert await broker.claim(key, 60) is True
+        await broker.settle(key, bytes(1000))
+
+    calls: dict[str, Callable[[str], Coroutine[Any, Any, Any]]] = {
+        "publish": lambda key: broker.publish(ROOM, b"", key),
+        "publish_many": lambda key: broker.publish_many([Publication(OTHER, b""), Publication(OTHER, b"", key)]),
+        "claim": work,
+        "put": lambda key: broker.put(key, bytes(5000), KEY_TTL),
+        "revoke_all": lambda key: broker.revoke_all(key, 1.0, KEY_TTL),
+        "revoke_one": lambda key: broker.revoke_one(key, "t", KEY_TTL),
+    }
+    accepted: dict[str, dict[str, Any]] = {name: {} for name in calls}
+    for name, call in calls.items():
+        with pytest.raises(Unavailable):
+            for number in range(1000):
+                accepted[name][f"{name} {number}"] = await call(f"{name} {number}")
+    kinds = (broker._keys, broker._claims, broker._values, broker._revoked)
+    assert all(100_000 <= one.size < 107_000 for one in kinds)
+    assert all(len(accepted[name]) > 10 for name in ("publish", "claim", "put", "revoke_all"))
+    last_id = (await broker.history(ROOM)).last_id
+    for key, id in accepted["publish"].items():
+        assert await broker.publish(ROOM, b"", key) == id
+    assert (await broker.history(ROOM)).last_id == last_id  # also of the event whose key was refused
+    assert (await broker.history(OTHER)).events == []
+    assert [await broker.claim(key, 60) for key in accepted["claim"]] == [bytes(1000)] * len(accepted["claim"])
+    assert await broker.publish(ROOM, b"no key")
+    for key in accepted["revoke_all"]:
+        assert await broker.is_revoked(key, 0.0, None)
     await clock.pass_time(KEY_TTL)
-    await broker.sweep()
-    assert [one.size for one in kinds] == [0, 0, 0]
+    for call in calls.values():
+        await call("after a while")
     await broker.close()
 
 
@@ -363,14 +378,19 @@ async def test_the_size_of_histories_is_counted() -> None:
 
 
 async def test_an_answer_beyond_the_limit() -> None:
-    """The newest answer is stored even if it alone exceeds the limit, so its command is not repeated at once."""
-    broker = MemoryBroker(max_expiring_bytes=10)
+    """An answer is stored even if it alone exceeds the limit, so its command is not repeated. Others are refused."""
+    clock = ManualClock()
+    broker = MemoryBroker(clock=clock, max_expiring_bytes=1000)
     await broker.start(RecordingListener())
     for key in ("a", "b"):
         assert await broker.claim(key, 60) is True
+    for key in ("a", "b"):
         await broker.settle(key, bytes(1000))
-        assert await broker.claim(key, 60) == bytes(1000)
-    assert await broker.claim("a", 60) is True
+    with pytest.raises(Unavailable):
+        await broker.claim("c", 60)
+    assert [await broker.claim(key, 60) for key in ("a", "b")] == [bytes(1000)] * 2
+    await clock.pass_time(KEY_TTL)
+    assert await broker.claim("c", 60) is True
     await broker.close()
 
 

@@ -10,6 +10,7 @@ from waiting import wait_until
 
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
+from roomcast.idempotency import KEY_BURST
 
 ROOM = "channel:1"
 
@@ -149,3 +150,53 @@ async def test_a_reply_that_cannot_be_stored_is_sent(serve: Serve, sample: Sampl
         await alice.send("quick", data={"n": 1}, id=3, key="k")
         assert (await alice.recv())["data"]["code"] == "in_progress"
     assert sample.started == [1, 2]
+
+
+async def test_a_user_with_too_many_keys_is_refused(serve: Serve, sample: SampleCommands) -> None:
+    """Beyond the limit, commands with a key are refused and not carried out. Others, and other users, are served."""
+    server = await serve(plugins=[sample.plugin])
+    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        await alice.send("quick", data={"n": 1}, id=1, key="first")
+        await alice.recv()
+        limit = server.gateway.commands._key_limit
+        assert limit.rate == 100
+        limit.count(1, int(limit.rate * KEY_BURST) + 1000)
+        for key in ("second", "first"):
+            await alice.send("quick", data={"n": 1}, id=2, key=key)
+            frame = await alice.recv()
+            assert (frame["type"], frame["id"], frame["data"]["code"]) == ("error", 2, "rate_limited")
+        for user, key in ((alice, {}), (bob, {"key": "second"})):
+            await user.send("quick", data={"n": 2}, id=3, **key)
+            assert (await user.recv())["data"] == {"n": 2}
+        assert len(sample.started) == 3
+        limit._used_until.clear()  # as if the user had paused
+        for key in ("first", "second"):
+            await alice.send("quick", data={"n": 1}, id=4, key=key)
+            assert (await alice.recv())["data"] == {"n": 1}
+        assert len(sample.started) == 4
+
+
+async def test_long_answers_count_as_many_keys(serve: Serve, sample: SampleCommands) -> None:
+    """The limit of keys counts the bytes of the answers."""
+    server = await serve(plugins=[sample.plugin])
+    async with connect(server) as alice:
+        await alice.send("quick", data={"n": "x" * 51_200}, id=1, key="k")
+        await alice.recv()
+        limit = server.gateway.commands._key_limit
+        keys = limit.rate * (limit._used_until[1] - limit._clock())
+        assert 50 < keys <= 102
+        await alice.send("quick", data={"n": "x" * 51_200}, id=2, key="k")
+        assert (await alice.recv())["data"] == {"n": "x" * 51_200}
+        assert limit.rate * (limit._used_until[1] - limit._clock()) <= keys
+
+
+async def test_keys_are_stored_short(serve: Serve, sample: SampleCommands) -> None:
+    """A key has the same length in the broker, whatever its user, room and text."""
+    broker = MemoryBroker()
+    server = await serve(plugins=[sample.plugin], broker=broker)
+    async with connect(server, "\U0001f600" * 255) as alice:
+        await alice.join(ROOM)
+        await alice.send("send_message", ROOM, {"content": "x"}, id=1, key="\U0001f511" * 128)
+        await alice.recv_type("sent", id=1)
+    assert [len(key) for key in broker._claims._entries] == [32]
+    assert [len(key) for _, key in broker._keys._entries] == [34]
