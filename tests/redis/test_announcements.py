@@ -53,6 +53,7 @@ CHANGES: list[Change] = [
     lambda message: with_offset(message, 1000),
     lambda message: with_offset(message, -1),
     lambda message: b"9" + message,
+    lambda message: b"+" + message,
     lambda message: message[:-16],
     lambda message: message[: message.index(b"\n")],
     lambda message: message[: message.index(b"\n") + 1] + message[-16:],
@@ -62,7 +63,8 @@ CHANGES: list[Change] = [
 ]
 #: Garbage, some of it similar to announcements.
 NUMBERS = st.sampled_from(["0", "1", "2", "-1", "+1", "1_0", "\u0663", "1764455555123456", "9" * 5000, "", "x"])
-LINES = st.lists(NUMBERS, max_size=5).map(lambda words: " ".join(words).encode())
+WORDS = NUMBERS | st.sampled_from(["+1-1", "-9-9", '[1,"eve"]', "[", "null"])
+LINES = st.lists(WORDS, max_size=5).map(lambda words: " ".join(words).encode())
 GARBAGE = st.binary(max_size=60) | st.builds(lambda head, body: head + b"\n" + body, LINES, st.binary(max_size=30))
 
 #: What happens next: events are published, garbage is sent, or an announcement is sent again, perhaps changed.
@@ -176,6 +178,7 @@ async def play(url: str, room: str, steps: list[tuple[str, object]], arrivals: l
         assert received() == published
         await receiver.broker.ping()
         assert (receiver.listener.resyncs, receiver.listener.signals_lost) == ([], 0)
+        assert receiver.listener.announced == []
 
 
 #: A message without a line end that would be the next event in an older version, and two whose epoch is no number.
@@ -185,6 +188,8 @@ FORGED = [
     ("replay", (1, CHANGES[1])),
     ("garbage", "\u0663 1\nx".encode()),
     ("garbage", b"1 1\nx"),
+    ("garbage", b'+1-1 [1,"eve"]\n'),
+    ("garbage", b"+"),
 ]
 
 
