@@ -12,7 +12,6 @@ The authenticated sockets never use the spare ones in ``Capacity.sockets``, so t
 from __future__ import annotations
 
 import asyncio
-import errno
 import heapq
 import logging
 import socket
@@ -24,6 +23,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ..broker.base import UserId
 from ..gateway.gateway import Gateway
 from .capacity import Capacity
 from .client_address import client_network, peer_network
@@ -37,13 +37,11 @@ BATCH: Final = 64
 LOG_INTERVAL: Final = 60.0
 #: The share of all sockets that one address may have before authentication, if the setting allows more.
 ADDRESS_SHARE: Final = 4
-#: The errors of a process or a system that has no file descriptor left.
-_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 #: Why sockets were closed: the labels of a metric, and the words of the log.
 REASONS: Final = {
     "silent": "sent no whole request within HANDSHAKE_TIMEOUT",
-    "address": "were more than one address may have before authentication (MAX_UNAUTHENTICATED_PER_ADDRESS)",
+    "address": "were more than one address or user may have before authentication (MAX_UNAUTHENTICATED_PER_ADDRESS)",
     "full": "were replaced by new ones, because all sockets were in use (MAX_CONNECTIONS)",
 }
 
@@ -63,8 +61,9 @@ class ConnectionLimit:
         self._clock: Final = clock
         #: The unauthenticated sockets, each with its key in ``_groups``.
         self._unauthenticated: Final[dict[object, object]] = {}
-        #: The unauthenticated sockets of each address, oldest first. The key is an IP address or an IPv6 network. A
-        #: trusted proxy has many clients, so each of its sockets is a group of its own, with itself as the key.
+        #: The unauthenticated sockets of each address, oldest first. The key is an IP address, an IPv6 network, or the
+        #: user of a token. A trusted proxy has many clients, so each of its sockets is a group of its own, with itself
+        #: as the key.
         self._groups: Final[dict[object, dict[object, asyncio.Transport]]] = {}
         #: HTTP connections that have sent the API key.
         self._authenticated: Final[set[object]] = set()
@@ -97,9 +96,17 @@ class ConnectionLimit:
     def identify(self, connection: object, address: str) -> None:
         """Count the socket of a trusted proxy for its client at ``address``, the result of ``client_address``."""
         if self._unauthenticated.get(connection) is connection:
-            transport = self._groups[connection][connection]
-            self.remove(connection)
-            self._insert(connection, transport, client_network(address))
+            self._move(connection, client_network(address))
+
+    def verify(self, connection: object, user_id: UserId) -> None:
+        """Count the socket for the user of a valid token, no longer for an address. It waits to be admitted."""
+        if connection in self._unauthenticated:
+            self._move(connection, f"user {user_id}")
+
+    def _move(self, connection: object, key: str) -> None:
+        transport = self._groups[self._unauthenticated[connection]][connection]
+        self.remove(connection)
+        self._insert(connection, transport, key)
 
     def remove(self, connection: object) -> None:
         """Stop counting a socket that is closed or belongs to a WebSocket now. Do nothing if it is not counted."""
@@ -189,9 +196,7 @@ class ConnectionLimit:
         """Find out whether file descriptors are left, and write the log. Call it about once a second."""
         try:
             socket.socket().close()
-        except OSError as error:
-            if error.errno not in _NO_DESCRIPTOR:
-                raise
+        except OSError:  # EMFILE or ENFILE
             # Plugins or other processes use them. uvloop closes the connections that it cannot accept.
             self._shortages += 1
             self._counters.descriptor_shortages += 1

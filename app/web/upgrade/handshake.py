@@ -209,6 +209,7 @@ async def _open_session(app: web.Application, request: UpgradeRequest, credentia
     limit.identify(request.connection, remote)
     try:
         identity = await _authenticate(gateway, credentials)
+        limit.verify(request.connection, identity.user_id)
         if credentials.ticket is not None:
             app[TICKET_LIMIT].remove(identity.user_id, credentials.ticket)
         client = await gateway.sessions.admit(identity, remote, request.query.get("since"))

@@ -213,22 +213,53 @@ async def test_the_sockets_of_a_trusted_proxy_are_not_limited_together():
         assert await count_open(peers) == 6
 
 
+class GatedTickets(GatedBroker):
+    """A broker whose tickets are not found before the test sets ``gate``."""
+
+    async def take(self, name: str) -> bytes | None:
+        await self.gate.wait()
+        return await super().take(name)
+
+
+async def waiting_handshakes(running: Running, requests: list[dict[str, str]]) -> list[Peer]:
+    """Begin a handshake for each of ``requests``, one after the other, which waits for the broker."""
+    peers = []
+    for change in requests:
+        begun = running.server._acceptor.limit._unauthenticated
+        before = {*begun}
+        peers.append(await running.start_handshake(**change))
+        async with asyncio.timeout(10):
+            while running.server._acceptor._silent or not {*begun} - before:
+                await asyncio.sleep(0)
+    return peers
+
+
 async def test_handshakes_count_for_the_address_that_a_proxy_reports():
-    """Of three waiting handshakes of one client, two stay, besides that of another client."""
-    broker = GatedBroker()
+    """Of three waiting handshakes of one client, the oldest is closed. That of another client stays."""
+    broker = GatedTickets()
     async with serving(broker=broker, max_unauthenticated_per_address=2, trust_proxy="1") as running:
-        peers = []
-        for user, client in enumerate(["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1"]):
-            path = f"{PATH}?token={token_for(user)}"
-            peers.append(await running.start_handshake(path=path, X_Forwarded_For=client))
-            async with asyncio.timeout(10):
-                while running.server._acceptor._silent or not running.server._acceptor._handshakes:
-                    await asyncio.sleep(0)
+        clients = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1"]
+        path = f"{PATH}?ticket=x"
+        peers = await waiting_handshakes(running, [{"path": path, "X_Forwarded_For": client} for client in clients])
         await peers[0].wait_until_closed()
         broker.gate.set()
         for peer in peers[1:]:
             assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
         assert closed(running) == {"address": 1}
+
+
+async def test_handshakes_with_a_valid_token_count_for_their_user():
+    """Many users of one address may wait for the broker. Of one user, the oldest handshakes are closed."""
+    broker = GatedBroker()
+    async with serving(broker=broker, max_unauthenticated_per_address=2) as running:
+        users = [1, 2, 3, 4, 5, 5, 5]
+        peers = await waiting_handshakes(running, [{"path": f"{PATH}?token={token_for(user)}"} for user in users])
+        await peers[4].wait_until_closed()
+        broker.gate.set()
+        for number in (0, 1, 2, 3, 5, 6):
+            assert (await peers[number].head()).startswith(b"HTTP/1.1 101 ")
+        assert closed(running) == {"address": 1}
+        assert not running.server._acceptor.limit._groups
 
 
 # All sockets in use
