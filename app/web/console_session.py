@@ -25,7 +25,8 @@ LIFETIME: Final = 12 * 3600
 #: The header that the console sends with each request. A page of another origin could only send it after a preflight
 #: request (CORS), which no endpoint that looks for this header answers.
 HEADER: Final = "X-Roomcast-Console"
-_parse_cookie: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{64})").fullmatch
+#: The cookie in the header. aiohttp would parse all cookies: 8,000 bytes of them take 6 ms.
+_find_cookie: Final = re.compile(rf'(?:^|;)[ \t]*{COOKIE}="?([0-9]{{1,12}})\.([0-9a-f]{{64}})"?[ \t]*(?:;|$)').search
 
 
 #: The rights of the console of ``roomcast dev``, in which no user logs in.
@@ -34,7 +35,7 @@ _DEV_KEY: Final = ApiKey("console")
 
 def logged_in_key(request: web.BaseRequest, keys: ApiKeys) -> ApiKey | None:
     """Return the key of ``keys`` with which the cookie of ``request`` was signed. None without one, or if it is old."""
-    cookie = _parse_cookie(request.cookies.get(COOKIE, ""))
+    cookie = _find_cookie(";".join(request.headers.getall("Cookie", ())))
     if cookie is None:
         return None
     expires, signature = cookie.groups()

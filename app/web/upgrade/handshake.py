@@ -52,6 +52,8 @@ PATH: Final = "/api/v1/ws/connect"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 #: The subprotocol that is followed by the token. Besides the URL, a browser can send a token only in this way.
 BEARER: Final = "bearer"
+#: How many subprotocols are read. A client could send 32,000 commas.
+_MAX_OFFERED: Final = 100
 
 
 class UpgradeRequest(RequestHead, Protocol):
@@ -192,7 +194,8 @@ def _find_bearer(lines: Sequence[str]) -> tuple[str | None, str | None]:
     ``lines`` are the values of Sec-WebSocket-Protocol. The header may be sent several times, with one list in all (RFC
     6455 section 11.3.4). A library may offer other subprotocols before or after the pair, and write ``Bearer``.
     """
-    offered = [name for line in lines for part in line.split(",") if (name := part.strip())]
+    parts = ",".join(lines).split(",", _MAX_OFFERED)[:_MAX_OFFERED]
+    offered = [name for part in parts if (name := part.strip())]
     for index, name in enumerate(offered):
         if name.lower() == BEARER:
             return name, offered[index + 1] if index + 1 < len(offered) else None

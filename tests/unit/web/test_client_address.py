@@ -126,6 +126,12 @@ def test_an_entry_may_have_a_port_but_must_be_an_address(entry: str, expected: s
         ("for=9.9.9.9, for=203.0.113.7", "203.0.113.7"),
         ('by="a;for=9.9.9.9";for=203.0.113.7', "203.0.113.7"),
         ('for="9.9.9.9, for=203.0.113.7', PEER),  # the client left a quote open
+        ('for=9.9.9.9;x=", for=203.0.113.7', PEER),
+        ('for=9.9.9.9;x="a\\", for=203.0.113.7', PEER),
+        ("for=9.9.9.9;x, for=203.0.113.7", "203.0.113.7"),
+        ("for=9.9.9.9, ,, for=203.0.113.7 ,", "203.0.113.7"),
+        (f"{'for=9.9.9.9,' * 1000} for=203.0.113.7", "203.0.113.7"),
+        (f"{'x' * 5000}, for=203.0.113.7", "203.0.113.7"),
         ("for=unknown", PEER),
         ("for=_hidden", PEER),
         ("proto=https", PEER),
@@ -134,6 +140,12 @@ def test_an_entry_may_have_a_port_but_must_be_an_address(entry: str, expected: s
 def test_the_address_may_be_in_forwarded(line: str, expected: str):
     """RFC 7239: elements are separated by commas, and IPv6 addresses and ports are quoted."""
     assert address("1", forwarded(line)) == expected
+
+
+def test_many_entries_are_cut():
+    """The entries that proxies append are the last ones, so the first ones do not count."""
+    assert address("1", xff("9.9.9.9, " * 1000 + "203.0.113.7")) == "203.0.113.7"
+    assert address("1", *[forwarded("for=9.9.9.9")] * 100, forwarded("for=203.0.113.7")) == "203.0.113.7"
 
 
 def test_headers_that_disagree_are_not_used():

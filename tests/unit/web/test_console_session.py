@@ -46,6 +46,25 @@ def test_a_cookie_of_the_same_key_is_accepted():
     assert not is_logged_in(make_mocked_request("GET", "/console"), KEY)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("a=b; ", "; c=d", True),
+        ("a=b;", ";c=d", True),
+        ("a=b;" * 1500, "", True),
+        ("x", "", False),
+        ("a=", "", False),
+        ("", "0", False),
+        ("", " x", False),
+    ],
+)
+def test_the_cookie_is_found_among_others(before: str, after: str, expected: bool):
+    """Cookies with longer names or values do not count. The cookies may be in several headers."""
+    line = f"{before}{console_session.COOKIE}={cookie_of(log_in())}{after}"
+    headers = CIMultiDict([("Cookie", "first=1"), ("Cookie", line)])
+    assert is_logged_in(make_mocked_request("GET", "/console", headers=headers), KEY) == expected
+
+
 def test_another_key_ends_the_session():
     """A new API_KEY invalidates all cookies."""
     assert not is_logged_in(request_with(cookie_of(log_in())), KEY + "2")

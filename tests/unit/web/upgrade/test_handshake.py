@@ -171,6 +171,7 @@ OFFERS = {
     "after another one": ([f"json, bearer, {TOKEN}"], "bearer"),
     "capitalised": ([f"Bearer, {TOKEN}"], "Bearer"),
     "in upper case, without blanks": ([f"json,BEARER,{TOKEN}"], "BEARER"),
+    "after 98 empty elements": ([f"{',' * 98}bearer, {TOKEN}"], "bearer"),
     "with empty elements": ([f", bearer, , {TOKEN},"], "bearer"),
 }
 
