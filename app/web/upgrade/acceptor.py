@@ -151,6 +151,11 @@ class Acceptor:
         self._silent.pop(connection, None)
         self.limit.remove(connection)
 
+    def count_tls_failure(self, reason: str) -> None:
+        """See ``tls_connection.Waiting``."""
+        hint = "; this port serves TLS, use https:// and wss://" if "HTTP" in reason else ""
+        self._app[FAILURE_LOGS].add_refusal(f"TLS {reason}", f"a TLS handshake failed: {reason or 'no reason'}{hint}")
+
     def receive(self, connection: PendingConnection, data: bytes) -> None:
         """Handle the first ``data`` of a connection: begin the handshake, or pass the connection on."""
         since = self._silent.pop(connection, None)

@@ -25,6 +25,9 @@ class Waiting(Protocol):
     def discard(self, connection: TlsConnection) -> None:
         """Forget a connection that was lost, or whose handshake is complete."""
 
+    def count_tls_failure(self, reason: str) -> None:
+        """Log that a client did not send valid TLS. ``reason`` is a name of OpenSSL's."""
+
 
 class Tls(NamedTuple):
     """What all connections share.
@@ -85,8 +88,10 @@ class TlsConnection(asyncio.Protocol):
                 ssl_handshake_timeout=self._tls.timeout,
                 ssl_shutdown_timeout=CLOSE_TIMEOUT,
             )
-        except OSError:  # the client failed, has left, or took too long; ssl.SSLError is an OSError
+        except OSError as error:  # the client failed, has left, or took too long; ssl.SSLError is an OSError
             encrypted = None
+            if isinstance(error, ssl.SSLError):
+                self._tls.waiting.count_tls_failure(error.reason or "")
         finally:
             self.connection_lost(None)
         # After a lost connection uvloop returns a transport that is closed.

@@ -269,15 +269,20 @@ async def test_a_handler_that_fails_leaves_few_tracebacks(caplog: pytest.LogCapt
         assert "GET /plugins/broken/json failed" in lines[0]
 
 
-async def test_other_bytes_on_a_tls_port_are_not_logged(server_tls: ssl.SSLContext, caplog) -> None:
-    """The TLS layer closes such a connection, before there is a request that could be answered."""
+async def test_other_bytes_on_a_tls_port_are_a_line_each(server_tls: ssl.SSLContext, caplog) -> None:
+    """OpenSSL's name of the failure is logged once; one that a browser's user can cause has a hint."""
     caplog.set_level("INFO")
     async with serving(address=Address(port=0, tls=server_tls)) as run:
-        for data in (head(), b"\0\1\2\3" * 50, b"\x16\x03\x01\x00\x05abcde"):
+        for data in (head(), b"\0\1\2\3" * 50, b"\x16\x03\x01\x00\x05abcde") * 3:
             peer = await run.peer()
             await peer.send(data)
             await peer.wait_until_closed()
-        assert not caplog.records
+        await run.wait_until_released()
+        lines = [record.message for record in caplog.records]
+        assert len(lines) == len(set(lines)) <= 3
+        assert "a TLS handshake failed: HTTP_REQUEST; this port serves TLS, use https:// and wss://" in lines[0]
+        assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
+        assert TOKEN not in caplog.text
 
 
 async def test_a_wrong_key_is_no_malformed_request(caplog) -> None:
