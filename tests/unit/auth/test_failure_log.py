@@ -51,3 +51,12 @@ def test_each_cause_has_its_own_lines(clock: Clock, caplog) -> None:
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert "ZeroDivisionError: the reason" in caplog.text
     assert failures.total == 2
+
+
+def test_the_level_of_failures_without_an_exception_can_be_chosen(clock: Clock, caplog) -> None:
+    """Exceptions are errors in any case."""
+    caplog.set_level(logging.INFO)
+    failures = FailureLog(logging.getLogger("test"), level=logging.INFO)
+    failures.add("a", "First")
+    failures.add("b", "Second", ZeroDivisionError())
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
