@@ -82,9 +82,13 @@ class FailureLogs:
         resource = None if match is None else match.route.resource
         name = "a request" if match is None or resource is None else f"{match.route.method} {resource.canonical}"
         if isinstance(error, Unavailable):
-            self._unavailable.add(name, f"{name} could not be carried out: {error.detail}")
+            self.add_unavailable(name, f"{name} could not be carried out: {error.detail}")
         else:
             self.add_exception(f"{name} failed", error)
+
+    def add_unavailable(self, kind: str, text: str) -> None:
+        """Log that a client could not be served now. There are few kinds."""
+        self._unavailable.add(kind, text)
 
     def add_exception(self, text: str, error: BaseException | None) -> None:
         """Log an unexpected exception. There are few such texts."""

@@ -8,7 +8,6 @@ from aiohttp import web
 
 from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
-from .api.auth import add_refusal_log
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
 from .app_state import DEV, GATEWAY
 from .json_errors import FAILURE_LOGS, FailureLogs
@@ -29,7 +28,6 @@ def add_routes(app: web.Application) -> None:
     app[TICKET_LIMIT] = TicketLimit()
     app[FAILURE_LOGS] = FailureLogs()
     app[WRONG_KEYS] = WrongKeys()
-    add_refusal_log(app)
     settings = app[GATEWAY].settings
     app[ORIGINS] = AllowedOrigins(settings.allowed_origins, settings.public_url)
     app[PENDING_HANDSHAKES] = PendingHandshakes(app[GATEWAY].settings.handshake_timeout)

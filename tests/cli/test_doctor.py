@@ -1,11 +1,12 @@
 """``roomcast doctor``: its findings about the environment, Redis and a running server."""
 
+import asyncio
 import re
 from datetime import timedelta
 
 import pytest
 from certificate_files import write_certificate
-from redis_servers import RedisServer, free_port
+from redis_servers import FreshRedis, RedisServer, free_port
 from shell import API_KEY, SECRET, Running, roomcast
 
 from roomcast import fastpath
@@ -54,6 +55,20 @@ def test_redis_is_checked(redis_server: RedisServer, redis_prefix: str):
     assert done.returncode == 1
     assert done.stderr == ""
     assert "pa55" not in done.stdout
+
+
+async def test_a_server_that_is_not_ready(fresh_redis: FreshRedis):
+    """With the API key of the server, the finding names the Redis server that cannot be reached."""
+    redis = await fresh_redis()
+    with await asyncio.to_thread(Running, REDIS_URL=redis.url) as server:
+        redis.kill()
+        with_key = {"JWT_SECRET": SECRET, "API_KEY": API_KEY}
+        for variables, is_named in ((with_key, True), ({"JWT_SECRET": SECRET}, False)):
+            done = await asyncio.to_thread(roomcast, "doctor", "--url", server.url, **variables)
+            assert done.returncode == 1
+            assert "answers with HTTP status 503" in done.stdout
+            assert (redis.address in done.stdout) is is_named
+            assert API_KEY not in done.stdout
 
 
 @pytest.mark.parametrize("native", ["0", "1"])

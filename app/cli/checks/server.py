@@ -14,7 +14,8 @@ import aiohttp
 import orjson
 
 from ...certificates import Validity
-from ...errors import RoomcastError
+from ...errors import RoomcastError, SettingsError
+from ...settings import Settings
 from .. import tokens
 from ..target import Target, connection_error
 from ..websocket_client import Ended, Stream
@@ -25,15 +26,23 @@ from .finding import FAIL, OK, WARN, Finding
 MAX_SKEW: Final = 5.0
 #: How long an answer may take, in seconds.
 TIMEOUT: Final = 10.0
+#: How much of a response is shown, in characters.
+MAX_SHOWN: Final = 500
 
 
 async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Request ``/health/ready``, compare the clocks, check the certificate, and open a WebSocket."""
+    """Request ``/health/ready``, compare the clocks, check the certificate, and open a WebSocket.
+
+    With the API key in ``environ``, the response has the reason why a server is not ready.
+    """
     url = f"{target.http}/health/ready"
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
-            text = (await response.text()).strip()[:200]
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, headers=_with_key(environ)) as response,
+        ):
+            text = (await response.text()).strip()[:MAX_SHOWN]
     except (TimeoutError, aiohttp.ClientError, ValueError) as error:
         yield Finding(FAIL, f"{url} cannot be reached: {connection_error(error)}.")
         return
@@ -46,6 +55,15 @@ async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIter
     if target.tls:
         yield await _check_certificate(target)
     yield await _check_websocket(target, environ)
+
+
+def _with_key(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the header with the first API key; nothing without one, or if another check reports that it is wrong."""
+    try:
+        keys = Settings.from_env(environ).http_keys
+    except SettingsError:
+        return {}
+    return {"Authorization": f"Bearer {next(iter(keys)).secrets[0]}"} if keys else {}
 
 
 def _check_clock(date: str | None) -> Finding | None:

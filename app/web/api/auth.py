@@ -13,12 +13,11 @@ from typing import Final
 from aiohttp import web
 
 from ...api_keys import ApiKey
-from ...auth.failure_log import FailureLog
 from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..connection_limit import CONNECTION_LIMIT
-from ..json_errors import CHALLENGE, SEES_DETAILS, Failure, Handler, in_json
+from ..json_errors import CHALLENGE, FAILURE_LOGS, SEES_DETAILS, Failure, Handler, in_json
 from ..request_head import bearer_token
 from ..wrong_keys import MAX_WRONG_KEYS, count_wrong_key
 
@@ -26,13 +25,6 @@ log = logging.getLogger("roomcast.api")
 
 #: The key of an API request.
 KEY: Final = web.RequestKey("api_key", ApiKey)
-#: Logs refusals of right keys, once a minute for each key and reason.
-REFUSED_KEYS: Final = web.AppKey("refused_keys", FailureLog)
-
-
-def add_refusal_log(app: web.Application) -> None:
-    """Create the log of refusals."""
-    app[REFUSED_KEYS] = FailureLog(log)
 
 
 def unauthorized(code: str, message: str, *, tried: bool) -> Failure:
@@ -122,5 +114,5 @@ def _refusal(request: web.Request, code: str, needs: str, has: str) -> Failure:
     sentence = f"This call {needs}; {has}."
     resource = request.match_info.route.resource
     call = f"{request.method} {resource.canonical if resource is not None else ''}"
-    request.app[REFUSED_KEYS].add(f"{request[KEY].name} {code} {call}", f"refused {call}: {sentence}")
+    request.app[FAILURE_LOGS].add_refusal(f"{request[KEY].name} {code} {call}", f"refused {call}: {sentence}")
     return Failure(code, sentence)

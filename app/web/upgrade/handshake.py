@@ -220,12 +220,13 @@ async def _open_session(app: web.Application, request: UpgradeRequest, credentia
         log.info("refused a connection from %s: %s", remote, failed)
         return AUTHENTICATION_FAILED
     except Unavailable as error:
-        log.warning("refused a connection from %s: %s", remote, error.detail)
+        app[FAILURE_LOGS].add_unavailable("a connection", f"refused a connection from {remote}: {error.detail}")
         return INTERNAL_ERROR
     except asyncio.CancelledError:
         if request.transport is None or request.transport.is_closing():  # the client has left, or the server stops
             raise
-        log.warning("refused a connection from %s: the broker took longer than HANDSHAKE_TIMEOUT", remote)
+        text = f"refused a connection from {remote}: the broker took longer than HANDSHAKE_TIMEOUT"
+        app[FAILURE_LOGS].add_unavailable("a slow connection", text)
         return INTERNAL_ERROR
     except Exception as error:
         app[FAILURE_LOGS].add_exception("a handshake failed", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 
 import pytest
 from access_server import AccessServer
@@ -20,40 +21,45 @@ from roomcast.errors import BrokerUnavailable
 SECRET_TEXT = "postgres://app:pa55@10.0.0.7:5432/app in /srv/app/database.py"
 
 
-def failing_plugin(error: Exception) -> Plugin:
-    """Return a plugin whose rule, command and route raise ``error``."""
+def failing_plugin(make_error: Callable[[], Exception]) -> Plugin:
+    """Return a plugin whose rule, command and route raise a new error.
+
+    An error that outlived the test would keep the requests in its traceback in memory.
+    """
     plugin = Plugin("failing")
 
     @plugin.command("failing.command", Anything, access="anyone")
     async def command(ctx: Context, data: dict) -> None:
         """Fail."""
-        raise error
+        raise make_error()
 
     @plugin.room("failing")
     async def rule(ctx: Context, entity_id: str) -> bool:
         """Fail."""
-        raise error
+        raise make_error()
 
     @plugin.route("GET", "/fails")
     async def fails(service: Service, request: object) -> None:
         """Fail."""
-        raise error
+        raise make_error()
 
     return plugin
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("make_error", "expected"),
     [
-        OSError(2, "No such file", SECRET_TEXT),
-        Unavailable("It is closed.", SECRET_TEXT),
-        BrokerUnavailable(SECRET_TEXT),
+        (lambda: OSError(2, "No file", SECRET_TEXT), "internal"),
+        (lambda: Unavailable("It is closed.", SECRET_TEXT), "unavailable"),
+        (lambda: BrokerUnavailable(SECRET_TEXT), "unavailable"),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=["OSError", "Unavailable", "BrokerUnavailable"],
 )
-async def test_a_plugin_fails(serve: Serve, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plugin_fails(
+    serve: Serve, make_error: Callable[[], Exception], expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """No byte that a client receives has the text of an exception, or the detail of ``Unavailable``."""
-    server = await serve(plugins=[careless, failing_plugin(error)])
+    server = await serve(plugins=[careless, failing_plugin(make_error)])
     visitor = Visitor(server)
     async with connect(server, 1) as alice:
         codes = [
@@ -62,7 +68,6 @@ async def test_a_plugin_fails(serve: Serve, error: Exception, caplog: pytest.Log
             await visitor.command(alice, "join_room", "failing:1"),
         ]
     await visitor.get("GET", "/plugins/failing/fails")
-    expected = "unavailable" if isinstance(error, Unavailable) else "internal"
     assert codes == [expected, expected, "unavailable"]
     assert not traces(visitor.received, "pa55", "10.0.0.7", "5432", "postgres")
     for where in ("failing.command", "The rule of failing rooms", "GET /plugins/failing/fails"):
@@ -100,7 +105,7 @@ async def test_the_broker_is_closed(serve: Serve) -> None:
 
 async def test_exceptions_are_logged_ten_times_a_minute(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """A client that repeats a command that fails does not flood the log. The traceback is in each line."""
-    server = await serve(plugins=[failing_plugin(LookupError("the reason"))], ws_message_rate=0)
+    server = await serve(plugins=[failing_plugin(lambda: LookupError("the reason"))], ws_message_rate=0)
     async with connect(server, 1) as alice:
         with caplog.at_level(logging.INFO, logger="roomcast"):
             for _ in range(EXCEPTION_LINES + 5):
@@ -113,7 +118,7 @@ async def test_exceptions_are_logged_ten_times_a_minute(serve: Serve, caplog: py
 
 async def test_unavailable_is_logged_once_a_minute(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Each type of command has its own line, with the detail."""
-    server = await serve(plugins=[failing_plugin(BrokerUnavailable("cut at 10.0.0.7"))])
+    server = await serve(plugins=[failing_plugin(lambda: BrokerUnavailable("cut at 10.0.0.7"))])
     async with connect(server, 1) as alice:
         for _ in range(20):
             await alice.send("failing.command", data={}, id=1)
@@ -135,3 +140,15 @@ async def test_asyncios_debug_mode(serve: Serve) -> None:
     visitor = Visitor(await serve(broker=FailingMetrics(10, 60.0)))
     assert await visitor.get("GET", "/metrics", Accept="text/html") == 500
     assert not traces(visitor.received, "pa55")
+
+
+async def test_refused_connections_do_not_flood_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """After an outage of the broker all clients connect again. The log has one line a minute, with the cause."""
+    server = await serve()
+    await server.gateway.broker.close()
+    visitor = Visitor(server)
+    for _ in range(EXCEPTION_LINES):
+        await visitor.connect()
+    lines = [record.getMessage() for record in caplog.records if "refused a connection" in record.getMessage()]
+    assert len(visitor.received) == 2 * EXCEPTION_LINES
+    assert len(lines) == 1 and "embedded broker" in lines[0]
