@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from user_ids import USER_IDS, user_ids
 
+from roomcast.protocol import user_id
 from roomcast.protocol.user_id import (
     MAX_NUMBER,
     decode_percent,
@@ -108,6 +109,15 @@ def test_other_personal_rooms_are_refused(name: str) -> None:
     """What is not a user id, or not percent-encoded UTF-8, raises ValueError."""
     with pytest.raises(ValueError):
         normalize_personal_room(name)
+
+
+def test_a_long_name_is_refused_without_decoding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest valid name is accepted, and a longer one costs nothing."""
+    longest = "user:" + quote("😀" * 255)
+    assert normalize_personal_room(longest) == longest
+    monkeypatch.setattr(user_id, "decode_percent", None)
+    with pytest.raises(ValueError, match="too long"):
+        normalize_personal_room(longest + "a")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
