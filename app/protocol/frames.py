@@ -116,8 +116,9 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[tuple[int, bytearray]]:
         """Add ``data``; yield (opcode, payload) of each message and control frame that is complete.
 
-        Raises ``ProtocolViolation`` after it has yielded everything that precedes the violation. The reader cannot be
-        used after that.
+        A fragment that does not complete its message is yielded as (``CONTINUATION``, empty), so that the caller can
+        count it and stop. Raises ``ProtocolViolation`` after it has yielded everything that precedes the violation. The
+        reader cannot be used after that.
         """
         self._buffer += data
         buffer = self._buffer
@@ -125,11 +126,7 @@ class FrameReader:
         try:
             while (frame := self._next_frame(buffer, position)) is not None:
                 position, first, payload = frame
-                message = (
-                    self._control_frame(first, payload) if first & _CONTROL else self._add_fragment(first, payload)
-                )
-                if message is not None:
-                    yield message
+                yield self._control_frame(first, payload) if first & _CONTROL else self._add_fragment(first, payload)
         finally:
             del buffer[:position]
 
@@ -180,8 +177,11 @@ class FrameReader:
             raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode:#x} is reserved")
         return opcode, payload
 
-    def _add_fragment(self, first: int, payload: bytearray) -> tuple[int, bytearray] | None:
-        """Add a frame to the current message (section 5.4); return the message if it is complete."""
+    def _add_fragment(self, first: int, payload: bytearray) -> tuple[int, bytearray]:
+        """Add a frame to the current message (section 5.4).
+
+        Return the message if it is complete, otherwise (``CONTINUATION``, empty).
+        """
         opcode = first & _OPCODE
         if opcode > BINARY:
             raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode:#x} is reserved")
@@ -194,7 +194,7 @@ class FrameReader:
         else:
             self._fragments, self._opcode = payload, opcode
         if not first & FIN:
-            return None
+            return CONTINUATION, bytearray()
         message, self._fragments = self._fragments, None
         if self._opcode == TEXT and not message.isascii():
             _check_utf8(message)

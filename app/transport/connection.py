@@ -85,6 +85,9 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         """Answer a ping (section 5.5.2)."""
         self.scheduler.send(self, frames.pong(payload))
 
+    def on_silent_frame(self, payload: bytearray) -> None:
+        """Handle a frame that is not answered: a pong, or a fragment that does not complete its message (empty)."""
+
     def on_closing(self) -> None:
         """Handle that ``end`` is decided and the close frame written. The connection still exists."""
 
@@ -214,6 +217,8 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
                 self.on_ping(bytes(payload))
             elif opcode == frames.BINARY:
                 self.on_binary(payload)
+            else:
+                self.on_silent_frame(payload)
             if self.end is not None:
                 break
         if was_open and self.end is not None:

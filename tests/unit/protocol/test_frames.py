@@ -14,10 +14,12 @@ from roomcast.protocol import frames
 from roomcast.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameReader
 
 LIMIT = 70_000
+#: What is read for a fragment that does not complete its message.
+FRAGMENT = (CONTINUATION, b"")
 
 
 def read(data: bytes, limit: int = LIMIT) -> list[tuple[int, bytes]]:
-    """Return all messages and control frames in ``data``."""
+    """Return all messages, control frames and incomplete fragments in ``data``."""
     return [(opcode, bytes(payload)) for opcode, payload in FrameReader(limit).feed(data)]
 
 
@@ -99,7 +101,7 @@ def test_fragments_are_assembled():
     """The fragmented text of section 5.7, masked as a client's frames must be: 'Hel' and 'lo'."""
     data = bytes.fromhex("018337fa213d") + b"\x7f\x9f\x4d" + bytes.fromhex("808237fa213d") + b"\x5b\x95"
     assert data == masked(TEXT, b"Hel", fin=False) + masked(CONTINUATION, b"lo")
-    assert read(data) == [(TEXT, b"Hello")]
+    assert read(data) == [FRAGMENT, (TEXT, b"Hello")]
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537])
@@ -120,8 +122,8 @@ def test_control_frames_of_up_to_125_bytes_are_read(size):
 def test_control_frames_between_fragments_are_read_at_once():
     """Section 5.4: control frames may be sent in the middle of a fragmented message."""
     reader = FrameReader(LIMIT)
-    assert list(reader.feed(masked(TEXT, b"one, ", fin=False) + masked(PING, b"?"))) == [(PING, b"?")]
-    assert list(reader.feed(masked(CONTINUATION, b"two, ", fin=False) + masked(PONG, b""))) == [(PONG, b"")]
+    assert list(reader.feed(masked(TEXT, b"one, ", fin=False) + masked(PING, b"?"))) == [FRAGMENT, (PING, b"?")]
+    assert list(reader.feed(masked(CONTINUATION, b"two, ", fin=False) + masked(PONG, b""))) == [FRAGMENT, (PONG, b"")]
     assert list(reader.feed(masked(CONTINUATION, b"three"))) == [(TEXT, b"one, two, three")]
 
 
@@ -129,13 +131,13 @@ def test_a_character_may_be_split_between_fragments():
     """Section 5.6: UTF-8 is validated over the whole message."""
     euro = "€".encode()
     data = masked(TEXT, euro[:1], fin=False) + masked(CONTINUATION, euro[1:])
-    assert read(data) == [(TEXT, euro)]
+    assert read(data) == [FRAGMENT, (TEXT, euro)]
 
 
 def test_fragments_may_be_empty():
     """The whole message may be empty as well."""
     data = masked(TEXT, b"", fin=False) + masked(CONTINUATION, b"", fin=False) + masked(CONTINUATION, b"")
-    assert read(data) == [(TEXT, b"")]
+    assert read(data) == [FRAGMENT, FRAGMENT, (TEXT, b"")]
 
 
 def test_a_length_in_a_longer_form_is_accepted():
@@ -183,7 +185,8 @@ BROKEN = {
 @pytest.mark.parametrize(("data", "code"), BROKEN.values(), ids=BROKEN)
 def test_a_violation_is_raised_after_the_frames_before_it(data, code):
     """Each violation has the close code of section 7.4.1. The messages before it are read."""
-    assert read_until_violation(HELLO + data) == ([(TEXT, b"hello")], code)
+    seen, found = read_until_violation(HELLO + data)
+    assert ([frame for frame in seen if frame != FRAGMENT], found) == ([(TEXT, b"hello")], code)
 
 
 @pytest.mark.parametrize(("data", "code"), BROKEN.values(), ids=BROKEN)
@@ -194,7 +197,8 @@ def test_a_violation_is_found_byte_by_byte(data, code):
     with pytest.raises(ProtocolViolation) as raised:
         for i in range(len(data)):
             seen.extend(reader.feed(data[i : i + 1]))
-    assert (seen, raised.value.close.code) == ([], code)
+    assert [frame for frame in seen if frame != FRAGMENT] == []
+    assert raised.value.close.code == code
 
 
 def test_a_message_of_the_maximum_size_is_read():
@@ -203,6 +207,7 @@ def test_a_message_of_the_maximum_size_is_read():
     parts = masked(TEXT, b"x" * 4, fin=False) + masked(PING, b"p" * 100) + masked(CONTINUATION, b"x" * 6)
     assert read(data + parts + data, limit=10) == [
         (TEXT, b"x" * 10),
+        FRAGMENT,
         (PING, b"p" * 100),
         (TEXT, b"x" * 10),
         (TEXT, b"x" * 10),
@@ -255,7 +260,12 @@ def test_a_reader_is_idle_exactly_between_messages():
     reader = FrameReader(LIMIT)
     assert reader.is_idle
     first, second = masked(TEXT, b"Hel", fin=False), masked(CONTINUATION, b"lo")
-    for byte in first + second[:-1]:
+    for byte in first[:-1]:
+        assert list(reader.feed(bytes([byte]))) == []
+        assert not reader.is_idle
+    assert list(reader.feed(first[-1:])) == [FRAGMENT]
+    assert not reader.is_idle
+    for byte in second[:-1]:
         assert list(reader.feed(bytes([byte]))) == []
         assert not reader.is_idle
     assert list(reader.feed(second[-1:])) == [(TEXT, b"Hello")]
@@ -289,6 +299,15 @@ def test_a_consumer_may_stop_and_continue():
     assert list(reader.feed(b"")) == [(PING, b"")]
 
 
+def test_a_consumer_may_stop_between_fragments():
+    """A flood of fragments is not read at once, although it makes no message."""
+    reader = FrameReader(LIMIT)
+    fragments = reader.feed(masked(TEXT, b"", fin=False) + masked(CONTINUATION, b"x", fin=False) * 1000)
+    assert [next(fragments) for _ in range(3)] == [FRAGMENT] * 3
+    fragments.close()
+    assert len(reader.take_rest()) == 998 * len(masked(CONTINUATION, b"x"))
+
+
 # Generated data.
 
 PAYLOADS = st.one_of(
@@ -319,12 +338,13 @@ def conversations(draw: st.DrawFn) -> tuple[list[tuple[int, bytes]], bytes]:
     """Valid messages with control frames between their fragments: what must be read, and the bytes."""
     expected, data = [], b""
     for opcode, payload in draw(st.lists(PAYLOADS, max_size=5)):
-        for frame in in_fragments(draw, opcode, payload):
+        pieces = in_fragments(draw, opcode, payload)
+        for frame in pieces:
             for control in draw(st.lists(CONTROLS, max_size=2)):
                 expected.append(control)
                 data += masked(*control)
             data += frame
-        expected.append((opcode, payload))
+            expected.append((opcode, payload) if frame is pieces[-1] else FRAGMENT)
     return expected, data
 
 
@@ -357,7 +377,7 @@ def test_arbitrary_bytes_raise_at_most_a_violation(garbage, limit):
         for portion in garbage:
             for opcode, payload in reader.feed(portion):
                 assert len(payload) <= (125 if opcode & 8 else limit)
-                assert opcode in (TEXT, BINARY, CLOSE, PING, PONG)
+                assert opcode in (TEXT, BINARY, CLOSE, PING, PONG) or (opcode, bytes(payload)) == FRAGMENT
                 if opcode == TEXT:
                     payload.decode()
             assert len(reader._buffer) < 14 + max(limit, 125)
