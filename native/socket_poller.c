@@ -24,8 +24,9 @@ add_socket_poller(PyObject *Py_UNUSED(module))
 /* The size of the first read of each socket, in bytes. Most reads are smaller. It is an odd number of cache lines, so
  * that not all buffers begin in the same cache sets. */
 #define FIRST_READ (65 * 64)
-/* The limit of the second read, after a full first one. The rest waits for the next iteration of the loop. */
-#define SECOND_READ (256 * 1024)
+/* The limit of the second read, after a full first one. The rest waits for the next iteration of the loop, so that the
+ * messages of one client delay the others by a few milliseconds at most. */
+#define SECOND_READ (64 * 1024)
 
 static PyObject *str_messages_received, *str_bytes_received, *str_read_failed, *str_reader_raised;
 

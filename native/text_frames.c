@@ -11,6 +11,8 @@
 #define LENGTH_IN_2_BYTES 126
 #define LENGTH_IN_8_BYTES 127
 #define MASK_SIZE 4
+/* As in the Python twin. */
+#define MAX_FRAMES 4096
 
 #define NOT_ASCII UINT64_C(0x8080808080808080)
 
@@ -78,7 +80,8 @@ decode_payloads(const unsigned char *data, Py_ssize_t size, Py_ssize_t limit)
     for (Py_ssize_t position = 0; position < size && result > 0;) {
         Py_ssize_t start = position + 2 + MASK_SIZE;
         result = 0;
-        if (start > size || data[position] != FINAL_TEXT || data[position + 1] < MASKED)
+        if (start > size || data[position] != FINAL_TEXT || data[position + 1] < MASKED ||
+            PyList_GET_SIZE(payloads) == MAX_FRAMES)
             break;
         Py_ssize_t length = data[position + 1] - MASKED;
         if (length == LENGTH_IN_2_BYTES && start + 2 <= size) {

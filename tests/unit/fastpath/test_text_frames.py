@@ -70,6 +70,14 @@ def test_several_frames_are_decoded_in_order():
     assert text_frames.decode_text_frames(data, LIMIT) == [b"hello", b"x" * 200, "ü".encode()]
 
 
+@pytest.mark.parametrize("decode", [text_frames.decode_text_frames, fastpath.decode_text_frames], ids=["python", "c"])
+def test_a_flood_of_frames_returns_none(decode):
+    """With more than ``MAX_FRAMES`` frames, a ``FrameReader`` must decide how many of them are read."""
+    most = text_frames.MAX_FRAMES
+    assert decode(HELLO * most, LIMIT) == [b"hello"] * most
+    assert decode(HELLO * (most + 1), LIMIT) is None
+
+
 @pytest.mark.parametrize("size", [60, 100, 200, 65500, 65536])
 def test_an_event_frame_contains_the_id(size):
     """The frame is the text frame of the event with the id as its last field, for each form of the length."""
