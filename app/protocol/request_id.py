@@ -41,14 +41,17 @@ class _OnlyId(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_OnlyId).decode
 
 
-def find(payload: bytes | bytearray) -> RequestId | None:
-    """Return the ``id`` at the top level of a refused message, or None if there is none that an error can repeat."""
+def find(payload: bytes | bytearray, max_scan: int = _MAX_SCAN) -> RequestId | None:
+    """Return the ``id`` at the top level of a refused message, or None if there is none that an error can repeat.
+
+    Of a text that is not valid JSON, ``max_scan`` bytes are read.
+    """
     try:
         return _valid(_decode(payload).id)
     except msgspec.ValidationError:  # it is not an object, or its id is neither a text nor a whole number
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _scan(payload)
+        return _scan(payload, max_scan)
 
 
 def _valid(id: object) -> RequestId | None:
@@ -57,23 +60,23 @@ def _valid(id: object) -> RequestId | None:
     return id if type(id) is int and id in NUMBERS else None
 
 
-def _scan(payload: bytes | bytearray) -> RequestId | None:
+def _scan(payload: bytes | bytearray, max_scan: int = _MAX_SCAN) -> RequestId | None:
     """Return the first valid ``id`` of an object in a text that is not valid JSON."""
     steps = 0
     found = _object_start(payload)
     while found is not None and steps < _MAX_STEPS:
         steps += 1
-        member = _member(payload, found.end(), _MAX_SCAN)
+        member = _member(payload, found.end(), max_scan)
         if member is None:
             return None
         name, value = member.groups()
         end = member.end()
         if value is None:
-            skipped, end = _skip(payload, end, _MAX_STEPS - steps)
+            skipped, end = _skip(payload, end, max_scan, _MAX_STEPS - steps)
             steps += skipped
         elif _loads(name) == "id":
             return _valid(_loads(value))
-        found = _comma(payload, end, _MAX_SCAN)
+        found = _comma(payload, end, max_scan)
     return None
 
 
@@ -86,14 +89,14 @@ def _loads(token: bytes) -> object:
     return value
 
 
-def _skip(payload: bytes | bytearray, start: int, max_steps: int) -> tuple[int, int]:
+def _skip(payload: bytes | bytearray, start: int, max_scan: int, max_steps: int) -> tuple[int, int]:
     """Skip the object or array at ``start``. Return the number of steps taken, and the end.
 
     The end is that of the payload if the object or array has none, or takes more than ``max_steps``.
     """
     depth, end = 0, start
     for step in range(max_steps):
-        run = _brackets(payload, end, _MAX_SCAN)
+        run = _brackets(payload, end, max_scan)
         if run is None:
             break
         brackets, end = run[1], run.end()

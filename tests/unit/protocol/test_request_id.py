@@ -130,3 +130,12 @@ def test_the_cost_is_bounded():
     assert request_id.find(b'{"a":[' + b"[]," * 2000 + b"1]," + late) is None
     assert request_id.find(b'{"a":"' + b"x" * 120_000 + b'",' + late) == 1
     assert request_id.find(b'{"a":"' + b"x" * 140_000 + b'",' + late) is None
+
+
+def test_a_bounded_search() -> None:
+    """A text that is not valid JSON is searched as far as asked for, which takes little time; valid JSON completely."""
+    broken = b'{"a":"%b","id":7,' % (b"x" * 2000)
+    assert request_id.find(broken) == 7
+    assert request_id.find(broken, 1024) is None
+    assert request_id.find(b'{"id":7,"a":"%b",' % (b"x" * 2000), 1024) == 7
+    assert request_id.find(broken[:-1] + b"}", 1024) == 7
