@@ -89,6 +89,9 @@ class RequestingClient(Protocol):
 
     identity: Identity
 
+    def count_event(self, size: int, *, is_first: bool) -> None:
+        """Count an event of ``size`` bytes; raise ``Refused`` if the user publishes too much."""
+
 
 class Service:
     """Publishes events and reads rooms. Lifespans and routes receive one; it is valid until the gateway stops.
@@ -279,18 +282,20 @@ class Context(Service):
             The id of the event, ``<epoch>-<offset>``.
 
         Raises:
-            Refused: As ``Service.publish``, or ``bad_room`` if neither the request nor the call names a room.
+            Refused: As ``Service.publish``, ``bad_room`` if neither the request nor the call names a room, or
+                ``rate_limited`` for the first event of a command if the user has published more than ``WS_BYTE_RATE``.
             RoomcastError: The broker cannot be reached.
         """
         host = self._host
         target = room or self.room
         if target is None:
             raise messages.bad_room(None)
+        self._published += 1
         key = self._key
         if key is not None:
-            self._published += 1
             key = f"{key}/{self._published}"
         target, payload = host.publishing.payload(event, target, data, self._client.identity.username)
+        self._client.count_event(len(payload), is_first=self._published == 1)
         return host.broker.publish(target, payload, key)
 
     def about(self, event_id: str) -> AsyncIterator[dict[str, Any]]:

@@ -44,7 +44,8 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "not_found": ErrorCode("The event that the command refers to is not in the room's history, or no longer."),
     "not_author": ErrorCode("Only the author of a message may change or delete it."),
     "rate_limited": ErrorCode(
-        "The client sends too many messages per second; if it continues, it is closed with 4429.", temporary=True
+        "The client sends too many messages or bytes per second; if it continues, it is closed with 4429.",
+        temporary=True,
     ),
     "in_progress": ErrorCode("A command with the same key is still running.", temporary=True),
     "key_reused": ErrorCode("The key was used before, for the same type and room, but with other data."),

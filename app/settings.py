@@ -146,6 +146,14 @@ class Settings:
         unit="per second",
         minimum=0,
     )
+    ws_byte_rate: int = _setting(
+        524288,
+        "int",
+        "Rate of bytes that one user may sustain on all connections to a node, with bursts of one second; messages and "
+        "the events that they publish count; 0 means no limit",
+        unit="bytes per second",
+        minimum=0,
+    )
     jwt_secret: str | None = _setting(
         None,
         "str",

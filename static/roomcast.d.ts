@@ -89,6 +89,11 @@ export interface Limits {
   max_message_size: number;
   /** WS_MESSAGE_RATE: messages per second, with bursts of five times as many. 0 means no limit. */
   message_rate: number;
+  /**
+   * WS_BYTE_RATE: bytes per second, for all connections of the user to this server, with bursts of one second. A message and
+   * the event that it becomes both count. 0 means no limit.
+   */
+  byte_rate: number;
   /** WS_HEARTBEAT_INTERVAL: the silence after which the server pings the client, in seconds. */
   heartbeat: number;
   /** MAX_ROOMS_PER_CONNECTION: the number of rooms that the connection may be in. */

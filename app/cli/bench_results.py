@@ -81,8 +81,8 @@ def explain_result(result: Result, wanted: float | None) -> list[str]:
         notes.append(f"Only {result.published:,} of {wanted:,.0f} messages were sent: the client fell behind.")
     if "rate_limited" in result.errors:
         notes.append(
-            "Publishers exceeded the server's limit of messages per second (rate_limited). Set WS_MESSAGE_RATE=0 on "
-            "the server, or use more --publishers."
+            "Publishers exceeded the server's limit of messages or bytes per second (rate_limited). Set "
+            "WS_MESSAGE_RATE=0 and WS_BYTE_RATE=0 on the server, or use more --publishers."
         )
     if result.lost and result.closes:
         notes.append("Connections ended during the run. Messages in flight to them count as lost.")

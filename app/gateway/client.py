@@ -21,8 +21,20 @@ class MessageHandler(Protocol):
     def receive(self, client: Client, payload: bytearray) -> None:
         """Handle one text message."""
 
-    def allows_ping(self, client: Client) -> bool:
-        """Return True if a ping frame of the client is to be answered."""
+    #: ``bytes_left`` of a new client.
+    initial_bytes: int
+
+    def allows_frame(self, client: Client, size: int, *, is_ping: bool) -> bool:
+        """Count a frame that is not a message, with ``size`` bytes of payload; return True if it is within the limits.
+
+        If it is not, a ping is refused, and the client may be closed.
+        """
+
+    def event_counted(self, client: Client, *, is_first: bool) -> None:
+        """Handle that an event has used up ``bytes_left``. Raises ``Refused`` if the event must not be published.
+
+        ``is_first`` is True for the first event of a command.
+        """
 
 
 class SessionHandler(Protocol):
@@ -51,15 +63,16 @@ class Client(Connection):
     """One connection of a user.
 
     ``id`` is its number on this node, ``remote`` its address for the log, ``opened_at`` the loop time of its admission,
-    ``rooms`` the rooms that it has joined. ``rate_used_until`` and ``excess_messages`` belong to ``rate_limit``.
+    ``rooms`` the rooms that it has joined. ``bytes_left``, ``rate_used_until`` and ``excess_messages`` belong to
+    ``rate_limit``.
     ``queued`` has the requests that wait for a running command; it is None if no command blocks them. ``in_flight``
     counts the running pipelined commands, during which other pipelined commands may start. ``has_departed`` is True
     from the moment that the client leaves all its rooms, which happens once.
     """
 
     __slots__ = (
-        *("_message_handler", "_session_handler", "excess_messages", "has_departed", "id", "identity", "in_flight"),
-        *("opened_at", "queued", "rate_used_until", "remote", "rooms"),
+        *("_message_handler", "_session_handler", "bytes_left", "excess_messages", "has_departed", "id", "identity"),
+        *("in_flight", "opened_at", "queued", "rate_used_until", "remote", "rooms"),
     )
 
     def __init__(
@@ -84,6 +97,7 @@ class Client(Connection):
         self.queued: deque[Request] | None = None
         self.in_flight = 0
         self.has_departed = False
+        self.bytes_left = message_handler.initial_bytes
         self.rate_used_until = 0.0
         self.excess_messages = 0
 
@@ -111,8 +125,21 @@ class Client(Connection):
 
     def on_ping(self, payload: bytes) -> None:
         """Answer a ping within the rate limit, because a ping costs the server as much as a message."""
-        if self._message_handler.allows_ping(self):
+        if self._message_handler.allows_frame(self, len(payload), is_ping=True):
             super().on_ping(payload)
+
+    def on_unanswered_frame(self, payload: bytearray) -> None:
+        """Count a pong, or a fragment that does not complete its message."""
+        self._message_handler.allows_frame(self, len(payload), is_ping=False)
+
+    def count_event(self, size: int, *, is_first: bool) -> None:
+        """Count an event of ``size`` bytes that a command of this client publishes.
+
+        ``is_first`` is True for the first event of the command. Raises ``Refused`` if it must not be published.
+        """
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            self._message_handler.event_counted(self, is_first=is_first)
 
     def on_closing(self) -> None:
         """Begin to leave the rooms."""

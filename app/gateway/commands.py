@@ -28,7 +28,7 @@ from ..protocol.messages import Request
 from ..protocol.user_id import quote_user_id
 from .client import Client
 from .node import Node
-from .rate_limit import RateLimit, Verdict
+from .rate_limit import FRAME_COST, REFUSAL_COST, ByteRate, RateLimit, Verdict
 from .replies import Replies
 from .rooms import Rooms
 from .tasks import cancel_tasks
@@ -41,6 +41,8 @@ MAX_QUEUED: Final = 64
 #: How many commands with a key a user may send per second on all connections of a node, if a client may send fewer or
 #: any number of messages.
 MIN_KEY_RATE: Final = 100
+#: How much of an excess message that is not valid JSON is searched for its id, in bytes. A full search takes 2 ms.
+_MAX_SCAN_OF_EXCESS: Final = 1024
 #: How long a handler that has exceeded its time may suppress its cancellation, in seconds. Then its client goes on
 #: without it.
 _CANCEL_TIMEOUT: Final = 5.0
@@ -70,6 +72,8 @@ class Commands:
         self._rate_limit: Final = RateLimit(node.settings.ws_message_rate)
         self._is_limited: Final = self._rate_limit.rate > 0
         self._key_limit: Final = KeyLimit(max(self._rate_limit.rate, MIN_KEY_RATE))
+        self._byte_rate: Final = ByteRate(node.settings.ws_byte_rate, node.settings.ws_max_message_size)
+        self.initial_bytes = self._byte_rate.initial
         self._replies: Final = Replies(node)
         self._host: Final = host
         self._rooms: Final = rooms
@@ -96,7 +100,8 @@ class Commands:
     def receive(self, client: Client, payload: bytearray) -> None:
         """Handle one message of a client: refuse it, queue it, or carry it out."""
         self._counters.messages_received += 1
-        if self._is_limited and not self._is_within_rate(client, payload):
+        client.bytes_left -= len(payload) + FRAME_COST
+        if (self._is_limited or client.bytes_left < 0) and not self._is_within_rate(client, payload, self._loop.time()):
             return
         try:
             request = messages.parse(payload, self._delivery.rooms)
@@ -112,21 +117,51 @@ class Commands:
             if len(client.queued) == MAX_QUEUED:
                 client.pause_reading()
 
-    def allows_ping(self, client: Client) -> bool:
-        """Return True if a ping frame of the client is to be answered: pings count as messages."""
-        return self._is_within_rate(client, b"")
+    def allows_frame(self, client: Client, size: int, *, is_ping: bool) -> bool:
+        """Count a frame that is not a message; return True if it is within the limits (see ``MessageHandler``).
 
-    def _is_within_rate(self, client: Client, payload: bytes | bytearray) -> bool:
-        verdict = self._rate_limit.check(client, self._loop.time())
+        It counts as a message at the time of the last check, so that a flood needs no look at the clock for each frame.
+        """
+        client.bytes_left -= size + FRAME_COST
+        return self._is_within_rate(client, b"" if is_ping else None, client.keepalive.now)
+
+    def event_counted(self, client: Client, *, is_first: bool) -> None:
+        """Refuse the first event of a command if its user has published too much (see ``MessageHandler``).
+
+        The command has done nothing yet. Later events are published, because a part of them is worse than all.
+        """
+        is_allowed = self._byte_rate.take_for_event(client, self._loop.time())
+        if is_first and not is_allowed:
+            raise self._too_many_bytes()
+
+    def _is_within_rate(self, client: Client, payload: bytes | bytearray | None, now: float) -> bool:
+        """Count a message at the loop time ``now``; return True if it is within the limits.
+
+        Otherwise answer it, or close the client. ``payload`` is None for a frame that has no answer.
+        """
+        refused = None
+        verdict = self._rate_limit.check(client, now)
+        if verdict is Verdict.REFUSE:
+            rate = self._rate_limit.rate
+            refused = Refused("rate_limited", f"More than {rate} messages a second; slow down, or be closed with 4429.")
+        if client.bytes_left < 0 and verdict is not Verdict.CLOSE:
+            by_bytes = self._byte_rate.take(client, self._loop.time())
+            if by_bytes is not Verdict.ALLOW:
+                verdict = by_bytes
+                refused = self._too_many_bytes()
         if verdict is Verdict.ALLOW:
             return True
         if verdict is Verdict.CLOSE:
             client.close(TOO_MANY_MESSAGES)
-        else:
-            rate = self._rate_limit.rate
-            refused = Refused("rate_limited", f"More than {rate} messages a second; slow down, or be closed with 4429.")
-            self._replies.send_error(client, refused, None, request_id.find(payload))
+        elif payload is not None and refused is not None:
+            client.bytes_left -= REFUSAL_COST
+            self._replies.send_error(client, refused, None, request_id.find(payload, _MAX_SCAN_OF_EXCESS))
         return False
+
+    def _too_many_bytes(self) -> Refused:
+        rate = self._byte_rate.rate
+        what = f"More than {rate} bytes a second on all connections of this user"
+        return Refused("rate_limited", f"{what}; slow down, or be closed with 4429.")
 
     # Running.
 
@@ -295,6 +330,7 @@ class Commands:
         that a client that repeats it at once finds its key free.
         """
         now = self._loop.time()
+        self._byte_rate.forget_empty(now)
         for task, (deadline, finish) in list(self._overdue.items()):
             if task not in self._answered:
                 self._answered.add(task)

@@ -1,12 +1,33 @@
-"""The limit on messages per second of one client: a leaky bucket whose state is two numbers in the ``Client``."""
+"""The limits on what clients send: messages per second of one connection, bytes per second of one user.
+
+Both are leaky buckets. The state of the first is two numbers in the ``Client``. A user has one bucket of bytes for all
+its connections on this node, and a connection takes its bytes from there in portions. Most messages therefore cost one
+subtraction, without a look at the clock or at the user's bucket.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Final, Protocol
 
+from ..auth.identity import Identity
+
 #: The size of a burst: the messages of this many seconds. A client that sends as many again in excess is closed.
 BURST_SECONDS: Final = 5
+#: The size of a burst of bytes, in seconds. It is short, because all members of a room receive what one of them sends:
+#: even if they read slowly, the burst must be less than the ``WS_MAX_BUFFER`` bytes that may wait for them.
+BYTE_BURST_SECONDS: Final = 1
+#: A user that sends the bytes of this many seconds in excess is closed.
+BYTE_EXCESS_SECONDS: Final = 4
+#: What each frame costs besides its payload, in bytes. Otherwise empty frames would cost nothing.
+FRAME_COST: Final = 128
+#: What a refused message or ping costs in addition: its answer takes as long as handling some messages.
+REFUSAL_COST: Final = 1024
+#: What ``refresh_token`` costs in addition: to verify a token takes 40 us with HS256 and 0.6 ms with ES512.
+TOKEN_COST: Final = 16_384
+#: The bytes of a new connection. They are enough to join a room, so that idle users need no bucket.
+_INITIAL_BYTES: Final = 512
+_UNLIMITED_BYTES: Final = 1 << 62
 
 
 class RateLimited(Protocol):
@@ -16,6 +37,15 @@ class RateLimited(Protocol):
     rate_used_until: float
     #: Refused messages since the client last had no burst to make up for.
     excess_messages: int
+
+
+class ByteRateLimited(Protocol):
+    """The state of one client. ``client.Client`` has it in its slots."""
+
+    #: The user whose bucket it is.
+    identity: Identity
+    #: The bytes that the client may send before it must take more from the bucket of its user.
+    bytes_left: int
 
 
 class Verdict(Enum):
@@ -46,3 +76,74 @@ class RateLimit:
             return Verdict.ALLOW
         client.excess_messages += 1
         return Verdict.CLOSE if client.excess_messages > BURST_SECONDS * self.rate else Verdict.REFUSE
+
+
+class ByteRate:
+    """Allows ``rate`` bytes a second for each user, in bursts of ``BYTE_BURST_SECONDS`` times that. 0 is no limit.
+
+    Every frame of a user costs its payload and ``FRAME_COST``, every event that a command of the user publishes its
+    size, and every answer that the limits are exceeded ``REFUSAL_COST``. The caller subtracts this from ``bytes_left``
+    of the client, and calls ``take`` when that is negative. A bucket is kept until it is empty, so reconnecting does
+    not help. ``largest`` is the maximum size of a message, which is allowed at any rate.
+    """
+
+    def __init__(self, rate: int, largest: int) -> None:
+        self.rate: Final = rate
+        #: ``bytes_left`` of a new connection.
+        self.initial: Final = _INITIAL_BYTES if rate else _UNLIMITED_BYTES
+        #: How many bytes a connection takes at once, beyond those that it needs: those of 16 ms.
+        self._portion: Final = rate // 64
+        # The fill of a bucket, in seconds: up to where events are allowed, which is the case if their message was, how
+        # far events fill it, and from where on connections are closed.
+        size = largest / (rate or 1)
+        self._event_limit: Final = BYTE_BURST_SECONDS + size
+        self._full: Final = BYTE_BURST_SECONDS + 2 * size
+        self._too_full: Final = self._full + BYTE_EXCESS_SECONDS
+        #: The loop times at which the buckets of users are empty. Those in ``_older`` were not used for so long that
+        #: they are empty when ``_older`` is replaced.
+        self._empty_at: dict[int | str, float] = {}
+        self._older: dict[int | str, float] = {}
+        self._replaced_at = 0.0
+
+    def __len__(self) -> int:
+        """The number of users whose buckets are kept."""
+        return len(self._empty_at.keys() | self._older.keys())
+
+    def take(self, client: ByteRateLimited, now: float) -> Verdict:
+        """Put the bytes that ``client`` used into its user's bucket, and a portion if the rate allows more.
+
+        Return what to do with the last frame. ``now`` is the loop time.
+        """
+        fill = self._fill(client, now)
+        is_allowed = fill <= BYTE_BURST_SECONDS
+        filled = self._put(client, now, fill, self._too_full, self._portion if is_allowed else 0)
+        if is_allowed:
+            return Verdict.ALLOW
+        return Verdict.CLOSE if filled > self._too_full else Verdict.REFUSE
+
+    def take_for_event(self, client: ByteRateLimited, now: float) -> bool:
+        """Do the same as ``take`` after an event; return True if it is allowed. Events close no connection."""
+        fill = self._fill(client, now)
+        self._put(client, now, fill, self._full, 0)
+        return fill <= self._event_limit
+
+    def _fill(self, client: ByteRateLimited, now: float) -> float:
+        """Return the fill of the bucket of the client's user, in seconds."""
+        user_id = client.identity.user_id
+        return max(0.0, (self._empty_at.get(user_id) or self._older.get(user_id, 0.0)) - now)
+
+    def _put(self, client: ByteRateLimited, now: float, fill: float, most: float, portion: int) -> float:
+        """Add the bytes that ``client`` used, and its ``portion``, to the ``fill`` of its bucket, up to ``most``.
+
+        Return what the fill would be without that bound.
+        """
+        filled = fill + (portion - client.bytes_left) / self.rate
+        client.bytes_left = portion
+        self._empty_at[client.identity.user_id] = now + max(fill, min(filled, most))
+        return filled
+
+    def forget_empty(self, now: float) -> None:
+        """Forget buckets that are empty. Call it about every second; ``now`` is the loop time."""
+        if now - self._replaced_at > self._too_full:
+            self._replaced_at = now
+            self._older, self._empty_at = self._empty_at, {}

@@ -128,6 +128,7 @@ def _limits(settings: Settings) -> dict[str, float]:
     return {
         "max_message_size": settings.ws_max_message_size,
         "message_rate": settings.ws_message_rate,
+        "byte_rate": settings.ws_byte_rate,
         "heartbeat": settings.ws_heartbeat_interval,
         "max_rooms": settings.max_rooms_per_connection,
         "drain": settings.drain_seconds,

@@ -14,6 +14,7 @@ from ..protocol.messages import Request
 from .audit_log import log_user_event
 from .client import Client
 from .node import Node
+from .rate_limit import TOKEN_COST
 from .rooms import Rooms
 from .rules import JoinForbidden, RoomRules
 
@@ -50,6 +51,7 @@ class TokenRefresh:
         token = (request.data or {}).get("token")
         if not isinstance(token, str):
             raise Refused("invalid_data", "data.token: give the new token.", {"token": ["Missing or not a string."]})
+        client.bytes_left -= TOKEN_COST
         try:
             identity = self._authenticator.verify(token)
             await self._revocations.check(identity)

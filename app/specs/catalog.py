@@ -73,6 +73,11 @@ _LIMITS: Final[dict[str, JsonSchema]] = {
         "type": "integer",
         "description": "WS_MESSAGE_RATE in messages per second, with bursts of five times as many. 0 means no limit.",
     },
+    "byte_rate": {
+        "type": "integer",
+        "description": "WS_BYTE_RATE in bytes per second, for all connections of the user to this server, with bursts "
+        "of one second. A message and the event that it becomes both count. 0 means no limit.",
+    },
     "heartbeat": {
         "type": "number",
         "description": "WS_HEARTBEAT_INTERVAL in seconds: after this silence, the server pings the client.",

@@ -85,7 +85,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
         """Answer a ping (section 5.5.2)."""
         self.scheduler.send(self, frames.pong(payload))
 
-    def on_silent_frame(self, payload: bytearray) -> None:
+    def on_unanswered_frame(self, payload: bytearray) -> None:
         """Handle a frame that is not answered: a pong, or a fragment that does not complete its message (empty)."""
 
     def on_closing(self) -> None:
@@ -218,7 +218,7 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
             elif opcode == frames.BINARY:
                 self.on_binary(payload)
             else:
-                self.on_silent_frame(payload)
+                self.on_unanswered_frame(payload)
             if self.end is not None:
                 break
         if was_open and self.end is not None:

@@ -21,6 +21,10 @@ export const REPEATABLE = new Set(["join_room", "leave_room", "ping", "refresh_t
 const KEY_LIFETIME = 270_000;
 /** The server's rate limit allows a burst of five seconds. The rest is for messages that the network delays. */
 const BURST = 4_000;
+/** The same for bytes, of which the server allows a burst of one second. */
+const BYTE_BURST = 800;
+/** The server counts a message and its event, which is longer by the fields that the server adds, in bytes. */
+const EVENT_OVERHEAD = 512;
 /** The limits of servers that do not send theirs. */
 const OLD_LIMITS = { message_rate: 80, max_message_size: 65_536 };
 /** The part of the burst that is left to requests while the client tries to join rooms again, in milliseconds. */
@@ -40,6 +44,7 @@ export class RequestQueue {
   #send;
   #timers = new Timers();
   #rate;
+  #byteRate;
   #maxSize;
   #isOpen = false;
   #lastId = 0;
@@ -120,9 +125,10 @@ export class RequestQueue {
   }
 
   /** Allow sending on a new connection within `limits`, those in its welcome. The caller calls flush() afterwards. */
-  connectionOpened({ message_rate: rate, max_message_size: size } = OLD_LIMITS) {
+  connectionOpened({ message_rate: rate, byte_rate: byteRate, max_message_size: size } = OLD_LIMITS) {
     this.#isOpen = true;
-    this.#rate = new SendRate(this.#options.rate && Math.min(this.#options.rate, rate || Infinity));
+    this.#rate = new SendRate(this.#options.rate && Math.min(this.#options.rate, rate || Infinity), BURST);
+    this.#byteRate = new SendRate(this.#options.rate && byteRate, BYTE_BURST);
     this.#maxSize = Math.min(this.#options.maxSize, size);
   }
 
@@ -191,7 +197,7 @@ export class RequestQueue {
 
   /** Return true if a message may be sent now that leaves `reserve` milliseconds of the burst. Otherwise, flush() later. */
   #isWithinRate(reserve = 0) {
-    const delay = this.#rate.delay + reserve;
+    const delay = Math.max(this.#rate.delay + reserve, this.#byteRate.delay);
     if (delay > 0) this.#timers.set("flush", delay, () => this.flush());
     return delay <= 0;
   }
@@ -229,7 +235,8 @@ export class RequestQueue {
   }
 
   sendText(text) {
-    this.#rate.count();
+    this.#rate.count(1);
+    this.#byteRate.count(2 * encoder.encode(text).length + EVENT_OVERHEAD);
     this.#send(text);
   }
 
@@ -319,24 +326,26 @@ export class RequestQueue {
   }
 }
 
-/** Keeps the messages of a connection below the server's rate limit. */
+/** Keeps the messages of a connection, or their bytes, below a rate limit of the server. */
 class SendRate {
-  /** Milliseconds per message. */
+  /** Milliseconds per message or byte. */
   #cost;
+  #burst;
   /** The performance.now() at which the messages sent so far are within the rate, without the burst. */
   #usedUntil = 0;
 
-  /** `rate` is the number of messages per second. 0 means unlimited. */
-  constructor(rate) {
+  /** `rate` is the number per second, and `burst` is in milliseconds. A rate of 0 means unlimited. */
+  constructor(rate, burst) {
     this.#cost = 1000 / (rate || Infinity);
+    this.#burst = burst;
   }
 
-  count() {
-    this.#usedUntil = Math.max(this.#usedUntil, performance.now()) + this.#cost;
+  count(amount) {
+    this.#usedUntil = Math.max(this.#usedUntil, performance.now()) + amount * this.#cost;
   }
 
   /** Milliseconds until the next message may be sent. 0 or less means now. */
   get delay() {
-    return this.#usedUntil - performance.now() - BURST;
+    return this.#usedUntil - performance.now() - this.#burst;
   }
 }

@@ -55,8 +55,8 @@ USERS = 15_000
 SYSTEMS = {
     system.name: system
     for system in (
-        System("roomcast", SERVE, {"WS_MESSAGE_RATE": "0"}, ROOMCAST),
-        System("roomcast-alone", SERVE, {"WS_MESSAGE_RATE": "0"}, ROOMCAST, redis=False),
+        System("roomcast", SERVE, {"WS_MESSAGE_RATE": "0", "WS_BYTE_RATE": "0"}, ROOMCAST),
+        System("roomcast-alone", SERVE, {"WS_MESSAGE_RATE": "0", "WS_BYTE_RATE": "0"}, ROOMCAST, redis=False),
         System("socketio", f"{PEER} peers/socketio_redis.py {{port}}", {}, SOCKETIO),
         System("channels", f"{PEER} peers/channels_redis_layer.py {{port}}", {"LAYER": "pubsub"}, JSON),
         System("channels-queue", f"{PEER} peers/channels_redis_layer.py {{port}}", {"LAYER": "queue"}, JSON),

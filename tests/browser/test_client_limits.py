@@ -44,7 +44,14 @@ async def test_the_limits_are_those_of_the_current_server(start, stack):
     alice = await start(port=proxy.port, rate=1e9, join=ROOM)
     limits = await alice.js("framesOf('connected')[0].data.limits")
     assert limits == {
-        **{"max_message_size": 100_000, "message_rate": 0, "heartbeat": 30, "max_rooms": 200, "drain": 0},
+        **{
+            "max_message_size": 100_000,
+            "message_rate": 0,
+            "byte_rate": 0,
+            "heartbeat": 30,
+            "max_rooms": 200,
+            "drain": 0,
+        },
     }
     assert (await alice.js("await client.sendMessage('channel:1', 'x'.repeat(9000))"))["type"] == "sent"
     proxy.target = second.port
@@ -55,6 +62,19 @@ async def test_the_limits_are_those_of_the_current_server(start, stack):
     outcomes = await alice.js(f"await outcomes({sent})")
     assert [one.get("code") for one in outcomes] == ["too_big"] + [None] * 150
     assert second.gateway.counters.errors["rate_limited"] == 0
+
+
+async def test_large_messages_are_sent_within_the_byte_rate(start, stack):
+    """A page that sends much more than WS_BYTE_RATE at once is neither refused nor closed, and all messages arrive."""
+    server = await stack.enter_async_context(running(ws_byte_rate=200_000))
+    alice = await start(port=server.port, join=ROOM, rate=1e9)
+    outcomes = await alice.js(
+        "await outcomes(Array.from({ length: 40 }, () => client.sendMessage('channel:1', 'é'.repeat(5000))))"
+    )
+    assert [one.get("code") for one in outcomes] == [None] * 40
+    assert len(await alice.contents(40)) == 40
+    assert server.gateway.counters.errors["rate_limited"] == 0
+    assert await alice.js("states()") == ["connecting", "open"]
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀", "\\u0001"])

@@ -22,12 +22,14 @@ first without the attack and then during it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,8 @@ HAND_SECONDS = 8.0
 #: How many messages a second each of the two clients sends.
 RATE = 25
 ROOM = "channel:1"
+#: How many connections an attacker with a token has, which is the most that one user may have.
+CONNECTIONS = 5
 #: The option with which a program runs only the attack: the port of the server and the number of seconds follow.
 _OPTION = "--attack"
 
@@ -60,17 +64,54 @@ class Target(NamedTuple):
     port: int
     seconds: float
 
-    async def connect(self, source: str | None = None) -> Peer:
+    async def connect(self, source: str | None = None, *, receive_buffer: int | None = None) -> Peer:
         """Connect a socket, from the address ``source`` if that is given."""
-        return await Peer.connect(("127.0.0.1", self.port), source=source)
+        return await Peer.connect(("127.0.0.1", self.port), source=source, receive_buffer=receive_buffer)
 
-    async def websocket(self, user_id: int = 1, *, token: str | None = None) -> Peer:
+    async def websocket(self, user_id: int = 1, *, token: str | None = None, receive_buffer: int | None = None) -> Peer:
         """Connect a user, or a client with a wrong ``token``, and read the 101. Frames are not read."""
-        peer = await self.connect()
+        peer = await self.connect(receive_buffer=receive_buffer)
         await peer.send(handshake(f"{PATH}?token={token or token_for(user_id)}"))
         head = await peer.head()
         assert head.startswith(b"HTTP/1.1 101 "), head
         return peer
+
+    async def flood(self, pieces: Iterable[bytes], *, begin: bytes = b"", user_id: int = 1) -> dict[str, Any]:
+        """Let one user send on ``CONNECTIONS`` connections without a pause, and reconnect when the server closes.
+
+        Each connection sends ``begin``, then the next of ``pieces`` again and again. Answers are read.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.seconds
+        endless = itertools.cycle(pieces)
+        closes: Counter[str] = Counter()
+        sent = 0
+
+        async def send(peer: Peer, piece: bytes) -> None:
+            nonlocal sent
+            await loop.sock_sendall(peer.socket, begin)
+            while True:
+                await loop.sock_sendall(peer.socket, piece)
+                sent += len(piece)
+                await asyncio.sleep(0)
+
+        async def connect_again() -> None:
+            while loop.time() < end:
+                peer = await self.websocket(user_id)
+                sending = asyncio.create_task(send(peer, next(endless)))
+                try:
+                    async with asyncio.timeout_at(end):
+                        code, reason = await peer.closed_with()
+                    closes[f"{code} {reason}"] += 1
+                except (OSError, EOFError) as error:  # TimeoutError is an OSError
+                    closes[type(error).__name__] += 1
+                finally:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+                    peer.close()
+
+        await asyncio.gather(*(connect_again() for _ in range(CONNECTIONS)))
+        return {"MB sent": round(sent / 1e6, 1), "connections ended with": closes}
 
 
 class Latency(NamedTuple):
@@ -130,6 +171,7 @@ class Attack:
     def main(self) -> None:
         """Run the attack alone if the arguments ask for that, else measure it and print the figures."""
         if _OPTION in sys.argv:
+            os.nice(10)  # otherwise the server has to share the processor with a process that usually is elsewhere
             target = Target(int(sys.argv[-2]), float(sys.argv[-1]))
             print("attacking", flush=True)
             print(json.dumps(asyncio.run(self._run(target))), flush=True)  # type: ignore[arg-type]

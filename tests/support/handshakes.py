@@ -148,3 +148,16 @@ class GatedBroker(MemoryBroker):
         self.asked.set()
         await self.gate.wait()
         return await super().admit(user_id, connection, limit)
+
+
+@contextlib.asynccontextmanager
+async def raw(server: Server) -> AsyncIterator[Peer]:
+    """Yield a client that sends arbitrary bytes, after its handshake and ``connected``."""
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    try:
+        await peer.send(request())
+        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
+        assert (await peer.event())["type"] == "connected"
+        yield peer
+    finally:
+        peer.close()

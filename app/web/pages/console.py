@@ -53,7 +53,7 @@ MEANINGS: Final[Mapping[Close, str]] = {
     "the room's type, says who may enter. With FORBIDDEN_JOIN=keep the connection would have stayed.",
     errors.TOO_MANY_CONNECTIONS: "This user has as many connections as MAX_CONNECTIONS_PER_USER allows. Close another "
     "tab, or connect as another user.",
-    errors.TOO_MANY_MESSAGES: "This client continued to send faster than WS_MESSAGE_RATE allows.",
+    errors.TOO_MANY_MESSAGES: "This client continued to send faster than WS_MESSAGE_RATE or WS_BYTE_RATE allows.",
     errors.INTERNAL_ERROR: "The server failed; its log says why.",
     errors.DISCONNECTED: "An operator disconnected this user.",
 }

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import websockets
 from gateway_tools import frame_types
+from handshakes import raw
 from sample_commands import SampleCommands
 from serving import PATIENCE, Serve, connect
+from wire import masked
 
-from roomcast.gateway.rate_limit import BURST_SECONDS
+from roomcast.gateway.client import Client
+from roomcast.gateway.rate_limit import BURST_SECONDS, FRAME_COST
+from roomcast.protocol.frames import CONTINUATION, PING, PONG, TEXT, FrameReader
+from roomcast.transport.connection import MAX_READ_AFTER_END
 
 
 async def test_pings_count_against_the_rate(serve: Serve) -> None:
@@ -25,6 +33,66 @@ async def test_pings_count_against_the_rate(serve: Serve) -> None:
         assert await alice.closed() == (4429, "Too Many Messages")
         errors = [frame["data"]["code"] for frame in alice.frames if frame["type"] == "error"]
         assert errors == ["rate_limited"] * 50
+
+
+FLOODS = {
+    "pongs": masked(PONG),
+    "large pongs": masked(PONG, b"x" * 125),
+    "pings": masked(PING),
+    "empty messages": masked(TEXT),
+    "messages in fragments": masked(TEXT, b"{", fin=False) + masked(CONTINUATION, b"}"),
+    "empty fragments": masked(CONTINUATION, fin=False),
+    "fragments of one byte": masked(CONTINUATION, b"x", fin=False),
+}
+LIMITS = {
+    "messages": {"ws_message_rate": 10},
+    "bytes": {"ws_message_rate": 0, "ws_byte_rate": 10_000, "ws_max_message_size": 1000},
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
+async def test_every_frame_counts(serve: Serve, monkeypatch: pytest.MonkeyPatch, flood: str, limits: dict) -> None:
+    """A flood of any frames closes the connection with 4429, after the frames of the burst and the excess."""
+    read: list[int] = []
+    next_frame = FrameReader._next_frame
+
+    def counting_next_frame(reader: FrameReader, buffer: bytearray, position: int) -> Any:
+        read.append(position)
+        return next_frame(reader, buffer, position)
+
+    monkeypatch.setattr(FrameReader, "_next_frame", counting_next_frame)
+    server = await serve(**limits)
+    frame = FLOODS[flood]
+    beginning = masked(TEXT, fin=False) if frame[0] == CONTINUATION else b""
+    async with raw(server) as peer:
+        await peer.send(beginning + frame * (300_000 // len(frame)))
+        assert await peer.closed_with() == (4429, "Too Many Messages")
+    assert len(read) < 600 + MAX_READ_AFTER_END // len(frame)
+
+
+async def test_frames_without_an_answer_need_no_clock(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting pongs and fragments reads the clock only when a connection takes another portion of bytes."""
+    server = await serve()
+    commands = server.gateway.commands
+    async with raw(server) as peer:
+        loop = SimpleNamespace(calls=0)
+
+        def time() -> float:
+            loop.calls += 1
+            return asyncio.get_running_loop().time()
+
+        loop.time = time
+        monkeypatch.setattr(commands, "_loop", loop)
+        (client,) = server.gateway.keepalive.connections
+        assert isinstance(client, Client)
+        client.bytes_received(masked(TEXT, fin=False) + (masked(CONTINUATION, fin=False) + masked(PONG)) * 200)
+        assert client.end is None
+        assert loop.calls <= 401 * FRAME_COST // (524_288 // 64) + 1
+        monkeypatch.undo()
+        await peer.send(masked(CONTINUATION, b'{"type":"ping","id":1}'))
+        while (await peer.event())["type"] != "pong":
+            pass
 
 
 async def test_queued_commands_count_against_the_rate(serve: Serve, sample: SampleCommands) -> None:

@@ -6,11 +6,9 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
-from handshakes import request
+from handshakes import raw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import Serve, connect, running
@@ -21,19 +19,6 @@ from roomcast.web.server import Server
 
 ROOM = "channel:1"
 MIB = 1024 * 1024
-
-
-@asynccontextmanager
-async def raw(server: Server) -> AsyncIterator[Peer]:
-    """Yield a client that sends arbitrary bytes, after its handshake and ``connected``."""
-    peer = await Peer.connect(("127.0.0.1", server.port))
-    try:
-        await peer.send(request())
-        assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        assert (await peer.event())["type"] == "connected"
-        yield peer
-    finally:
-        peer.close()
 
 
 PING_JSON = b'{"type":"ping","id":"alive"}'
