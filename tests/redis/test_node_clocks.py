@@ -23,7 +23,10 @@ SLOW, RIGHT, FAST = OFFSETS = (-600, 0, 600)
 #: How long the slots of a killed node are reserved, in seconds.
 LEASE = 2
 TOO_MANY = (4429, "Too Many Connections")
-LIMITED = {"MAX_CONNECTIONS_PER_USER": str(LIMIT), "REDIS_LEASE": str(LEASE), "REDIS_TIMEOUT": "1"}
+LIMITED = {
+    **{"MAX_CONNECTIONS_PER_USER": str(LIMIT), "REDIS_LEASE": str(LEASE), "REDIS_TIMEOUT": "1"},
+    "PRESENCE_GRACE": "1",
+}
 
 
 class Node(Running):

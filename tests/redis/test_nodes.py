@@ -110,6 +110,26 @@ async def test_joins_and_leaves_are_announced_once(nodes: Nodes) -> None:
         ]
 
 
+async def test_a_restart_of_a_node_announces_who_does_not_return(redis_server: RedisServer, redis_prefix: str) -> None:
+    """Of the users of a node that stops, those who return to another one are not announced, the others are once."""
+    async with AsyncExitStack() as stack:
+        brokers = [RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix, lease=3.0)) for _ in range(2)]
+        a, b = [await stack.enter_async_context(running(broker=broker, presence_grace=5.0)) for broker in brokers]
+        watcher = await stack.enter_async_context(connect(b, 99, "watcher"))
+        await watcher.join(ROOM)
+        for number in range(1, 11):
+            user = await stack.enter_async_context(connect(a, number))
+            await user.join(ROOM)
+        await a.stop()
+        for number in range(1, 10):
+            user = await stack.enter_async_context(connect(b, number))
+            await user.join(ROOM)
+        assert (await watcher.recv_type("user_left"))["data"]["user_id"] == 10
+        frames = [*watcher.frames, *await watcher.settled()]
+        changes = [(frame["type"], frame["data"]["user_id"]) for frame in frames if frame["type"].startswith("user_")]
+        assert changes == [("user_joined", number) for number in (99, *range(1, 11))] + [("user_left", 10)]
+
+
 async def test_the_connection_limit_counts_all_nodes(nodes: Nodes) -> None:
     """The limit counts a user's connections on all nodes, and a slot is free when a connection ends."""
     three = await nodes(3, max_connections_per_user=2)
