@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import defaultdict
 from contextlib import AsyncExitStack
 
+import pytest
 from broker_contract import ROOM, Harness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis_nodes import SHORT_LEASE, Announced, Node, age_state, announcements, broker_for, keys_of, nodes
-from redis_servers import RedisServer, run
+from redis_servers import FreshRedis, RedisServer, run
 from tcp_proxy import Proxy
 from waiting import wait_until
 
 from roomcast.broker.base import Announcements
+from roomcast.errors import Unavailable
 
 #: The time of the server that passes in a test is far less than the difference between the grace and whole steps.
 GRACE, STEP = 60.0, 25.0
@@ -201,13 +204,39 @@ async def test_a_node_announces_what_is_due(redis_server: RedisServer, redis_pre
         await node.presence.enter(ROOM, 1, "alice", 1)
         await node.presence.leave(ROOM, 1, 1, is_lost=True)
 
-        async def is_announced() -> bool:
-            node.presence.announce_due()
-            return await announced.left() == [1]
-
-        await wait_until(is_announced)
+        await wait_until(lambda: _has_left(node, announced, [1]))
         await wait_until(lambda: not node.presence._writer.due)
         assert await keys_of(redis_server, redis_prefix) == {}
+
+
+async def test_a_redis_without_memory(fresh_redis: FreshRedis, redis_prefix: str) -> None:
+    """Joins and leaves while Redis refuses writes are announced once it accepts them; members can be read meanwhile."""
+    server = await fresh_redis()
+    async with (
+        announcements(server, redis_prefix) as announced,
+        nodes(server.url, redis_prefix, 1, grace=0.1) as (node,),
+    ):
+        for user_id in (1, 2, 3):
+            await node.presence.enter(ROOM, user_id, "name", 1)
+        await node.presence.leave(ROOM, 1, 1, is_lost=True)
+        await server("CONFIG", "SET", "maxmemory", 1)
+        await node.presence.leave(ROOM, 2, 1)
+        with pytest.raises(Unavailable):
+            await node.presence.enter(ROOM, 4, "name", 1)
+        await wait_until(lambda: node.presence._writer.due[ROOM] < time.monotonic())
+        node.presence.announce_due()
+        assert [member.user_id for member in await node.presence.members(ROOM)] == [2, 3]
+        assert await announced.joined() == [1, 2, 3]
+        assert await announced.left() == []
+        await server("CONFIG", "SET", "maxmemory", 0)
+        await node.renew()
+        await wait_until(lambda: _has_left(node, announced, [1, 2]))
+        assert (await announced.check()) == {(ROOM, 1): False, (ROOM, 2): False, (ROOM, 3): True, (ROOM, 4): True}
+
+
+async def _has_left(node: Node, announced: Announced, users: list[int]) -> bool:
+    node.presence.announce_due()
+    return sorted(await announced.left(), key=str) == users
 
 
 async def test_a_node_that_missed_announcements(redis_server: RedisServer, redis_prefix: str) -> None:

@@ -12,6 +12,8 @@
 --   with an expired lease may be removed; the grace in ms; the number of users above which joins are not announced;
 --   PUBLISH or SPUBLISH.
 -- memory_presence.py explains the rules of announcements.
+-- A server without memory refuses commands that need some, from the first one of a script on. So each change begins with
+-- such a command: nothing is changed then, and the node tries it again.
 
 local nodes, users, gone, open, due, journal, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local node, lease, grace, max_users, publish = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
@@ -85,9 +87,10 @@ local function arrive(user, name)
   return announce_join(user, name, redis.call('HLEN', users) + 1)
 end
 
--- Announces that a user left the room, or prepares that. The user was removed from users.
-local function depart(user, name, told, is_lost)
-  record_gone(user, MINUTE)
+-- Removes a user from the room, and announces that or prepares it. The user counts as gone for a minute or an hour.
+local function depart(user, name, told, is_lost, gone_for)
+  record_gone(user, gone_for)
+  redis.call('HDEL', users, user)
   if not told then
     if redis.call('HGET', open, user) or redis.call('HLEN', users) >= max_users then
       return  -- the join is held, or was not announced
@@ -108,7 +111,6 @@ end
 local function announce_due()
   for _, user in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 100)) do
     local text, present = redis.call('HGET', open, user), redis.call('HGET', users, user)
-    close_user(user)
     if present then
       local one = cjson.decode(present)
       if not one.told then
@@ -121,6 +123,7 @@ local function announce_due()
         announce('-', user, one.name)
       end
     end
+    close_user(user)
   end
   local first = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   return first[2] and math.max(tonumber(first[2]) - now, 0) or -1
@@ -145,13 +148,10 @@ local function remove_dead_nodes(own_state)
       one.nodes[name] = nil
     end
     if was_on_dead_node and next(one.nodes) == nil then
-      redis.call('HDEL', users, all[i])
-      depart(all[i], one.name, one.told, true)
+      depart(all[i], one.name, one.told, true, HOUR)
     elseif was_on_dead_node then
-      redis.call('HSET', users, all[i], cjson.encode(one))
-    end
-    if was_on_dead_node then
       record_gone(all[i], HOUR)
+      redis.call('HSET', users, all[i], cjson.encode(one))
     end
   end
   for _, name in ipairs(dead) do

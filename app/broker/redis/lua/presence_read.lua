@@ -2,4 +2,5 @@
 -- Returns when the next announcement is due, the number of users, and the users and their values, alternating.
 
 remove_dead_nodes(own_lease_state())
-return {announce_due(), redis.call('HLEN', users), ARGV[9] == '1' and redis.call('HGETALL', users) or {}}
+local has_announced, next_due = pcall(announce_due)  -- members can be read while the server has no memory
+return {has_announced and next_due or 0, redis.call('HLEN', users), ARGV[9] == '1' and redis.call('HGETALL', users) or {}}

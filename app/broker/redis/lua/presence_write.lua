@@ -7,6 +7,9 @@
 --   the last one; when the next announcement is due; the number of users.
 
 local own_state = own_lease_state()
+if ARGV[9] == '1' then
+  redis.call('ZADD', nodes, now + lease, node)
+end
 remove_dead_nodes(own_state)
 local changed = {}
 
@@ -42,11 +45,11 @@ local function leave(user, name, known, how)
     local pending = redis.call('HGET', open, user)
     if pending then
       if not is_lost and cjson.decode(pending).is_in then
-        close_user(user)
         announce('-', user, name)
+        close_user(user)
       end
     elseif known and not redis.call('ZSCORE', gone, user) then
-      depart(user, name, 0, is_lost)
+      depart(user, name, 0, is_lost, MINUTE)
       return true
     end
     return false
@@ -57,11 +60,11 @@ local function leave(user, name, known, how)
     redis.call('HSET', users, user, cjson.encode(one))
     return false
   end
-  redis.call('HDEL', users, user)
   if how == '2' then
+    redis.call('HDEL', users, user)
     close_user(user)
   else
-    depart(user, one.name, one.told, is_lost)
+    depart(user, one.name, one.told, is_lost, MINUTE)
   end
   return known
 end
@@ -77,9 +80,7 @@ for i = 10, #ARGV, 5 do
   end
   changed[#changed + 1] = has_changed and 1 or 0
 end
-if ARGV[9] == '1' then
-  redis.call('ZADD', nodes, now + lease, node)
-else
+if ARGV[9] ~= '1' then
   redis.call('ZREM', nodes, node)
 end
 set_expiry()
