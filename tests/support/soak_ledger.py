@@ -167,11 +167,10 @@ class Ledger:
     def _record_new(self, epoch: Epoch, room: str, event_id: EventId, text: str, actor: str) -> None:
         epoch.texts[event_id.offset] = text
         epoch.unseen.add(event_id.offset)
-        if text.startswith(f"{room} "):  # published by a client, not user_joined or user_left
-            before = epoch.offsets.setdefault(text, event_id.offset)
-            if before != event_id.offset:
-                both = f"{event_id.epoch}-{before} and as {event_id}"
-                self.violate("published twice", actor, f"{text!r} is in {room} as {both}")
+        before = epoch.offsets.setdefault(text, event_id.offset)
+        if before != event_id.offset:
+            both = f"{event_id.epoch}-{before} and as {event_id}"
+            self.violate("published twice", actor, f"{text!r} is in {room} as {both}")
         epoch.prune(self.history_size)
 
     def check_history(self, room: str, node: str, events: list[dict[str, Any]], last_id: str) -> None:
@@ -219,11 +218,8 @@ class Ledger:
 
 
 def text_of(event: dict[str, Any]) -> str:
-    """Return a text that identifies an event: the text from the publisher, or the type with the user's name."""
-    data = event["data"]
-    if event["type"] == "message":
-        return str(data["content"])
-    return str(data["message"]) if event["type"] == "notification.new" else f"{event['type']} {data['username']}"
+    """Return the text from the publisher of an event, which identifies it."""
+    return str(event["data"]["content" if event["type"] == "message" else "message"])
 
 
 def table(rows: Iterable[tuple[str, object]]) -> str:

@@ -101,7 +101,7 @@ class RoomView:
             self._violate("missing", f"{self.room} went from {last} to {event_id} {text!r}")
         elif event_id.epoch < last.epoch:
             self._violate("out of order", f"{event_id} {text!r} of {self.room} came after {last}")
-        if not text.startswith((f"{self.room} ", "user_joined ", "user_left ")):
+        if not text.startswith(f"{self.room} "):
             self._violate("foreign room", f"{event_id} {text!r} came in {self.room}")
         if event_id > last:
             self._move(event_id)

@@ -180,6 +180,8 @@ class Tab:
             view.on_resync(frame["data"]["last_id"])
         elif kind == "error":
             self._on_error(frame)
+        elif kind in ("user_joined", "user_left"):
+            return  # live only: without an id, nothing tells whether one is missing
         elif kind not in ("sent", "pong"):
             view.on_event(frame["id"], text_of(frame))
             return
