@@ -40,6 +40,7 @@ _WITH_KEY: Final[tuple[Command, ...]] = (
     ("XINFO STREAM",),
     ("XRANGE", "-", "+", "COUNT", 1),
     ("XREVRANGE", "+", "-", "COUNT", 1),
+    ("XTRIM", "MINID", 0),
     ("ZADD", "XX", 1, "m"),
     ("ZCARD",),
     ("ZRANGE", 0, 0),

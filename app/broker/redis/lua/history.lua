@@ -67,13 +67,13 @@ local function add(event)
   return true
 end
 
--- Adds the events of a range while accepts returns true for them. Reads a few at once, because the stream may contain
--- events of 100 KB, and a script blocks the server.
+-- Adds the events that read(from) returns, beginning with the id from, while accepts returns true for them. Reads a few at
+-- once, because the stream may contain events of 100 KB, and a script blocks the server.
 local PIECE = 8
-local function add_range(command, from, to, accepts)
+local function add_range(read, from, accepts)
   local events
   repeat
-    events = redis.call(command, stream, from, to, 'COUNT', PIECE)
+    events = read(from)
     for _, event in ipairs(events) do
       if not accepts(event) or not add(event) then
         return
@@ -85,7 +85,9 @@ end
 
 if seen == '' then
   if before ~= '0-0' then
-    add_range('XREVRANGE', before == '' and '+' or '(' .. before, '-', is_stored)
+    add_range(function(from)
+      return redis.call('XREVRANGE', stream, from, '-', 'COUNT', PIECE)
+    end, before == '' and '+' or '(' .. before, is_stored)
   end
   return {epoch, offset, 1, found, offset, 1}
 end
@@ -107,6 +109,8 @@ if not is_valid or (offset_seen < newest_offset and not first) then
 end
 if first then
   add(first)
-  add_range('XRANGE', '(' .. first[1], epoch .. '-' .. offset, function() return true end)
+  add_range(function(from)
+    return redis.call('XRANGE', stream, from, epoch .. '-' .. offset, 'COUNT', PIECE)
+  end, '(' .. first[1], function() return true end)
 end
 return {epoch, offset, 1, found, offset, seen == epoch and begun_by == generation and 1 or 0}
