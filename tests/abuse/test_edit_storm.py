@@ -1,0 +1,82 @@
+"""A user that edits the oldest message of a long history on Redis again and again."""
+
+import asyncio
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
+import pytest
+from attacks import HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Report, Target
+from long_history import HISTORY, ROOM, long_history, sent_bytes
+from wire import masked
+
+from roomcast.gateway.history_limit import READ_BURST, READ_RATE
+from roomcast.protocol.frames import TEXT
+
+CONNECTIONS = 5
+#: How many edits a connection sends, fewer than one burst allows.
+EDITS = 300
+
+
+async def attack(target: Target) -> Outcome:
+    """Five connections of a user, and five of one who is not the author, edit the oldest message 300 times each."""
+    begun = asyncio.get_running_loop().time()
+    answers = {"sent": 0, "not_author": 0, "other": 0}
+
+    async def edit(user_id: int) -> None:
+        peer = await target.websocket(user_id)
+        try:
+            await peer.send(_message("join_room", {"since": None}))
+            while (event := await peer.event())["type"] != "joined_room":
+                pass
+            epoch = event["data"]["last_id"].partition("-")[0]
+            await peer.send(_message("edit_message", {"message_id": f"{epoch}-1", "content": "x"}) * EDITS)
+            while True:
+                event = await peer.event()
+                if event.get("id") == 1 and event["type"] != "joined_room":
+                    answer = event["data"].get("code", event["type"])
+                    answers[answer if answer in answers else "other"] += 1
+        finally:
+            peer.close()
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(target.seconds):
+            await asyncio.gather(*(edit(user_id) for user_id in (1, 2) for _ in range(CONNECTIONS)))
+    return {"answers": answers, "seconds": asyncio.get_running_loop().time() - begun}
+
+
+def _message(type: str, data: object) -> bytes:
+    return masked(TEXT, json.dumps({"type": type, "room": ROOM, "id": 1, "data": data}).encode())
+
+
+async def measure(seconds: float) -> tuple[Report, int]:
+    """Return the figures, and how many bytes Redis sent."""
+    async with long_history() as server:
+        before = await sent_bytes(server)
+        settings = {"REDIS_URL": server.url, "HISTORY_BYTES": str(2 * HISTORY), "HISTORY_SIZE": "1000"}
+        report = await Attack(attack, __file__, **settings).measure(seconds)
+        return report, await sent_bytes(server) - before
+
+
+@pytest.mark.redis
+async def test_edits_read_history_at_a_limited_rate() -> None:
+    """Redis sends what the limits of both users allow, refusals need one event each, and the other clients go on."""
+    report, sent = await measure(TEST_SECONDS)
+    assert report.outcome["answers"]["not_author"] > 0, report
+    assert sent < 2 * (1.1 * READ_BURST + READ_RATE * (report.outcome["seconds"] + 5)), report
+    report.check_others()
+
+
+async def _print_figures() -> None:
+    report, sent = await measure(HAND_SECONDS)
+    print(f"{report}\nRedis sent {sent / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    if "--attack" in sys.argv:
+        Attack(attack, __file__).main()
+    else:
+        asyncio.run(_print_figures())
