@@ -139,6 +139,9 @@ class ErrorResponses(Protocol):
     async def send_and_close(self, request: web.BaseRequest, response: web.Response) -> None:
         """Send ``response`` and end the connection, so that the client receives the response."""
 
+    async def wait_until_read(self, transport: asyncio.Transport, *, is_last: bool) -> None:
+        """Wait until the client has read most of the response, or all of it if it is the last one."""
+
 
 class HttpConnection(web.RequestHandler):
     """A connection that aiohttp handles, with a bound on the work that it causes in one iteration of the event loop.
@@ -224,9 +227,16 @@ class HttpConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send ``resp``."""
+        """Send ``resp``. With TLS, also wait for a client that reads slowly.
+
+        The transport hides the bytes that it has encrypted: aiohttp takes the response for sent. The connection would
+        count as idle, or be closed, and TLS discards what is unsent a few seconds after that.
+        """
         self.may_be_unread = True
-        return await super().finish_response(request, resp, start_time)
+        result = await super().finish_response(request, resp, start_time)
+        if self.transport is not None and self.ssl_context is not None:
+            await self._errors.wait_until_read(self.transport, is_last=not resp.keep_alive)
+        return result
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Report that this object no longer has a transport."""

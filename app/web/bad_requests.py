@@ -6,6 +6,7 @@ anything that the client sent, because URLs and headers contain tokens.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from ..aiohttp_internals import MAX_HEAD, Malformation, head_size
 from .body_limit import send_and_close
 from .json_errors import BAD_BODY, FAILURE_LOGS, INTERNAL, Failure
 from .request_head import is_host
+from .unread_responses import MAX_UNREAD, wait_until_read
 
 #: The most slashes in a path. aiohttp looks up a route by each part of the path that ends at a slash: 8,000 take 9 ms.
 MAX_SLASHES: Final = 64
@@ -68,3 +70,7 @@ class BadRequests:
     async def send_and_close(self, request: web.BaseRequest, response: web.Response) -> None:
         """Send ``response``, then discard what the client still sends, and close."""
         await send_and_close(request, response)
+
+    async def wait_until_read(self, transport: asyncio.Transport, *, is_last: bool) -> None:
+        """Wait until the client has read most of the response, or all of it if it is the last one."""
+        await wait_until_read(transport, 0 if is_last else MAX_UNREAD)

@@ -21,6 +21,10 @@ from .json_errors import FailureLogs
 
 #: How many bytes a client must read within HANDSHAKE_TIMEOUT, if so many are outstanding.
 MIN_PROGRESS: Final = 4096
+#: How many bytes of a response may be outstanding when the next request of the connection is handled.
+MAX_UNREAD: Final = 65_536
+#: How often ``wait_until_read`` looks, in seconds.
+_INTERVAL: Final = 0.05
 #: The fields tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes of ``struct tcp_info`` (linux/tcp.h).
 _TCP_INFO: Final = struct.Struct("=24xI92xQ16xI")
 #: With this value of SO_LINGER, the kernel sends a reset and discards what it has not sent.
@@ -64,6 +68,14 @@ class UnreadResponses:
                 text = f"dropped a connection that did not read a response for {self._timeout:g} s"
                 self._logs.add_refusal("unread", text)
                 _reset(transport)
+
+
+async def wait_until_read(transport: asyncio.Transport, limit: int) -> None:
+    """Wait until at most ``limit`` bytes are outstanding, or ``abort_stalled`` has ended the connection."""
+    while not transport.is_closing():
+        if _measure(transport, 0).outstanding <= limit:
+            break
+        await asyncio.sleep(_INTERVAL)
 
 
 def _measure(transport: asyncio.Transport, now: float) -> _Progress:

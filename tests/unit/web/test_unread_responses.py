@@ -21,6 +21,7 @@ from roomcast.aiohttp_internals import HttpConnection, http_transports
 from roomcast.web.json_errors import FailureLogs
 from roomcast.web.server import Address, Server
 from roomcast.web.unread_responses import MIN_PROGRESS, UnreadResponses, _measure
+from roomcast.web.upgrade import tls_connection
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop", "asyncio")
@@ -219,6 +220,30 @@ async def test_a_connection_that_is_closing_is_dropped(address: Address) -> None
         one.connections[0][0].force_close()
         assert one.connections
         await one.wait_until_dropped(0.0)
+
+
+@pytest.mark.parametrize("header", ["Connection: close\r\n", ""])
+async def test_tls_is_not_closed_before_a_slow_client_has_read(
+    header: str, server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the end of the response nor HTTP_KEEPALIVE cuts off what TLS has encrypted already."""
+    monkeypatch.setattr(tls_connection, "CLOSE_TIMEOUT", 0.1)
+    size = 3_000_000
+    big = Plugin("big", "For this test")
+
+    @big.route("GET", "/file")
+    async def send(service, request: web.Request) -> web.Response:
+        return web.Response(body=bytes(size))
+
+    async with checked(Address(port=0, tls=server_tls), plugins=[big], http_keepalive=0.1) as one:
+        await one.client.send(f"GET /plugins/big/file HTTP/1.1\r\nHost: a\r\n{header}\r\n".encode())
+        await one.wait_until_unread()
+        await asyncio.sleep(1)
+        received = 0
+        while received < size:
+            part = await one.client.read(65536)
+            assert part, f"cut off after {received} bytes"
+            received += len(part)
 
 
 async def test_few_pipelined_requests_are_read() -> None:
