@@ -24,6 +24,8 @@ from roomcast.gateway.rate_limit import (
 )
 
 RATE, LARGEST = 100_000, 10_000
+#: For tests with a server: at this rate a bucket drains by a few KB while a slow machine runs the test.
+LOW_RATE = 10_000
 #: The most that fits into the bucket of a user before its connections are closed, in bytes.
 FULL = (BYTE_BURST_SECONDS + BYTE_EXCESS_SECONDS) * RATE + 2 * LARGEST
 
@@ -152,15 +154,15 @@ async def answers_to(user: User, ids: Iterable[int]) -> list[str]:
 
 async def test_large_messages_are_refused_then_closed(serve: Serve) -> None:
     """Each refusal has the id of its message. It also concerns the user's other connections, but not other users."""
-    server = await serve(ws_byte_rate=RATE, ws_message_rate=0)
+    server = await serve(ws_byte_rate=LOW_RATE, ws_message_rate=0)
     async with connect(server) as alice, connect(server) as again, connect(server, 2, "ben") as ben:
         for user in (alice, again, ben):
             await user.join(ROOM)
         for n in range(6):
             await alice.send("send_message", ROOM, padded(40_000), id=n)
-        assert sorted(await answers_to(alice, range(6))) == ["rate_limited"] * 4 + ["sent"] * 2
+        assert sorted(await answers_to(alice, range(6))) == ["rate_limited"] * 5 + ["sent"]
         errors = [frame for frame in alice.frames if frame["type"] == "error"]
-        assert [frame["id"] for frame in errors] == [2, 3, 4, 5]
+        assert [frame["id"] for frame in errors] == [1, 2, 3, 4, 5]
         assert "bytes a second on all connections of this user" in errors[0]["data"]["error"]
         await again.send("send_message", ROOM, padded(5000), id=7)
         assert await answers_to(again, [7]) == ["rate_limited"]
@@ -183,7 +185,7 @@ async def test_the_event_of_a_message_counts(serve: Serve) -> None:
         for n in range(64):
             await alice.send("edit_message", ROOM, {"message_id": message_id, "content": str(n)}, id=n)
         answers = await answers_to(alice, range(64))
-        assert 1 <= answers.count("sent") <= 8
+        assert 1 <= answers.count("sent") <= 20
         assert set(answers) == {"sent", "rate_limited"}
         assert sum(frame["type"] == "message.edited" for frame in await ben.settled()) == answers.count("sent")
 
@@ -197,24 +199,25 @@ async def test_a_loop_of_a_plugin_is_not_interrupted(serve: Serve) -> None:
         for _ in range(30):
             await ctx.publish("message", padded(10_000) | {"username": ctx.username, "user_id": ctx.user_id})
 
-    server = await serve(plugins=[plugin], ws_byte_rate=RATE, ws_message_rate=0)
+    server = await serve(plugins=[plugin], ws_byte_rate=2 * LOW_RATE, ws_message_rate=0)
     async with connect(server) as alice:
         await alice.join(ROOM)
         for n in range(3):
             await alice.send("loop", ROOM, id=n)
-        assert await answers_to(alice, range(3)) == ["looped", "rate_limited", "rate_limited"]
+        assert sorted(await answers_to(alice, range(3))) == ["looped", "rate_limited", "rate_limited"]
+        assert [frame["id"] for frame in alice.frames if frame["type"] == "looped"] == [0]
         while sum(frame["type"] == "message" for frame in alice.frames) < 30:
             await alice.recv()
 
 
 async def test_new_tokens_count_more(serve: Serve) -> None:
     """Verifying signatures takes long, so a user can do it only about 30 times a second with the default rate."""
-    server = await serve(ws_message_rate=0, ws_byte_rate=10 * TOKEN_COST)
+    server = await serve(ws_message_rate=0, ws_byte_rate=TOKEN_COST)
     async with connect(server) as alice:
         for n in range(40):
             await alice.send("refresh_token", data={"token": token_for()}, id=n)
         answers = await answers_to(alice, range(40))
-        assert 9 <= answers.count("token_refreshed") <= 20, answers
+        assert 1 <= answers.count("token_refreshed") <= 10, answers
         assert set(answers) == {"token_refreshed", "rate_limited"}
 
 
