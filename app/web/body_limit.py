@@ -89,7 +89,7 @@ class _Discard(asyncio.BufferedProtocol):
         #: Done when the client has hung up, or has sent too much.
         self.ended: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         transport.set_protocol(self)
-        with contextlib.suppress(RuntimeError):  # it is closing already
+        with contextlib.suppress(RuntimeError, OSError):  # it is closing already, or the client has left
             transport.resume_reading()
             if transport.can_write_eof():
                 transport.write_eof()

@@ -7,6 +7,7 @@ that may see details (``SEES_DETAILS``) get the ``detail`` of ``Unavailable``, w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
@@ -78,9 +79,10 @@ class FailureLogs:
 
     def add(self, request: web.BaseRequest, error: BaseException | None) -> None:
         """Log that ``request`` failed with ``error``."""
-        match = request.match_info if isinstance(request, web.Request) else None
-        resource = None if match is None else match.route.resource
-        name = "a request" if match is None or resource is None else f"{match.route.method} {resource.canonical}"
+        name = "a request"
+        with contextlib.suppress(AssertionError, AttributeError):  # its route was not looked up, or there is none
+            route = request.match_info.route  # type: ignore[attr-defined]
+            name = f"{route.method} {route.resource.canonical}"
         if isinstance(error, Unavailable):
             self.add_unavailable(name, f"{name} could not be carried out: {error.detail}")
         else:

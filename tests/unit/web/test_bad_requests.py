@@ -153,6 +153,17 @@ async def test_unreasonable_heads_are_refused(
         assert len(refusals(caplog)) == 1
 
 
+@pytest.mark.parametrize("name", ["a", "xn--a", "xn--" + "a" * 8000, "[::1]", "%ff"])
+async def test_the_host_of_a_whole_url_is_not_decoded(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A request with a whole URL, as proxies get it, is handled by its path and its Host header."""
+    async with serving() as run:
+        for path, status in (("", 200), ("/nope?a=b", 404), ("/health/live", 200)):
+            peer = await run.peer()
+            await peer.send(f"GET http://{name}{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert (await read_response(peer))[0] == status
+    assert not caplog.records
+
+
 async def test_a_path_with_many_slashes_is_not_found(caplog: pytest.LogCaptureFixture) -> None:
     """aiohttp would look up each part of the path."""
     async with serving() as run:
