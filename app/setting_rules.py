@@ -25,6 +25,7 @@ _ORIGIN: Final = re.compile(
 )
 #: No braces, which select the slot of a key in a Cluster, and no wildcards of Redis patterns.
 _PREFIX: Final = re.compile(r"[^\x00-\x20\x7f-\U0010ffff{}\[\]*?\\]{1,64}")
+_HOST: Final = re.compile(r"\[[0-9a-f:.]+(%\w+)?\]|[\w.-]+", re.ASCII | re.IGNORECASE)
 IPAddress = IPv4Address | IPv6Address
 #: The proxies in front of the server: how many, or the networks that they are in.
 TrustedProxies = int | tuple[IPv4Network | IPv6Network, ...]
@@ -200,6 +201,17 @@ def normalize_public_url(value: str) -> str:
             "https://example.com/rt."
         )
     return str(url).rstrip("/")
+
+
+def split_address(value: str) -> tuple[str, int]:
+    """Return the host, without brackets, and the port in ``INTERNAL_ADDRESS``. Raises ``SettingsError``."""
+    host, _, port = value.rpartition(":")
+    if not _HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise SettingsError(
+            f"INTERNAL_ADDRESS is {show(value)}; it must be host:port, like 127.0.0.1:9000 or [::1]:9000. 0.0.0.0:9000 "
+            "means all IPv4 addresses of this machine, and [::]:9000 all."
+        )
+    return host.strip("[]"), int(port)
 
 
 @cache

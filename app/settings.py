@@ -26,6 +26,7 @@ from .setting_rules import (
     check_room_access_secrets,
     normalize_origin,
     normalize_public_url,
+    split_address,
     split_values,
     trusted_proxies,
 )
@@ -274,6 +275,12 @@ class Settings:
     drain_seconds: float = _setting(
         10.0, "float", "Time over which the connections are closed at shutdown", unit="s", minimum=0
     )
+    internal_address: str | None = _setting(
+        None,
+        "str",
+        "Address (host:port) of an internal port for the HTTP API, the console, metrics, details of health and the "
+        "documents; by default they are on the same port as the WebSockets",
+    )
     console: bool = _setting(False, "bool", "Serve the debug console at /console, protected by API_KEY")
     log_format: str = _setting("text", "str", "Format of the log lines: text or json", choices=("text", "json"))
     log_level: str = _setting(
@@ -307,6 +314,8 @@ class Settings:
         check_lease(self.redis_lease, self.redis_timeout)
         read_api_keys(self.api_key, self.api_keys)
         check_room_access(self.room_access)
+        if self.internal_address is not None:
+            split_address(self.internal_address)
         if self.public_url is not None:
             object.__setattr__(self, "public_url", normalize_public_url(self.public_url))
         trusted_proxies(self.trust_proxy)

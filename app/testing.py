@@ -44,7 +44,8 @@ from .gateway.gateway import Gateway
 from .plugin import Plugin
 from .registry import LoadedPlugin, Registry
 from .settings import Settings
-from .web.server import Address, Server
+from .web.port import Address
+from .web.server import Server
 from .web.upgrade.handshake import PATH
 
 #: How long ``next`` waits for an event, in seconds.

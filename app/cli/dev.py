@@ -16,7 +16,8 @@ from .. import logs, output
 from ..secret_files import read_secret
 from ..setting_rules import split_values
 from ..settings import Settings
-from ..web.server import Address, Server
+from ..web.port import Address
+from ..web.server import Server
 from ..web.upgrade.handshake import PATH
 from ..workers import process
 from ..workers.listen_errors import is_port_free
@@ -63,6 +64,8 @@ def dev(hosts: tuple[str, ...], port: int) -> None:
 def dev_settings(environ: Mapping[str, str]) -> Settings:
     """Return settings for one run on a developer's machine: those in ``environ``, with permissive defaults.
 
+    INTERNAL_ADDRESS is ignored, so that the console and the API have the printed port.
+
     Pages of all origins may connect, because the development server of a front end has another origin. Pages of other
     sites still need a token.
     """
@@ -72,7 +75,7 @@ def dev_settings(environ: Mapping[str, str]) -> Settings:
         defaults["API_KEY"] = secrets.token_urlsafe(24)
     if read_secret("JWT_PUBLIC_KEY", given) is None and read_secret("JWT_SECRET", given) is None:
         defaults["JWT_SECRET"] = secrets.token_hex(32)
-    return Settings.from_env(defaults | given)
+    return Settings.from_env(defaults | given, internal_address=None)
 
 
 def find_free_port(hosts: Sequence[str], wanted: int) -> int:

@@ -66,7 +66,8 @@ async def examine(
     async for finding in check_redis(environ):
         yield finding
     if target is None:
-        yield environment.check_port(hosts, port)
+        for finding in environment.check_ports(environ, hosts, port):
+            yield finding
         return
     async for finding in check_running(target, environ):
         yield finding

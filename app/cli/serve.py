@@ -13,8 +13,10 @@ from .. import logs, output
 from ..certificate_files import CertificateFile, load_certificate
 from ..certificates import ServerContext
 from ..errors import SettingsError
+from ..setting_rules import split_address
 from ..settings import Settings
-from ..web.server import Address
+from ..web.port import Address
+from ..web.tcp_sockets import expand_hosts
 from ..workers import process, supervisor
 from ..workers.worker import current_worker
 from .options import host_option, port_option, tls_options
@@ -43,7 +45,8 @@ def serve(
     """Run a server for production.
 
     Settings are read from environment variables; `roomcast doctor` checks them. JWT_SECRET or JWT_PUBLIC_KEY is
-    required, to verify the tokens of your users. API_KEY is required for your backends to publish.
+    required, to verify the tokens of your users. API_KEY is required for your backends to publish. INTERNAL_ADDRESS
+    separates the port for your users from that for backends and operators.
 
     SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once. SIGHUP reads
     certificates and the files of secrets again.
@@ -57,15 +60,17 @@ def serve(
         raise SettingsError("--unix-socket does not work with TLS; let the proxy in front of it serve TLS.")
     load_tls = None if tls_cert is None else partial(create_tls_context, tls_cert, tls_key)
     tls = load_tls() if load_tls is not None else None
+    address = Address(hosts, port, unix_socket, tls)
+    value = settings.internal_address
+    internal = None if value is None else internal_address(split_address(value), address)
     output.install()
     logs.configure(settings, worker.number if worker else None)
-    address = Address(hosts, port, unix_socket, tls)
     if worker is not None:
-        worker.serve(settings, address, load_tls)
+        worker.serve(settings, address, internal, load_tls)
     elif workers > 1:
-        supervisor.supervise(settings, address, workers)
+        supervisor.supervise(settings, address, internal, workers)
     else:
-        process.run(settings, address, lambda server: None, load_tls=load_tls)
+        process.run(settings, address, lambda server: None, internal=internal, load_tls=load_tls)
 
 
 def create_tls_context(certificate: Path, key: Path | None) -> ServerContext:
@@ -74,3 +79,15 @@ def create_tls_context(certificate: Path, key: Path | None) -> ServerContext:
     key_file = None if key is None else CertificateFile("--tls-key", str(key))
     context.validity = load_certificate(context, CertificateFile("--tls-cert", str(certificate)), key_file)
     return context
+
+
+def internal_address(host_and_port: tuple[str, int], address: Address) -> Address:
+    """Return the address in INTERNAL_ADDRESS, which has this host and port.
+
+    Raises ``SettingsError`` if it has the same port as ``address``. The hosts are not compared, because names would
+    have to be resolved, and two sockets that workers share would get no error from the system.
+    """
+    host, port = host_and_port
+    if address.unix_socket is None and port == address.port != 0:
+        raise SettingsError(f"INTERNAL_ADDRESS has the port {port}, which is that of --port; give it another one.")
+    return Address(expand_hosts([host]), port, is_internal=True)

@@ -9,7 +9,7 @@ from aiohttp import web
 from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
-from .app_state import DEV, GATEWAY
+from .app_state import DEV, GATEWAY, PART, Part
 from .json_errors import FAILURE_LOGS, FailureLogs
 from .ops import health, metrics
 from .origins import ORIGINS, AllowedOrigins
@@ -22,8 +22,8 @@ API_ROOT: Final = "/api/v1"
 
 
 def add_routes(app: web.Application) -> None:
-    """Add all routes to ``app``, in which the gateway is stored already. Raises ``PluginError``."""
-    router = app.router
+    """Add the routes of ``app[PART]`` to ``app``, in which the gateway is stored already. Raises ``PluginError``."""
+    router, part = app.router, app[PART]
     check_schemas(app[GATEWAY].registry)
     app[TICKET_LIMIT] = TicketLimit()
     app[FAILURE_LOGS] = FailureLogs()
@@ -34,23 +34,29 @@ def add_routes(app: web.Application) -> None:
     router.add_get(handshake.PATH, handshake.connect)
     router.add_post(tickets.PATH, tickets.create_ticket)
     router.add_options(tickets.PATH, tickets.preflight)
-    add_api_routes(router)
     router.add_get("/health/live", health.live)
     router.add_get("/health/ready", health.ready)
+    static_files.add_routes(app)
+    plugin_routes.add_routes(app)
+    if part is not Part.PUBLIC:
+        _add_operators_routes(app)
+    # The first route that matches is used, so these are the last.
+    router.add_route("*", f"{API_ROOT}/{{rest:.*}}", fallback.api_not_found)
+    router.add_route("*", "/{rest:.*}", fallback.not_found)
+
+
+def _add_operators_routes(app: web.Application) -> None:
+    """Add the routes for backends and operators, which the public port lacks if there is an internal one."""
+    add_api_routes(app.router)
     metrics.add_routes(app)
     templates.set_up(app)
     if console.is_enabled(app):
         console.add_routes(app)
         login.add_routes(app)
     if app[DEV]:
-        router.add_post(dev_tokens.PATH, dev_tokens.create_token)
-    static_files.add_routes(app)
+        app.router.add_post(dev_tokens.PATH, dev_tokens.create_token)
     docs.add_routes(app)
-    plugin_routes.add_routes(app)
-    # The first route that matches is used, so these are the last.
-    router.add_get("/", fallback.root)
-    router.add_route("*", f"{API_ROOT}/{{rest:.*}}", fallback.api_not_found)
-    router.add_route("*", "/{rest:.*}", fallback.not_found)
+    app.router.add_get("/", fallback.root)
 
 
 def add_api_routes(router: web.UrlDispatcher) -> None:

@@ -1,35 +1,31 @@
-"""Serves a gateway over HTTP: creates the application, listens on TCP, TLS or a Unix socket, and stops gracefully."""
+"""Serves a gateway over HTTP: creates the applications of its ports, and stops gracefully."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
-import sys
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from aiohttp import web
 
-from ..aiohttp_internals import hide_versions, http_connections
+from ..aiohttp_internals import hide_versions
 from ..certificates import ServerContext, Validity
 from ..gateway.gateway import Gateway
 from ..transport.connection import CLOSE_TIMEOUT
-from . import tcp_sockets
-from .app_state import DEV, GATEWAY
-from .bad_requests import BadRequests
+from .api.ticket_limit import TICKET_LIMIT
+from .app_state import DEV, GATEWAY, PART, Part
 from .body_limit import limit_body
 from .capacity import capacity, open_file_limit
 from .connection_limit import CONNECTION_LIMIT, ConnectionLimit
 from .host_check import host_check
+from .json_errors import FAILURE_LOGS
 from .ops.worker_metrics import PEERS, Peers
+from .port import Address, Port
 from .routes import add_routes
-from .upgrade.acceptor import Acceptor
-from .upgrade.tls_connection import Tls, TlsConnection
+from .wrong_keys import WRONG_KEYS
 
 log = logging.getLogger("roomcast")
 
@@ -37,36 +33,17 @@ hide_versions()
 
 #: The largest body of a request, in bytes.
 MAX_BODY: Final = 1024 * 1024
-#: The options of aiohttp's runner.
-RUNNER_OPTIONS: Final[dict[str, Any]] = {
-    "access_log": None,  # its lines would contain URLs with tokens
-    "shutdown_timeout": 1,
-    # ``limit_body`` refuses compressed bodies, and reads the rest of a body that nothing has read.
-    "auto_decompress": False,
-    "lingering_time": 0,
-    # Our keepalive replaces TCP's, for which each transport would keep a socket object.
-    "tcp_keepalive": False,
-}
-
-
-class Address(NamedTuple):
-    """Where to listen: on ``unix_socket`` if it is set, otherwise on ``port`` of ``hosts``. With ``tls``, serve TLS.
-
-    ``tcp_sockets.expand_hosts`` makes ``hosts``. ``sockets`` are sockets that the supervisor has bound to that address.
-    Without any, the server binds its own.
-    """
-
-    hosts: tuple[str, ...] = ("127.0.0.1",)
-    port: int = 8000
-    unix_socket: Path | None = None
-    tls: ssl.SSLContext | None = None
-    sockets: tuple[socket.socket, ...] = ()
 
 
 def create_app(
-    gateway: Gateway, *, dev: bool = False, hosts: tuple[str, ...] = (), peers: Peers | None = None
+    gateway: Gateway,
+    *,
+    part: Part = Part.ALL,
+    dev: bool = False,
+    hosts: tuple[str, ...] = (),
+    peers: Peers | None = None,
 ) -> web.Application:
-    """Return the aiohttp application of a started ``gateway``.
+    """Return the aiohttp application of a started ``gateway``, which serves ``part`` of the server.
 
     ``dev`` is for ``roomcast dev``, which serves only requests for ``hosts`` and this machine. ``peers`` are the other
     workers, if there are several.
@@ -74,6 +51,7 @@ def create_app(
     checks = [limit_body, host_check(hosts)] if dev else [limit_body]
     app = web.Application(client_max_size=MAX_BODY, middlewares=checks)
     app[GATEWAY] = gateway
+    app[PART] = part
     app[DEV] = dev
     workers = 1 if peers is None else peers.total
     limits = capacity(gateway.settings.max_connections, open_file_limit(), workers)
@@ -88,78 +66,55 @@ class Server:
     """A gateway that listens at ``address``. See ``create_app`` for ``dev`` and ``peers``.
 
     ``start`` starts the gateway and listens. ``stop`` closes the listeners, drains the clients and stops the gateway.
+    With an ``internal`` address, only what users need is at ``address``. The internal port is open until all clients
+    have left, so that operators can watch the drain.
     """
 
-    #: How many connections the kernel queues until they are accepted: enough for a crowd that reconnects at once.
-    BACKLOG: Final = 4096
-    #: How many connections asyncio's own loop accepts in one iteration. uvloop accepts one for each socket.
-    ACCEPT_AT_ONCE: Final = 100
-
-    def __init__(self, gateway: Gateway, address: Address, *, dev: bool = False, peers: Peers | None = None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        address: Address,
+        *,
+        internal: Address | None = None,
+        dev: bool = False,
+        peers: Peers | None = None,
+    ) -> None:
         self.gateway: Final = gateway
         self.address: Final = address
+        self._internal_address: Final = internal
         self._dev: Final = dev
         self._peers: Final = peers
-        self._runner: web.AppRunner | None = None
-        self._listeners: Final[list[asyncio.Server]] = []
-        self._handshake_timeouts: asyncio.Task[None] | None = None
-        self._acceptor: Acceptor | None = None
+        #: The open ports: that of ``address`` first, then the internal one if there is one.
+        self.ports: Final[list[Port]] = []
         #: The validity of the TLS certificate in use, if the context of ``address`` is a ``ServerContext``.
         self.certificate: Validity | None = None
         self._record_expiry(address.tls)
 
     async def start(self) -> None:
-        """Start the gateway and listen. The port is bound last, so that no client connects before all is ready."""
+        """Start the gateway and listen. The ports are bound last, so that no client connects before all is ready."""
         await self.gateway.start()
         try:
-            await self._listen()
+            self._add_ports()
+            for port in self.ports:
+                await port.open()
         except BaseException:
-            for listener in self._listeners:
-                listener.close()
-            if self._runner is not None:
-                await self._runner.cleanup()
+            for port in self.ports:
+                await port.close()
             await self.gateway.close()
             raise
 
-    async def _listen(self) -> None:
-        app = create_app(self.gateway, dev=self._dev, hosts=self.address.hosts, peers=self._peers)
-        keepalive = self.gateway.settings.http_keepalive
-        self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=keepalive, **RUNNER_OPTIONS)
-        await self._runner.setup()
-        assert self._runner.server is not None
-        http = http_connections(self._runner.server, BadRequests(app), app[CONNECTION_LIMIT].remove)
-        self._acceptor = Acceptor(app, self._runner.server, http)
-        # In dev aiohttp accepts all connections itself, because the host check is a middleware.
-        await self._bind(self._encrypt(http if self._dev else self._acceptor))
-        self._handshake_timeouts = asyncio.create_task(self._acceptor.enforce_timeout())
-
-    def _encrypt(self, factory: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """Return ``factory``, or with TLS a factory of protocols that do the handshake first."""
-        if self.address.tls is None:
-            return factory
-        assert self._acceptor is not None
-        timeout = self.gateway.settings.handshake_timeout
-        return partial(TlsConnection, Tls(self.address.tls, timeout, self._acceptor, self.gateway.tasks, factory))
-
-    async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Listen."""
-        loop, address, listeners = asyncio.get_running_loop(), self.address, self._listeners
-        options: dict[str, Any] = {"backlog": self.ACCEPT_AT_ONCE}
-        if address.unix_socket is None:
-            # In a thread, because a name server may take any time.
-            bind = partial(tcp_sockets.bind, address.hosts, address.port)
-            for sock in list(address.sockets) or await asyncio.to_thread(bind):
-                listeners.append(await loop.create_server(factory, sock=sock, **options))
-                sock.listen(self.BACKLOG)  # again, because asyncio uses one number for both purposes
-        elif not address.sockets:
-            path = str(address.unix_socket)
-            listeners.append(await loop.create_unix_server(factory, path, backlog=self.BACKLOG))
-        else:
-            if sys.version_info >= (3, 13):
-                options["cleanup_socket"] = False  # other workers still listen on the path when this one ends
-            for sock in address.sockets:
-                listeners.append(await loop.create_unix_server(factory, sock=sock, **options))
-                sock.listen(self.BACKLOG)
+    def _add_ports(self) -> None:
+        part = Part.ALL if self._internal_address is None else Part.PUBLIC
+        app = create_app(self.gateway, part=part, dev=self._dev, hosts=self.address.hosts, peers=self._peers)
+        self.ports.append(Port(app, self.address))
+        if self._internal_address is not None:
+            internal = create_app(self.gateway, part=Part.INTERNAL, peers=self._peers)
+            # The limits are those of the whole server.
+            internal[CONNECTION_LIMIT] = app[CONNECTION_LIMIT]
+            internal[WRONG_KEYS] = app[WRONG_KEYS]
+            internal[FAILURE_LOGS] = app[FAILURE_LOGS]
+            internal[TICKET_LIMIT] = app[TICKET_LIMIT]
+            self.ports.append(Port(internal, self._internal_address))
 
     def use_certificate(self, tls: ssl.SSLContext) -> None:
         """Present the certificate of ``tls`` to new connections. The server must serve TLS.
@@ -183,11 +138,8 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is bound; 0 on a Unix socket."""
-        if self.address.unix_socket is not None:
-            return 0
-        port: int = self._listeners[0].sockets[0].getsockname()[1]
-        return port
+        """The port of ``address`` that is bound; 0 on a Unix socket."""
+        return self.ports[0].number
 
     async def prepare_stop(self) -> None:
         """Report that this node is not ready, and serve for ``SHUTDOWN_DELAY``.
@@ -201,16 +153,13 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, drain the clients, and close everything."""
-        for listener in self._listeners:
-            listener.close()
+        public, *internal = self.ports
+        public.stop_listening()
         await self.gateway.drain()
-        if self._handshake_timeouts is not None:
-            self._handshake_timeouts.cancel()
-        if self._acceptor is not None:
-            await self._acceptor.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await public.close()
         await self._wait_for_clients()
+        for port in internal:
+            await port.close()
         await self.gateway.close()
 
     async def _wait_for_clients(self) -> None:

@@ -29,7 +29,8 @@ from ..registry import Registry
 from ..settings import Settings
 from ..web.capacity import capacity, open_file_limit
 from ..web.ops.worker_metrics import Peers
-from ..web.server import Address, Server
+from ..web.port import Address
+from ..web.server import Server
 from ..web.server import serve as serve_until
 from ..web.tcp_sockets import bracketed
 from . import unix_socket
@@ -66,7 +67,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 def _ignore_accept_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error of asyncio's loop, unless it has no file descriptor for a connection.
 
-    Python 3.11 logs that up to ``Server.ACCEPT_AT_ONCE`` times a second, ``ConnectionLimit`` once a minute.
+    Python 3.11 logs that up to ``Port.ACCEPT_AT_ONCE`` times a second, ``ConnectionLimit`` once a minute.
     """
     if context.get("message") != "socket.accept() out of system resource":
         loop.default_exception_handler(context)
@@ -78,6 +79,7 @@ def run(
     address: Address,
     on_ready: Callable[[Server], None],
     *,
+    internal: Address | None = None,
     dev: bool = False,
     load_tls: LoadTls | None = None,
     on_start: Callable[[Control], Awaitable[None]] | None = None,
@@ -85,10 +87,10 @@ def run(
 ) -> None:
     """Serve until a stop signal arrives, then drain. A second one ends the process immediately.
 
-    ``load_tls`` reads the files of the TLS context in ``address`` again. ``on_start`` is called when the loop begins,
-    with the object that controls the server. ``on_ready`` is called when clients can connect. ``peers`` gives access to
-    the other workers, if this is one of several. Logs the address, unless ``address`` has sockets: the supervisor,
-    which bound them, logs it then.
+    ``internal`` is the address of the internal port, if there is one. ``load_tls`` reads the files of the TLS context
+    in ``address`` again. ``on_start`` is called when the loop begins, with the object that controls the server.
+    ``on_ready`` is called when clients can connect. ``peers`` gives access to the other workers, if this is one of
+    several. Logs the addresses, unless ``address`` has sockets: the supervisor, which bound them, logs them then.
 
     Raises ``PluginError`` or ``StartError``. With Redis it raises ``SettingsError`` if REDIS_URL is wrong, and
     ``StartError`` if Redis does not answer within REDIS_WAIT.
@@ -101,14 +103,14 @@ def run(
     with asyncio.Runner(loop_factory=new_loop) as runner:
         failure: RoomcastError | None = None
         try:
-            runner.run(_serve(settings, plugins, address, on_ready, dev, load_tls, on_start, peers))
+            runner.run(_serve(settings, plugins, address, internal, on_ready, dev, load_tls, on_start, peers))
         except Unavailable as error:
             failure = StartError(error.detail)
             failure.__cause__ = error
         except RoomcastError as error:
             failure = error
         except Exception as error:
-            if (sentence := explain_listen_error(address, error)) is None:
+            if (sentence := explain_listen_error(error)) is None:
                 log.exception("roomcast failed")
                 sentence = "roomcast failed; the log above says why."
             failure = StartError(sentence)
@@ -153,6 +155,7 @@ async def _serve(
     settings: Settings,
     plugins: Registry,
     address: Address,
+    internal: Address | None,
     on_ready: Callable[[Server], None],
     dev: bool,
     load_tls: LoadTls | None,
@@ -163,7 +166,8 @@ async def _serve(
     handle_signals(control, hangup_stops=dev)
     if on_start is not None:
         await on_start(control)
-    server = Server(Gateway(settings, plugins, create_broker(settings)), address, dev=dev, peers=peers)
+    gateway = Gateway(settings, plugins, create_broker(settings))
+    server = Server(gateway, address, internal=internal, dev=dev, peers=peers)
 
     own_path = None if address.sockets else address.unix_socket
     inode = 0
@@ -172,7 +176,7 @@ async def _serve(
         nonlocal inode
         inode = own_path.stat().st_ino if own_path is not None else 0
         if not address.sockets:
-            log_start(urls_of(address, server.port), settings, plugins)
+            log_start([urls_of(port.address, port.number) for port in server.ports], settings, plugins)
         _tune_gc()
         on_ready(server)
 
@@ -197,13 +201,20 @@ def urls_of(address: Address, port: int) -> list[str]:
     return [f"{scheme}://{bracketed(loopback.get(host, host))}:{port}" for host in address.hosts]
 
 
-def log_start(urls: Sequence[str], settings: Settings, plugins: Registry, workers: int = 1) -> None:
-    """Log that clients can connect to ``urls``, with the broker and the plugins."""
-    names = ", ".join(plugins.plugins)
-    several = f"workers: {workers}; " if workers > 1 else ""
-    broker = broker_name(settings)
-    where = " and ".join(urls)
-    log.info("roomcast %s listens on %s (%sbroker: %s; plugins: %s)", VERSION, where, several, broker, names)
+def log_start(ports: Sequence[Sequence[str]], settings: Settings, plugins: Registry, workers: int = 1) -> None:
+    """Log that clients can connect, with the broker and the plugins.
+
+    ``ports`` are the URLs of the public port, and those of the internal port if there is one.
+    """
+    public, *internal = (" and ".join(urls) for urls in ports)
+    details = {
+        "internal": "".join(internal),
+        "workers": str(workers) if workers > 1 else "",
+        "broker": broker_name(settings),
+        "plugins": ", ".join(plugins.plugins),
+    }
+    shown = "; ".join(f"{name}: {value}" for name, value in details.items() if value)
+    log.info("roomcast %s listens on %s (%s)", VERSION, public, shown)
 
 
 def _tune_gc() -> None:

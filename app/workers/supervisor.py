@@ -24,7 +24,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from .. import registry
@@ -32,7 +34,7 @@ from ..backoff import Backoff
 from ..errors import SettingsError
 from ..registry import Registry
 from ..settings import Settings
-from ..web.server import Address
+from ..web.port import Address, ListenError
 from . import process
 from .ipc import GATHER, GATHERED, READY, RELOAD, STOPPING, Channel
 from .listen_errors import StartError, explain_listen_error
@@ -72,9 +74,8 @@ def check(count: int, settings: Settings, system: str = os.name) -> None:
 class _Slot:
     """One of the workers. Its number and sockets stay the same when another process replaces it."""
 
-    def __init__(self, number: int, sockets: list[socket.socket]) -> None:
+    def __init__(self, number: int) -> None:
         self.number: Final = number
-        self.sockets = sockets
         self.process: asyncio.subprocess.Process | None = None
         #: The running process as seen over its channel.
         self.worker: WorkerProcess | None = None
@@ -85,16 +86,18 @@ class _Slot:
 
 
 class Supervisor:
-    """Keeps ``count`` workers running until a stop signal arrives, then drains them. A second one kills them."""
+    """Keeps ``count`` workers running until a stop signal arrives, then drains them. A second one kills them.
 
-    def __init__(
-        self, settings: Settings, address: Address, plugins: Registry, sockets: ListeningSockets, count: int
-    ) -> None:
+    ``ports`` are the sockets of the public port, and those of the internal port if there is one. Workers serve the
+    internal port while they drain, so it is closed when they have ended.
+    """
+
+    def __init__(self, settings: Settings, plugins: Registry, ports: Sequence[ListeningSockets], count: int) -> None:
         self._settings: Final = settings
-        self._address: Final = address
         self._plugins: Final = plugins
-        self._sockets: Final = sockets
-        self._slots: Final = [_Slot(number, sockets.bind()) for number in range(1, count + 1)]
+        self._ports: Final = ports
+        self._public: Final = ports[0]
+        self._slots: Final = [_Slot(number) for number in range(1, count + 1)]
         self._stopping: Final = asyncio.Event()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
@@ -113,7 +116,8 @@ class Supervisor:
         finally:
             self._stop()
             await asyncio.wait(tasks)
-            self._close_sockets()
+            for port in self._ports:
+                port.close_all()
         for task in tasks:
             task.result()
         log.info("roomcast has stopped")
@@ -135,7 +139,10 @@ class Supervisor:
                 slot.worker.channel.send(RELOAD)
 
     def _stop(self) -> None:
-        """Stop the workers. Close the sockets when the workers drain: before that, both accept connections."""
+        """Stop the workers. Close the public port when the workers drain: before that, both accept connections.
+
+        Sockets accept connections as long as any process has them open.
+        """
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -143,15 +150,13 @@ class Supervisor:
             if slot.worker is not None:
                 slot.worker.stop()
         if delay := self._settings.shutdown_delay:
-            asyncio.get_running_loop().call_later(delay, self._close_sockets)
+            asyncio.get_running_loop().call_later(delay, self._public.close_all)
         else:
-            self._close_sockets()
+            self._public.close_all()
 
-    def _close_sockets(self) -> None:
-        """Close the sockets, which accept connections as long as any process has them open."""
-        self._sockets.close_all()
-        for slot in self._slots:
-            self._sockets.close(slot.sockets)
+    def _close_sockets(self, slot: _Slot) -> None:
+        for port in self._ports:
+            port.close(slot.number)
 
     # One worker.
 
@@ -162,7 +167,7 @@ class Supervisor:
             started = time.monotonic()
             end = await self._run_worker(slot)
             if self._stopping.is_set():
-                self._sockets.close(slot.sockets)  # connections in its queue would wait until the other workers stop
+                self._close_sockets(slot)  # connections in its queue would wait until the other workers stop
                 return
             if not slot.has_served:
                 reason = f"Worker {slot.number} {end} before it could serve; the log above says why."
@@ -174,7 +179,7 @@ class Supervisor:
     async def _pause(self, slot: _Slot, end: str, pause: float) -> None:
         """Wait ``pause`` seconds before a worker is started again. ``end`` describes how the last process ended."""
         if pause:
-            self._sockets.close(slot.sockets)
+            self._close_sockets(slot)
         failure = f" ({slot.failure})" if slot.failure else ""
         when = f"in {pause:g} s" if pause else "now"
         log.warning("worker %d %s%s; it is started again %s", slot.number, end, failure, when)
@@ -223,18 +228,17 @@ class Supervisor:
 
         The worker gets a process group of its own. Otherwise Ctrl-C would reach it too, and it would stop twice.
         """
-        if not slot.sockets:
-            slot.sockets = self._sockets.bind()
-        files = [sock.fileno() for sock in (channel, *slot.sockets)]
+        sockets = [port.of(slot.number) for port in self._ports]
+        files = [sock.fileno() for sock in (channel, *chain(*sockets))]
         options: dict[str, Any] = {"pass_fds": files, "process_group": 0, "stdin": subprocess.DEVNULL}
-        environ = os.environ | {VARIABLE: ",".join(map(str, (slot.number, len(self._slots), *files)))}
+        environ = os.environ | {VARIABLE: ",".join(map(str, (slot.number, len(self._slots), len(sockets[0]), *files)))}
         return await asyncio.create_subprocess_exec(sys.executable, *sys.orig_argv[1:], env=environ, **options)
 
     # Messages.
 
     def _on_message(self, slot: _Slot, worker: WorkerProcess, kind: str) -> None:
         if kind == STOPPING:
-            self._sockets.close(slot.sockets)
+            self._public.close(slot.number)
         elif kind == GATHER:
             task = asyncio.create_task(self._gather_metrics(worker))
             self._tasks.add(task)
@@ -242,7 +246,7 @@ class Supervisor:
         elif kind == READY and not slot.has_served:
             slot.has_served = True
             if all(each.has_served for each in self._slots):
-                urls = process.urls_of(self._address, self._sockets.port)
+                urls = [process.urls_of(port.address, port.port) for port in self._ports]
                 process.log_start(urls, self._settings, self._plugins, len(self._slots))
 
     async def _gather_metrics(self, asking: WorkerProcess) -> None:
@@ -255,14 +259,16 @@ class Supervisor:
 
 
 @end_despite_threads()
-def supervise(settings: Settings, address: Address, count: int) -> None:
+def supervise(settings: Settings, address: Address, internal: Address | None, count: int) -> None:
     """Serve with ``count`` workers until a stop signal arrives. Raises what ``process.run`` raises."""
     plugins = registry.load()
     process.broker_name(settings)  # a wrong REDIS_URL is reported once, not by each worker
-    sockets = ListeningSockets(address)
+    ports = [ListeningSockets(each) for each in (address, internal) if each is not None]
     try:
-        sockets.check_port()
-        supervisor = Supervisor(settings, address, plugins, sockets, count)
-    except OSError as error:
-        raise StartError(explain_listen_error(address, error) or f"roomcast cannot listen: {error}.") from error
-    asyncio.run(supervisor.run())
+        for port in ports:
+            port.check_port()
+            for number in range(1, count + 1):
+                port.of(number)
+    except ListenError as error:
+        raise StartError(explain_listen_error(error) or f"roomcast cannot listen: {error}.") from error
+    asyncio.run(Supervisor(settings, plugins, ports, count).run())

@@ -18,7 +18,8 @@ from .. import output
 from ..errors import RoomcastError
 from ..settings import Settings
 from ..web.ops import metrics, worker_metrics
-from ..web.server import Address, Server
+from ..web.port import Address
+from ..web.server import Server
 from . import process
 from .ipc import FAILED, GATHER, GATHERED, METRICS, PING, PONG, READY, RELOAD, STOP, STOPPING, Channel, Question, encode
 from .process_signals import Control
@@ -26,8 +27,9 @@ from .reload import LoadTls
 
 log = logging.getLogger("roomcast")
 
-#: The environment variable that makes a process a worker: its number, the number of workers, and the file descriptors
-#: of its channel and its sockets. The supervisor sets it. It is not a setting.
+#: The environment variable that makes a process a worker: its number, the number of workers, the number of sockets of
+#: the public port, and the file descriptors of its channel, of these sockets and of those of the internal port. The
+#: supervisor sets it. It is not a setting.
 VARIABLE: Final = "ROOMCAST_WORKER"
 
 #: How long the supervisor may take to gather the metrics of the other workers, in seconds. Longer than the
@@ -40,25 +42,34 @@ _FLUSH_TIMEOUT: Final = 1.0
 class Worker:
     """This process as worker ``number`` (from 1) of ``count``.
 
-    ``files`` are the file descriptors of its channel to the supervisor and of the sockets to listen on.
+    ``files`` are the file descriptors of its channel to the supervisor and of the sockets to listen on: those of the
+    public port, which are ``public`` in number, and those of the internal port.
     """
 
-    def __init__(self, number: int, count: int, files: Sequence[int]) -> None:
+    def __init__(self, number: int, count: int, public: int, files: Sequence[int]) -> None:
         self.number: Final = number
         self._count: Final = count
         self._socket, *sockets = (socket.socket(fileno=file) for file in files)
-        self.sockets: Final = tuple(sockets)
+        self.sockets: Final = tuple(sockets[:public])
+        self.internal_sockets: Final = tuple(sockets[public:])
         self._socket.setblocking(False)
         for sock in (self._socket, *sockets):
             sock.set_inheritable(False)  # otherwise processes that plugins start would keep them open
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
-    def serve(self, settings: Settings, address: Address, load_tls: LoadTls | None) -> None:
+    def serve(self, settings: Settings, address: Address, internal: Address | None, load_tls: LoadTls | None) -> None:
         """Serve as ``process.run`` does. Report a failed start to the supervisor, and exit."""
         peers = worker_metrics.Peers(self.number, self._count, self._gather_metrics)
-        address = address._replace(sockets=self.sockets)
         try:
-            process.run(settings, address, self._on_ready, load_tls=load_tls, on_start=self._connect, peers=peers)
+            process.run(
+                settings,
+                address._replace(sockets=self.sockets),
+                self._on_ready,
+                internal=internal and internal._replace(sockets=self.internal_sockets),
+                load_tls=load_tls,
+                on_start=self._connect,
+                peers=peers,
+            )
         except RoomcastError as error:
             log.debug("the start failed", exc_info=error)
             with contextlib.suppress(OSError):  # the supervisor is gone
@@ -131,5 +142,5 @@ def current_worker(environ: MutableMapping[str, str]) -> Worker | None:
     """Return the worker that this process is, or None. Remove ``VARIABLE``, so that child processes do not get it."""
     if (text := environ.pop(VARIABLE, None)) is None:
         return None
-    number, count, *files = map(int, text.split(","))
-    return Worker(number, count, files)
+    number, count, public, *files = map(int, text.split(","))
+    return Worker(number, count, public, files)

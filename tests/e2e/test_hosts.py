@@ -143,3 +143,11 @@ def test_doctor_checks_all_addresses() -> None:
         port = str(taken.getsockname()[1])
         done = roomcast("doctor", "--host", "127.0.0.1,::1", "--port", port, JWT_SECRET=SECRET)
     assert f"Port {port} on 127.0.0.1 and [::1] is in use" in done.stdout
+
+
+def test_the_internal_address_may_be_an_ipv6_one(serve) -> None:
+    """IPv6 addresses are in brackets, in the setting and in the log."""
+    server = serve(INTERNAL_ADDRESS="[::1]:0")
+    host, port = server.wait_for(r"\(internal: http://(\S+):(\d+);", server.err).groups()
+    assert host == "[::1]"
+    assert answers(host, int(port))

@@ -15,7 +15,8 @@ from waiting import PATIENCE
 from wire import Peer
 
 from roomcast.broker.memory import MemoryBroker
-from roomcast.web.server import Address, Server
+from roomcast.web.port import Address
+from roomcast.web.server import Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
 TOKEN = token_for()
@@ -61,24 +62,26 @@ class Running:
     @property
     def aiohttp_handlers(self) -> list[RequestHandler]:
         """The connections that aiohttp handles."""
-        return self.server._runner.server.connections
+        return self.server.ports[0].runner.server.connections
 
     @property
     def aiohttp_requests(self) -> int:
         """The number of requests that aiohttp has handled."""
-        count: int = self.server._runner.server.requests_count
+        count: int = self.server.ports[0].runner.server.requests_count
         return count
 
     @property
     def pending(self) -> int:
         """The number of connections that are not admitted yet, in the acceptor and in aiohttp."""
-        acceptor = self.server._acceptor
+        acceptor = self.server.ports[0].acceptor
         return len(acceptor._silent) + len(acceptor._handshakes) + len(self.aiohttp_handlers)
 
     def pending_connection(self) -> PendingConnection | RequestHandler:
         """Return the only connection whose handshake is in progress."""
         found = [
-            one for one in gc.get_objects() if type(one) is PendingConnection and one._acceptor is self.server._acceptor
+            one
+            for one in gc.get_objects()
+            if type(one) is PendingConnection and one._acceptor is self.server.ports[0].acceptor
         ]
         (only,) = [*self.aiohttp_handlers, *(one for one in found if one.transport is not None)]
         return only

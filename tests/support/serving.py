@@ -36,7 +36,8 @@ from roomcast.broker.memory import MemoryBroker
 from roomcast.gateway.gateway import Gateway
 from roomcast.registry import LoadedPlugin, Registry
 from roomcast.settings import Settings
-from roomcast.web.server import Address, Server
+from roomcast.web.port import Address
+from roomcast.web.server import Server
 
 SECRET = "correct horse battery staple, twice over"
 KEY = "s3cret-key-of-the-operator"
@@ -84,9 +85,11 @@ def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None,
 
 
 @asynccontextmanager
-async def running(*, dev: bool = False, address: Address = ANY_PORT, **options: Any) -> AsyncIterator[Server]:
+async def running(
+    *, dev: bool = False, address: Address = ANY_PORT, internal: Address | None = None, **options: Any
+) -> AsyncIterator[Server]:
     """Run a server, by default on a free port of 127.0.0.1. ``options`` are those of ``new_gateway``."""
-    server = Server(new_gateway(**options), address, dev=dev)
+    server = Server(new_gateway(**options), address, internal=internal, dev=dev)
     await server.start()
     try:
         yield server

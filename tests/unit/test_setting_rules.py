@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 from settings_environment import SECRET, read, refusal
 
-from roomcast.setting_rules import show, split_values
+from roomcast.setting_rules import show, split_address, split_values
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,44 @@ def test_the_public_url_has_no_slash_at_its_end() -> None:
     assert read(PUBLIC_URL="http://localhost:8080/rt/").public_url == "http://localhost:8080/rt"
     for bad in ("example.com", "wss://example.com", "https://", "https://x/?a", "https://x/#a", "https://a:b@x/"):
         assert "PUBLIC_URL is " in refusal(JWT_SECRET=SECRET, PUBLIC_URL=bad)
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "port"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1", 9000),
+        (" 0.0.0.0:0 ", "0.0.0.0", 0),
+        ("[::]:9000", "::", 9000),
+        ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
+        ("metrics.internal-2.example:9000", "metrics.internal-2.example", 9000),
+    ],
+)
+def test_the_internal_address_has_a_host_and_a_port(value: str, host: str, port: int) -> None:
+    """IPv6 addresses are in brackets."""
+    address = read(INTERNAL_ADDRESS=value).internal_address
+    assert address is not None and split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9000",
+        ":9000",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "::1:9000",
+        "[::1]",
+        "a:65536",
+        "http://a:1",
+        "a:1/x",
+        "a b:1",
+        "[a:1",
+    ],
+)
+def test_another_internal_address_is_refused(value: str) -> None:
+    """The sentence has the value and examples."""
+    sentence = refusal(INTERNAL_ADDRESS=value)
+    assert sentence.startswith(f"INTERNAL_ADDRESS is {value!r}; it must be host:port, like 127.0.0.1:9000")
 
 
 def test_room_access_is_one_of_three() -> None:

@@ -16,12 +16,14 @@ from ...api_keys import UNNAMED
 from ...certificates import Validity
 from ...errors import PluginError, SettingsError
 from ...secret_files import FILE_SUFFIX
+from ...setting_rules import split_address
 from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
+from ...web.port import Address
 from ...web.tcp_sockets import bracketed
 from ...workers.listen_errors import is_port_free
 from ...workers.process import HAS_UVLOOP, file_limit_warning, raise_file_limit
-from ..serve import create_tls_context
+from ..serve import create_tls_context, internal_address
 from .finding import FAIL, OK, WARN, Finding
 
 #: A key or secret with fewer different characters was typed by hand and can be guessed.
@@ -177,9 +179,25 @@ def certificate_finding(name: str, validity: Validity) -> Finding:
     return Finding(OK, f"{name} is valid until {validity.end:%Y-%m-%d}.")
 
 
-def check_port(hosts: Sequence[str], port: int) -> Finding:
-    """Check whether a server could listen on the port."""
-    where = " and ".join(map(bracketed, hosts))
-    if is_port_free(hosts, port):
-        return Finding(OK, f"Port {port} on {where} is free.")
-    return Finding(FAIL, f"Port {port} on {where} is in use. To check the server that listens there, give its --url.")
+def check_ports(environ: Mapping[str, str], hosts: Sequence[str], port: int) -> Iterator[Finding]:
+    """Check whether a server could listen on the port, and on the internal one."""
+    address = Address(tuple(hosts), port)
+    yield _check_port(address)
+    value = environ.get("INTERNAL_ADDRESS", "").strip()
+    try:
+        host_and_port = split_address(value)
+    except SettingsError:
+        return  # it is not set, or ``check_settings`` reports it
+    try:
+        yield _check_port(internal_address(host_and_port, address))
+    except SettingsError as error:
+        yield Finding(FAIL, str(error))
+
+
+def _check_port(address: Address) -> Finding:
+    where = f"Port {address.port} on {' and '.join(map(bracketed, address.hosts))}"
+    if address.is_internal:
+        where += " (INTERNAL_ADDRESS)"
+    if is_port_free(address.hosts, address.port):
+        return Finding(OK, f"{where} is free.")
+    return Finding(FAIL, f"{where} is in use. To check the server that listens there, give its --url.")

@@ -26,20 +26,20 @@ from .finding import FAIL, OK, WARN, Finding
 MAX_SKEW: Final = 5.0
 #: How long an answer may take, in seconds.
 TIMEOUT: Final = 10.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=TIMEOUT)
 #: How much of a response is shown, in characters.
 MAX_SHOWN: Final = 500
 
 
 async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """Request ``/health/ready``, compare the clocks, check the certificate, and open a WebSocket.
+    """Request ``/health/ready``, compare the clocks, check the certificate and the internal port, open a WebSocket.
 
     With the API key in ``environ``, the response has the reason why a server is not ready.
     """
     url = f"{target.http}/health/ready"
     try:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
             session.get(url, headers=_with_key(environ)) as response,
         ):
             text = (await response.text()).strip()[:MAX_SHOWN]
@@ -54,6 +54,8 @@ async def check_running(target: Target, environ: Mapping[str, str]) -> AsyncIter
         yield finding
     if target.tls:
         yield await _check_certificate(target)
+    if environ.get("INTERNAL_ADDRESS", "").strip():
+        yield await _check_exposure(target)
     yield await _check_websocket(target, environ)
 
 
@@ -64,6 +66,23 @@ def _with_key(environ: Mapping[str, str]) -> dict[str, str]:
     except SettingsError:
         return {}
     return {"Authorization": f"Bearer {next(iter(keys)).secrets[0]}"} if keys else {}
+
+
+async def _check_exposure(target: Target) -> Finding:
+    """Check that the metrics are not on the public port."""
+    url = f"{target.http}/metrics"
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(url) as response:
+            status = response.status
+    except (TimeoutError, aiohttp.ClientError) as error:
+        return Finding(FAIL, f"{url} cannot be reached: {connection_error(error)}.")
+    if status == 404:
+        return Finding(OK, f"{url} does not exist, because INTERNAL_ADDRESS is set.")
+    return Finding(
+        WARN,
+        f"{url} exists, although INTERNAL_ADDRESS is set here. Restart the server with this setting, unless this is "
+        "the URL of its internal port.",
+    )
 
 
 def _check_clock(date: str | None) -> Finding | None:

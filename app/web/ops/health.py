@@ -1,6 +1,7 @@
 """Health checks: a process that fails ``/health/live`` needs a restart, ``/health/ready`` is for load balancers.
 
-Everyone may send them. The state of the broker names servers, so only requests with the API key get it; the log has it.
+Everyone may send them. The state of the broker names servers, so only requests with the API key or at the internal port
+get it; the log has it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from aiohttp import web
 from ...broker.base import Broker
 from ...errors import BrokerUnavailable, Unavailable
 from ..api.auth import may_see_details
-from ..app_state import GATEWAY
+from ..app_state import GATEWAY, PART, Part
 from ..json_errors import FAILURE_LOGS, json_response
 
 #: How long the broker may take to answer, in seconds. A broker that hangs raises nothing by itself.
@@ -28,7 +29,7 @@ async def live(request: web.Request) -> web.StreamResponse:
 
 
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Answer 200 if this node accepts clients, else 503, with the state of each part.
+    """Answer 200 if this node accepts clients, else 503. The state of each part is not for the public port.
 
     The plugins are started before the port is bound, so they are always ready here.
     """
@@ -39,7 +40,8 @@ async def ready(request: web.Request) -> web.StreamResponse:
         "plugins": "ok",
     }
     is_ready = all(state == "ok" for state in parts.values())
-    return json_response({"ready": is_ready, "parts": parts}, status=200 if is_ready else 503)
+    details = {} if request.app[PART] is Part.PUBLIC else {"parts": parts}
+    return json_response({"ready": is_ready, **details}, status=200 if is_ready else 503)
 
 
 async def _broker_state(request: web.Request, broker: Broker) -> str:
@@ -54,4 +56,6 @@ async def _broker_state(request: web.Request, broker: Broker) -> str:
     else:
         return "ok"
     request.app[FAILURE_LOGS].add(request, problem)
-    return problem.detail if may_see_details(request) else BROKER_DOWN
+    part = request.app[PART]
+    may_see = part is Part.INTERNAL or (part is Part.ALL and may_see_details(request))
+    return problem.detail if may_see else BROKER_DOWN

@@ -22,7 +22,7 @@ from ...specs.openapi import openapi, openapi_servers
 from ..app_state import GATEWAY
 from ..cors import preflight_of_public_file
 from ..json_errors import Handler
-from ..public_url import public_url
+from ..public_url import api_url, public_url
 from . import console, templates
 from .static_files import Body, etag_of, respond
 
@@ -72,12 +72,12 @@ def add_routes(app: web.Application) -> None:
     """Add the routes of the documents and the page."""
     gateway = app[GATEWAY]
     registry = gateway.registry
-    for path, build, servers in (
-        (ASYNCAPI, lambda: asyncapi(registry), asyncapi_servers),
-        (OPENAPI, lambda: openapi(registry), openapi_servers),
+    for path, build, servers, find_url in (
+        (ASYNCAPI, lambda: asyncapi(registry), asyncapi_servers, public_url),
+        (OPENAPI, lambda: openapi(registry), openapi_servers, api_url),
     ):
         document = Document(partial(_encode, build), partial(_encode_servers, servers))
-        app.router.add_get(path, _handler(document, "application/json", _DOCUMENT_HEADERS))
+        app.router.add_get(path, _handler(document, find_url, "application/json", _DOCUMENT_HEADERS))
         app.router.add_options(path, preflight_of_public_file)
 
     style = templates.render_text(app, "docs.css", {})
@@ -89,7 +89,7 @@ def add_routes(app: web.Application) -> None:
 
     page = Document(build_page, lambda url: html.escape(url.removeprefix("http")))
     headers = templates.page_headers(_POLICY, style=_hash_source(style)) | {"Cache-Control": "no-cache"}
-    app.router.add_get(DOCS, _handler(page, "text/html", headers))
+    app.router.add_get(DOCS, _handler(page, public_url, "text/html", headers))
 
 
 def _encode(build: Callable[[], dict[str, Any]], mark: str) -> str:
@@ -106,9 +106,13 @@ def _hash_source(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _handler(document: Document, content_type: str, headers: Mapping[str, str]) -> Handler:
+def _handler(
+    document: Document, find_url: Callable[[web.Request], str], content_type: str, headers: Mapping[str, str]
+) -> Handler:
+    """Return the handler that answers with ``document``. ``find_url`` returns the server's URL in it."""
+
     async def show(request: web.Request) -> web.StreamResponse:
-        return respond(request, document.body(public_url(request)), content_type, headers)
+        return respond(request, document.body(find_url(request)), content_type, headers)
 
     return show
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from ..app_state import PART, Part
 from ..json_errors import Failure, in_json
 from ..public_url import root_of
 from ..upgrade import handshake
@@ -46,6 +47,8 @@ async def api_not_found(request: web.Request) -> web.StreamResponse:
     path, allowed = request.path[:100], await _allowed_methods(request)
     if allowed:
         raise Failure("no_such_method", f"{path} takes {allowed}, not {request.method}.", headers={"Allow": allowed})
+    if request.app[PART] is Part.PUBLIC:
+        raise Failure("no_such_path", f"There is no {path} on this port; the HTTP API is at INTERNAL_ADDRESS.")
     raise Failure("no_such_path", f"There is no {path}; docs/http-api.md lists the endpoints of the API.")
 
 

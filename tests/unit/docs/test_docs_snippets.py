@@ -83,6 +83,14 @@ def test_serve(certificate: Path):
         server.wait_for(r"listens on https://", server.err)
 
 
+@pytest.mark.slow
+def test_the_internal_port():
+    """The line starts a server with two ports."""
+    changes = {"127.0.0.1:9000": "127.0.0.1:0", "--host 0.0.0.0 --port 8000": "--host 0.0.0.0 --port 0"}
+    with Process("-c", serve_line(snippet("internal port"), **changes), command=("bash",)) as server:
+        server.wait_for(r"listens on http://127\.0\.0\.1:\d+ \(internal: http://127\.0\.0\.1:\d+;", server.err)
+
+
 async def test_several_machines(redis_server: RedisServer, redis_prefix: str):
     """The line for several machines starts a node on the shared Redis."""
     line = serve_line(

@@ -82,7 +82,7 @@ async def test_every_call_of_the_http_api_is_listed(serve: Serve):
     server = await serve()
     listed = {code(row[0]) for row in rows("docs/http-api.md", "## Calls") if row[0].startswith("`")}
     served = set()
-    for route in server._runner.app.router.routes():
+    for route in server.ports[0].runner.app.router.routes():
         path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.resource.canonical)
         is_api = path.startswith(f"{API_ROOT}/") and "ws" not in path.split("/") and "rest" not in path
         if (is_api or path.startswith("/health/") or path == "/metrics") and route.method not in ("HEAD", "OPTIONS"):

@@ -12,7 +12,8 @@ from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient, AiohttpServer
 from serving import PATIENCE, GatewayClient, new_gateway, no_tasks_left
 
-from roomcast.web.server import RUNNER_OPTIONS, create_app
+from roomcast.web.port import RUNNER_OPTIONS
+from roomcast.web.server import create_app
 
 
 @pytest_asyncio.fixture

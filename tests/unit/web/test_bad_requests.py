@@ -20,7 +20,7 @@ from roomcast import Plugin
 from roomcast.aiohttp_internals import MAX_HEAD
 from roomcast.auth.failure_log import EXCEPTION_LINES
 from roomcast.web import body_limit
-from roomcast.web.server import Address
+from roomcast.web.port import Address
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop", "asyncio")

@@ -114,7 +114,7 @@ async def test_a_body_that_never_comes_does_not_keep_the_connection(
     await read_404(peer)
     assert await peer.closes_cleanly()
     async with asyncio.timeout(PATIENCE):
-        while server._runner.server.connections:
+        while server.ports[0].runner.server.connections:
             await asyncio.sleep(0.01)
     peer.close()
 

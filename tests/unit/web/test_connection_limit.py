@@ -37,7 +37,7 @@ class Crowd:
 
     def __init__(self, running: Running) -> None:
         self.running = running
-        self.limit: ConnectionLimit = running.server._acceptor.limit
+        self.limit: ConnectionLimit = running.server.ports[0].acceptor.limit
 
     async def connect(self, source: str = "127.0.0.1", data: bytes = b"", answer: bytes = b"") -> Peer:
         """Connect from the address ``source`` and send ``data``, and read an answer that begins with ``answer``."""
@@ -133,7 +133,7 @@ async def test_handshakes_that_wait_for_the_broker_do_not_exceed_the_limit():
     async with serving(broker=broker, max_connections=1) as running:
         peers = [await running.start_handshake(path=f"{PATH}?token={token_for(user)}") for user in (1, 2)]
         async with asyncio.timeout(10):
-            while len(running.server._acceptor._handshakes) < 2:
+            while len(running.server.ports[0].acceptor._handshakes) < 2:
                 await asyncio.sleep(0)
         broker.gate.set()
         ends = set()
@@ -225,11 +225,11 @@ async def waiting_handshakes(running: Running, requests: list[dict[str, str]]) -
     """Begin a handshake for each of ``requests``, one after the other, which waits for the broker."""
     peers = []
     for change in requests:
-        begun = running.server._acceptor.limit._unauthenticated
+        begun = running.server.ports[0].acceptor.limit._unauthenticated
         before = {*begun}
         peers.append(await running.start_handshake(**change))
         async with asyncio.timeout(10):
-            while running.server._acceptor._silent or not {*begun} - before:
+            while running.server.ports[0].acceptor._silent or not {*begun} - before:
                 await asyncio.sleep(0)
     return peers
 
@@ -259,7 +259,7 @@ async def test_handshakes_with_a_valid_token_count_for_their_user():
         for number in (0, 1, 2, 3, 5, 6):
             assert (await peers[number].head()).startswith(b"HTTP/1.1 101 ")
         assert closed(running) == {"address": 1}
-        assert not running.server._acceptor.limit._groups
+        assert not running.server.ports[0].acceptor.limit._groups
 
 
 # All sockets in use

@@ -19,7 +19,8 @@ from waiting import PATIENCE, wait_until
 from roomcast import Plugin
 from roomcast.aiohttp_internals import HttpConnection, http_transports
 from roomcast.web.json_errors import FailureLogs
-from roomcast.web.server import Address, Server
+from roomcast.web.port import Address
+from roomcast.web.server import Server
 from roomcast.web.unread_responses import MIN_PROGRESS, UnreadResponses, _measure
 from roomcast.web.upgrade import tls_connection
 
@@ -82,12 +83,12 @@ class Checked:
     def __init__(self, server: Server, client: Client) -> None:
         self.server = server
         self.client = client
-        self.check = UnreadResponses(server._runner.server, TIMEOUT, FailureLogs())
+        self.check = UnreadResponses(server.ports[0].runner.server, TIMEOUT, FailureLogs())
 
     @property
     def connections(self) -> list[tuple[HttpConnection, asyncio.Transport]]:
         """The HTTP connections that have not ended."""
-        return http_transports(self.server._runner.server)
+        return http_transports(self.server.ports[0].runner.server)
 
     async def wait_until_unread(self) -> None:
         """Wait until the client has to read before the server can send more."""
@@ -277,4 +278,4 @@ async def test_a_websocket_is_not_checked() -> None:
         assert isinstance(run, Running)
         peer = await run.start_handshake(2)
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
-        await wait_until(lambda: not http_transports(run.server._runner.server))
+        await wait_until(lambda: not http_transports(run.server.ports[0].runner.server))

@@ -27,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from roomcast.auth.identity import make_token
 from roomcast.cli.serve import create_tls_context
-from roomcast.web.server import Address
+from roomcast.web.port import Address
 from roomcast.workers import reload
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from wire import PATIENCE, Peer, closing, masked
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import Unavailable
 from roomcast.protocol.frames import CLOSE, TEXT
-from roomcast.web.server import Address
+from roomcast.web.port import Address
 from roomcast.web.upgrade import pending_handshakes
 
 pytest_plugins = ("loops", "certificates")
@@ -208,7 +208,7 @@ async def test_other_requests_are_passed_on_unchanged(data):
         await first.send(data)
         answer = await read_answer(first)
         assert running.aiohttp_requests >= 1
-        factory = running.server._acceptor._new_handler
+        factory = running.server.ports[0].acceptor._new_handler
         aiohttp_only = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
         async with aiohttp_only:
             second = await Peer.connect(aiohttp_only.sockets[0].getsockname())
@@ -247,7 +247,7 @@ async def test_a_connection_that_is_passed_on_keeps_its_start_time():
     """HANDSHAKE_TIMEOUT counts from the start of the connection, not from its first byte."""
     async with serving() as running:
         peer = await running.peer()
-        live_acceptor = running.server._acceptor
+        live_acceptor = running.server.ports[0].acceptor
         async with asyncio.timeout(PATIENCE):
             while not live_acceptor._silent:
                 await asyncio.sleep(0)
@@ -295,7 +295,7 @@ async def test_a_handshake_that_hangs_does_not_delay_the_shutdown(monkeypatch):
             await broker.asked.wait()
             await running.server.stop()
         await peer.wait_until_closed()
-        assert not running.server._acceptor._handshakes
+        assert not running.server.ports[0].acceptor._handshakes
         assert not running.gateway.keepalive.connections
 
 
@@ -332,7 +332,7 @@ async def test_a_release_that_hangs_does_not_delay_the_shutdown(monkeypatch):
 async def test_a_connection_after_the_shutdown_is_closed():
     """A connection that the kernel accepted before the listener was closed is closed at once."""
     async with serving() as running:
-        await running.server._acceptor.close()
+        await running.server.ports[0].acceptor.close()
         peer = await running.peer()
         with contextlib.suppress(ConnectionError):
             await peer.send(request())

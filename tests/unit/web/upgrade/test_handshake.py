@@ -24,7 +24,8 @@ from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import AUTHENTICATION_FAILED
 from roomcast.protocol.frames import BINARY, CLOSE, PING, TEXT, FrameReader
 from roomcast.transport.connection import MAX_READ_AFTER_END
-from roomcast.web.server import Address, Server
+from roomcast.web.port import Address
+from roomcast.web.server import Server
 from roomcast.web.upgrade.acceptor import PendingConnection
 
 pytest_plugins = ("loops", "certificates")

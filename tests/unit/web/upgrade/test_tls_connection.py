@@ -10,7 +10,7 @@ import pytest
 from handshakes import Running, request, serving
 from wire import PATIENCE, Peer
 
-from roomcast.web.server import Address
+from roomcast.web.port import Address
 
 pytest_plugins = ("loops", "certificates")
 LOOPS = ("uvloop", "asyncio")
@@ -76,7 +76,7 @@ async def encrypted(server_tls: ssl.SSLContext) -> AsyncIterator[Running]:
 async def accepted(running: Running, count: int) -> None:
     """Wait until the server has ``count`` connections that have sent no request."""
     async with asyncio.timeout(PATIENCE):
-        while len(running.server._acceptor._silent) != count:
+        while len(running.server.ports[0].acceptor._silent) != count:
             await asyncio.sleep(0)
 
 
@@ -97,7 +97,7 @@ async def test_a_websocket_is_opened_with_the_end_of_the_handshake(encrypted, ce
         received += await client.read()
     assert received.startswith(b"HTTP/1.1 101 ")
     assert encrypted.aiohttp_requests == 0
-    assert not encrypted.server._acceptor.limit._unauthenticated
+    assert not encrypted.server.ports[0].acceptor.limit._unauthenticated
 
 
 @pytest.mark.parametrize("state", ["nothing", "a part of the hello", "the hello", "no request"])
@@ -110,7 +110,7 @@ async def test_a_client_that_stops_is_dropped(encrypted, certificate, state):
         await client.peer.send(client.hello()[: 20 if state == "a part of the hello" else None])
     await client.peer.wait_until_closed()
     await encrypted.wait_until_released()
-    assert not encrypted.server._acceptor.limit._unauthenticated
+    assert not encrypted.server.ports[0].acceptor.limit._unauthenticated
 
 
 async def test_bytes_that_are_not_tls_close_the_connection(encrypted, caplog):
@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_is_forgotten(encrypted, certificate, has_beg
         await accepted(encrypted, 1)
     client.peer.close()
     await encrypted.wait_until_released()
-    assert not encrypted.server._acceptor.limit._unauthenticated
+    assert not encrypted.server.ports[0].acceptor.limit._unauthenticated
 
 
 async def test_the_shutdown_does_not_wait_for_handshakes(server_tls, certificate):
