@@ -55,6 +55,8 @@ def is_refused(url: str) -> bool:
         socket.create_connection((host, int(port)), PATIENCE).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # the listener was closed before it accepted
+        pass
     return False
 
 
