@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from environs import Env, EnvValidationError
 
@@ -32,6 +32,9 @@ from .setting_rules import (
 )
 from .signing_keys import accepted_algorithms, read_public_key, split_public_keys, split_secrets
 
+#: The default of ``WS_BYTE_RATE``, in bytes per second.
+_BYTE_RATE: Final = 524288
+
 
 class Variable(NamedTuple):
     """A row of the table of settings. ``default`` is empty if there is none, ``unit`` if the value has none."""
@@ -50,8 +53,9 @@ def _setting(default: Any, kind: str, meaning: str, **rule: Any) -> Any:
 class Settings:
     """All settings, checked. Raises ``SettingsError`` with a sentence for the operator if one is wrong.
 
-    Three fields are normalized. ``jwt_algorithms`` defaults to the algorithms of the key. ``jwt_public_key`` is PEM
-    text, also if a path was given. ``allowed_origins`` are written as browsers do: lower case, without a default port.
+    Four fields are normalized. ``jwt_algorithms`` defaults to the algorithms of the key, and ``ws_byte_rate`` to 0 if
+    ``ws_message_rate`` is 0. ``jwt_public_key`` is PEM text, also if a path was given. ``allowed_origins`` are written
+    as browsers do: lower case, without a default port.
     """
 
     redis_url: str | None = _setting(
@@ -148,11 +152,10 @@ class Settings:
         minimum=0,
     )
     ws_byte_rate: int = _setting(
-        524288,
+        None,
         "int",
         "Rate of bytes that one user may sustain on all connections to a node, with bursts of one second; messages and "
-        "the events that they publish count; 0 means no limit",
-        unit="bytes per second",
+        "the events that they publish count; 0 means no limit; by default 524288, or 0 if WS_MESSAGE_RATE is 0",
         minimum=0,
     )
     jwt_secret: str | None = _setting(
@@ -303,6 +306,8 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        if self.ws_byte_rate is None:
+            object.__setattr__(self, "ws_byte_rate", _BYTE_RATE if self.ws_message_rate else 0)
         for item in fields(self):
             rule: Rule = item.metadata["rule"]
             if not rule.allows(value := getattr(self, item.name)):

@@ -73,11 +73,8 @@ def registry_with(*plugins: Plugin) -> Registry:
 def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None, **settings: Any) -> Gateway:
     """Return a gateway that is not started, by default with ``SECRET``, ``KEY`` and the embedded broker.
 
-    ``settings`` are fields of ``Settings``. ``plugins`` are loaded besides the built-in ones. Without a limit of
-    messages there is no limit of bytes either, unless it is given.
+    ``settings`` are fields of ``Settings``. ``plugins`` are loaded besides the built-in ones.
     """
-    if settings.get("ws_message_rate") == 0:
-        settings.setdefault("ws_byte_rate", 0)
     chosen = Settings(**{"jwt_secret": SECRET, "api_key": KEY, "drain_seconds": 0.0, **settings})
     if broker is None:
         broker = MemoryBroker(chosen.history_size, chosen.history_ttl, history_bytes=chosen.history_bytes)

@@ -74,6 +74,14 @@ def test_a_redis_url_is_not_shown() -> None:
     assert "pa55" not in repr(settings)
 
 
+@pytest.mark.parametrize(("variables", "rate"), [({}, 524288), ({"WS_MESSAGE_RATE": "0"}, 0)])
+def test_bytes_have_a_limit_if_messages_have_one(variables, rate):
+    """The default of WS_BYTE_RATE follows WS_MESSAGE_RATE; a value that is set counts in any case."""
+    given = {"JWT_SECRET": "x" * 32} | variables
+    assert Settings.from_env(given).ws_byte_rate == rate
+    assert Settings.from_env(given | {"WS_BYTE_RATE": "1000"}).ws_byte_rate == 1000
+
+
 def test_a_buffer_smaller_than_a_message_is_refused() -> None:
     """A buffer smaller than the longest message is refused; the sentence names both settings."""
     sentence = refusal(JWT_SECRET=SECRET, WS_MAX_BUFFER="1000", WS_MAX_MESSAGE_SIZE="1001")
