@@ -191,6 +191,17 @@ class TestRooms:
             for key in await redis_server("KEYS", f"{{{redis_prefix}:*:[gj]"):
                 assert 0 < await redis_server("PTTL", key) <= 3_600_000
 
+    async def test_an_empty_room_is_soon_forgotten(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """Nothing is kept for more than a minute, and the journal, which takes 4 KB, for 5 seconds."""
+        async with nodes(redis_server.url, redis_prefix, 1) as (node,):
+            for user_id in (1, 2):
+                await node.presence.enter(ROOM, user_id, "name", user_id)
+            await node.presence.leave(ROOM, 1, 1)
+            assert await redis_server("PTTL", f"{{{redis_prefix}:{ROOM}}}:j") > 500_000  # of the other user
+            await node.presence.leave(ROOM, 2, 2)
+            assert await redis_server("PTTL", f"{{{redis_prefix}:{ROOM}}}:j") <= 5_000
+            assert 0 < await redis_server("PTTL", f"{{{redis_prefix}:{ROOM}}}:g") <= 60_000
+
     async def test_close_removes_all_users(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node that closes removes all its users, and none of other nodes."""
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
@@ -230,6 +241,17 @@ class TestDeadNodes:
             assert len(await three[1].presence.members(ROOM)) == 4
             assert [await node.presence.rooms() for node in three] == [{ROOM: 4}] * 3
             await announced.check()
+
+    async def test_the_journal_of_dead_nodes_is_kept(self, redis_server: RedisServer, redis_prefix: str) -> None:
+        """If a node was removed as dead, the joins and leaves that it missed are kept, although the room is empty."""
+        async with nodes(redis_server.url, redis_prefix, 2, SHORT_LEASE) as (node, dead):
+            await dead.presence.enter(ROOM, 1, "name", 1)
+            await dead.die()
+            await wait_until(lambda: is_empty(node, ROOM))
+            await node.presence.enter(ROOM, 2, "name", 2)
+            await node.presence.leave(ROOM, 2, 2)
+            assert await redis_server("PTTL", f"{{{redis_prefix}:{ROOM}}}:j") > 500_000
+            assert await redis_server("PTTL", f"{{{redis_prefix}:{ROOM}}}:g") > 3_500_000
 
     async def test_reading_removes_dead_nodes(self, redis_server: RedisServer, redis_prefix: str) -> None:
         """A node without members in the room also removes dead nodes when it reads the members."""

@@ -17,7 +17,7 @@
 
 local nodes, users, gone, open, due, journal, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local node, lease, grace, max_users, publish = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local MINUTE, HOUR = 60000, 3600000
+local SECOND, MINUTE, HOUR = 1000, 60000, 3600000
 local JOURNAL_SIZE = 1000
 
 -- Returns the state of the calling node's lease: 0 none, 1 valid, 2 expired.
@@ -38,14 +38,27 @@ end
 local function record_gone(user, time_to_live)
   redis.call('ZREMRANGEBYSCORE', gone, '-inf', now)
   redis.call('ZADD', gone, now + time_to_live, user)
-  redis.call('PEXPIRE', gone, HOUR)
+  if redis.call('PTTL', gone) < time_to_live then
+    redis.call('PEXPIRE', gone, time_to_live)
+  end
+end
+
+-- Returns for how long the journal is kept. A journal takes 4 KB, so that of a room without members is dropped soon:
+-- otherwise one user who joins and leaves new rooms would fill the server. If nodes were removed as dead, it is kept for
+-- their return.
+local function journal_time_to_live()
+  if redis.call('HLEN', users) > 0 then
+    return 10 * MINUTE
+  end
+  local after_dead = redis.call('ZRANGEBYSCORE', gone, string.format('(%.0f', now + MINUTE), '+inf', 'LIMIT', 0, 1)
+  return #after_dead > 0 and 10 * MINUTE or 5 * SECOND
 end
 
 -- Announces a join (+) or a leave (-), with an id and a signature (see room.lua).
 local function announce(sign, user, name)
   local text = ' [' .. user .. ',' .. cjson.encode(name) .. ']'
   local id = redis.call('XADD', journal, 'MAXLEN', '~', JOURNAL_SIZE, '*', 'm', sign .. text)
-  redis.call('PEXPIRE', journal, 10 * MINUTE)
+  redis.call('PEXPIRE', journal, sign == '+' and 10 * MINUTE or journal_time_to_live())
   local head = sign .. id .. text
   redis.call(publish, channel, head .. '\n' .. string.sub(redis.sha1hex(ARGV[1] .. channel .. head), 1, 16))
 end
