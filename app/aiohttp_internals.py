@@ -41,7 +41,6 @@ MAX_EARLY_BYTES: Final = 16_384
 #: The largest head of a request, in bytes. aiohttp limits only its parts: 128 headers of up to 8,190 bytes.
 MAX_HEAD: Final = 32_768
 
-
 # How many requests of one connection are parsed ahead while a response is sent. Browsers and proxies send the next
 # request after the response.
 web_protocol.MAX_MSG_QUEUE_SIZE = 4
@@ -74,7 +73,7 @@ def parse_upgrade_request(protocol: asyncio.Protocol, head: bytes) -> RawRequest
 
 
 class Malformation(NamedTuple):
-    """Why the parser refuses a request. Nothing of it is from the client. There are few sentences, and many reasons."""
+    """Why the parser refuses a request: one of a few sentences, and the parser's words. Neither is from the client."""
 
     is_too_large: bool
     sentence: str
@@ -196,7 +195,7 @@ class HttpConnection(web.RequestHandler):
         return self._request_in_progress
 
     def _new_relative_request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-        """Return the request, without a host in its URL. ``Host`` counts; aiohttp would decode the other one.
+        """Return the request, without a host in its URL. The header ``Host`` is used, but aiohttp would decode both.
 
         Decoding 8 KB of a name in Punycode takes 40 ms, and an exception would end the connection's task.
         """
@@ -244,8 +243,8 @@ class HttpConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send ``resp``. With TLS, also wait for a client that reads slowly.
 
-        The transport hides the bytes that it has encrypted: aiohttp takes the response for sent. The connection would
-        count as idle, or be closed, and TLS discards what is unsent a few seconds after that.
+        The transport does not count the bytes that it has encrypted, so aiohttp considers the response sent. The
+        connection would count as idle or be closed, and a few seconds later TLS discards what is unsent.
         """
         self.may_be_unread = True
         result = await super().finish_response(request, resp, start_time)
@@ -333,7 +332,7 @@ def http_connections(
 ) -> Callable[[], HttpConnection]:
     """Return the factory of the connections of ``server``. By itself, that creates aiohttp's ``RequestHandler``.
 
-    ``on_lost`` is called with each connection that has lost its transport, or has given it away.
+    ``on_lost`` is called with each connection that has lost its transport, or has passed it on.
     """
     return lambda: HttpConnection(server, errors, on_lost, loop=server._loop, **server._kwargs)
 

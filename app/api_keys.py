@@ -1,6 +1,6 @@
 """The keys of the HTTP API: those in ``API_KEY``, which may do everything, and the named ones in ``API_KEYS``.
 
-``API_KEYS`` is a JSON object. Each member is the name of a key with its value, its scopes and perhaps its rooms::
+``API_KEYS`` is a JSON object. Each member is the name of a key with its value, its scopes and optionally its rooms::
 
     {"billing": {"key": "…", "scopes": ["publish"], "rooms": ["project:*"]}}
 """
@@ -19,11 +19,11 @@ from . import room_patterns
 from .errors import SettingsError
 from .setting_rules import check_api_key, show, split_values
 
-#: What a key may be allowed to do. ``docs/http-api.md`` lists the calls of each.
+#: The scopes that a key may have. ``docs/http-api.md`` lists the calls of each.
 SCOPES: Final = ("publish", "read", "moderate")
 #: The name of the keys in ``API_KEY``.
 UNNAMED: Final = "API_KEY"
-#: The least length of a named key, in characters. `openssl rand -base64 30` returns 40.
+#: The minimum length of a named key, in characters. `openssl rand -base64 30` returns 40.
 MIN_LENGTH: Final = 20
 
 _FIELDS: Final = ("key", "scopes", "rooms")
@@ -32,7 +32,7 @@ _is_key: Final = re.compile(r"[!-~]+").fullmatch
 
 
 class ApiKey(NamedTuple):
-    """What the owner of a key may do.
+    """A key of the HTTP API, and what it allows.
 
     ``secrets`` are the values of the key, each of which is accepted. ``rooms`` are patterns, or None for all rooms.
     """
@@ -69,9 +69,9 @@ class ApiKeys:
         return iter(self._keys)
 
     def find(self, given: str) -> ApiKey | None:
-        """Return the key with the value ``given``, or None. This takes the same time for all wrong values of a length.
+        """Return the key with the value ``given``, or None.
 
-        The values are compared by their hashes, which have one length, and with all keys.
+        The time does not tell how much of a wrong value is right: hashes are compared, and always with all keys.
         """
         digest, found = _digest(given), None
         for known, key in self._digests:

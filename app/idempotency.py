@@ -26,7 +26,7 @@ POLL_INTERVAL: Final = 0.05
 KEY_BURST: Final = 60.0
 #: How many bytes of an answer count as one more key. A key takes about as much in the broker.
 KEY_SIZE: Final = 512
-#: ``KeyLimit`` looks for users whose keys no longer count if it has this many, and twice as many as the last time.
+#: ``KeyLimit`` drops users whose keys no longer count when it has this many users, and twice as many as it kept last.
 _MIN_USERS: Final = 1000
 
 
@@ -39,7 +39,7 @@ class InProgress(RoomcastError):
 
 
 class KeyLimit:
-    """Limits what the keys of each user take in the broker.
+    """Limits how much of the broker's memory the keys of each user take.
 
     A user may use ``rate`` keys a second, and those of ``KEY_BURST`` seconds at once. So one node stores at most
     ``rate * (KEY_TTL + KEY_BURST)`` keys of a user, or fewer if their answers are long. A command beyond the limit is

@@ -185,7 +185,10 @@ class Settings:
         is_secret=True,
     )
     api_keys: str | None = _setting(
-        None, "str", "Further keys of the HTTP API as JSON, each with a name, scopes and perhaps rooms", is_secret=True
+        None,
+        "str",
+        "Further keys of the HTTP API as JSON, each with a name, scopes and optionally rooms",
+        is_secret=True,
     )
     allowed_origins: tuple[str, ...] = _setting(
         (), "list", "Origins whose pages may connect besides the server's own, separated by commas; * means all"

@@ -13,7 +13,7 @@ from typing import Final
 
 #: The time in which one cause has a limited number of log lines, in seconds.
 INTERVAL: Final = 60.0
-#: How many lines an unexpected exception may have in this time. A developer who repeats a request sees it again.
+#: How many lines an unexpected exception may have in this time, so that a developer who repeats a request sees it.
 EXCEPTION_LINES: Final = 10
 
 

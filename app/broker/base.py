@@ -34,7 +34,7 @@ CLAIM_GRACE = 20.0
 
 #: The size of a page of history, in bytes. Reading one takes Redis and the node at most about 1 ms each.
 MAX_PAGE_BYTES = 256 * 1024
-#: How many bytes an event counts in a page in addition to its payload: its id, and the objects that it takes.
+#: How many bytes an event counts in a page in addition to its payload, for its id and its objects.
 PAGE_EVENT_OVERHEAD = 100
 #: The number of events in a page if the caller names none. Reading a small event takes Redis 3 µs.
 MAX_PAGE_EVENTS = 400
@@ -88,8 +88,9 @@ class Announcements(NamedTuple):
     """When joins and leaves are announced.
 
     A user who returns within ``grace`` seconds after the last connection was lost is not announced; 0 disables this. At
-    most one join of a user is announced in a room within ``grace``. A user who joins again too early is announced when
-    it is over, if still there. Joins in rooms of more than ``max_users`` are not announced, the user included.
+    most one join of a user is announced in a room within ``grace``. A user who joins again earlier is announced at the
+    end of this time, if still there. Joins in rooms of more than ``max_users`` users, with the new one, are not
+    announced.
     """
 
     grace: float = 3.0
@@ -278,14 +279,15 @@ class Broker(ABC):
     async def leave(self, room: str, user_id: UserId, connection: int, *, is_lost: bool = False) -> PresenceChange:
         """Remove a ``connection`` of this node from ``room``. Leaving a room it is not in changes nothing.
 
-        ``is_lost`` says that the connection ended, and may return. Otherwise the departure is announced at once.
+        ``is_lost`` is True if the connection ended, so that the user may return. Otherwise the departure is announced
+        at once.
         Even if this raises ``Unavailable``, the connection leaves the room: that is written when the shared part can be
         reached.
         """
 
     @abstractmethod
     async def announce_due(self) -> None:
-        """Announce joins and leaves whose time has come. Call it about once a second. Does not wait for a server."""
+        """Announce the joins and leaves that are due. Call it about once a second. Does not wait for a server."""
 
     @abstractmethod
     async def members(self, room: str) -> list[Member]:

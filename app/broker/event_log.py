@@ -15,7 +15,7 @@ EVENT_OVERHEAD: Final = 56
 
 
 class EventLog:
-    """The stored events of one room. The newest one has the offset ``last_offset``. All have ``size`` bytes.
+    """The stored events of one room, with ``size`` bytes of payloads. The newest one has the offset ``last_offset``.
 
     ``payloads`` and ``times`` have one element for each event; ids are built when they are read. They are a list and an
     array, because an empty deque takes 624 bytes and most rooms are quiet. The broker trims them in larger steps,

@@ -54,7 +54,7 @@ class ExpiringDict(Generic[_K, _V]):
         self.size += self._key_size(key) + _value_size(value)
 
     def _key_size(self, key: _K) -> int:
-        # A character has 1 to 4 bytes, so the length does not tell.
+        # A character takes 1 to 4 bytes, so the number of characters is not the size.
         return self.ENTRY_OVERHEAD + (getsizeof(key) if isinstance(key, str) else sum(map(getsizeof, key)))
 
     def _free_next(self) -> None:

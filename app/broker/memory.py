@@ -32,7 +32,7 @@ from .event_log import EVENT_OVERHEAD, EventLog
 from .expiring import ExpiringDict
 from .memory_presence import MemoryPresence
 
-#: The limit for all histories together, in bytes. Beyond it the rooms that are quiet for longest lose theirs.
+#: The limit for all histories together, in bytes. Beyond it the rooms without events for longest lose theirs.
 MAX_HISTORY_BYTES: Final = 1024 * 1024 * 1024
 #: The limit for each kind of expiring entry, in bytes: idempotency keys, claims with their answers, one-time values and
 #: revocations. Beyond it new ones are refused: without its key a command could be carried out twice.
@@ -54,9 +54,9 @@ class MemoryBroker(Broker):
     ``clock``, which must never go back. ``max_expiring_bytes`` and ``max_history_bytes`` are as ``MAX_EXPIRING_BYTES``
     and ``MAX_HISTORY_BYTES``. The listener is called before ``publish``, ``publish_many`` and ``signal`` return.
 
-    So that loops of calls do not block the event loop, one of all calls of ``publish``, ``publish_many``, ``history``
-    and ``members`` suspends after each ``_SLICE``: a publish when it has taken effect, which keeps the order of events,
-    a read first, so that its result is current. The other methods do not suspend, except ``close`` and ``sweep``.
+    ``publish``, ``publish_many``, ``history`` and ``members`` suspend together once after each ``_SLICE``, so that
+    calls in a loop do not block the event loop. A publish suspends after it has taken effect, which keeps the order of
+    events, a read before, so that its result is current. Others do not suspend, except ``close`` and ``sweep``.
 
     A room is dropped if it had no event for ``history_ttl``, has no members and is not subscribed. Its next event
     begins a new epoch. Every other room keeps its epoch and offset, even when its last event has expired.
@@ -196,7 +196,7 @@ class MemoryBroker(Broker):
         self._check_running()
 
     def _free_histories(self, current: str) -> None:
-        """Drop the histories that are oldest, until the limit holds. ``current`` comes last and keeps half of it."""
+        """Drop the histories without events for longest, until the limit holds; of ``current``, at most half."""
         used_rooms = []
         while self._history_bytes > self._max_history_bytes:
             room, log = next(iter(self._logs.items()))
@@ -331,7 +331,7 @@ class MemoryBroker(Broker):
         if answer is None:
             self._claims.pop(key, now)
         else:
-            self._claims.put(key, answer, now, KEY_TTL, force=True)  # its claim found space
+            self._claims.put(key, answer, now, KEY_TTL, force=True)  # there was space for its claim
 
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """See ``Broker``."""

@@ -1,9 +1,9 @@
 """The members of rooms in the embedded broker, and the announcements of their joins and leaves.
 
 ``redis/lua/presence.lua`` follows the same rules. A join is announced at once, unless another join of this user in this
-room was announced within the grace. Then it is held until that is over. A leave is announced at once, or after the
-grace if the connection was lost. What is announced in the end is the difference from what was announced before: nothing
-if the user has returned. A leave need not be held, because each one follows a join.
+room was announced within the grace. Then it is held until the end of the grace. A leave is announced at once, or after
+the grace if the connection was lost. After a delay, only a difference from the last announcement is announced: nothing
+if the user has returned. Leaves are not held, because each one follows a join.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SLICE: Final = 200
 
 
 class _Open(NamedTuple):
-    """A user whose presence will perhaps be announced at the time ``due``, or who may not be announced before it.
+    """A user whose presence is announced at the time ``due`` if it differs, or may not be announced before it.
 
-    ``is_in`` is True if the members were told of the user's join, and of no leave since. ``joined`` is the time at
-    which the last join was announced.
+    ``is_in`` is True if the last announcement of the user was a join. ``joined`` is the time at which the last join was
+    announced.
     """
 
     username: str
@@ -103,12 +103,14 @@ class MemoryPresence:
     def _depart(
         self, room: str, user_id: UserId, username: str, joined: float | None, users: int, is_lost: bool
     ) -> None:
-        """Announce that a user left the room, or prepare that. ``users`` are left."""
+        """Announce that a user left the room, now or later. ``users`` is the number of users that are left."""
         key = (room, user_id)
         if joined is None:
             if key in self._open or users >= self._max_users:  # the join is held, or was not announced
                 return
-            joined = -inf  # the room was larger then; members may know the user from the list of members
+            joined = (
+                -inf
+            )  # the room was larger when the user joined; members may know the user from the list of members
         now = self._now()
         if is_lost and self._grace:
             self._open[key] = _Open(username, True, joined, now + self._grace)

@@ -23,7 +23,7 @@ TEXT: Final = 0x1
 FINAL_TEXT: Final = FIN | TEXT
 #: The bit of the second byte that marks a masked frame; the other bits are the length.
 MASKED: Final = 0x80
-#: Data with more frames goes to a ``FrameReader``, which can stop after any of them: it is probably a flood.
+#: Data with more frames is probably a flood. It goes to a ``FrameReader``, which can stop after any frame.
 MAX_FRAMES: Final = 4096
 #: Values of the length that mean that the length follows in 2 or 8 bytes.
 LENGTH_IN_2_BYTES: Final = 126
@@ -44,8 +44,7 @@ def decode_text_frames(data: bytes, limit: int) -> list[bytearray] | None:
     """Return the payloads if ``data`` is a sequence of whole, final, masked, valid text frames below 64 KiB, else None.
 
     ``limit`` is the maximum payload size in bytes. None is also returned for more than ``MAX_FRAMES`` frames. Nearly
-    every read is such a sequence. None is not an error: give the
-    same data to a ``FrameReader``.
+    every read is such a sequence. None is not an error: give the same data to a ``FrameReader``.
     """
     size = len(data)
     position = 0

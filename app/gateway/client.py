@@ -18,11 +18,11 @@ from ..transport.write_scheduler import WriteScheduler
 class MessageHandler(Protocol):
     """Handles the messages of clients. ``commands.Commands`` implements it."""
 
-    def receive(self, client: Client, payload: bytearray) -> None:
-        """Handle one text message."""
-
     #: ``bytes_left`` of a new client.
     initial_bytes: int
+
+    def receive(self, client: Client, payload: bytearray) -> None:
+        """Handle one text message."""
 
     def allows_frame(self, client: Client, size: int, *, is_ping: bool) -> bool:
         """Count a frame that is not a message, with ``size`` bytes of payload; return True if it is within the limits.

@@ -120,7 +120,7 @@ class Commands:
     def allows_frame(self, client: Client, size: int, *, is_ping: bool) -> bool:
         """Count a frame that is not a message; return True if it is within the limits (see ``MessageHandler``).
 
-        It counts as a message at the time of the last check, so that a flood needs no look at the clock for each frame.
+        It counts as a message at the time of the last check, so that the clock is not read for each frame of a flood.
         """
         client.bytes_left -= size + FRAME_COST
         return self._is_within_rate(client, b"" if is_ping else None, client.keepalive.now)
@@ -128,7 +128,7 @@ class Commands:
     def event_counted(self, client: Client, *, is_first: bool) -> None:
         """Refuse the first event of a command if its user has published too much (see ``MessageHandler``).
 
-        The command has done nothing yet. Later events are published, because a part of them is worse than all.
+        The command has done nothing yet. Later events are published, because a command must not take effect in part.
         """
         is_allowed = self._byte_rate.take_for_event(client, self._loop.time())
         if is_first and not is_allowed:

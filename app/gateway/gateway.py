@@ -118,7 +118,7 @@ class Gateway:
             raise
 
     async def _after_check(self) -> None:
-        """Do what is due, about once a second."""
+        """Do the periodic work of commands and of the broker, about once a second."""
         await self.commands.cancel_overdue()
         try:
             await self.broker.announce_due()

@@ -1,4 +1,4 @@
-"""Limit how many bytes of history are read for one user: a leaky bucket for each user who reads much."""
+"""Limit how many bytes of history are read for one user: a leaky bucket for each user that reads history."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LimitedHistory:
         before: str | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> History:
-        """See ``Broker.history``. Nothing waits after the page was read."""
+        """See ``Broker.history``. Wait first if the user has read too much, and not after the page is read."""
         while (wait := self._used_until.get(user_id, 0.0) - READ_BURST / READ_RATE - self._loop.time()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(wait)
         page = await self._broker.history(room, since, limit, before=before, max_bytes=max_bytes)

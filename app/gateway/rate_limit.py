@@ -2,7 +2,7 @@
 
 Both are leaky buckets. The state of the first is two numbers in the ``Client``. A user has one bucket of bytes for all
 its connections on this node, and a connection takes its bytes from there in portions. Most messages therefore cost one
-subtraction, without a look at the clock or at the user's bucket.
+subtraction, without reading the clock or the user's bucket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BURST_SECONDS: Final = 5
 #: The size of a burst of bytes, in seconds. It is short, because all members of a room receive what one of them sends:
 #: even if they read slowly, the burst must be less than the ``WS_MAX_BUFFER`` bytes that may wait for them.
 BYTE_BURST_SECONDS: Final = 1
-#: A user that sends the bytes of this many seconds in excess is closed.
+#: A connection is closed when its user has sent the bytes of this many seconds in excess.
 BYTE_EXCESS_SECONDS: Final = 4
 #: What each frame costs besides its payload, in bytes. Otherwise empty frames would cost nothing.
 FRAME_COST: Final = 128
@@ -93,8 +93,8 @@ class ByteRate:
         self.initial: Final = _INITIAL_BYTES if rate else _UNLIMITED_BYTES
         #: How many bytes a connection takes at once, beyond those that it needs: those of 16 ms.
         self._portion: Final = rate // 64
-        # The fill of a bucket, in seconds: up to where events are allowed, which is the case if their message was, how
-        # far events fill it, and from where on connections are closed.
+        # Fills of a bucket, in seconds. Events are allowed up to the first one, so that an event is allowed if its
+        # message was. Events fill the bucket up to the second one. Above the third one connections are closed.
         size = largest / (rate or 1)
         self._event_limit: Final = BYTE_BURST_SECONDS + size
         self._full: Final = BYTE_BURST_SECONDS + 2 * size

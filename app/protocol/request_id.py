@@ -44,7 +44,7 @@ _decode: Final = msgspec.json.Decoder(_OnlyId).decode
 def find(payload: bytes | bytearray, max_scan: int = _MAX_SCAN) -> RequestId | None:
     """Return the ``id`` at the top level of a refused message, or None if there is none that an error can repeat.
 
-    Of a text that is not valid JSON, ``max_scan`` bytes are read.
+    ``max_scan`` is how many bytes are searched of a text that is not valid JSON.
     """
     try:
         return _valid(_decode(payload).id)

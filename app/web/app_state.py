@@ -19,7 +19,7 @@ class Part(Enum):
 
     #: Everything, because there is no internal port.
     ALL = "all"
-    #: What users need; INTERNAL has everything.
+    #: Only what users need, because the internal port has everything.
     PUBLIC = "public"
     INTERNAL = "internal"
 

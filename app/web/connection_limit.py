@@ -30,13 +30,12 @@ from .client_address import client_network, peer_network
 
 log = logging.getLogger("roomcast")
 
-#: How many sockets are closed at once if a new one finds no room. To choose them, all addresses are compared, which
-#: takes 3 ms for 20,000 addresses.
+#: How many sockets are closed at once if all are in use. To choose them, all addresses are compared, which takes 3 ms
+#: for 20,000 addresses.
 BATCH: Final = 64
 #: The longest time between two lines of the log about sockets that were closed, in seconds.
 LOG_INTERVAL: Final = 60.0
-#: Up to this many sockets of an address, it does not matter whether their users are known. That saves 1 us for most
-#: handshakes.
+#: ``verify`` does nothing for an address with at most this many sockets. That saves 1 us for most handshakes.
 FEW: Final = 8
 #: The share of all sockets that one address may have before authentication, if the setting allows more.
 ADDRESS_SHARE: Final = 4
@@ -50,7 +49,10 @@ REASONS: Final = {
 
 
 class ConnectionLimit:
-    """The sockets of clients on one node. ``clock`` returns seconds."""
+    """Counts the sockets of clients on one node, and closes some of them if there are too many.
+
+    The acceptor and the handshake report each socket here, and call ``check`` regularly. ``clock`` returns seconds.
+    """
 
     def __init__(self, gateway: Gateway, capacity: Capacity, clock: Callable[[], float] = time.monotonic) -> None:
         settings = gateway.settings
@@ -201,7 +203,7 @@ class ConnectionLimit:
     # Observation.
 
     def check(self) -> None:
-        """Find out whether file descriptors are left, and write the log. Call it about once a second."""
+        """Check whether file descriptors are left, and log what was closed. Call it about once a second."""
         try:
             socket.socket().close()
         except OSError:  # EMFILE or ENFILE

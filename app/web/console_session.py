@@ -27,14 +27,12 @@ LIFETIME: Final = 12 * 3600
 HEADER: Final = "X-Roomcast-Console"
 #: The cookie in the header. aiohttp would parse all cookies: 8,000 bytes of them take 6 ms.
 _find_cookie: Final = re.compile(rf'(?:^|;)[ \t]*{COOKIE}="?([0-9]{{1,12}})\.([0-9a-f]{{64}})"?[ \t]*(?:;|$)').search
-
-
 #: The rights of the console of ``roomcast dev``, in which no user logs in.
 _DEV_KEY: Final = ApiKey("console")
 
 
 def logged_in_key(request: web.BaseRequest, keys: ApiKeys) -> ApiKey | None:
-    """Return the key of ``keys`` with which the cookie of ``request`` was signed. None without one, or if it is old."""
+    """Return the key of ``keys`` that signed the cookie of ``request``; None if no cookie is valid and in time."""
     cookie = _find_cookie(";".join(request.headers.getall("Cookie", ())))
     if cookie is None:
         return None

@@ -110,7 +110,7 @@ class Port:
         return partial(TlsConnection, tls)
 
     async def _bind(self, factory: Callable[[], asyncio.Protocol]) -> None:
-        """Listen."""
+        """Create the listeners. Raises ``OSError``."""
         loop, address, listeners = asyncio.get_running_loop(), self.address, self._listeners
         options: dict[str, Any] = {"backlog": self.ACCEPT_AT_ONCE}
         if address.unix_socket is None:

@@ -23,7 +23,7 @@ from .json_errors import FailureLogs
 MIN_PROGRESS: Final = 4096
 #: How many bytes of a response may be outstanding when the next request of the connection is handled.
 MAX_UNREAD: Final = 65_536
-#: How often ``wait_until_read`` looks, in seconds.
+#: How often ``wait_until_read`` checks, in seconds.
 _INTERVAL: Final = 0.05
 #: The fields tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes of ``struct tcp_info`` (linux/tcp.h).
 _TCP_INFO: Final = struct.Struct("=24xI92xQ16xI")

@@ -65,7 +65,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _ignore_accept_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error of asyncio's loop, unless it has no file descriptor for a connection.
+    """Log an error of asyncio's loop, unless no file descriptor was left for a connection.
 
     Python 3.11 logs that up to ``Port.ACCEPT_AT_ONCE`` times a second, ``ConnectionLimit`` once a minute.
     """

@@ -124,7 +124,7 @@ class Presence:
     # Announcements.
 
     def announce_due(self) -> None:
-        """Announce joins and leaves whose time has come. The replies of the scripts have told when that is."""
+        """Announce the joins and leaves that are due. The replies of the scripts contain the times."""
         now = time.monotonic()
         rooms = [room for room, due in self._writer.due.items() if due <= now]
         if rooms and self._announcer is None:

@@ -56,7 +56,7 @@ class StreamReader:
         self._router: Final = router
         self._keys: Final = keys
         self._history_ttl_ms: Final = options.history_ttl_ms
-        #: By server: the pages that may be read from it for clients now.
+        #: By server, the slots for pages that are read for clients.
         self._slots: Final[defaultdict[ServerName, asyncio.Semaphore]] = defaultdict(
             partial(asyncio.Semaphore, MAX_READING)
         )
@@ -87,7 +87,7 @@ class StreamReader:
     ) -> StreamPage:
         """Return the events after the id ``<epoch>-<offset>``.
 
-        If both are empty, return the newest ones before the id ``before``, or before none if that is empty. Only the
+        If both are empty, return the newest events, or those before the id ``before`` if that is not empty. Only the
         newest ``size`` events count as stored. ``limit`` and ``max_bytes`` are as in ``Broker.history``. With
         ``is_node``, the id is this node's position in the room; then every loss that it proves is recorded. Raises
         ``Unavailable``.

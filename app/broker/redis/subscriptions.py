@@ -47,8 +47,8 @@ class Subscription:
     ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
     ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
     event was delivered since the last check of quiet rooms. ``announced`` is the id of the last join or leave that the
-    listener received; ``is_behind`` is True until those that were missed meanwhile are read. ``secret`` begins the text
-    of which the signature of each announcement is the hash.
+    listener received; ``is_behind`` is True until those that were missed meanwhile are read. The signature of an
+    announcement is the hash of ``secret`` and its first line.
     """
 
     __slots__ = ("announced", "epoch", "is_active", "is_behind", "last_offset", "pending", "room", "secret")

@@ -110,7 +110,7 @@ def _rooms_of(key: ApiKey) -> str:
 
 
 def _refusal(request: web.Request, code: str, needs: str, has: str) -> Failure:
-    """Return the 403 for a right key that is not enough, and log it."""
+    """Return the 403 for a key that lacks a scope or a room, and log it."""
     sentence = f"This call {needs}; {has}."
     resource = request.match_info.route.resource
     call = f"{request.method} {resource.canonical if resource is not None else ''}"

@@ -29,7 +29,7 @@ async def live(request: web.Request) -> web.StreamResponse:
 
 
 async def ready(request: web.Request) -> web.StreamResponse:
-    """Answer 200 if this node accepts clients, else 503. The state of each part is not for the public port.
+    """Answer 200 if this node accepts clients, else 503, with the state of each part except at the public port.
 
     The plugins are started before the port is bound, so they are always ready here.
     """

@@ -1,6 +1,6 @@
 """The WebSocket handshake: ``acceptor`` accepts connections, ``handshake`` checks, authenticates and upgrades them.
 
-With TLS, ``tls_connection`` does the handshake of TLS first.
+With TLS, ``tls_connection`` does the TLS handshake first.
 
 Speed matters here: after a restart all clients reconnect at once, each with a handshake. ``web.server`` creates the
 acceptor and ``web.routes`` adds the route. ``pages``, ``cli`` and ``testing`` import the path of the endpoint. From

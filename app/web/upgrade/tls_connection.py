@@ -67,7 +67,7 @@ class TlsConnection(asyncio.Protocol):
             return
         transport = self.transport
         assert transport is not None
-        # The event loop now calls the TLS protocol. That is told of its transport first, and receives ``data`` then.
+        # The event loop calls ``connection_made`` of the TLS protocol before it passes ``data`` to that protocol.
         self._handshake = self._tls.tasks.start(self._begin(transport))
         if self._handshake is not None:
             asyncio.get_running_loop().call_soon(_pass_on, transport.get_protocol(), data)

@@ -4,9 +4,9 @@
 --     told is when the join was announced, in ms; it is absent if it was not;
 --   gone, users who left (a zset: user -> until when this is stored, in ms): if a node writes that such a user left, this
 --     is a repeat, or the node was removed as dead; for other absent users it means that the server lost its data;
---   open, users whose presence will perhaps be announced, or who may not be announced yet (a hash: user -> JSON {name,
---     told, is_in}): is_in is true if the members were told of the user's join, and of no leave since;
---   due, when that is decided (a zset: user -> time in ms);
+--   open, users whose presence is announced later if it differs then, or may not be announced yet (a hash: user -> JSON
+--     {name, told, is_in}): is_in is true if the last announcement of the user was a join;
+--   due, when that is (a zset: user -> time in ms);
 --   journal, the last announcements (a stream); channel, the room's channel.
 -- ARGV: generation, how often this call was sent before; the calling node; the length of its lease in ms; '1' if nodes
 --   with an expired lease may be removed; the grace in ms; the number of users above which joins are not announced;
@@ -100,7 +100,7 @@ local function arrive(user, name)
   return announce_join(user, name, redis.call('HLEN', users) + 1)
 end
 
--- Removes a user from the room, and announces that or prepares it. The user counts as gone for a minute or an hour.
+-- Removes a user from the room, and announces that now or later. gone_for is how long the user counts as gone, in ms.
 local function depart(user, name, told, is_lost, gone_for)
   record_gone(user, gone_for)
   redis.call('HDEL', users, user)
@@ -108,7 +108,7 @@ local function depart(user, name, told, is_lost, gone_for)
     if redis.call('HGET', open, user) or redis.call('HLEN', users) >= max_users then
       return  -- the join is held, or was not announced
     end
-    told = 0  -- the room was larger then; members may know the user from the list of members
+    told = 0  -- the room was larger when the user joined; members may know the user from the list of members
   end
   if is_lost and grace > 0 then
     open_user(user, {name = name, told = told, is_in = true}, now + grace)
@@ -120,7 +120,7 @@ local function depart(user, name, told, is_lost, gone_for)
   end
 end
 
--- Announces up to 100 users whose time has come. Returns in how many ms the next one is due, or -1.
+-- Announces up to 100 users that are due. Returns in how many ms the next one is due, or -1.
 local function announce_due()
   for _, user in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 100)) do
     local text, present = redis.call('HGET', open, user), redis.call('HGET', users, user)

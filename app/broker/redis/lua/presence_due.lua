@@ -1,3 +1,3 @@
--- Announces the users whose time has come. Returns when the next announcement is due.
+-- Announces the users that are due. Returns when the next announcement is due.
 
 return announce_due()
