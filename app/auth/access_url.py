@@ -19,8 +19,8 @@ from standardwebhooks import Webhook
 from yarl import URL
 
 from ..errors import Unavailable
+from ..failure_log import FailureLog
 from ..settings import Settings
-from .failure_log import FailureLog
 from .identity import Identity
 
 logger = logging.getLogger("roomcast.access")

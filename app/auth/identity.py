@@ -25,10 +25,10 @@ from jwt.algorithms import HMACAlgorithm, get_default_algorithms
 from .. import room_patterns
 from ..broker.base import UserId
 from ..errors import AuthenticationFailed
+from ..failure_log import FailureLog
 from ..protocol.user_id import FORM, parse_user_id
 from ..settings import Settings
 from ..signing_keys import HMAC_ALGORITHMS
-from .failure_log import FailureLog
 
 logger = logging.getLogger("roomcast.identity")
 

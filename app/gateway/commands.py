@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from ..auth.failure_log import FailureLog
 from ..context import Context, PluginHost
 from ..errors import TOO_MANY_MESSAGES, Refused
+from ..failure_log import FailureLog
 from ..fastpath.eager import SuspendedCoroutine
 from ..idempotency import KEY_SIZE, InProgress, KeyLimit, KeyReused, digest_of, fingerprint_of, run_once
 from ..plugin import Command

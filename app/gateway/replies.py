@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..auth.failure_log import EXCEPTION_LINES, FailureLog, place_of
 from ..errors import FORBIDDEN, InvalidEvent, Refused, Unavailable
+from ..failure_log import EXCEPTION_LINES, FailureLog, place_of
 from ..plugin import Command
 from ..protocol import messages
 from ..protocol.messages import Request

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from typing import Final
 
-from ..auth.failure_log import FailureLog
 from ..auth.room_access import RoomAccess
 from ..context import Context, PluginHost
 from ..errors import InvalidEvent, Refused, RoomcastError, Unavailable, is_temporary
+from ..failure_log import FailureLog
 from ..plugin import Rule
 from .client import Client
 from .node import Node

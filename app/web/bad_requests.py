@@ -13,7 +13,8 @@ from aiohttp import web
 
 from ..aiohttp_internals import MAX_HEAD, Malformation, head_size
 from .body_limit import send_and_close
-from .json_errors import BAD_BODY, FAILURE_LOGS, INTERNAL, Failure
+from .failure_logs import FAILURE_LOGS
+from .json_errors import BAD_BODY, INTERNAL, Failure
 from .request_head import is_host
 from .unread_responses import MAX_UNREAD, wait_until_read
 

@@ -10,7 +10,7 @@ from ..specs.publishable import check_schemas
 from .api import events, plugin_routes, rooms, tickets, users
 from .api.ticket_limit import TICKET_LIMIT, TicketLimit
 from .app_state import DEV, GATEWAY, PART, Part
-from .json_errors import FAILURE_LOGS, FailureLogs
+from .failure_logs import FAILURE_LOGS, FailureLogs
 from .ops import health, metrics
 from .origins import ORIGINS, AllowedOrigins
 from .pages import console, dev_tokens, docs, fallback, login, static_files, templates

@@ -20,8 +20,8 @@ from .app_state import DEV, GATEWAY, PART, Part
 from .body_limit import limit_body
 from .capacity import capacity, open_file_limit
 from .connection_limit import CONNECTION_LIMIT, ConnectionLimit
+from .failure_logs import FAILURE_LOGS
 from .host_check import host_check
-from .json_errors import FAILURE_LOGS
 from .ops.worker_metrics import PEERS, Peers
 from .port import Address, Port
 from .routes import add_routes

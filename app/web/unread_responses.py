@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from ..aiohttp_internals import HttpConnection, http_transports
-from .json_errors import FailureLogs
+from .failure_logs import FailureLogs
 
 #: How many bytes a client must read within HANDSHAKE_TIMEOUT, if so many are outstanding.
 MIN_PROGRESS: Final = 4096

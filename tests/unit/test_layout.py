@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "certificates": set(),
     "certificate_files": {"certificates", "errors"},
     "backoff": set(),
+    "failure_log": set(),
     "output": set(),
     "aiohttp_internals": set(),
     "fastpath": {"aiohttp_internals"},
@@ -37,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The only part that knows Redis.
     "broker.redis": {"backoff", "broker", "certificate_files", "errors"},
     "idempotency": {"broker", "errors"},
-    "auth": {"broker", "errors", "protocol", "room_patterns", "settings", "signing_keys"},
+    "auth": {"broker", "errors", "failure_log", "protocol", "room_patterns", "settings", "signing_keys"},
     "schemas": {"errors", "fastpath"},
     "stored_events": {"broker"},
     "context": {"auth", "broker", "fastpath", "protocol", "stored_events"},
@@ -45,14 +46,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "builtin_events": {"plugin"},
     "registry": {"builtin_events", "errors", "plugin"},
     "gateway": {
-        *("auth", "backoff", "broker", "builtin_events", "context", "errors", "fastpath", "idempotency", "plugin"),
-        *("protocol", "registry", "settings", "transport"),
+        *("auth", "backoff", "broker", "builtin_events", "context", "errors", "failure_log", "fastpath", "idempotency"),
+        *("plugin", "protocol", "registry", "settings", "transport"),
     },
     # What a server speaks, as documents.
     "specs": {"builtin_events", "errors", "plugin", "protocol", "registry"},
     "web": {
-        *("aiohttp_internals", "api_keys", "auth", "broker", "certificates", "context", "errors", "gateway"),
-        *("idempotency", "output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs"),
+        *("aiohttp_internals", "api_keys", "auth", "broker", "certificates", "context", "errors", "failure_log"),
+        *("gateway", "idempotency", "output", "plugin", "protocol", "registry", "schemas", "setting_rules", "specs"),
         *("stored_events", "transport"),
     },
     "workers": {"backoff", "broker", "broker.redis", "errors", "gateway", "output", "registry", "settings", "web"},

@@ -17,7 +17,8 @@ from .. import console_session
 from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..connection_limit import CONNECTION_LIMIT
-from ..json_errors import CHALLENGE, FAILURE_LOGS, SEES_DETAILS, Failure, Handler, in_json
+from ..failure_logs import FAILURE_LOGS
+from ..json_errors import CHALLENGE, SEES_DETAILS, Failure, Handler, in_json
 from ..request_head import bearer_token
 from ..wrong_keys import MAX_WRONG_KEYS, count_wrong_key
 

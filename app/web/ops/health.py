@@ -15,7 +15,8 @@ from ...broker.base import Broker
 from ...errors import BrokerUnavailable, Unavailable
 from ..api.auth import may_see_details
 from ..app_state import GATEWAY, PART, Part
-from ..json_errors import FAILURE_LOGS, json_response
+from ..failure_logs import FAILURE_LOGS
+from ..json_errors import json_response
 
 #: How long the broker may take to answer, in seconds. A broker that hangs raises nothing by itself.
 PING_TIMEOUT: Final = 2.0

@@ -23,7 +23,8 @@ from multidict import CIMultiDictProxy
 from ...aiohttp_internals import MAX_EARLY_BYTES, MAX_HEAD, has_received_request, parse_upgrade_request
 from ..app_state import GATEWAY
 from ..connection_limit import CONNECTION_LIMIT
-from ..json_errors import FAILURE_LOGS, Failure
+from ..failure_logs import FAILURE_LOGS
+from ..json_errors import Failure
 from ..origins import ORIGINS
 from ..request_head import is_host
 from ..unread_responses import UnreadResponses

@@ -41,7 +41,8 @@ from ..api.ticket_limit import TICKET_LIMIT
 from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..connection_limit import CONNECTION_LIMIT
-from ..json_errors import FAILURE_LOGS, Failure, in_json
+from ..failure_logs import FAILURE_LOGS
+from ..json_errors import Failure, in_json
 from ..origins import ORIGINS, AllowedOrigins
 from ..request_head import RequestHead, bearer_token
 from .pending_handshakes import PENDING_HANDSHAKES

@@ -14,9 +14,9 @@ from sample_commands import Anything
 from serving import Serve, connect, token_for
 
 from roomcast import Context, Plugin, Service, Unavailable
-from roomcast.auth.failure_log import EXCEPTION_LINES
 from roomcast.broker.memory import MemoryBroker
 from roomcast.errors import BrokerUnavailable
+from roomcast.failure_log import EXCEPTION_LINES
 
 SECRET_TEXT = "postgres://app:pa55@10.0.0.7:5432/app in /srv/app/database.py"
 

@@ -18,7 +18,7 @@ from wire import Peer
 
 from roomcast import Plugin
 from roomcast.aiohttp_internals import MAX_HEAD
-from roomcast.auth.failure_log import EXCEPTION_LINES
+from roomcast.failure_log import EXCEPTION_LINES
 from roomcast.web import body_limit
 from roomcast.web.port import Address
 

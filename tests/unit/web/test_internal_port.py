@@ -16,7 +16,7 @@ from roomcast import Plugin, Service
 from roomcast.broker.memory import MemoryBroker
 from roomcast.web.api.ticket_limit import MAX_UNUSED
 from roomcast.web.connection_limit import CONNECTION_LIMIT
-from roomcast.web.json_errors import FAILURE_LOGS
+from roomcast.web.failure_logs import FAILURE_LOGS
 from roomcast.web.ops.health import BROKER_DOWN
 from roomcast.web.port import ListenError
 from roomcast.web.server import Server

@@ -18,7 +18,7 @@ from waiting import PATIENCE, wait_until
 
 from roomcast import Plugin
 from roomcast.aiohttp_internals import HttpConnection, http_transports
-from roomcast.web.json_errors import FailureLogs
+from roomcast.web.failure_logs import FailureLogs
 from roomcast.web.port import Address
 from roomcast.web.server import Server
 from roomcast.web.unread_responses import MIN_PROGRESS, UnreadResponses, _measure

@@ -1,4 +1,4 @@
-"""Tests of ``auth.failure_log``: failures that repeat are counted, and logged once a minute."""
+"""Tests of ``failure_log``: failures that repeat are counted, and logged once a minute."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from roomcast.auth import failure_log
-from roomcast.auth.failure_log import INTERVAL, FailureLog
+from roomcast import failure_log
+from roomcast.failure_log import INTERVAL, FailureLog
 
 
 class Clock:

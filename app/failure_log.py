@@ -1,8 +1,8 @@
 """Count failures that repeat, and log them without flooding the log.
 
 An access check that cannot decide fails for every join until its cause is removed. At a few thousand joins a second, a
-line for each would cost more than the joins. The same holds for a handler of a plugin that raises an exception, and for
-requests without the broker.
+line for each would cost more than the joins. The same holds for handlers of plugins that raise exceptions, for requests
+without the broker, and for malformed requests.
 """
 
 from __future__ import annotations
