@@ -7,7 +7,6 @@ application's pages, which often have another origin than roomcast, so it allows
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from functools import wraps
 from math import ceil
@@ -19,13 +18,12 @@ from ...errors import AuthenticationFailed
 from ..app_state import GATEWAY
 from ..client_address import client_address
 from ..cors import preflight_response
+from ..failure_logs import FAILURE_LOGS
 from ..json_errors import Failure, Handler, in_json, json_response
 from ..origins import ORIGINS
 from ..request_head import bearer_token
 from .auth import unauthorized
 from .ticket_limit import MAX_UNUSED, TICKET_LIMIT
-
-log = logging.getLogger("roomcast.api")
 
 PATH: Final = "/api/v1/tickets"
 
@@ -36,7 +34,7 @@ def allow_cross_origin(handler: Handler) -> Handler:
     @in_json
     async def check_origin(request: web.Request) -> web.StreamResponse:
         if not request.app[ORIGINS].allow(request):
-            log.warning("refused a ticket to a page of another site: origin %r", request.headers["Origin"][:200])
+            request.app[FAILURE_LOGS].add_origin("a ticket to a page", request.headers["Origin"])
             raise Failure("bad_origin", "This page's origin is not allowed; add it to ALLOWED_ORIGINS.")
         return await handler(request)
 
@@ -69,7 +67,7 @@ async def create_ticket(request: web.Request) -> web.StreamResponse:
         await gateway.revocations.check(identity)
     except AuthenticationFailed as failed:
         remote = client_address(request, trust_proxy=gateway.settings.trust_proxy)
-        log.info("refused a ticket to %s: %s", remote, failed)
+        request.app[FAILURE_LOGS].add_denial("a ticket", f"refused a ticket to {remote}: {failed}")
         raise unauthorized("bad_token", str(failed), tried=True) from None
     ticket = secrets.token_urlsafe(32)
     lifetime = gateway.settings.ticket_ttl

@@ -121,7 +121,7 @@ async def connect(request: web.Request) -> web.StreamResponse:
         accept = check_request(upgrade, app[ORIGINS])
     except Failure as failure:
         if failure.code == "bad_origin":
-            log.warning("refused a page of another site: origin %r", request.headers.get("Origin", "")[:200])
+            app[FAILURE_LOGS].add_origin("a page", request.headers.get("Origin", ""))
         else:
             remote = client_address(upgrade, trust_proxy=app[GATEWAY].settings.trust_proxy)
             app[FAILURE_LOGS].add_refusal(str(failure), f"refused a handshake from {remote}: {failure}")
@@ -218,7 +218,7 @@ async def _open_session(app: web.Application, request: UpgradeRequest, credentia
             app[TICKET_LIMIT].remove(identity.user_id, credentials.ticket)
         client = await gateway.sessions.admit(identity, remote, request.query.get("since"))
     except AuthenticationFailed as failed:
-        log.info("refused a connection from %s: %s", remote, failed)
+        app[FAILURE_LOGS].add_denial("a connection", f"refused a connection from {remote}: {failed}")
         return AUTHENTICATION_FAILED
     except Unavailable as error:
         app[FAILURE_LOGS].add_unavailable("a connection", f"refused a connection from {remote}: {error.detail}")
@@ -233,7 +233,8 @@ async def _open_session(app: web.Application, request: UpgradeRequest, credentia
         app[FAILURE_LOGS].add_exception("a handshake failed", error)
         return INTERNAL_ERROR
     if client is None:
-        log.info("refused a connection of user %s from %s: too many connections", identity.user_id, remote)
+        text = f"refused a connection of user {identity.user_id} from {remote}: too many connections"
+        app[FAILURE_LOGS].add_denial("too many connections", text)
         return TOO_MANY_CONNECTIONS
     if gateway.is_draining:  # the drain has already listed the connections to close
         await _release(gateway, client)

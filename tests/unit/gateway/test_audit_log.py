@@ -17,6 +17,7 @@ from wire import Peer, masked
 
 from roomcast.logs import RedactingFilter
 from roomcast.protocol.frames import TEXT
+from roomcast.web import failure_logs
 from roomcast.web.server import Server
 
 ROOM = "channel:1"
@@ -67,8 +68,8 @@ async def test_security_events_are_logged(serve: Serve, caplog) -> None:
         await alice.recv_type("left_room")
     who = "user 1 (alice) from 127.0.0.1"
     for line in (
-        "refused a connection from 127.0.0.1: The token is not a JWT.",
-        "refused a connection of user 1 from 127.0.0.1: too many connections",
+        "refused a connection from 127.0.0.1: The token is not a JWT. (failures since the last such line: 1)",
+        "refused a connection of user 1 from 127.0.0.1: too many connections (failures since the last such line: 1)",
         f"join refused: {who}: You have no access to channel:2.",
         f"new token refused: {who}: it is of user 2",
         f"removed from a room: {who}: {ROOM}",
@@ -117,11 +118,12 @@ async def send_malformed(server: Server, token: str) -> None:
         peer.close()
 
 
-async def test_no_token_is_logged(serve: Serve, caplog, sample: SampleCommands) -> None:
+async def test_no_token_is_logged(serve: Serve, caplog, sample: SampleCommands, monkeypatch) -> None:
     """No log contains a token or ticket, valid or not, however it was sent.
 
     roomcast never logs one. aiohttp logs request heads that it cannot parse; they have stars instead of tokens.
     """
+    monkeypatch.setattr(failure_logs, "DENIAL_LINES", 1000)  # a line for each refusal
     caplog.set_level(logging.DEBUG)
     written = logging.StreamHandler(io.StringIO())
     written.addFilter(lambda record: not record.name.startswith("websockets"))  # the log of the client library

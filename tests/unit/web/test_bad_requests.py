@@ -20,6 +20,7 @@ from roomcast import Plugin
 from roomcast.aiohttp_internals import MAX_HEAD
 from roomcast.failure_log import EXCEPTION_LINES
 from roomcast.web import body_limit
+from roomcast.web.failure_logs import DENIAL_LINES
 from roomcast.web.port import Address
 
 pytest_plugins = ("loops", "certificates")
@@ -306,3 +307,25 @@ async def test_a_wrong_key_is_no_malformed_request(caplog) -> None:
             assert b" 401 " in await peer.head()
         await wait_until(lambda: len(caplog.records) == 3)
         assert isinstance(run, Running)
+
+
+TICKET = "/api/v1/tickets"
+#: Requests of clients without access, by the beginning of their lines in the log.
+DENIED = {
+    "refused a connection from": request(f"{PATH}?token=x"),
+    "refused a page of another site": request(Origin="https://evil.example"),
+    "refused a ticket to 127.0.0.1": head(TICKET, "Authorization: Bearer x", method="POST"),
+    "refused a ticket to a page": head(TICKET, "Origin: https://evil.example", method="POST"),
+}
+
+
+@pytest.mark.parametrize("line", DENIED)
+async def test_clients_without_access_leave_few_lines(line: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Such requests need no token, so a line for each would flood the log."""
+    caplog.set_level("INFO")
+    async with serving() as run:
+        for _ in range(DENIAL_LINES + 3):
+            peer = await run.peer()
+            await peer.send(DENIED[line])
+            await peer.head()
+        assert len([record for record in caplog.records if record.message.startswith(line)]) == DENIAL_LINES

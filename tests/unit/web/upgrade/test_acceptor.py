@@ -226,7 +226,7 @@ async def test_a_refused_origin_is_logged_once(caplog):
             b"HTTP/1.1 403"
         )
         assert [record.message for record in caplog.records if "another site" in record.message] == [
-            "refused a page of another site: origin 'https://evil.example'"
+            "refused a page of another site: origin 'https://evil.example' (failures since the last such line: 1)"
         ]
 
 
