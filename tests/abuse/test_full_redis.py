@@ -8,13 +8,12 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import pytest
-from attacks import Attack, Outcome, Target
+from attacks import CONNECTIONS, Attack, Outcome, Target
 from redis_servers import RedisServer
 from wire import masked
 
 from roomcast.protocol.frames import TEXT
 
-CONNECTIONS = 5
 #: Less than the default of WS_MESSAGE_RATE.
 RATE = 95
 #: What Redis may use, in bytes: filled within 2 s before.

@@ -9,14 +9,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import pytest
-from attacks import HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Report, Target
-from long_history import HISTORY, ROOM, long_history, sent_bytes
+from attacks import CONNECTIONS, HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Target
+from long_history import ROOM, measure_attack
 from wire import masked
 
 from roomcast.gateway.history_limit import READ_BURST, READ_RATE
 from roomcast.protocol.frames import TEXT
 
-CONNECTIONS = 5
 #: How many joins a connection sends, as many as one burst allows.
 JOINS = 400
 
@@ -51,25 +50,16 @@ def _join(since: str | None) -> bytes:
     return masked(TEXT, json.dumps({"type": "join_room", "room": ROOM, "data": {"since": since}}).encode())
 
 
-async def measure(seconds: float) -> tuple[Report, int]:
-    """Return the figures, and how many bytes Redis sent."""
-    async with long_history() as server:
-        before = await sent_bytes(server)
-        settings = {"REDIS_URL": server.url, "HISTORY_BYTES": str(2 * HISTORY), "ANNOUNCE_MAX": "0"}
-        report = await Attack(attack, __file__, **settings).measure(seconds)
-        return report, await sent_bytes(server) - before
-
-
 @pytest.mark.redis
 async def test_a_user_reads_history_at_a_limited_rate() -> None:
     """Redis sends the burst and what the rate allows, and the other clients go on."""
-    report, sent = await measure(TEST_SECONDS)
+    report, sent = await measure_attack(attack, __file__, TEST_SECONDS, ANNOUNCE_MAX="0")
     assert sent < 1.1 * READ_BURST + READ_RATE * (report.outcome["seconds"] + 5), report
     report.check_others()
 
 
 async def _print_figures() -> None:
-    report, sent = await measure(HAND_SECONDS)
+    report, sent = await measure_attack(attack, __file__, HAND_SECONDS, ANNOUNCE_MAX="0")
     print(f"{report}\nRedis sent {sent / 1e6:.0f} MB")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import pytest
-from attacks import HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Report, Target
+from attacks import HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Target
 from handshakes import request as handshake
-from long_history import EVENTS, HISTORY, ROOM, long_history, sent_bytes
+from long_history import EVENTS, HISTORY, ROOM, measure_attack
 from serving import PATH, token_for
 from wire import Peer, masked
 
@@ -78,27 +78,18 @@ async def attack(target: Target) -> Outcome:
     }
 
 
-async def measure(seconds: float) -> tuple[Report, float]:
-    """Return the figures, and how often Redis sent the history for each reader."""
-    async with long_history() as server:
-        before = await sent_bytes(server)
-        settings = {"REDIS_URL": server.url, "HISTORY_BYTES": str(2 * HISTORY), "ANNOUNCE_MAX": "0"}
-        report = await Attack(attack, __file__, **settings).measure(seconds)
-        return report, (await sent_bytes(server) - before) / HISTORY / READERS
-
-
 @pytest.mark.redis
 async def test_a_long_history_is_read_once() -> None:
     """Each reader gets each event once, and Redis sends the history at most twice for each; the others go on."""
-    report, share = await measure(TEST_SECONDS)
+    report, sent = await measure_attack(attack, __file__, TEST_SECONDS, ANNOUNCE_MAX="0")
     assert report.outcome["events"] == [EVENTS] * READERS
-    assert share < 2, report
+    assert sent < 2 * HISTORY * READERS, report
     report.check_others()
 
 
 async def _print_figures() -> None:
-    report, share = await measure(HAND_SECONDS)
-    print(f"{report}\nRedis sent the history {share:.2f} times for each reader")
+    report, sent = await measure_attack(attack, __file__, HAND_SECONDS, ANNOUNCE_MAX="0")
+    print(f"{report}\nRedis sent the history {sent / HISTORY / READERS:.2f} times for each reader")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""A room with a long history on Redis, and how much Redis sends."""
+"""A room with a long history on Redis, and how much Redis sends, also during attacks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from attacks import Attack, Outcome, Report, Target
 from broker_contract import RecordingListener
 from redis_nodes import broker_for
 from redis_servers import RedisServer
@@ -39,3 +40,14 @@ async def long_history() -> AsyncIterator[RedisServer]:
 async def sent_bytes(server: RedisServer) -> int:
     """Return how many bytes the server has sent to all clients."""
     return int((await server.info("stats"))["total_net_output_bytes"])
+
+
+async def measure_attack(
+    attack: Callable[[Target], Awaitable[Outcome]], file: str, seconds: float, **settings: str
+) -> tuple[Report, int]:
+    """Measure an attack on a server with the history (see ``Attack``); return also how many bytes Redis sent."""
+    async with long_history() as server:
+        before = await sent_bytes(server)
+        settings |= {"REDIS_URL": server.url, "HISTORY_BYTES": str(2 * HISTORY)}
+        report = await Attack(attack, file, **settings).measure(seconds)
+        return report, await sent_bytes(server) - before
