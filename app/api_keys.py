@@ -71,7 +71,7 @@ class ApiKeys:
     def find(self, given: str) -> ApiKey | None:
         """Return the key with the value ``given``, or None.
 
-        The time does not tell how much of a wrong value is right: hashes are compared, and always with all keys.
+        The time does not depend on how much of a wrong value is right, because hashes are compared, with all keys.
         """
         digest, found = _digest(given), None
         for known, key in self._digests:

@@ -91,7 +91,7 @@ class EventsAbout:
         self._event_id: Final = event_id
         self._mark: Final = (f'"{event_id}"' if mark is None else mark).encode()
         self._slices: Final = _Slices()
-        #: The offset of the event, -1 before it was read. Offsets are consecutive, so it tells how many are later.
+        #: The offset of the event, -1 before it was read. Offsets are consecutive, so later events can be counted.
         self._offset = -1
         self._before: str | None = None
         self._page: list[Event] = []

@@ -108,9 +108,7 @@ class MemoryPresence:
         if joined is None:
             if key in self._open or users >= self._max_users:  # the join is held, or was not announced
                 return
-            joined = (
-                -inf
-            )  # the room was larger when the user joined; members may know the user from the list of members
+            joined = -inf  # the room was larger at the join; members may know the user from the list of members
         now = self._now()
         if is_lost and self._grace:
             self._open[key] = _Open(username, True, joined, now + self._grace)

@@ -36,7 +36,7 @@ class BrokerListener:
         self._delivery.deliver(room, encode_event_frame(payload, id))
 
     def on_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
-        """Tell the room's members on this node that a user joined or left."""
+        """Send the room's members on this node the join or leave of a user."""
         self._counters.events += 1
         self._presence.announce(room, user_id, username, has_joined)
 

@@ -49,7 +49,7 @@ class LocalRoom:
 class PendingUser:
     """A user whose state on the server may differ from the one on this node.
 
-    ``written`` is the name with which this node wrote the user, or None if it did not. ``departure`` says how the last
+    ``written`` is the name with which this node wrote the user, or None if it did not. ``departure`` is how the last
     connection on this node left. ``waiters`` wait for the next write.
     """
 

@@ -1,11 +1,11 @@
 -- Shared by the scripts for a room's presence. Appended to server_time.lua.
 -- KEYS: nodes, the nodes with members in the room (a zset: node -> end of its lease in ms);
---   users (a hash: user -> JSON {name, at, nodes: {node: connections}, told}): at is the time of arrival in microseconds,
---     told is when the join was announced, in ms; it is absent if it was not;
+--   users (a hash: user -> JSON {name, at, nodes: {node: connections}, joined}): at is the time of arrival in microseconds,
+--     joined is when the join was announced, in ms; it is absent if it was not;
 --   gone, users who left (a zset: user -> until when this is stored, in ms): if a node writes that such a user left, this
 --     is a repeat, or the node was removed as dead; for other absent users it means that the server lost its data;
 --   open, users whose presence is announced later if it differs then, or may not be announced yet (a hash: user -> JSON
---     {name, told, is_in}): is_in is true if the last announcement of the user was a join;
+--     {name, joined, is_in}): is_in is true if the last announcement of the user was a join;
 --   due, when that is (a zset: user -> time in ms);
 --   journal, the last announcements (a stream); channel, the room's channel.
 -- ARGV: generation, how often this call was sent before; the calling node; the length of its lease in ms; '1' if nodes
@@ -84,39 +84,39 @@ local function close_user(user)
   redis.call('ZREM', due, user)
 end
 
--- Announces a user who was not in the room, if necessary. Returns the new value of told.
+-- Announces a user who was not in the room, if necessary. Returns the new value of joined.
 local function arrive(user, name)
   local text = redis.call('HGET', open, user)
   local one = text and cjson.decode(text)
-  if one and not one.is_in and now < one.told + grace then
+  if one and not one.is_in and now < one.joined + grace then
     return nil
   end
   if one then
     close_user(user)
   end
   if one and one.is_in then
-    return one.told
+    return one.joined
   end
   return announce_join(user, name, redis.call('HLEN', users) + 1)
 end
 
 -- Removes a user from the room, and announces that now or later. gone_for is how long the user counts as gone, in ms.
-local function depart(user, name, told, is_lost, gone_for)
+local function depart(user, name, joined, is_lost, gone_for)
   record_gone(user, gone_for)
   redis.call('HDEL', users, user)
-  if not told then
+  if not joined then
     if redis.call('HGET', open, user) or redis.call('HLEN', users) >= max_users then
       return  -- the join is held, or was not announced
     end
-    told = 0  -- the room was larger when the user joined; members may know the user from the list of members
+    joined = 0  -- the room was larger at the join; members may know the user from the list of members
   end
   if is_lost and grace > 0 then
-    open_user(user, {name = name, told = told, is_in = true}, now + grace)
+    open_user(user, {name = name, joined = joined, is_in = true}, now + grace)
     return
   end
   announce('-', user, name)
-  if told + grace > now then
-    open_user(user, {name = name, told = told, is_in = false}, told + grace)
+  if joined + grace > now then
+    open_user(user, {name = name, joined = joined, is_in = false}, joined + grace)
   end
 end
 
@@ -126,8 +126,8 @@ local function announce_due()
     local text, present = redis.call('HGET', open, user), redis.call('HGET', users, user)
     if present then
       local one = cjson.decode(present)
-      if not one.told then
-        one.told = announce_join(user, one.name, redis.call('HLEN', users))
+      if not one.joined then
+        one.joined = announce_join(user, one.name, redis.call('HLEN', users))
         redis.call('HSET', users, user, cjson.encode(one))
       end
     elseif text then
@@ -161,7 +161,7 @@ local function remove_dead_nodes(own_state)
       one.nodes[name] = nil
     end
     if was_on_dead_node and next(one.nodes) == nil then
-      depart(all[i], one.name, one.told, true, HOUR)
+      depart(all[i], one.name, one.joined, true, HOUR)
     elseif was_on_dead_node then
       record_gone(all[i], HOUR)
       redis.call('HSET', users, all[i], cjson.encode(one))

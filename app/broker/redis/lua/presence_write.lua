@@ -22,9 +22,9 @@ local function enter(user, name, connections, known, renamed, at)
   else
     one = {name = name, at = string.format('%.0f', at), nodes = {}}
     if known and not was_gone and not redis.call('HGET', open, user) then
-      one.told = now  -- the server lost its data; the user was announced before
+      one.joined = now  -- the server lost its data; the user was announced before
     else
-      one.told = arrive(user, name)
+      one.joined = arrive(user, name)
     end
   end
   one.nodes[node] = nil
@@ -64,7 +64,7 @@ local function leave(user, name, known, how)
     redis.call('HDEL', users, user)
     close_user(user)
   else
-    depart(user, one.name, one.told, is_lost, MINUTE)
+    depart(user, one.name, one.joined, is_lost, MINUTE)
   end
   return known
 end
