@@ -187,8 +187,8 @@ async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
             is_subscribed = key.endswith(b":m") and await _subscribers(client, key[:-2])
             if key.endswith((b":p", b":a")):
                 for user, text in (await client.hgetall(key)).items():
-                    if (value := json.loads(text)).get("told"):
-                        await client.hset(key, user, json.dumps(value | {"told": value["told"] - ms}))
+                    if (value := json.loads(text)).get("joined"):
+                        await client.hset(key, user, json.dumps(value | {"joined": value["joined"] - ms}))
             if key.endswith(b":d"):
                 for user in await client.zrange(key, 0, -1):
                     await client.zincrby(key, -ms, user)
