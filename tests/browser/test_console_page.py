@@ -65,7 +65,7 @@ async def test_login_with_the_api_key(visit):
         tab.expected_problems.append("/console/login")
         await tab.page.get_by_label("API key").fill("wrong")
         await tab.page.get_by_role("button", name="Log in").click()
-        await expect(tab.page.get_by_role("alert")).to_have_text("That is not this server's API_KEY.")
+        await expect(tab.page.get_by_role("alert")).to_have_text("That is not a key of this server.")
         await tab.page.get_by_label("API key").fill(KEY)
         await tab.page.get_by_label("API key").press("Enter")
         await expect(tab.page.get_by_role("heading", name="Log", exact=True)).to_be_visible()
