@@ -35,7 +35,7 @@ class FailureLog:
     def add(self, cause: str, text: str, error: BaseException | None = None) -> None:
         """Count a failure. If ``cause`` may have another line in this minute, log ``text``.
 
-        The line has the number of failures since the last line, and the traceback of ``error``.
+        The line has the number of failures since the last line if there were several, and the traceback of ``error``.
         """
         self.total += 1
         end, lines, failures = self._causes.get(cause, (0.0, 0, 0))
@@ -45,7 +45,8 @@ class FailureLog:
             end, lines = now + INTERVAL, self._lines
         if lines:
             level = self._level if error is None else logging.ERROR
-            self._logger.log(level, "%s (failures since the last such line: %d)", text, failures, exc_info=error)
+            count = f" (failures since the last such line: {failures})" if failures > 1 else ""
+            self._logger.log(level, "%s%s", text, count, exc_info=error)
             lines, failures = lines - 1, 0
         self._causes[cause] = (end, lines, failures)
 
