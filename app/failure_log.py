@@ -29,8 +29,9 @@ class FailureLog:
         #: The level of failures without an exception. The others are errors.
         self._level: Final = level
         self.total = 0
-        #: For each cause the end of its minute, the lines left in it, and the number of failures since the last line.
-        self._causes: Final[dict[str, tuple[float, int, int]]] = {}
+        #: For each cause the end of its minute, the lines left in it, the number of failures since the last line, and
+        #: the level and text of the last failure.
+        self._causes: Final[dict[str, tuple[float, int, int, int, str]]] = {}
 
     def add(self, cause: str, text: str, error: BaseException | None = None) -> None:
         """Count a failure. If ``cause`` may have another line in this minute, log ``text``.
@@ -38,17 +39,32 @@ class FailureLog:
         The line has the number of failures since the last line if there were several, and the traceback of ``error``.
         """
         self.total += 1
-        end, lines, failures = self._causes.get(cause, (0.0, 0, 0))
+        end, lines, failures, *_ = self._causes.get(cause, (0.0, 0, 0))
         failures += 1
         now = time.monotonic()
         if now >= end:
             end, lines = now + INTERVAL, self._lines
+        level = self._level if error is None else logging.ERROR
         if lines:
-            level = self._level if error is None else logging.ERROR
-            count = f" (failures since the last such line: {failures})" if failures > 1 else ""
-            self._logger.log(level, "%s%s", text, count, exc_info=error)
+            self._write(level, text, failures, error)
             lines, failures = lines - 1, 0
-        self._causes[cause] = (end, lines, failures)
+        self._causes[cause] = (end, lines, failures, level, text)
+
+    def report(self, *, is_last: bool = False) -> None:
+        """Log the failures that no line has counted, of each cause whose minute is over. Call it about every second.
+
+        With ``is_last``, do so for all causes, because the server stops.
+        """
+        now = time.monotonic()
+        for cause, (end, _, failures, level, text) in list(self._causes.items()):
+            if now >= end or is_last:
+                del self._causes[cause]
+                if failures:
+                    self._write(level, text, failures, None)
+
+    def _write(self, level: int, text: str, failures: int, error: BaseException | None) -> None:
+        count = f" (failures since the last such line: {failures})" if failures > 1 else ""
+        self._logger.log(level, "%s%s", text, count, exc_info=error)
 
 
 def place_of(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Limits the wrong API keys from one address, in the HTTP API, for details of failures, and at the console's login.
 
 The right key is always accepted, so that a program with an old key does not lock out others at its address. A long key
-cannot be guessed at any rate. The limit keeps guesses out of the log, and makes each one cost a new connection.
+cannot be guessed at any rate. The limit keeps most guesses out of the log, and makes each one cost a new connection.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aiohttp import web
 
 from .app_state import GATEWAY
 from .client_address import client_address, client_network
+from .failure_logs import FAILURE_LOGS
 
 log = logging.getLogger("roomcast.api")
 
@@ -78,8 +79,8 @@ def count_wrong_key(request: web.Request, what: str) -> int:
     remote = client_address(request, trust_proxy=request.app[GATEWAY].settings.trust_proxy)
     wrong_keys, network = request.app[WRONG_KEYS], client_network(remote)
     if wait := ceil(wrong_keys.wait(network)):
+        request.app[FAILURE_LOGS].add_denial("wrong keys", f"refused {what} from {remote}: too many wrong keys")
         return wait
     wrong_keys.add(network)
-    more = "; its further wrong keys are not logged for now" if wrong_keys.wait(network) else ""
-    log.warning("refused %s from %s: the key is wrong%s", what, remote, more)
+    log.warning("refused %s from %s: the key is wrong", what, remote)
     return 0

@@ -60,3 +60,23 @@ def test_the_level_of_failures_without_an_exception_can_be_chosen(clock: Clock, 
     failures.add("a", "First")
     failures.add("b", "Second", ZeroDivisionError())
     assert [record.levelname for record in caplog.records] == ["INFO", "ERROR"]
+
+
+def test_every_failure_is_counted_in_a_line(clock: Clock, caplog) -> None:
+    """Failures without a line of their own are in one when their minute is over, or when the server stops."""
+    failures = FailureLog(logging.getLogger("test"))
+    for text in ("First", "Second", "Third"):
+        failures.add("a", text)
+    failures.report()
+    clock.now += INTERVAL
+    failures.report()
+    failures.report()
+    failures.add("a", "Fourth")
+    failures.add("a", "Fifth")
+    failures.report(is_last=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "First",
+        "Third (failures since the last such line: 2)",
+        "Fourth",
+        "Fifth",
+    ]

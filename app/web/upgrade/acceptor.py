@@ -219,6 +219,7 @@ class Acceptor:
             self._handshakes.cancel_stale()
             self._unread_responses.abort_stalled(now)
             self.limit.check()
+            self._app[FAILURE_LOGS].report()
 
     async def close(self) -> None:
         """Drop silent connections, and end the handshakes."""
@@ -228,3 +229,4 @@ class Acceptor:
             if connection.transport is not None:
                 connection.transport.close()
         await self._handshakes.close()
+        self._app[FAILURE_LOGS].report(is_last=True)
