@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from typing import Final
+from weakref import WeakSet
 
 #: The time in which one cause has a limited number of log lines, in seconds.
 INTERVAL: Final = 60.0
 #: How many lines an unexpected exception may have in this time, so that a developer who repeats a request sees it.
 EXCEPTION_LINES: Final = 10
+
+_logs: Final[WeakSet[FailureLog]] = WeakSet()
 
 
 class FailureLog:
@@ -32,6 +35,7 @@ class FailureLog:
         #: For each cause the end of its minute, the lines left in it, the number of failures since the last line, and
         #: the level and text of the last failure.
         self._causes: Final[dict[str, tuple[float, int, int, int, str]]] = {}
+        _logs.add(self)
 
     def add(self, cause: str, text: str, error: BaseException | None = None) -> None:
         """Count a failure. If ``cause`` may have another line in this minute, log ``text``.
@@ -51,10 +55,7 @@ class FailureLog:
         self._causes[cause] = (end, lines, failures, level, text)
 
     def report(self, *, is_last: bool = False) -> None:
-        """Log the failures that no line has counted, of each cause whose minute is over. Call it about every second.
-
-        With ``is_last``, do so for all causes, because the server stops.
-        """
+        """Log the failures that no line has counted: see ``report_uncounted``."""
         now = time.monotonic()
         for cause, (end, _, failures, level, text) in list(self._causes.items()):
             if now >= end or is_last:
@@ -65,6 +66,15 @@ class FailureLog:
     def _write(self, level: int, text: str, failures: int, error: BaseException | None) -> None:
         count = f" (failures since the last such line: {failures})" if failures > 1 else ""
         self._logger.log(level, "%s%s", text, count, exc_info=error)
+
+
+def report_uncounted(*, is_last: bool = False) -> None:
+    """Log the failures that no line of any ``FailureLog`` has counted, of each cause whose minute is over.
+
+    Call it about every second. With ``is_last``, do so for all causes, because the server stops.
+    """
+    for failures in list(_logs):
+        failures.report(is_last=is_last)
 
 
 def place_of(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from ..auth.room_access import RoomAccess
 from ..broker.base import Announcements, Broker
 from ..context import Service
 from ..errors import SERVICE_RESTART
+from ..failure_log import report_uncounted
 from ..registry import Registry
 from ..settings import Settings
 from .commands import Commands
@@ -118,8 +119,9 @@ class Gateway:
             raise
 
     async def _after_check(self) -> None:
-        """Do the periodic work of commands and of the broker, about once a second."""
+        """Do the periodic work of commands, of the log and of the broker, about once a second."""
         await self.commands.cancel_overdue()
+        report_uncounted()
         try:
             await self.broker.announce_due()
         except Exception:  # this runs in the task that checks all connections
@@ -144,6 +146,7 @@ class Gateway:
             connection.abort(SERVICE_RESTART)
         await self._wait_for_departures()
         await self._stack.aclose()
+        report_uncounted(is_last=True)
 
     async def _wait_for_departures(self) -> None:
         """Wait until all clients have left their rooms at the broker, for at most ``_DEPARTURE_TIMEOUT``."""

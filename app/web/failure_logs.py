@@ -62,10 +62,5 @@ class FailureLogs:
         """Log that ``what`` was refused to a page of ``origin``. ALLOWED_ORIGINS may lack it."""
         self._origins.add(what, f"refused {what} of another site: origin {origin[:200]!r}")
 
-    def report(self, *, is_last: bool = False) -> None:
-        """See ``FailureLog.report``."""
-        for failures in (self._unavailable, self._refusals, self._exceptions, self._denials, self._origins):
-            failures.report(is_last=is_last)
-
 
 FAILURE_LOGS: Final = web.AppKey("failure_logs", FailureLogs)

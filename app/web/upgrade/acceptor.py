@@ -219,7 +219,6 @@ class Acceptor:
             self._handshakes.cancel_stale()
             self._unread_responses.abort_stalled(now)
             self.limit.check()
-            self._app[FAILURE_LOGS].report()
 
     async def close(self) -> None:
         """Drop silent connections, and end the handshakes."""
@@ -229,4 +228,3 @@ class Acceptor:
             if connection.transport is not None:
                 connection.transport.close()
         await self._handshakes.close()
-        self._app[FAILURE_LOGS].report(is_last=True)
