@@ -54,7 +54,12 @@ async def publish_large(server: Server, number: int) -> str:
 async def server(serve: Serve) -> Server:
     """Run a server with a small buffer for each client and a long history."""
     return await serve(
-        ws_max_buffer=BUFFER, ws_message_rate=0, announce_max=0, history_size=PLENTY // TEXT_SIZE, history_ttl=60.0
+        ws_max_buffer=BUFFER,
+        ws_message_rate=0,
+        announce_max=0,
+        history_size=PLENTY // TEXT_SIZE,
+        history_bytes=2 * PLENTY,
+        history_ttl=60.0,
     )
 
 
