@@ -27,7 +27,8 @@ REFUSAL_COST: Final = 1024
 TOKEN_COST: Final = 16_384
 #: The bytes of a new connection. They are enough to join a room, so that idle users need no bucket.
 _INITIAL_BYTES: Final = 512
-_UNLIMITED_BYTES: Final = 1 << 62
+#: Below 2**60, because Python calculates with larger integers more slowly.
+_UNLIMITED_BYTES: Final = 1 << 59
 
 
 class RateLimited(Protocol):

@@ -19,7 +19,7 @@ from aiohttp import web
 from ..aiohttp_internals import HttpConnection, http_transports
 from .failure_logs import FailureLogs
 
-#: How many bytes a client must read within HANDSHAKE_TIMEOUT, if so many are outstanding.
+#: How many bytes a client must read within HANDSHAKE_TIMEOUT, or all outstanding bytes if they are fewer.
 MIN_PROGRESS: Final = 4096
 #: How many bytes of a response may be outstanding when the next request of the connection is handled.
 MAX_UNREAD: Final = 65_536

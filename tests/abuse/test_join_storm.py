@@ -9,8 +9,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import pytest
-from attacks import CONNECTIONS, HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Target
-from long_history import ROOM, measure_attack
+from attacks import CONNECTIONS, TEST_SECONDS, Outcome, Target
+from long_history import ROOM, main, measure_attack
 from wire import masked
 
 from roomcast.gateway.history_limit import READ_BURST, READ_RATE
@@ -58,13 +58,5 @@ async def test_a_user_reads_history_at_a_limited_rate() -> None:
     report.check_others()
 
 
-async def _print_figures() -> None:
-    report, sent = await measure_attack(attack, __file__, HAND_SECONDS, ANNOUNCE_MAX="0")
-    print(f"{report}\nRedis sent {sent / 1e6:.0f} MB")
-
-
 if __name__ == "__main__":
-    if "--attack" in sys.argv:
-        Attack(attack, __file__).main()
-    else:
-        asyncio.run(_print_figures())
+    main(attack, __file__, ANNOUNCE_MAX="0")

@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import pytest
-from attacks import HAND_SECONDS, TEST_SECONDS, Attack, Outcome, Target
+from attacks import TEST_SECONDS, Outcome, Target
 from handshakes import request as handshake
-from long_history import EVENTS, HISTORY, ROOM, measure_attack
+from long_history import EVENTS, HISTORY, ROOM, main, measure_attack
 from serving import PATH, token_for
 from wire import Peer, masked
 
@@ -87,13 +87,5 @@ async def test_a_long_history_is_read_once() -> None:
     report.check_others()
 
 
-async def _print_figures() -> None:
-    report, sent = await measure_attack(attack, __file__, HAND_SECONDS, ANNOUNCE_MAX="0")
-    print(f"{report}\nRedis sent the history {sent / HISTORY / READERS:.2f} times for each reader")
-
-
 if __name__ == "__main__":
-    if "--attack" in sys.argv:
-        Attack(attack, __file__).main()
-    else:
-        asyncio.run(_print_figures())
+    main(attack, __file__, ANNOUNCE_MAX="0")

@@ -78,8 +78,8 @@ ARRIVALS = st.one_of(
     st.just("whole"),
     st.just("twice"),
     st.just("after the next"),
-    st.integers(0, 40),  # only so many bytes
-    st.integers(-40, -1),  # without so many bytes
+    st.integers(0, 40),  # keep this number of bytes at the start
+    st.integers(-40, -1),  # remove this number of bytes from the end
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from attacks import Attack, Outcome, Report, Target
+from attacks import HAND_SECONDS, Attack, Outcome, Report, Target
 from broker_contract import RecordingListener
 from redis_nodes import broker_for
 from redis_servers import RedisServer
@@ -51,3 +53,12 @@ async def measure_attack(
         settings |= {"REDIS_URL": server.url, "HISTORY_BYTES": str(2 * HISTORY)}
         report = await Attack(attack, file, **settings).measure(seconds)
         return report, await sent_bytes(server) - before
+
+
+def main(attack: Callable[[Target], Awaitable[Outcome]], file: str, **settings: str) -> None:
+    """Run the attack alone if the arguments ask for that, else measure it and print the figures."""
+    if "--attack" in sys.argv:
+        Attack(attack, file).main()
+        return
+    report, sent = asyncio.run(measure_attack(attack, file, HAND_SECONDS, **settings))
+    print(f"{report}\nRedis sent {sent / 1e6:.0f} MB; the history has {HISTORY / 1e6:.0f} MB")
