@@ -74,7 +74,8 @@ async def test_malformed_requests_do_not_flood_the_log() -> None:
     report.check_others()
     assert set(report.outcome) <= {"400", "404", "417", "426", "431"}, report
     assert sum(report.outcome.values()) > 3 * len(KINDS), report
-    assert sum("refused a" in line for line in report.log) <= len(KINDS), report.log
+    # One line for the first of each kind, and one with the number of the others when the server stops.
+    assert sum("refused a" in line for line in report.log) <= 2 * len(KINDS), report.log
     assert not any("Traceback" in line or "ERROR" in line or SECRET in line for line in report.log), report.log
 
 
