@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Final
 
@@ -34,3 +35,12 @@ class Backoff:
     def reset(self) -> None:
         """Begin with the first pause again, after an attempt that succeeded."""
         self._retries = 0
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until ``event`` is set, which ends a pause early, but at most ``seconds``. Return True if it is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return event.is_set()

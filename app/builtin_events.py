@@ -18,9 +18,17 @@ builtin = Plugin("core", "Built into roomcast: joins and leaves, heartbeat, noti
 COMMANDS: Final = {
     "join_room": "joined_room",
     "leave_room": "left_room",
+    "history": "history",
+    "members": "members",
     "ping": "pong",
     "refresh_token": "token_refreshed",
+    "mark_read": "marked_read",
+    "set_presence": "presence_set",
 }
+
+#: The limits of ``set_presence``: the characters of ``status``, and the bytes of ``data`` as JSON.
+MAX_STATUS: Final = 32
+MAX_DATA: Final = 1024
 
 #: The types of frames to one client, which are not events and not stored.
 FRAMES: Final = ("connected", "error", "reply", "resync", *COMMANDS.values())
@@ -44,6 +52,16 @@ class UserLeft(Schema):
 
     username = fields.String(required=True)
     user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
+
+
+@builtin.event("user_updated", published_by_core=True)
+class UserUpdated(Schema):
+    """A user of the room has set a status with `set_presence`."""
+
+    username = fields.String(required=True)
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
+    status = fields.String(required=True, allow_none=True, validate=validate.Length(max=MAX_STATUS))
+    data = fields.Dict(required=True, allow_none=True)
 
 
 @builtin.event("notification.new", rooms=("user",))

@@ -34,7 +34,9 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "bad_json": ErrorCode("The frame is not one JSON object."),
     "bad_message": ErrorCode("The envelope lacks a field, has an unknown field, or has a field of the wrong type."),
     "unknown_type": ErrorCode("No plugin declares a command of this type."),
-    "bad_room": ErrorCode("The room is missing or not of the form entity_type:entity_id."),
+    "bad_room": ErrorCode(
+        "The room is missing, not of the form entity_type:entity_id, or of a type that does not allow the request."
+    ),
     "unknown_room_type": ErrorCode("No plugin declares rooms of this type."),
     "invalid_data": ErrorCode("The data does not match the schema of its type; data.fields names each bad field."),
     "forbidden": ErrorCode("The room's rule does not allow this user."),
@@ -125,10 +127,16 @@ class Refused(RoomcastError):
         code: A stable code for programs: one of ``ERROR_CODES``, or a word of the plugin's own, such as ``closed``.
         message: A sentence for the developer of the client: what is wrong, and what to do.
         fields: The problems of each invalid field of ``data``, a list of texts by the field's dotted path, or None.
+        status: The status of the response if a route raises it, from 400 to 499. The default is 422.
     """
 
-    def __init__(self, code: str, message: str, fields: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, fields: Mapping[str, Any] | None = None, *, status: int | None = None
+    ) -> None:
+        if status is not None and not 400 <= status <= 499:
+            raise ValueError(f"a refusal has a status from 400 to 499, not {status}")
         super().__init__(message)
+        self.status = status
         self.code = code
         self.message = message
         self.fields = fields

@@ -17,7 +17,7 @@ from .broker.base import CLAIM_GRACE, Broker, UserId
 from .errors import RoomcastError, Unavailable
 
 #: The size of a fingerprint in bytes. With 128 bits, two requests do not have the same one by chance, and an attacker
-#: cannot find such a pair within the five minutes for which a key is stored.
+#: cannot find such a pair within the time for which a key is stored.
 FINGERPRINT_SIZE: Final = 16
 #: The pause between two checks of a repeated request whether the first one has ended, in seconds.
 POLL_INTERVAL: Final = 0.05
@@ -42,8 +42,8 @@ class KeyLimit:
     """Limits how much of the broker's memory the keys of each user take.
 
     A user may use ``rate`` keys a second, and those of ``KEY_BURST`` seconds at once. So one node stores at most
-    ``rate * (KEY_TTL + KEY_BURST)`` keys of a user, or fewer if their answers are long. A command beyond the limit is
-    refused, so that none is carried out without its key. ``clock`` returns seconds.
+    ``rate * (IDEMPOTENCY_TTL + KEY_BURST)`` keys of a user, or fewer if their answers are long. A command beyond the
+    limit is refused, so that none is carried out without its key. ``clock`` returns seconds.
     """
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -40,6 +40,10 @@ SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 
+#: A part of every text that one of the patterns matches. Most lines have none, and this search takes a seventh of the
+#: time of all patterns. A line is logged for each connection that ends.
+_may_have_secret = re.compile(r"(?i:token|ticket|authorization|bearer)|eyJ").search
+
 # Control characters, line and paragraph separators, characters that change the direction of text, and surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -66,6 +70,8 @@ def configure(settings: Settings, worker: int | None = None) -> None:
 
 def redact(text: str) -> str:
     """Return ``text`` with ``***`` in place of each token, ticket and Authorization header."""
+    if _may_have_secret(text) is None:
+        return text
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""The declarations of a plugin: event types, commands, room types, lifespans and routes.
+"""The declarations of a plugin: event types, commands, room types, lifespans, routes and hooks.
 
 Create one ``Plugin`` in a module, decorate schemas and functions with its methods, and name it in an entry point of the
 group ``roomcast.plugins``::
@@ -22,90 +22,49 @@ calls their functions. ``docs/plugins.md`` is the guide.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from marshmallow import Schema
-
+from .declarations import (
+    Access,
+    Command,
+    EventType,
+    Handler,
+    Lifespan,
+    MountedRoute,
+    PlainHandler,
+    PlainRule,
+    RoomType,
+    Rule,
+    SchemaClass,
+    description_of,
+)
 from .errors import PluginError
+from .live_event import LiveOptions, check_options
+from .plugin_functions import NO_FUNCTION, may_be_bool
+from .plugin_hooks import Hook, HookDeclarations
+from .plugin_requirement import check_requirement
+from .plugin_routes import RouteDeclarations
+from .plugin_schedule import PeriodicFunction, ScheduleDeclarations
+from .plugin_settings import declared_settings
+from .room_options import RoomOptions, check_declared
 from .schemas.validator import Validator
 
 if TYPE_CHECKING:
-    from aiohttp.web import Request, StreamResponse
-
-    from .context import Context, Service
-
-SchemaClass = type[Schema]
-#: Who may use a command: members of the room that the request names, or any connected user.
-Access = Literal["member", "anyone"]
-#: Handles a command: receives the request's context and its validated data, returns the data of the reply.
-Handler = Callable[["Context", dict[str, Any]], Awaitable["dict[str, Any] | None"]]
-PlainHandler = Callable[["Context", dict[str, Any]], "dict[str, Any] | None"]
-#: Decides about a join: receives the request's context and the id of the room without its type.
-Rule = Callable[["Context", str], Awaitable[bool]]
-PlainRule = Callable[["Context", str], bool]
-Lifespan = Callable[["Service"], AbstractAsyncContextManager[None]]
-#: Handles an HTTP request.
-Route = Callable[["Service", "Request"], Awaitable["StreamResponse"]]
-PlainRoute = Callable[["Service", "Request"], "StreamResponse"]
+    from .service import Service
 
 _S = TypeVar("_S", bound=SchemaClass)
 _H = TypeVar("_H", bound=Handler | PlainHandler)
 _R = TypeVar("_R", bound=Rule | PlainRule)
-_T = TypeVar("_T", bound=Route | PlainRoute)
 
 _TYPE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\Z")
 _ROOM_TYPE = re.compile(r"[a-z][a-z0-9_]*\Z")
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-class EventType(NamedTuple):
-    """A declared event.
-
-    ``rooms`` are the types of rooms in which it may be published; empty means any. If ``published_by_core`` is True,
-    only roomcast itself sends it. Such events have no id and are not stored.
-    """
-
-    type: str
-    validator: Validator
-    description: str
-    rooms: tuple[str, ...] = ()
-    published_by_core: bool = False
-
-
-class Command(NamedTuple):
-    """A declared command. ``reply`` is the type of the reply; ``Plugin.command`` explains the other fields."""
-
-    type: str
-    validator: Validator
-    handler: Handler
-    description: str
-    reply: str
-    pipelined: bool = False
-    access: Access = "member"
-
-
-class RoomType(NamedTuple):
-    """A declared room type. If ``rule`` is None, the built-in rule decides, which ``ROOM_ACCESS`` selects."""
-
-    type: str
-    rule: Rule | None
-    description: str
-
-
-class MountedRoute(NamedTuple):
-    """An HTTP route of a plugin, served at ``/plugins/<plugin name><path>``."""
-
-    method: str
-    path: str
-    handler: Route
-
-
-class Plugin:
+class Plugin(HookDeclarations, RouteDeclarations, ScheduleDeclarations):
     """The declarations of one plugin.
 
     Args:
@@ -113,27 +72,50 @@ class Plugin:
             ``roomcast plugins``, in error messages, and in the paths of its routes.
         description: One line for ``roomcast plugins``. The default is the first line of the docstring of the module
             that the entry point names.
+        requires: The versions of roomcast that the plugin works with, such as ``roomcast>=0.2,<1``.
+        settings: A dataclass with the settings of the plugin; see ``roomcast.setting``. ``service.settings`` and
+            ``ctx.settings`` have an instance with the values of the variables, such as ``DEPLOY_RETRIES``.
 
     Raises:
         PluginError: Here and in all methods, at once, if a declaration cannot work: a malformed or repeated name, a
             class that is not a marshmallow ``Schema``, or a function that cannot be called as roomcast calls it.
 
-    Handlers of commands, rules and routes may be coroutine functions, which run on the event loop, or plain functions,
-    which run in a thread (see ``Service.in_thread``).
+    Handlers of commands, rules, routes and hooks may be coroutine functions, which run on the event loop, or plain
+    functions, which run in a thread (see ``Service.in_thread``). ``plugin_hooks`` has the methods for hooks.
     """
 
-    def __init__(self, name: str, description: str = "") -> None:
+    def __init__(
+        self, name: str, description: str = "", *, requires: str | None = None, settings: type | None = None
+    ) -> None:
         if not _ROOM_TYPE.match(name):
             raise PluginError(f"a plugin's name is a word like 'deploy', not {name!r}")
+        if requires is not None:
+            check_requirement(name, requires)
         self.name = name
         self.description = description
+        self.settings = None if settings is None else declared_settings(name, settings)
         self.events: dict[str, EventType] = {}
         self.commands: dict[str, Command] = {}
         self.rooms: dict[str, RoomType] = {}
         self.routes: list[MountedRoute] = []
         self.lifespans: list[Lifespan] = []
+        self.hooks: list[Hook] = []
+        self.periodic: list[PeriodicFunction] = []
+        self.conditions: dict[Callable[..., Any], Callable[[Any], bool]] = {}
 
-    def event(self, type: str, *, rooms: tuple[str, ...] = (), published_by_core: bool = False) -> Callable[[_S], _S]:
+    def event(
+        self,
+        type: str,
+        *,
+        rooms: tuple[str, ...] = (),
+        unread: bool = False,
+        stored: bool = True,
+        conflate: bool = False,
+        throttle: float = 0.0,
+        leave: Mapping[str, Any] | None = None,
+        others_only: bool = False,
+        published_by_core: bool = False,
+    ) -> Callable[[_S], _S]:
         """Declare an event; decorates the marshmallow ``Schema`` of its data.
 
         Publish it with ``ctx.publish(TheSchema, data)`` or ``service.publish(TheSchema, room, data)``; backends publish
@@ -145,15 +127,35 @@ class Plugin:
                 plugin may declare the same event type.
             rooms: The types of rooms in which the event may be published, such as ``("environment",)``. Empty means
                 any. With ``("user",)`` the event is only for users' personal rooms, like a notification.
+            unread: True if the event is a message that users read. Each room counts those after the mark that a user
+                sets with ``mark_read``, for ``joined_room``. Leave it False for events that change or accompany
+                messages.
+            stored: If False, the event is live only: it has no id, is not stored, and reaches the connections that can
+                take it at this moment. Send it with ``broadcast`` instead of ``publish``. The other options are for
+                such events only.
+            conflate: If True, an event that still waits to be written is replaced by a newer one of the same user in
+                the same room.
+            throttle: At most one event of each user, in each room, is sent in this time, in seconds, up to 60. The
+                newest one is sent at the end of it. Each node counts for itself.
+            leave: Fields of the data, such as ``{"typing": False}``. When a user leaves the room and the last event of
+                the user has other values, it is sent again with these. Only for events that a member sends with
+                ``ctx.broadcast``; the user leaves when the last connection to the node leaves.
+            others_only: If True, the connections of the user who caused the event do not receive it.
             published_by_core: For events of roomcast itself.
         """
         self._check_type("event", self.events, type, _TYPE)
+        if unread and not stored:
+            raise PluginError(f"event {type!r} of plugin {self.name!r} is not stored, so it cannot count as unread")
         if isinstance(rooms, str) or not all(map(_ROOM_TYPE.match, rooms)):
             raise PluginError(f"event {type!r} goes to room types like ('environment',), not to {rooms!r}")
 
         def declare(schema: _S) -> _S:
             validator = self._validator(f"event {type}", schema)
-            self.events[type] = EventType(type, validator, _description(schema), rooms, published_by_core)
+            options = LiveOptions(conflate, throttle, leave, others_only)
+            live = check_options(f"event {type!r} of plugin {self.name!r}", validator, options, stored=stored)
+            self.events[type] = EventType(
+                type, validator, description_of(schema), rooms, published_by_core, live, unread
+            )
             return schema
 
         return declare
@@ -207,13 +209,23 @@ class Plugin:
                     "function: plain functions run in threads and could overtake each other"
                 )
             validator = self._validator(f"command {type}", schema)
-            description = _description(handler)
+            description = description_of(handler)
             self.commands[type] = Command(type, validator, function, description, reply, pipelined, access)
             return handler
 
         return declare
 
-    def room(self, type: str, *, description: str = "") -> Callable[[_R], _R]:
+    def room(
+        self,
+        type: str,
+        *,
+        description: str = "",
+        history_size: int | None = None,
+        history_ttl: float | None = None,
+        presence: bool | None = None,
+        announce_max: int | None = None,
+        commands: tuple[str, ...] | None = None,
+    ) -> Callable[[_R], _R]:
         """Declare a room type; may decorate its rule, ``async def rule(ctx: Context, entity_id: str) -> bool``.
 
         A plain ``def`` rule runs in a thread.
@@ -231,90 +243,58 @@ class Plugin:
             type: A lower-case word of letters, digits and underscores: the part of a room's name before the colon.
                 No other plugin may declare the same room type.
             description: For ``/docs``. The default is the docstring of the rule.
+            history_size: How many events such a room keeps, by default ``HISTORY_SIZE``. With 0, it keeps none.
+            history_ttl: How long such a room keeps an event, in seconds, by default ``HISTORY_TTL``.
+            presence: False for rooms in which no joins and leaves are announced, and that have no list of members.
+            announce_max: Above how many users joins are not announced, by default ``ANNOUNCE_MAX``.
+            commands: The commands of plugins that clients may send in such a room, as names or as patterns like
+                ``poll.*``. Other commands are refused with ``bad_room``. By default all are allowed.
+
+        Operators override the options with variables such as ``ROOM_ENVIRONMENT_HISTORY_SIZE``.
         """
         self._check_type("room type", self.rooms, type, _ROOM_TYPE)
-        self.rooms[type] = RoomType(type, None, description)
+        options = RoomOptions(history_size, history_ttl, presence, announce_max, commands)
+        if problem := check_declared(type, options):
+            raise PluginError(f"room type {type!r} of plugin {self.name!r}: {problem}")
+        self.rooms[type] = RoomType(type, None, description, options)
 
         def declare(rule: _R) -> _R:
             function = self._async_function(f"the rule of room type {type!r}", rule, "ctx", "entity_id")
             returns = inspect.signature(rule).return_annotation
-            if returns is not inspect.Signature.empty and not _may_be_bool(returns):
+            if returns is not inspect.Signature.empty and not may_be_bool(returns):
                 shown = inspect.formatannotation(returns)
                 raise PluginError(f"the rule of room type {type!r} returns {shown}; it must return True or False")
-            self.rooms[type] = RoomType(type, function, description or _description(rule))
+            self.rooms[type] = RoomType(type, function, description or description_of(rule), options)
             return rule
 
         return declare
 
-    def lifespan(self, function: Callable[[Service], AsyncIterator[None]]) -> Callable[[Service], AsyncIterator[None]]:
+    def lifespan(
+        self, function: Callable[[Service], AsyncIterator[None]] = NO_FUNCTION
+    ) -> Callable[[Service], AsyncIterator[None]]:
         """Decorate ``async def lifespan(service: Service)`` with one ``yield``.
 
         The code before ``yield`` runs before the server accepts connections; if it raises, the server does not start.
         The code after ``yield`` runs at shutdown, when all connections are closed. With several workers, each process
         runs the lifespan. A plugin may have several; they end in reverse order.
         """
+        self._check_given(function, "lifespan")
         if not inspect.isasyncgenfunction(function):
             raise PluginError(f"the lifespan of plugin {self.name!r} must be an `async def` function with one yield")
         self._check_signature(f"the lifespan {function.__name__!r}", function, "service")
         self.lifespans.append(asynccontextmanager(function))
         return function
 
-    def route(self, method: str, path: str) -> Callable[[_T], _T]:
-        """Declare an HTTP route; decorates ``async def handler(service: Service, request: aiohttp.web.Request)``.
-
-        A plain ``def`` handler runs in a thread.
-
-        The route is ``/plugins/<plugin name><path>``. It is public: a handler that needs authentication checks it
-        itself. Exceptions become JSON as in the HTTP API: ``Refused`` has status 422, unexpected exceptions have 500.
-
-        Args:
-            method: GET, POST, PUT, PATCH or DELETE.
-            path: A path that begins with ``/``. It may contain aiohttp's variables, as in ``/live/{environment}``.
-        """
-        if method not in _METHODS or not path.startswith("/"):
-            methods = ", ".join(_METHODS)
-            raise PluginError(f"route {method} {path!r}: the method must be one of {methods}, the path begin with /")
-        if any((route.method, route.path) == (method, path) for route in self.routes):
-            raise PluginError(f"plugin {self.name!r} declares route {method} {path!r} twice")
-
-        def declare(handler: _T) -> _T:
-            what = f"the handler of route {method} {path!r}"
-            self.routes.append(MountedRoute(method, path, self._async_function(what, handler, "service", "request")))
-            return handler
-
-        return declare
-
     def _check_type(self, kind: str, declared: dict[str, Any], type: str, pattern: re.Pattern[str]) -> None:
         if not isinstance(type, str):
-            raise PluginError(f'{kind} {type!r} of plugin {self.name!r} is no name; say @{self.name}.…("its_name")')
+            article = "an" if kind == "event" else "a"
+            usage = f'@{self.name}.{kind.removesuffix(" type")}("its_name")'
+            raise PluginError(f"plugin {self.name!r} declares {article} {kind} without a name; write {usage}")
         if not pattern.match(type):
-            expected = "a lower-case word" if pattern is _ROOM_TYPE else "a lower-case word, or some joined by dots"
-            raise PluginError(f"{kind} {type!r} of plugin {self.name!r} must be {expected}")
+            words = "a word" if pattern is _ROOM_TYPE else f"a word, or words joined by dots such as {self.name}.done,"
+            raise PluginError(f"{kind} {type!r} of plugin {self.name!r} must be {words} in lower case")
         if type in declared:
             raise PluginError(f"plugin {self.name!r} declares {kind} {type!r} twice")
-
-    def _async_function(self, what: str, function: Any, *parameters: str) -> Callable[..., Awaitable[Any]]:
-        """Return ``function``, or a coroutine function that runs it in a thread if it is a plain one.
-
-        Raises ``PluginError`` if it is of another kind, or cannot be called with one argument for each of
-        ``parameters``.
-        """
-        called = called_function(function)
-        is_generator = inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called)
-        if is_generator or isinstance(function, type) or not callable(function):
-            raise PluginError(f"{what} must be an `async def` or a plain `def` function, without yield")
-        self._check_signature(what, function, *parameters)
-        return function if inspect.iscoroutinefunction(called) else _run_in_thread(function)
-
-    def _check_signature(self, what: str, function: Any, *parameters: str) -> None:
-        """Raise ``PluginError`` unless ``function`` can be called with one argument for each of ``parameters``."""
-        signature = inspect.signature(function)
-        try:
-            signature.bind(*parameters)
-        except TypeError:
-            name, expected = getattr(function, "__name__", "handler"), ", ".join(parameters)
-            sentence = f"{what} of plugin {self.name!r} is called as {name}({expected}), but is {name}{signature}"
-            raise PluginError(sentence) from None
 
     def _validator(self, owner: str, schema: Any) -> Validator:
         try:
@@ -324,35 +304,3 @@ class Plugin:
 
     def __repr__(self) -> str:
         return f"Plugin({self.name!r})"
-
-
-def called_function(function: Any) -> Any:
-    """Return the function that a call of ``function`` runs: a ``partial`` and an object may hide it."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    is_object = not (inspect.isroutine(function) or isinstance(function, type))
-    return getattr(type(function), "__call__", None) if is_object else function  # noqa: B004
-
-
-def _run_in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Return a coroutine function that runs ``function`` in a thread of the node."""
-
-    @functools.wraps(function)
-    async def run(service: Service, argument: Any) -> Any:
-        result = await service.in_thread(function, service, argument)
-        # Also if a decorator hides that the function is a coroutine function.
-        return await result if inspect.isawaitable(result) else result
-
-    return run
-
-
-def _may_be_bool(annotation: Any) -> bool:
-    """Return True if ``annotation``, of a return value, includes bool or a type that is not built in, such as Any."""
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return text != "None" and re.search(r"\b(bool|object|[A-Z]\w*)\b", text) is not None
-
-
-def _description(declared: Any) -> str:
-    """Return the docstring of a function or a schema, but not the one that a schema inherits from marshmallow."""
-    docstring = declared.__dict__.get("__doc__") if isinstance(declared, type) else declared.__doc__
-    return inspect.cleandoc(docstring) if docstring else ""

@@ -39,7 +39,8 @@ class Rule(NamedTuple):
     """The description and the bounds of one setting.
 
     ``kind`` is ``str``, ``int``, ``float``, ``bool`` or ``list``. ``minimum`` is the least value allowed, ``above`` a
-    value that must be exceeded. ``choices`` are the only values allowed, if there are any.
+    value that must be exceeded, ``maximum`` the greatest one allowed. ``choices`` are the only values allowed, if there
+    are any.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Rule(NamedTuple):
     above: float | None = None
     choices: tuple[str, ...] = ()
     is_secret: bool = False
+    maximum: float | None = None
 
     @property
     def expected(self) -> str:
@@ -58,6 +60,8 @@ class Rule(NamedTuple):
         noun = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(self.kind, "a text")
         bound = f" of at least {self.minimum:g}" if self.minimum is not None else ""
         bound += f" above {self.above:g}" if self.above is not None else ""
+        if self.maximum is not None:
+            bound += f"{' and' if bound else ' of'} at most {self.maximum:.12g}"
         return noun + bound
 
     def allows(self, value: Any) -> bool:
@@ -65,6 +69,7 @@ class Rule(NamedTuple):
         return (
             (self.minimum is None or value >= self.minimum)
             and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
             and (not self.choices or value in self.choices)
         )
 
@@ -203,12 +208,12 @@ def normalize_public_url(value: str) -> str:
     return str(url).rstrip("/")
 
 
-def split_address(value: str) -> tuple[str, int]:
-    """Return the host, without brackets, and the port in ``INTERNAL_ADDRESS``. Raises ``SettingsError``."""
+def split_address(value: str, name: str = "INTERNAL_ADDRESS") -> tuple[str, int]:
+    """Return the host, without brackets, and the port in the variable ``name``. Raises ``SettingsError``."""
     host, _, port = value.rpartition(":")
     if not _HOST.fullmatch(host) or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise SettingsError(
-            f"INTERNAL_ADDRESS is {show(value)}; it must be host:port, like 127.0.0.1:9000 or [::1]:9000. 0.0.0.0:9000 "
+            f"{name} is {show(value)}; it must be host:port, like 127.0.0.1:9000 or [::1]:9000. 0.0.0.0:9000 "
             "means all IPv4 addresses of this machine, and [::]:9000 all."
         )
     return host.strip("[]"), int(port)

@@ -2,23 +2,23 @@
 
 The fields of ``Settings`` are the only list of all variables, with defaults, units, descriptions and bounds. The name
 of a field is the name of its variable in lower case. An empty variable counts as not set. ``Settings.from_env`` reads
-the variables. ``describe`` lists them; a test compares ``docs/configuration.md`` with it.
+the variables. ``describe`` lists them; a test compares ``docs/configuration.md`` with it. Further variables are those
+of the options of room types, ``ROOM_<TYPE>_<OPTION>``, and those of plugins; see ``room_variables`` and
+``plugin_settings``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, Final, NamedTuple
-
-from environs import Env, EnvValidationError
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from .api_keys import ApiKeys, read_api_keys
 from .errors import SettingsError
-from .secret_files import FILE_SUFFIX, read_secret
+from .secret_files import FILE_SUFFIX
+from .setting_fields import Environ, Variable, describe_field, read_field, rule_of, setting, variables
 from .setting_rules import (
-    Rule,
     check_buffer,
     check_lease,
     check_redis_prefix,
@@ -27,26 +27,12 @@ from .setting_rules import (
     normalize_origin,
     normalize_public_url,
     split_address,
-    split_values,
     trusted_proxies,
 )
 from .signing_keys import accepted_algorithms, read_public_key, split_public_keys, split_secrets
 
 #: The default of ``WS_BYTE_RATE``, in bytes per second.
 _BYTE_RATE: Final = 524288
-
-
-class Variable(NamedTuple):
-    """A row of the table of settings. ``default`` is empty if there is none, ``unit`` if the value has none."""
-
-    name: str
-    default: str
-    unit: str
-    meaning: str
-
-
-def _setting(default: Any, kind: str, meaning: str, **rule: Any) -> Any:
-    return field(default=default, metadata={"rule": Rule(kind, meaning, **rule)})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -58,261 +44,282 @@ class Settings:
     as browsers do: lower case, without a default port.
     """
 
-    redis_url: str | None = _setting(
+    redis_url: str | None = setting(
         None,
         "str",
         "URL of the Redis that the nodes share; without it, one process uses the embedded broker",
         is_secret=True,
     )
-    redis_prefix: str = _setting(
+    redis_prefix: str = setting(
         "roomcast", "str", "Prefix of every key in Redis; deployments that share a Redis need different prefixes"
     )
-    redis_ca: str | None = _setting(
+    redis_ca: str | None = setting(
         None,
         "str",
         "Path of a PEM file with the authorities to trust for rediss://; by default the system's authorities",
     )
-    redis_cert: str | None = _setting(
+    redis_cert: str | None = setting(
         None, "str", "Path of a PEM file with the client certificate for rediss://, if Redis requires one"
     )
-    redis_key: str | None = _setting(
+    redis_key: str | None = setting(
         None, "str", "Path of a PEM file with the key of REDIS_CERT, if that does not contain it"
     )
-    redis_tls_verify: bool = _setting(
+    redis_tls_verify: bool = setting(
         True, "bool", "Verify the certificate of Redis; false accepts any, so others in the network can pose as Redis"
     )
-    redis_lease: float = _setting(
+    redis_lease: float = setting(
         30.0,
         "float",
         "How long the connections and members of a dead node still count; at least 1.5 times REDIS_TIMEOUT",
         unit="s",
         above=0,
     )
-    redis_wait: float = _setting(
+    redis_wait: float = setting(
         5.0, "float", "How long the start and each publish wait for an unreachable Redis", unit="s", above=0
     )
-    redis_buffer: int = _setting(
+    redis_buffer: int = setting(
         16777216,
         "int",
         "Maximum total size of the publishes that wait for Redis; further publishes fail at once",
         unit="bytes",
         minimum=1,
     )
-    redis_timeout: float = _setting(
+    redis_timeout: float = setting(
         3.0,
         "float",
         "How long Redis may be silent before its connection counts as dead and is reopened",
         unit="s",
         above=0,
     )
-    max_connections: int = _setting(
+    max_connections: int = setting(
         0,
         "int",
         "Maximum number of WebSockets of one server, over all its workers; 0 means as many as open files allow",
         minimum=0,
     )
-    max_unauthenticated_per_address: int = _setting(
+    max_unauthenticated_per_address: int = setting(
         1000,
         "int",
         "Maximum number of sockets of one address before authentication; never more than a quarter of all",
         minimum=1,
     )
-    max_connections_per_user: int = _setting(
+    max_connections_per_user: int = setting(
         5, "int", "Maximum number of concurrent connections of one user, over all nodes", minimum=1
     )
-    max_rooms_per_connection: int = _setting(
+    max_rooms_per_connection: int = setting(
         200, "int", "Maximum number of rooms that one connection may be in", minimum=1
     )
-    ws_heartbeat_interval: float = _setting(
+    ws_heartbeat_interval: float = setting(
         30.0,
         "float",
         "Silence after which the server pings a client; after two intervals it drops the connection",
         unit="s",
         above=0,
     )
-    ws_max_message_size: int = _setting(
+    ws_max_message_size: int = setting(
         131072,
         "int",
         "Maximum size of a message from a client; a larger message closes the connection with 1009",
         unit="bytes",
         minimum=1,
     )
-    ws_max_buffer: int = _setting(
+    ws_max_buffer: int = setting(
         1048576,
         "int",
         "Maximum amount of unsent data per connection; a connection with more is closed with 1013",
         unit="bytes",
         minimum=1,
     )
-    ws_message_rate: int = _setting(
+    ws_message_rate: int = setting(
         100,
         "int",
         "Message rate that one client may sustain, with bursts of five times as many; 0 means no limit",
         unit="per second",
         minimum=0,
     )
-    ws_byte_rate: int = _setting(
+    ws_byte_rate: int = setting(
         None,
         "int",
         "Rate of bytes that one user may sustain on all connections to a node, with bursts of one second; messages and "
         "the events that they publish count; 0 means no limit; by default 524288, or 0 if WS_MESSAGE_RATE is 0",
         minimum=0,
     )
-    jwt_secret: str | None = _setting(
+    jwt_secret: str | None = setting(
         None,
         "str",
         "Secret that tokens are signed with, at least 32 bytes, or several; set either this or JWT_PUBLIC_KEY",
         is_secret=True,
     )
-    jwt_public_key: str | None = _setting(
+    jwt_public_key: str | None = setting(
         None, "str", "Public keys that verify tokens: PEM text, or the path of a PEM file", is_secret=True
     )
-    jwt_algorithms: tuple[str, ...] = _setting(
+    jwt_algorithms: tuple[str, ...] = setting(
         (),
         "list",
         "Accepted signature algorithms, separated by commas; by default HS256 for a secret, else the key's own",
     )
-    jwt_audience: str | None = _setting(None, "str", "Audience that a token's aud must be or contain")
-    jwt_issuer: str | None = _setting(None, "str", "Issuer that a token's iss must equal")
-    jwt_leeway: float = _setting(
+    jwt_audience: str | None = setting(None, "str", "Audience that a token's aud must be or contain")
+    jwt_issuer: str | None = setting(None, "str", "Issuer that a token's iss must equal")
+    jwt_leeway: float = setting(
         0.0, "float", "Clock difference that is tolerated for exp and nbf, and for iat if above 60", unit="s", minimum=0
     )
-    jwt_require_exp: bool = _setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
-    api_key: str | None = _setting(
-        None,
-        "str",
-        "Bearer key of the HTTP API, or several; without it and API_KEYS the API is off",
-        is_secret=True,
+    jwt_require_exp: bool = setting(True, "bool", "Refuse tokens that have no expiry time (exp)")
+    api_key: str | None = setting(
+        None, "str", "Bearer key of the HTTP API, or several; without it and API_KEYS the API is off", is_secret=True
     )
-    api_keys: str | None = _setting(
+    api_keys: str | None = setting(
         None,
         "str",
         "Further keys of the HTTP API as JSON, each with a name, scopes and optionally rooms",
         is_secret=True,
     )
-    allowed_origins: tuple[str, ...] = _setting(
+    allowed_origins: tuple[str, ...] = setting(
         (), "list", "Origins whose pages may connect besides the server's own, separated by commas; * means all"
     )
-    room_access: str = _setting(
+    room_access: str = setting(
         "claims",
         "str",
         "Default rule for joining a room: claims (the token's rooms), open (everyone), or an https:// URL to ask",
     )
-    room_access_secret: tuple[str, ...] = _setting(
+    room_access_secret: tuple[str, ...] = setting(
         (),
         "list",
         "Secrets that sign the requests to the URL in ROOM_ACCESS (whsec_…), separated by commas",
         is_secret=True,
     )
-    room_access_timeout: float = _setting(
+    room_access_timeout: float = setting(
         2.0,
         "float",
         "How long the URL in ROOM_ACCESS may take to answer; after that the join fails and can be repeated",
         unit="s",
         above=0,
     )
-    room_access_cache: float = _setting(
+    room_access_cache: float = setting(
         10.0, "float", "How long an answer of the URL in ROOM_ACCESS is cached; 0 asks every time", unit="s", minimum=0
     )
-    forbidden_join: str = _setting(
+    forbidden_join: str = setting(
         "close",
         "str",
         "What follows the error of a forbidden join: close the connection with 4403, or keep it",
         choices=("close", "keep"),
     )
-    announce_max: int = _setting(
-        1000, "int", "Number of users in a room above which joins are not announced", minimum=0
-    )
-    presence_grace: float = _setting(
+    announce_max: int = setting(1000, "int", "Number of users in a room above which joins are not announced", minimum=0)
+    presence_grace: float = setting(
         3.0,
         "float",
         "How long a user whose connection was lost may take to return without being announced; 0 announces at once",
         unit="s",
         minimum=0,
     )
-    history_size: int = _setting(500, "int", "Number of events kept per room", minimum=0)
-    history_bytes: int = _setting(
+    last_seen_ttl: float = setting(
+        30 * 86400.0,
+        "float",
+        "How long the time at which a user was last online is kept; 0 keeps no times of users",
+        unit="s",
+        minimum=0,
+    )
+    read_ttl: float = setting(
+        30 * 86400.0,
+        "float",
+        "How long a user's marks, up to where rooms are read, are kept after the last one was set",
+        unit="s",
+        above=0,
+        maximum=3650 * 86400.0,
+    )
+    history_size: int = setting(500, "int", "Number of events kept per room", minimum=0)
+    history_bytes: int = setting(
         2097152, "int", "Bytes of events kept per room; beyond it the older half is dropped", minimum=65536
     )
-    history_ttl: float = _setting(3600.0, "float", "How long an event is kept", unit="s", above=0)
-    handshake_timeout: float = _setting(
+    history_ttl: float = setting(3600.0, "float", "How long an event is kept", unit="s", above=0)
+    idempotency_ttl: float = setting(
+        300.0, "float", "How long a command or publish may be repeated with its key", unit="s", minimum=300
+    )
+    handshake_timeout: float = setting(
         10.0,
         "float",
         "How long a request may take to arrive, a handshake to wait for Redis, and an HTTP response to stay unread",
         unit="s",
         above=0,
     )
-    handler_timeout: float = _setting(
+    handler_timeout: float = setting(
         10.0,
         "float",
         "How long a plugin may take to handle a command; after that the command is cancelled",
         unit="s",
         above=0,
     )
-    lifespan_timeout: float = _setting(
+    lifespan_timeout: float = setting(
         30.0,
         "float",
         "How long each lifespan of a plugin may take to start, and all of them together to stop",
         unit="s",
         above=0,
     )
-    ticket_ttl: float = _setting(30.0, "float", "How long a ticket is valid", unit="s", above=0)
-    revocation_ttl: float = _setting(
+    ticket_ttl: float = setting(30.0, "float", "How long a ticket is valid", unit="s", above=0)
+    revocation_ttl: float = setting(
         30 * 86400.0,
         "float",
         "How long a revocation is kept; at least the lifetime of the longest-lived token",
         unit="s",
         above=0,
     )
-    http_keepalive: float = _setting(
+    http_keepalive: float = setting(
         75.0,
         "float",
         "How long an idle HTTP connection stays open; more than the idle timeout of a proxy in front",
         unit="s",
         above=0,
     )
-    shutdown_delay: float = _setting(
+    shutdown_delay: float = setting(
         0.0,
         "float",
         "How long a server that stops still serves, while /health/ready says no; then it closes its connections",
         unit="s",
         minimum=0,
     )
-    drain_seconds: float = _setting(
+    drain_seconds: float = setting(
         10.0, "float", "Time over which the connections are closed at shutdown", unit="s", minimum=0
     )
-    internal_address: str | None = _setting(
+    internal_address: str | None = setting(
         None,
         "str",
         "Address (host:port) of an internal port for the HTTP API, the console, metrics, details of health and the "
         "documents; by default they are on the same port as the WebSockets",
     )
-    console: bool = _setting(False, "bool", "Serve the debug console at /console, protected by API_KEY")
-    log_format: str = _setting("text", "str", "Format of the log lines: text or json", choices=("text", "json"))
-    log_level: str = _setting(
+    console: bool = setting(False, "bool", "Serve the debug console at /console, protected by API_KEY")
+    log_format: str = setting("text", "str", "Format of the log lines: text or json", choices=("text", "json"))
+    log_level: str = setting(
         "info",
         "str",
         "Lowest level that is logged: debug, info, warning or error",
         choices=("debug", "info", "warning", "error"),
     )
-    public_url: str | None = _setting(
+    public_url: str | None = setting(
         None,
         "str",
         "URL at which clients reach this server, for its documents, such as https://example.com/rt; by default the "
         "address that the client used",
     )
-    trust_proxy: str = _setting(
+    trust_proxy: str = setting(
         "false",
         "str",
         "The proxies that report client addresses in X-Forwarded-For or Forwarded: their number (true means 1), or "
         "their networks, separated by commas",
     )
+    plugins: tuple[str, ...] = setting(
+        (), "list", "Plugins to load, in this order, separated by commas; by default all that are installed"
+    )
+    #: The variables that are not settings. ``plugin_settings`` reads those of the plugins.
+    plugin_variables: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: The variables of options of room types, with their texts. ``room_variables`` checks them, because only the
+    #: plugins know the room types.
+    room_variables: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.ws_byte_rate is None:
             object.__setattr__(self, "ws_byte_rate", _BYTE_RATE if self.ws_message_rate else 0)
-        for item in fields(self):
-            rule: Rule = item.metadata["rule"]
+        for item in variables(Settings):
+            rule = rule_of(item)
             if not rule.allows(value := getattr(self, item.name)):
                 raise rule.refusal(item.name.upper(), value)
         check_redis_prefix(self.redis_prefix)
@@ -347,7 +354,7 @@ class Settings:
         return read_api_keys(self.api_key, self.api_keys)
 
     def __repr__(self) -> str:
-        shown = (f"{item.name}={item.metadata['rule'].show(getattr(self, item.name))}" for item in fields(self))
+        shown = (f"{item.name}={rule_of(item).show(getattr(self, item.name))}" for item in variables(Settings))
         return f"Settings({', '.join(shown)})"
 
     @classmethod
@@ -357,11 +364,15 @@ class Settings:
         ``overrides`` are fields with their values; their variables are not read. Raises ``SettingsError`` with one
         sentence that names the variable, the value (never a secret), and what is expected.
         """
-        env = _Environ(os.environ if environ is None else environ)
+        env = Environ(os.environ if environ is None else environ)
         values = dict(overrides)
-        for item in fields(cls):
-            if item.name not in values and (value := _read(env, item)) is not None:
+        for item in variables(Settings):
+            if item.name not in values and (value := read_field(env, item)) is not None:
                 values[item.name] = value
+        known = {*(variable.name for variable in describe()), *file_variables()}
+        others = {name: value for name, value in env.environ.items() if name not in known}
+        values.setdefault("plugin_variables", others)
+        values.setdefault("room_variables", {name: others[name] for name in others if name.startswith("ROOM_")})
         return cls(**values)
 
     def read_again(self, names: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
@@ -369,62 +380,20 @@ class Settings:
 
         Raises ``SettingsError`` as ``from_env`` does.
         """
-        env = _Environ(os.environ if environ is None else environ)
+        env = Environ(os.environ if environ is None else environ)
         values: dict[str, Any] = {}
-        for item in fields(self):
+        for item in variables(Settings):
             if item.name in names:
-                value = _read(env, item)
+                value = read_field(env, item)
                 values[item.name] = item.default if value is None else value
         return replace(self, **values)
 
 
 def describe() -> list[Variable]:
     """Return a row for each variable, in the order of the fields."""
-    return [
-        Variable(item.name.upper(), _default(item.default), item.metadata["rule"].unit, item.metadata["rule"].meaning)
-        for item in fields(Settings)
-    ]
+    return [describe_field(item) for item in variables(Settings)]
 
 
 def file_variables() -> list[str]:
     """Return the variables that may name files with secrets."""
-    return [item.name.upper() + FILE_SUFFIX for item in fields(Settings) if item.metadata["rule"].is_secret]
-
-
-def _default(value: Any) -> str:
-    """Return a default as an operator would write it, or an empty string for None."""
-    if value is None or value == ():
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-class _Environ(Env):
-    """The parser of environs for a given mapping instead of ``os.environ``, without its empty values."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        super().__init__()
-        self.environ = self._environ = {name: value for name, value in environ.items() if value.strip()}
-
-    def _get_value(self, env_key: str, default: Any) -> Any:
-        return self._environ.get(env_key, default)
-
-
-def _read(env: _Environ, item: Field[Any]) -> Any:
-    """Return the value of a field's variable, or None if the variable is not set."""
-    rule: Rule = item.metadata["rule"]
-    name = item.name.upper()
-    if rule.is_secret:
-        secret = read_secret(name, env.environ)
-        return split_values(secret) if secret is not None and rule.kind == "list" else secret
-    try:
-        if rule.kind == "list":
-            parts = env.list(name, None, subcast=str)
-            return parts and tuple(part.strip() for part in parts if part.strip())
-        value = getattr(env, rule.kind)(name, None)
-    except EnvValidationError as error:
-        raise rule.refusal(name, env.str(name)) from error
-    if value is not None and rule.kind == "str":
-        value = value.strip()
-    return value.lower() if value is not None and rule.choices else value
+    return [item.name.upper() + FILE_SUFFIX for item in variables(Settings) if rule_of(item).is_secret]

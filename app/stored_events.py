@@ -7,12 +7,13 @@ coroutines after about 1 ms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
 import orjson
 
 from .broker.base import MAX_PAGE_EVENTS, Event, History
+from .errors import Refused
 
 #: ``Broker.history``, or a function with the same arguments.
 ReadHistory = Callable[..., Awaitable[History]]
@@ -58,24 +59,46 @@ class _Slices:
         return found
 
 
-async def read_after(read: ReadHistory, room: str, since: str) -> list[dict[str, Any]]:
-    """Return all events after the id ``since``, oldest first, or none if the history does not reach back to it."""
+async def read_after(read: ReadHistory, room: str, since: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the oldest events after the id ``since``, in order: at most ``limit``, and all if that is None.
+
+    Raises ``Refused`` with ``not_found`` if the history does not reach back to ``since``.
+    """
     slices = _Slices()
-    page = await read(room, since)
-    found = await slices.decode_all(page.events)
-    while page.cursor is not None:
-        page = await read(room, page.cursor)
+    found: list[dict[str, Any]] = []
+    cursor: str | None = since
+    while cursor is not None and (limit is None or len(found) < limit):
+        page = await read(room, cursor, _page_size(limit, len(found)))
+        if not page.recovered:
+            raise Refused("not_found", f"The history of {room} does not reach back to {since[:60]!r}.")
         found += await slices.decode_all(page.events)
-    return found if page.recovered else []
+        cursor = page.cursor
+    return found
 
 
-async def read_all(read: ReadHistory, room: str) -> list[dict[str, Any]]:
-    """Return all events that the room keeps, oldest first."""
+async def read_before(
+    read: ReadHistory, room: str, before: str | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Return the newest events before the id ``before``, or the newest of all without it, oldest first.
+
+    They are at most ``limit`` of them, and all if that is None.
+    """
     slices = _Slices()
-    pages = [(await read(room)).events]
-    while pages[-1]:
-        pages.append((await read(room, before=pages[-1][0].id)).events)
-    return [event for page in reversed(pages) for event in await slices.decode_all(page)]
+    pages: list[Sequence[Event]] = []
+    count, has_older = 0, True
+    while has_older and (limit is None or count < limit):
+        page = await read(room, limit=_page_size(limit, count), before=before)
+        has_older = page.has_older
+        if page.events:
+            pages.append(page.events)
+            count += len(page.events)
+            before = page.events[0].id
+    return [event for events in reversed(pages) for event in await slices.decode_all(events)]
+
+
+def _page_size(limit: int | None, count: int) -> int:
+    """Return how many events to read next, if ``count`` of at most ``limit`` were read."""
+    return MAX_PAGE_EVENTS if limit is None else min(limit - count, MAX_PAGE_EVENTS)
 
 
 class EventsAbout:

@@ -29,12 +29,19 @@ typedef struct {
     int must_escape;
 } Piece;
 
+/* Return true if a JSON string contains `byte` as it is. */
+static int
+is_plain(unsigned char byte)
+{
+    return byte >= 0x20 && byte != '"' && byte != '\\';
+}
+
 /* Write `byte` as it appears in a JSON string to `to`, unless `to` is NULL. Return the number of characters. */
 static int
 escape(unsigned char byte, char *to)
 {
     static const char letters[] = "btn\0fr", digits[] = "0123456789abcdef";
-    if (byte >= 0x20 && byte != '"' && byte != '\\') {
+    if (is_plain(byte)) {
         if (to != NULL)
             *to = (char)byte;
         return 1;
@@ -78,15 +85,21 @@ set_string(Piece *piece, PyObject *string)
             PyErr_SetString(PyExc_TypeError, "str is not valid UTF-8: surrogates not allowed");
         return -1;
     }
-    piece->must_escape = write_piece(piece, NULL) != piece->size;
+    Py_ssize_t plain = 0;
+    while (plain < piece->size && is_plain((unsigned char)piece->text[plain]))
+        plain++;
+    piece->must_escape = plain != piece->size;
     return 0;
 }
 
 #define LITERAL(literal) ((Piece){literal, sizeof literal - 1, 0})
 
-/* Fill `pieces`, which must have room for 12. Return their number, or -1 with an exception set. */
+/* The greatest number of pieces of an envelope. */
+#define MAX_PIECES 15
+
+/* Fill `pieces`, which must have room for MAX_PIECES. Return their number, or -1 with an exception set. */
 static int
-split_envelope(Piece *pieces, PyObject *type, PyObject *room, PyObject *data, PyObject *sender)
+split_envelope(Piece *pieces, PyObject *type, PyObject *room, PyObject *data, PyObject *sender, PyObject *key)
 {
     int count = 0;
     pieces[count++] = LITERAL("{\"type\":\"");
@@ -105,6 +118,12 @@ split_envelope(Piece *pieces, PyObject *type, PyObject *room, PyObject *data, Py
             return -1;
         pieces[count++] = LITERAL("\"");
     }
+    if (key != Py_None) {
+        pieces[count++] = LITERAL(",\"key\":\"");
+        if (set_string(&pieces[count++], key) < 0)
+            return -1;
+        pieces[count++] = LITERAL("\"");
+    }
     pieces[count++] = LITERAL(",\"timestamp\":\"");
     const char *now = timestamp();
     pieces[count++] = (Piece){now, (Py_ssize_t)strlen(now), 0};
@@ -112,17 +131,24 @@ split_envelope(Piece *pieces, PyObject *type, PyObject *room, PyObject *data, Py
     return count;
 }
 
+static int
+is_optional_text(PyObject *object)
+{
+    return object == Py_None || PyUnicode_Check(object);
+}
+
 static PyObject *
 build_envelope(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t arg_count)
 {
-    if (arg_count != 4 || !PyUnicode_Check(args[0]) || !(args[1] == Py_None || PyUnicode_Check(args[1])) ||
-        !PyBytes_Check(args[2]) || !(args[3] == Py_None || PyUnicode_Check(args[3]))) {
-        PyErr_SetString(PyExc_TypeError,
-                        "build_envelope(type: str, room: str | None, data: bytes, sender: str | None)");
+    PyObject *key = arg_count == 5 ? args[4] : Py_None;
+    if (arg_count < 4 || arg_count > 5 || !PyUnicode_Check(args[0]) || !is_optional_text(args[1]) ||
+        !PyBytes_Check(args[2]) || !is_optional_text(args[3]) || !is_optional_text(key)) {
+        PyErr_SetString(PyExc_TypeError, "build_envelope(type: str, room: str | None, data: bytes, sender: str | None, "
+                                         "key: str | None = None)");
         return NULL;
     }
-    Piece pieces[12];
-    const int count = split_envelope(pieces, args[0], args[1], args[2], args[3]);
+    Piece pieces[MAX_PIECES];
+    const int count = split_envelope(pieces, args[0], args[1], args[2], args[3], key);
     if (count < 0)
         return NULL;
     Py_ssize_t size = 0;

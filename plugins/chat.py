@@ -15,7 +15,7 @@ chat.room("channel", description="Chat messages in a channel")
 _CONTENT = validate.Length(min=1, max=10_000)
 
 
-@chat.event("message")
+@chat.event("message", unread=True)
 class Message(Schema):
     """New message in room."""
 
@@ -45,6 +45,15 @@ class Deleted(Schema):
     user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
 
 
+@chat.event("typing", stored=False, conflate=True, throttle=1.0, leave={"typing": False}, others_only=True)
+class Typing(Schema):
+    """A user types a message, or stopped."""
+
+    user_id = fields.Raw(required=True, metadata={"type": ["integer", "string"]})
+    username = fields.String(required=True)
+    typing = fields.Boolean(required=True)
+
+
 class SendMessage(Schema):
     """A new message."""
 
@@ -66,6 +75,12 @@ class DeleteMessage(Schema):
     message_id = fields.String(required=True)
 
 
+class SetTyping(Schema):
+    """If the user types at the moment."""
+
+    typing = fields.Boolean(load_default=True)
+
+
 @chat.command("send_message", SendMessage, reply="sent", pipelined=True)
 async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
     """Send a message to everyone in the room."""
@@ -75,7 +90,18 @@ async def send_message(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
         "user_id": ctx.user_id,
         "metadata": data.get("metadata") or {},
     }
-    return {"event_id": await ctx.publish(Message, message)}
+    published = ctx.publish(Message, message)
+    ctx.withdraw(Typing)
+    return {"event_id": await published}
+
+
+@chat.command("typing", SetTyping, pipelined=True)
+async def typing(ctx: Context, data: dict[str, Any]) -> None:
+    """Tell the other members of the room that you type a message, or that you stopped.
+
+    Repeat it every 3 seconds while the user types. A message ends it.
+    """
+    ctx.broadcast(Typing, {"user_id": ctx.user_id, "username": ctx.username, "typing": data["typing"]})
 
 
 @chat.command("edit_message", EditMessage, reply="sent")

@@ -14,13 +14,33 @@ export interface Frame<Type extends string = string, Data = any> {
   timestamp: string;
   /** The room of the event or the command. Missing in the user's own notifications. */
   room?: string;
-  /** In an event: its id, unique in its room; `user_joined` and `user_left` have none. In a reply: the id that was passed to `send`. */
+  /** In an event: its id, unique in its room; events that are not stored, such as `user_joined`, have none. In a reply: the id that was passed to `send`. */
   id?: string | number;
   /** Who caused the event, for example a username. */
   sender?: string;
+  /** In an event: the `key` of the request that caused it, if it had one. */
+  key?: string;
+}
+
+/** An event that is stored in the history of its room. `room` is missing in the user's own notifications. */
+export interface StoredEvent<Type extends string = string, Data = any> extends Frame<Type, Data> {
+  id: string;
+  /** The idempotency key of the request that caused the event, if it had one. */
+  key?: string;
+}
+
+/** An event that only the present members of its room receive. It is not stored, and has no id. */
+export interface LiveEvent<Type extends string = string, Data = any> extends Frame<Type, Data> {
+  id?: undefined;
 }
 
 export type UserId = number | string;
+
+/** A user as they appear in events. */
+export interface User {
+  user_id: UserId;
+  username: string;
+}
 
 /**
  * State of the connection:
@@ -102,6 +122,76 @@ export interface Limits {
   drain: number;
 }
 
+/** The data of the command `join_room`. Room objects load the newest events; see `ChatClient.room`. */
+export interface JoinData {
+  /** The id of the last event that you have, to receive all later ones. `null`: you have none. */
+  since?: string | null;
+}
+
+/** The data of a `joined_room` event. */
+export interface JoinedRoomData extends Partial<Resumed> {
+  message: string;
+  /** True if events before those that follow are stored. Present only if the newest events follow, because of `last`. */
+  more?: boolean;
+  /** The number of unread messages, up to `last_id` if that is present. Missing in rooms without messages. */
+  unread?: number;
+}
+
+/** The data of the command `history`. `before` and `since` exclude each other; without both, the newest events are read. */
+export interface HistoryQuery {
+  /** The id of the first event that you have, to read the newest events before it. */
+  before?: string;
+  /** The id of the last event that you have, to read the oldest events after it. */
+  since?: string;
+  /** The number of events, 1 to 200. Default: 50. */
+  limit?: number;
+}
+
+/** The data of a reply to the command `history`. */
+export interface HistoryData {
+  /** The events as they were delivered, oldest first. */
+  events: AnyRoomEvent[];
+  /** True if events before these are stored, or with `since` events after these. */
+  more: boolean;
+  /** The id of the newest event in the room. */
+  last_id: string;
+  /** False if the history does not reach back to `since`. Present only with `since`. */
+  recovered?: boolean;
+}
+
+interface InRoom {
+  room: string;
+}
+
+/** The data of a `message`. */
+export interface MessageData extends User {
+  content: string;
+  metadata: Record<string, unknown>;
+}
+
+/** What a member of a room shows about itself. */
+export interface Presence {
+  /** Up to 32 characters, such as "away". */
+  status?: string | null;
+  /** Up to 1 KB as JSON. */
+  data?: Record<string, unknown> | null;
+}
+
+/** A member of a room. `since` is the time of their arrival, in the format of `Frame.timestamp`. */
+export interface Member extends User, Presence {
+  since: string;
+}
+
+/** A page of the members of a room. */
+export interface MemberPage {
+  /** In the order of their arrival. */
+  members: Member[];
+  /** The number of all members. */
+  member_count: number;
+  /** The value of `after` for the next page. Missing in the last page. */
+  next?: string;
+}
+
 /** The data of a `connected` event. */
 export interface ConnectedData extends Partial<Resumed> {
   message: string;
@@ -127,7 +217,9 @@ export interface Events {
    */
   resync: Frame<"resync", { message: string; last_id: string }>;
   /** A room was joined, or joined again after a reconnect. Missed events follow. */
-  joined_room: Frame<"joined_room", { message: string } & Partial<Resumed>>;
+  joined_room: Frame<"joined_room", JoinedRoomData>;
+  /** The reply to the command `history`. */
+  history: Frame<"history", HistoryData>;
   /** A room was left: by request, because an operator removed the user, or because rejoining it was refused. */
   left_room: Frame<"left_room", { message: string }>;
   /** The server has accepted a new token on the open connection. `expires` is a Unix time in seconds. */
@@ -135,29 +227,59 @@ export interface Events {
   /** The reply to the command `ping`. */
   pong: Frame<"pong", { timestamp: string }>;
   /** A user came into a room: their first connection joined it. Live only: not repeated after a reconnect. */
-  user_joined: Frame<"user_joined", { username: string; user_id: UserId }>;
+  user_joined: LiveEvent<"user_joined", User> & InRoom;
   /** A user left a room: their last connection left it, or was lost and did not return in time. Live only. */
-  user_left: Frame<"user_left", { username: string; user_id: UserId }>;
+  user_left: LiveEvent<"user_left", User> & InRoom;
+  /** The status of a member of a room has changed. Live only. */
+  user_updated: LiveEvent<"user_updated", User & Presence> & InRoom;
+  /** A chat message. */
+  message: StoredEvent<"message", MessageData>;
+  /** A message has a new content. */
+  "message.edited": StoredEvent<"message.edited", MessageData & { message_id: string }>;
+  /** A message was deleted. */
+  "message.deleted": StoredEvent<"message.deleted", User & { message_id: string }>;
+  /**
+   * Another user types a message in the room, or stopped. Live only. A `message` of the user ends it too, and if it is not
+   * repeated for 6 seconds, it is over. `Room.typers` follows these rules.
+   */
+  typing: LiveEvent<"typing", User & { typing: boolean }> & InRoom;
+  /** The user has read a room up to an event, as this or another connection of the user told the server. */
+  marked_read: Frame<"marked_read", { event_id: string; unread: number }> & InRoom;
   /** Every frame of every type. */
   "*": Frame;
 }
 
 /** The commands that `send` accepts, with their replies, by type. Extend this interface with the commands of your server. */
 export interface Commands {
-  join_room: { data?: { since?: string | null }; reply: Events["joined_room"] };
+  join_room: { data?: JoinData; reply: Events["joined_room"] };
+  history: { data?: HistoryQuery; reply: Events["history"] };
   leave_room: { data?: undefined; reply: Events["left_room"] };
   ping: { data?: undefined; reply: Events["pong"] };
   send_message: {
     data: { content: string; metadata?: Record<string, unknown> };
     reply: Frame<"sent", { event_id: string }>;
   };
+  edit_message: {
+    data: { message_id: string; content: string; metadata?: Record<string, unknown> };
+    reply: Frame<"sent", { event_id: string }>;
+  };
+  delete_message: { data: { message_id: string }; reply: Frame<"sent", { event_id: string }> };
+  /** Tell the others that this user types (the default), every 3 seconds, or that the user stopped. See `Room.typing`. */
+  typing: { data?: { typing?: boolean }; reply: Frame<"reply", Record<string, never>> };
+  members: { data?: { limit?: number; after?: string }; reply: Frame<"members", MemberPage> };
+  set_presence: { data: Presence; reply: Frame<"presence_set"> };
+  mark_read: { data: { event_id: string }; reply: Events["marked_read"] };
 }
 
-/** A command for `send`. */
-export interface Message<Type extends string = string, Data = Record<string, unknown>> {
-  type: Type;
+/** The type of a declared command. */
+export type CommandType = keyof Commands;
+
+/** A command for `send`, with its data. */
+export type Message<Type extends CommandType = CommandType> = MessageOptions & { type: Type } & Omit<Commands[Type], "reply">;
+
+/** What a command has besides its type and data. */
+export interface MessageOptions {
   room?: string;
-  data?: Data;
   /** Copied to the reply. Optional: the promise of `send` already belongs to this message. */
   id?: string | number;
   /**
@@ -322,11 +444,17 @@ export class ChatClient {
 
   /** Call `handler` with every frame of `type`, or of all types with `"*"`. Returns a function that removes the handler. */
   on<Type extends keyof Events>(type: Type, handler: Handler<Events[Type]>): () => void;
-  on(type: string, handler: Handler): () => void;
 
   /** Remove a handler. */
   off<Type extends keyof Events>(type: Type, handler: Handler<Events[Type]>): void;
-  off(type: string, handler: Handler): void;
+
+  /**
+   * Return an object for a room, which is joined if it is not joined yet.
+   *
+   * Each part of a page gets an object of its own. The room is left when the last one was left, unless it was also joined
+   * with `joinRoom`.
+   */
+  room(name: string, options?: RoomOptions): Room;
 
   /**
    * Join a room and receive its events, until `leaveRoom`.
@@ -352,14 +480,7 @@ export class ChatClient {
   ): Promise<Commands["send_message"]["reply"]>;
 
   /** Send a command. Resolves to the reply; rejects with a `RoomcastError`, or with the reason of an aborted signal. */
-  send<Type extends keyof Commands>(
-    message: Message<Type, Commands[Type]["data"]>,
-    options?: RequestOptions,
-  ): Promise<Commands[Type]["reply"]>;
-  send<Type extends string>(
-    message: Message<Type> & (Type extends keyof Commands ? never : unknown),
-    options?: RequestOptions,
-  ): Promise<Frame>;
+  send<Type extends CommandType>(message: Message<Type>, options?: RequestOptions): Promise<Commands[Type]["reply"]>;
 
   /**
    * Send `text` unchanged and at once, even if it is not a valid command. This is for development tools.
@@ -368,4 +489,152 @@ export class ChatClient {
    * option `shared`.
    */
   sendText(text: string): boolean;
+}
+
+/** Options of a room object. Those of all objects of a room are combined. */
+export interface RoomOptions {
+  /** Load the members and keep them up to date, in `members`. Default: false. */
+  presence?: boolean;
+  /**
+   * The handlers of this object first receive this many of the newest stored events, oldest first, and then the later
+   * ones. Up to 200. Default: 0.
+   */
+  last?: number;
+  /** Keep the messages in `messages`, beginning with the newest `last` (default: 50) events. Default: false. */
+  messages?: boolean;
+}
+
+/**
+ * State of a room:
+ *
+ * - `joining`: the client waits for the connection or the answer of the server.
+ * - `joined`: the room receives events.
+ * - `rejoining`: the connection was lost. The room is joined again, and receives what it missed.
+ * - `left`: this object was left, or an operator removed the user from the room.
+ * - `failed`: the room could not be joined; see `error`.
+ */
+export type RoomState = "joining" | "joined" | "rejoining" | "left" | "failed";
+
+/** A message in `Room.messages`, after all edits. */
+export interface RoomMessage extends Frame<"message", MessageData> {
+  room: string;
+  /** Missing while the message is being sent. */
+  id?: string;
+  /** The key with which the message was sent. It stays the same when the message arrives, for lists in templates. */
+  key?: string;
+  /** The time of the last edit. */
+  edited?: string;
+  /** True while this client is sending the message. */
+  pending?: boolean;
+  /** The error because of which the message could not be sent. */
+  failed?: unknown;
+}
+
+/** Events that a room object creates itself. The data has the new value of the property. */
+export interface RoomChanges {
+  statechanged: RoomChange<"statechanged", { state: RoomState; error?: RoomcastError }>;
+  memberschanged: RoomChange<"memberschanged", { members: readonly Member[] }>;
+  typerschanged: RoomChange<"typerschanged", { typers: readonly User[] }>;
+  unreadchanged: RoomChange<"unreadchanged", { unread: number | undefined }>;
+  messageschanged: RoomChange<"messageschanged", { messages: readonly RoomMessage[]; hasMore: boolean }>;
+}
+
+type RoomChange<Type extends string, Data> = LiveEvent<Type, Data> & InRoom;
+
+/** The types of events that a room can have. */
+export type RoomEventType = Exclude<keyof Events, "*" | "connected" | "state" | "token_refreshed" | "pong" | "history">;
+
+/** An event of any type in a room. The type of `data` follows from `type`. */
+export type AnyRoomEvent = { [Type in RoomEventType]: Events[Type] & InRoom }[RoomEventType];
+
+/** The events for the handlers of a room, by type. */
+export type RoomEvents = { [Type in RoomEventType]: Events[Type] & InRoom } & RoomChanges & { "*": AnyRoomEvent };
+
+/**
+ * A room, as one part of a page holds it.
+ *
+ * The properties are replaced when they change, never modified, so that frameworks notice the changes.
+ *
+ * @example
+ * const room = client.room("channel:1", { presence: true, last: 50 });
+ * room.on("message", (event) => console.log(`${event.data.username}: ${event.data.content}`));
+ * room.on("memberschanged", () => console.log(room.members.map((member) => member.username)));
+ * await room.send("Hello everyone!");
+ * room.leave();
+ */
+export interface Room extends AsyncIterable<AnyRoomEvent> {
+  readonly name: string;
+  readonly state: RoomState;
+  /** Why the room could not be joined, if `state` is `failed`. */
+  readonly error: RoomcastError | undefined;
+  /** The members in the order of their arrival, if a holder has the option `presence`. */
+  readonly members: readonly Member[];
+  /** The number of members, if a holder has the option `presence`. */
+  readonly memberCount: number;
+  /** The other members that are typing. */
+  readonly typers: readonly User[];
+  /** The number of unread messages. `undefined`: not known, because the room is not joined. */
+  readonly unread: number | undefined;
+  /** The messages, oldest first, and then those that are being sent, if a holder has the option `messages`. */
+  readonly messages: readonly RoomMessage[];
+  /** True if there are older messages than those in `messages`. `history()` loads them. */
+  readonly hasMore: boolean;
+
+  /** Call `handler` with every event of `type` in this room, or of all types with `"*"`. Returns a function that removes it. */
+  on<Type extends keyof RoomEvents>(type: Type, handler: Handler<RoomEvents[Type]>): () => void;
+
+  /** Remove a handler. */
+  off<Type extends keyof RoomEvents>(type: Type, handler: Handler<RoomEvents[Type]>): void;
+
+  /**
+   * Send a chat message. It is in `messages` at once, as `pending`.
+   *
+   * `key` is the idempotency key: send a failed message again with its `key`, so that it arrives only once.
+   */
+  send(
+    content: string,
+    metadata?: Record<string, unknown>,
+    options?: RequestOptions & { key?: string },
+  ): Promise<Commands["send_message"]["reply"]>;
+
+  /** Send a command in this room. */
+  command<Type extends CommandType>(
+    type: Type,
+    ...rest: undefined extends Commands[Type]["data"]
+      ? [data?: Commands[Type]["data"], options?: RequestOptions & { key?: string }]
+      : [data: Commands[Type]["data"], options?: RequestOptions & { key?: string }]
+  ): Promise<Commands[Type]["reply"]>;
+
+  /** Remove a failed message from `messages`. */
+  discard(key: string): void;
+
+  /** Set the status of the user in this room. It is set again after each reconnect. */
+  setPresence(presence: Presence): Promise<Commands["set_presence"]["reply"]>;
+
+  /**
+   * Call this with each input of the user: the others see the user in `typers`.
+   *
+   * It ends after a pause of 5 seconds, with `send()` and with `typing(false)`.
+   */
+  typing(isTyping?: boolean): void;
+
+  /**
+   * Load the stored events before an event, by default those before the oldest message in `messages`, which are added to it.
+   *
+   * `limit` is at most 200. Default: 50.
+   */
+  history(options?: RequestOptions & { before?: string; limit?: number }): Promise<HistoryData>;
+
+  /**
+   * Mark everything up to an event as read, by default all, also for the user's other tabs.
+   *
+   * Resolves to undefined without a request if nothing is unread.
+   */
+  markRead(eventId?: string): Promise<Commands["mark_read"]["reply"] | undefined>;
+
+  /** Leave the room, unless others hold it. The handlers of this object are removed. */
+  leave(): void;
+
+  /** Yields the events of the room until it is left. Throws if it cannot be joined, or if the loop is much too slow. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<AnyRoomEvent>;
 }

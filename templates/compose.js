@@ -191,8 +191,8 @@ async function publish(form, event, log) {
   showOutcome(form, "Publishing…");
   const key = $("event-key").value;
   const { ok, status, body } = await call("POST", "api/v1/events", event, key ? { "Idempotency-Key": key } : {});
-  showOutcome(form, ok ? `✓ Published as ${body.id}` : "", "good");
-  const result = ok ? body.id : body.error ?? "";
+  showOutcome(form, ok ? (body.id ? `✓ Published as ${body.id}` : "✓ Sent; not stored") : "", "good");
+  const result = ok ? body.id ?? "not stored" : body.error ?? "";
   const details = { room: event.room, request: event, status, answer: body };
   log.note("publish", `${event.type} to ${event.room || "nowhere"}: ${status} ${result}`, details, !ok);
   if (!ok) showRefusal(form, body.items ? { fields: problemsByField(body.items) } : withPath(body));

@@ -44,6 +44,7 @@ export class ConsoleConnection extends EventTarget {
   /** Callbacks of the requests sent as text, by id. */
   #pending = new Map();
   #lastSent = "";
+  #lastId = 0;
   #isStopping = false;
   #isMuted = false;
 
@@ -85,11 +86,21 @@ export class ConsoleConnection extends EventTarget {
   /** Send `message`. Resolves to {ok, frame}; never rejects. */
   async request(message) {
     if (this.phase !== "on") return failed("Not connected: connect first, under Rooms.", "not_sent");
+    const { type, data } = message;
+    if (type === "join_room" && ("last" in (data ?? {}) || "presence" in (data ?? {}))) return this.#requestAsText(message);
     try {
       return { ok: true, frame: await this.#client.send(message) };
     } catch ({ message: error, code, fields }) {
       return failed(error, code, fields);
     }
+  }
+
+  /** Send a join with options that ChatClient does not take. It notices the answer, and keeps the room. */
+  #requestAsText(message) {
+    const id = `console-${++this.#lastId}`;
+    const answer = this.answerTo(id);
+    this.sendText(JSON.stringify({ id, ...message }));
+    return answer;
   }
 
   /** Resolve to {ok, frame} with the answer to the text that has `id`. */

@@ -4,8 +4,12 @@ import { call } from "./api.js";
 import { setUpSendPanel } from "./compose.js";
 import { setUpConnectForm } from "./connect_form.js";
 import { ConsoleConnection } from "./connection.js";
+import { setUpDeadLetters } from "./dead_letters.js";
 import { $, clock, el, number } from "./dom.js";
 import { Log } from "./log.js";
+import { setUpProblems } from "./problems.js";
+import { RoomStates } from "./room_states.js";
+import { RoomView } from "./room_view.js";
 import { RoomList, setUpJoinForm } from "./rooms.js";
 
 const connection = new ConsoleConnection();
@@ -15,6 +19,8 @@ const log = new Log((text) => {
 });
 const editRaw = setUpSendPanel(connection, log);
 const roomList = new RoomList();
+const roomStates = new RoomStates();
+const roomView = new RoomView(connection, roomStates);
 
 /** Show one of the three views that narrow windows have. */
 function showView(name) {
@@ -70,10 +76,12 @@ connection.addEventListener("state", () => {
     log.note("close", `Closed: ${code} ${reason}`, { code, reason, meaning });
   }
   lastPhase = phase;
+  if (phase !== "on") roomStates.clear();
   roomList.refreshSoon();
 });
 connection.addEventListener("frame", ({ detail: { direction, text, message } }) => {
   log.add(direction, text, message);
+  if (direction === "in") roomStates.received(message);
   if (message?.type === "user_joined" || message?.type === "user_left") roomList.refreshSoon();
 });
 connection.addEventListener("note", ({ detail: { type, text, data } }) => log.note(type, text, data));
@@ -101,7 +109,9 @@ document.addEventListener("keydown", (event) => {
   $("filter-text").focus();
 });
 
-setUpJoinForm(connection);
+setUpJoinForm(connection, roomView);
 setUpConnectForm(connection);
+setUpProblems();
+setUpDeadLetters();
 showStatus();
 roomList.refresh();

@@ -6,8 +6,8 @@ import { $, confirm, el, hueClass, number, page, plural } from "./dom.js";
 /** Delay before a refresh, so that several changes cause one refresh. In milliseconds. */
 const REFRESH_DELAY = 300;
 
-/** Set up the form to join rooms, and the list of joined rooms. */
-export function setUpJoinForm(connection) {
+/** Set up the form to join rooms, and the list of joined rooms, one of which `view` can show. */
+export function setUpJoinForm(connection, view) {
   $("join").addEventListener("submit", async (event) => {
     event.preventDefault();
     const problem = $("join-problem");
@@ -17,20 +17,34 @@ export function setUpJoinForm(connection) {
       problem.textContent = "Name a room, such as channel:1.";
       return;
     }
-    const { ok, frame } = await connection.request({ type: "join_room", room });
+    const data = joinOptions();
+    const { ok, frame } = await connection.request({ type: "join_room", room, ...(data && { data }) });
     if (ok) $("join-room").value = "";
     else problem.textContent = frame.data.error;
   });
-  const show = () => showJoined(connection);
+  const show = () => showJoined(connection, view);
+  view.onChange = show;
+  const options = page.commands.find(({ type }) => type === "join_room").schema.properties ?? {};
+  $("join-presence").parentElement.hidden = !options.presence;
   connection.addEventListener("rooms", show);
   connection.addEventListener("state", show);
   show();
 }
 
-function showJoined(connection) {
+/** Return the data of a join, or undefined. A text that is no number is sent as it is, to show the server's answer. */
+function joinOptions() {
+  const last = $("join-last").value.trim();
+  const data = {};
+  if ($("join-presence").checked) data.presence = true;
+  if (last) data.last = /^\d+$/.test(last) ? Number(last) : last;
+  return Object.keys(data).length ? data : undefined;
+}
+
+function showJoined(connection, view) {
+  view.keepJoined(connection.rooms);
   const rooms = [...connection.rooms].sort();
   $("rooms-count").textContent = rooms.length ? number(rooms.length) : "";
-  $("chips").replaceChildren(...rooms.map((room) => chip(connection, room)));
+  $("chips").replaceChildren(...rooms.map((room) => chip(connection, view, room)));
   const examples = page.rooms.map((room) => `${room.type}:1`).slice(0, 4).join(", ");
   const isOn = connection.phase === "on";
   const empty = isOn ? `No rooms joined yet. Join one, such as ${examples}.` : "Connect first; then join rooms here.";
@@ -38,10 +52,14 @@ function showJoined(connection) {
   $("known-rooms").replaceChildren(...rooms.map((room) => el("option", { value: room })));
 }
 
-function chip(connection, room) {
+function chip(connection, view, room) {
+  const show = el("button", {
+    type: "button", className: "chip-name", title: `Show ${room}`, textContent: room, "aria-expanded": String(view.room === room),
+  });
+  show.addEventListener("click", () => view.toggle(room));
   const leave = el("button", { type: "button", title: `Leave ${room}`, "aria-label": `Leave ${room}`, textContent: "×" });
   leave.addEventListener("click", () => connection.request({ type: "leave_room", room }));
-  return el("li", { className: `chip ${hueClass(room)}` }, el("span", { textContent: room }), leave);
+  return el("li", { className: `chip ${hueClass(room)}` }, show, leave);
 }
 
 /** The rooms on the server, with the members of those that the user has expanded. */

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import pytest_asyncio
 from access_server import access_server
 from paths import TESTS
+from postgres import postgres_server
 from redis_fixtures import fresh_redis, redis_cluster, redis_prefix, redis_server, sentinel_trio
 from serving import Serve, no_tasks_left, running
+from webhook_receiver import webhook_receiver
 from zoo_plugin import zoo_registry
 
 from roomcast.web.ops import metrics
@@ -27,10 +30,12 @@ except ImportError:
 __all__ = [
     "access_server",
     "fresh_redis",
+    "postgres_server",
     "redis_cluster",
     "redis_prefix",
     "redis_server",
     "sentinel_trio",
+    "webhook_receiver",
     "zoo_registry",
 ]
 
@@ -46,7 +51,7 @@ REDIS_FIXTURES = {"fresh_redis", "redis_cluster", "redis_server", "sentinel_trio
 #: The largest number of test processes. Each test that starts a cluster or a browser uses several more.
 MAX_WORKERS = 4
 #: The folders whose tests start processes: roomcast itself, nginx, Node.
-SLOW_FOLDERS = (TESTS / "abuse", TESTS / "cli", TESTS / "e2e")
+SLOW_FOLDERS = (TESTS / "abuse", TESTS / "cli", TESTS / "e2e", TESTS / "relay")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,6 +83,14 @@ def pytest_collection_finish() -> None:
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run tests on uvloop, as servers do, unless they name their loops (see ``loops.py``)."""
     return {"loop": new_loop}
+
+
+@pytest.fixture(autouse=True)
+def unchanged_import_path() -> Iterator[None]:
+    """Undo changes of ``sys.path``: loading a plugin adds its folder, and later tests would import from there."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
 
 
 @pytest.fixture

@@ -11,22 +11,41 @@ Each broker keeps these guarantees, which one test suite checks (``tests/support
 - A loss of events is reported to the clients of their room, and nothing else is: by ``on_resync`` to those that are
   connected, and by ``history`` to those that resume from an earlier id.
 - Assigning the id, storing the event and announcing it are one atomic operation, so all nodes see the same order.
-- Publishing again with an idempotency key within ``KEY_TTL`` returns the first id; it stores and announces nothing.
+- Publishing again with an idempotency key within its lifetime returns the first id; it stores and announces nothing.
 - ``history`` returns the events after ``since`` in order, or reports that some of them are no longer stored.
 - A history with more bytes than its limit is trimmed: the newest events with up to half of it stay, at least one event.
 - ``admit`` never lets a user have more than ``limit`` leases at once, counted over all nodes.
+- Broadcasts store nothing, and never delay or change events.
 - All nodes report the joins and leaves of a room in the same order. Those of one user alternate, except in rooms that
   had more than ``Announcements.max_users``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-#: How long an idempotency key is remembered, in seconds.
+from .listener import Listener as Listener
+from .presence_types import DEFAULT_ANNOUNCEMENTS as DEFAULT_ANNOUNCEMENTS
+from .presence_types import MAX_MEMBERS_BYTES as MAX_MEMBERS_BYTES
+from .presence_types import MAX_PAGE_MEMBERS as MAX_PAGE_MEMBERS
+from .presence_types import STATUS_INTERVAL as STATUS_INTERVAL
+from .presence_types import Announcements as Announcements
+from .presence_types import ListedMember as ListedMember
+from .presence_types import Member as Member
+from .presence_types import MemberPage as MemberPage
+from .presence_types import PresenceChange as PresenceChange
+from .presence_types import UserId as UserId
+from .presence_types import UserStatus as UserStatus
+from .queue import Queues
+from .read_marks import ReadMarks
+from .turns import Turns
+
+#: The lifetime of an idempotency key by default, in seconds.
 KEY_TTL = 300.0
+#: How long ``UserStatus.last_seen`` is stored by default, in seconds.
+LAST_SEEN_TTL = 30 * 86400.0
 #: How much longer a claim lasts than the work under it may take, in seconds. The answer must still be stored, perhaps
 #: while the broker is unreachable for a moment. If a claim expires before that and the work is repeated, it cannot
 #: publish twice, because its events have idempotency keys.
@@ -39,8 +58,6 @@ PAGE_EVENT_OVERHEAD = 100
 #: The number of events in a page if the caller names none. Reading a small event takes Redis 3 µs.
 MAX_PAGE_EVENTS = 400
 
-UserId = int | str
-
 
 class Event(NamedTuple):
     """A stored event: its ``id`` (``<epoch>-<offset>``) and its opaque ``payload``."""
@@ -50,11 +67,14 @@ class Event(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """An event to publish: the ``room``, the ``payload``, and an idempotency ``key`` or None."""
+    """An event to publish. The fields are the arguments of ``Broker.publish``."""
 
     room: str
     payload: bytes
     key: str | None = None
+    is_message: bool = False
+    author: UserId | None = None
+    is_followed: bool = False
 
 
 class History(NamedTuple):
@@ -63,85 +83,18 @@ class History(NamedTuple):
     ``events`` are the requested events, oldest first. ``recovered`` is False if the history does not reach back to
     ``since``, because that is too old, of another epoch, or not an id of this room; ``events`` is then empty.
     ``last_id`` is the newest id of the room, even if that event is not among ``events``. Its offset is 0 if nothing was
-    published yet.
+    published yet. ``has_older`` is True if a page that was read without ``since`` has events and older ones are stored.
     """
 
     events: Sequence[Event]
     recovered: bool
     last_id: str
+    has_older: bool = False
 
     @property
     def cursor(self) -> str | None:
         """The ``since`` of the next page, or None if no events follow this one."""
         return self.events[-1].id if self.events and self.events[-1].id != self.last_id else None
-
-
-class Member(NamedTuple):
-    """A user in a room, and the number of the user's connections in it, on all nodes."""
-
-    user_id: UserId
-    username: str
-    connections: int = 1
-
-
-class Announcements(NamedTuple):
-    """When joins and leaves are announced.
-
-    A user who returns within ``grace`` seconds after the last connection was lost is not announced; 0 disables this. At
-    most one join of a user is announced in a room within ``grace``. A user who joins again earlier is announced at the
-    end of this time, if still there. Joins in rooms of more than ``max_users`` users, with the new one, are not
-    announced.
-    """
-
-    grace: float = 3.0
-    max_users: int = 1000
-
-
-DEFAULT_ANNOUNCEMENTS = Announcements()
-
-
-class PresenceChange(NamedTuple):
-    """The result of entering or leaving a room.
-
-    ``user_changed`` is True if it was the user's first connection in the room, or the last one out. ``users`` is the
-    number of users in the room afterwards.
-    """
-
-    user_changed: bool
-    users: int
-
-
-class Listener(Protocol):
-    """Receives what a broker reports to its node.
-
-    The methods are called on the event loop, one at a time. They must not block and must not raise. All but
-    ``wait_for_members`` are synchronous.
-    """
-
-    def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """Receive an event of a subscribed room.
-
-        Called once for each event, in the room's order. The call may come before ``publish`` returns.
-        """
-
-    async def wait_for_members(self, room: str) -> None:
-        """Let other coroutines run, and wait a moment if members of ``room`` cannot receive events that fast.
-
-        Only the embedded broker calls this, within a publish, from time to time. It publishes faster than sockets
-        accept, while a publish on a shared broker waits for a network anyway.
-        """
-
-    def on_resync(self, room: str, last_id: str) -> None:
-        """Events of a subscribed room were lost permanently. ``last_id`` is the room's newest id."""
-
-    def on_presence(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
-        """A user joined or left a subscribed room, according to ``Announcements``. Called on all nodes."""
-
-    def on_signal(self, message: bytes) -> None:
-        """Receive a message that a node sent to all nodes. The call may come before ``signal`` returns."""
-
-    def on_signals_lost(self) -> None:
-        """Signals may have been lost permanently: re-read the state whose changes they report."""
 
 
 class BrokerMetric(NamedTuple):
@@ -153,11 +106,14 @@ class BrokerMetric(NamedTuple):
     is_counter: bool = False
 
 
-class Broker(ABC):
+class Broker(Queues, Turns):
     """The state that all nodes share.
 
     Every method may raise ``errors.Unavailable`` if the shared part cannot be reached, or if the broker is not running.
     """
+
+    #: Up to where each user has read each room. Exists when ``start`` has returned.
+    marks: ReadMarks
 
     # Lifecycle.
 
@@ -194,10 +150,23 @@ class Broker(ABC):
     # Events.
 
     @abstractmethod
-    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+    async def publish(
+        self,
+        room: str,
+        payload: bytes,
+        key: str | None = None,
+        is_message: bool = False,
+        author: UserId | None = None,
+        is_followed: bool = False,
+    ) -> str:
         """Store and announce ``payload`` in ``room``; return the event's id.
 
-        If ``key`` was used in this room within ``KEY_TTL`` seconds, return the first id and publish nothing. The same
+        If ``is_message`` is True, the event counts as unread, except for the user ``author``, who has read the room up
+        to it (see ``ReadMarks``).
+
+        If ``is_followed`` is True, ``Listener.on_published`` is called for the event.
+
+        If ``key`` was used in this room within the lifetime of keys, return the first id and publish nothing. The same
         key in another room is a different key.
         """
 
@@ -206,6 +175,15 @@ class Broker(ABC):
         """Publish all of ``publications`` in order, or none; return their ids.
 
         A ``key`` that occurs twice in the list is a repeat: both have the first id.
+        """
+
+    @abstractmethod
+    def broadcast(self, room: str, payload: bytes) -> None:
+        """Send ``payload`` to the listeners of all nodes that are subscribed to ``room``, this one included.
+
+        Does not wait, and stores nothing: the payload has no id, and nodes that are not connected at this moment never
+        receive it. Those of one node arrive at every node in their order, some may be missing, none comes twice. They
+        have no order with events. Raises ``Unavailable`` if the shared part cannot be reached now.
         """
 
     @abstractmethod
@@ -233,10 +211,10 @@ class Broker(ABC):
         at most ``max_bytes`` bytes of payloads with ``PAGE_EVENT_OVERHEAD`` for each, but at least one event if there
         is one.
 
-        To read forward, pass the ``cursor`` of a page as the next ``since`` until it is None. If the room is subscribed
-        and the cursor is None, the pages end with the last event that the listener has received when this returns, so
-        the next one arrives live. To read backward, pass the id of the first event as the next ``before`` until there
-        are no events.
+        To read forward, pass the ``cursor`` of a page as the next ``since`` until it is None. To read backward, pass
+        the id of the first event as the next ``before`` until ``has_older`` is False. If the room is subscribed, the
+        last page of a forward read and the first page of a backward read end with the last event that the listener has
+        received when this returns, so the next one arrives live.
 
         ``since`` and ``before`` may be any strings that a client sent. A ``since`` that is not an id of this room
         yields ``recovered`` False, not an error. The id with offset 0 is valid: it comes before the room's first event.
@@ -246,6 +224,13 @@ class Broker(ABC):
     @abstractmethod
     async def signal(self, message: bytes) -> None:
         """Send ``message`` to the listener of every node, this one included."""
+
+    @abstractmethod
+    async def ask(self, questions: Mapping[str, bytes], wait: float) -> dict[str, bytes]:
+        """Ask nodes, by their names, a question each; return the answers of those that answer within ``wait`` s.
+
+        ``Listener.on_question`` answers. Nothing is stored, and a question that is lost is not sent again.
+        """
 
     # Leases.
 
@@ -262,8 +247,16 @@ class Broker(ABC):
         """Give back the lease of ``connection``. Without a lease this has no effect."""
 
     @abstractmethod
+    async def statuses(self, user_ids: Sequence[UserId]) -> list[UserStatus]:
+        """Return the status of each of ``user_ids``, in their order.
+
+        If a node died, its connections count until their leases expire. ``last_seen`` is then when it last renewed
+        them.
+        """
+
     async def connections(self, user_id: UserId) -> int:
         """Return the number of leases of ``user_id`` on all nodes."""
+        return (await self.statuses((user_id,)))[0].connections
 
     # Presence.
 
@@ -286,12 +279,39 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    async def set_status(self, room: str, user_id: UserId, status: str) -> None:
+        """Set the status of a user in ``room``, any text; "" means none. Without a connection here, nothing changes.
+
+        The last one on all nodes counts, until the user has left. It is listed at once. It is announced at most once in
+        ``STATUS_INTERVAL`` for each user and room: at once, or the latest at the end of this time. Even if this raises
+        ``Unavailable``, the status is set when the shared part can be reached.
+        """
+
+    @abstractmethod
     async def announce_due(self) -> None:
-        """Announce the joins and leaves that are due. Call it about once a second. Does not wait for a server."""
+        """Announce the joins, leaves and statuses that are due. Call it about once a second. Waits for no server."""
 
     @abstractmethod
     async def members(self, room: str) -> list[Member]:
-        """Return the members of ``room`` on all nodes, in order of arrival."""
+        """Return all members of ``room`` on all nodes, in order of arrival."""
+
+    @abstractmethod
+    async def list_members(
+        self,
+        room: str,
+        after: str | None = None,
+        limit: int = MAX_PAGE_MEMBERS,
+        *,
+        max_bytes: int = MAX_MEMBERS_BYTES,
+        user_id: UserId | None = None,
+    ) -> MemberPage:
+        """Return a page of the members of ``room`` for clients, in order of arrival, after the cursor ``after``.
+
+        It agrees with the announcements: a user whose join is held is not listed, and one within the grace is. The page
+        has at most ``limit`` users whose names and statuses take about ``max_bytes``, but at least one if there is one.
+        A user who is there while all pages are read is on at least one of them. ``user_id`` is the user for
+        ``has_user``. Raises ``ValueError`` if ``after`` is not a cursor.
+        """
 
     @abstractmethod
     async def rooms(self) -> dict[str, int]:
@@ -309,7 +329,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def settle(self, key: str, answer: bytes | None) -> None:
-        """End a claim: store ``answer`` for ``KEY_TTL`` seconds, or drop the claim with None, so it can be repeated."""
+        """End a claim: store ``answer`` for the lifetime of keys, or drop the claim with None, so it can be taken."""
 
     @abstractmethod
     async def put(self, key: str, value: bytes, ttl: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -14,7 +13,8 @@ from ..secret_files import FILE_SUFFIX, read_secret
 from ..workers.process import raise_file_limit
 from . import bench_results, tokens
 from .bench_run import Bench, Plan
-from .options import run, url_option
+from .options import json_option, run, url_option
+from .printing import print_json
 from .target import DEFAULT_WS_URL, parse_target
 
 #: Open files that this process needs besides its connections.
@@ -45,7 +45,7 @@ _OTHER_FILES = 64
 @click.option("--ramp", type=click.IntRange(1), default=100, show_default=True, help="Most handshakes in flight.")
 @click.option("--token-secret", envvar="JWT_SECRET", show_envvar=True, help="JWT_SECRET of the server.")
 @click.option("--token", help="One token for all connections. By default each connection has a user of its own.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option("Print the result as JSON.")
 def bench(
     url: str,
     connections: int,
@@ -69,6 +69,9 @@ def bench(
 
     A message is delivered to all members of its room: 1000 connections in 10 rooms and 100 messages per second make
     10,000 deliveries per second.
+
+    \b
+    roomcast bench --connections 1000 --rooms 10 --rate 100
     """
     limit = raise_file_limit()
     if limit is not None and connections > limit - _OTHER_FILES:
@@ -91,7 +94,10 @@ def bench(
     result = run(measure())
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-    click.echo(json.dumps(result._asdict(), indent=2) if as_json else bench_results.table(result))
+    if as_json:
+        print_json(result._asdict())
+    else:
+        click.echo(bench_results.table(result))
 
 
 def _tokens(connections: int, token: str | None, secret: str | None) -> list[str]:

@@ -17,7 +17,8 @@ import orjson
 
 from ..errors import RoomcastError
 from .bench_results import Latencies, Result, explain_result
-from .target import Target, Unreachable
+from .exit_status import Unreachable
+from .target import Target
 from .websocket_client import End, WebSocketClient
 
 #: The end of a run waits for missing messages until none has arrived for this many seconds.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 import orjson
@@ -16,14 +17,16 @@ from .. import logs, output
 from ..secret_files import read_secret
 from ..setting_rules import split_values
 from ..settings import Settings
+from ..web.pages.dev_problems import problems
 from ..web.port import Address
 from ..web.server import Server
 from ..web.upgrade.handshake import PATH
-from ..workers import process
+from ..workers import dev_server, process
 from ..workers.listen_errors import is_port_free
+from ..workers.plugin_source import PluginSource
 from ..workers.process import VERSION, broker_name, urls_of
 from . import tokens
-from .options import host_option, port_option
+from .options import host_option, json_option, port_option
 from .target import DEFAULT_HTTP_URL
 
 #: The lifetime of the printed token, in seconds.
@@ -44,21 +47,45 @@ EVENT: Final = {
 @click.command()
 @host_option()
 @port_option()
-def dev(hosts: tuple[str, ...], port: int) -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    metavar="MODULE:ATTRIBUTE",
+    multiple=True,
+    help="Also load this plugin, which need not be installed; may be repeated.",
+)
+@click.option("--reload", is_flag=True, help="Load the plugins of --plugin again when their files change.")
+@json_option("Print the addresses and the keys as JSON on one line.")
+def dev(hosts: tuple[str, ...], port: int, plugins: tuple[str, ...], reload: bool, as_json: bool) -> None:
     """Run a server for development.
 
     No settings are needed: a JWT secret and an API key are generated, all rooms are open, pages of all origins may
     connect, and the console is on. Settings in the environment take precedence. If the port is in use, the next free
     one is taken. Not for production.
+
+    With --reload, the server loads the plugins again when one of their files changes. Secrets, the port and the
+    histories stay, so that clients connect again and miss nothing. If the new code cannot be loaded, the server goes on
+    with the code before, and the terminal and the console show the problem. The console also shows the tracebacks of
+    handlers that fail.
+
+    \b
+    roomcast dev --reload --plugin roomcast_polls:polls
     """
+    if reload and not plugins:
+        raise click.UsageError("--reload needs --plugin, such as --plugin roomcast_polls:polls.")
     settings = dev_settings(os.environ)
     output.install()
     logs.configure(settings)
+    logging.getLogger().addHandler(problems)
 
     def on_ready(server: Server) -> None:
-        click.echo(start_text(server, wanted_port=port))
+        click.echo(orjson.dumps(start_document(server)) if as_json else start_text(server, wanted_port=port))
 
-    process.run(settings, Address(hosts, find_free_port(hosts, port)), on_ready, dev=True)
+    address = Address(hosts, find_free_port(hosts, port))
+    if plugins:
+        dev_server.run(settings, address, PluginSource(plugins, settings.plugins), on_ready, reload=reload)
+    else:
+        process.run(settings, address, on_ready, dev=True)
 
 
 def dev_settings(environ: Mapping[str, str]) -> Settings:
@@ -107,12 +134,34 @@ def start_text(server: Server, *, wanted_port: int) -> str:
     return "\n".join(lines)
 
 
+def start_document(server: Server) -> dict[str, Any]:
+    """Return what ``start_text`` contains, for programs. ``environment`` has the variables for other commands."""
+    url, settings = urls_of(server.address, server.port)[0], server.gateway.settings
+    token = None if settings.jwt_secret is None else _mint(settings)
+    environment = {
+        "ROOMCAST_URL": url,
+        "API_KEY": _api_key(settings),
+        "JWT_SECRET": settings.jwt_secret,
+        "ROOMCAST_TOKEN": token,
+    }
+    return {
+        "url": url,
+        "console": f"{url}/console" + ("" if token is None else f"#token={token}"),
+        "plugins": [*server.gateway.registry.plugins],
+        "environment": {name: value for name, value in environment.items() if value is not None},
+    }
+
+
+def _mint(settings: Settings) -> str:
+    return tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
+
+
 def _instructions(url: str, settings: Settings) -> list[str]:
     join = orjson.dumps({"type": "join_room", "room": ROOM}).decode()
     curl = ["curl", f"{url}/api/v1/events", "-H", f"Authorization: Bearer {_api_key(settings)}"]
     curl += ["-d", orjson.dumps(EVENT).decode()]
     if settings.jwt_secret is not None:
-        token = tokens.mint(settings, 1, username="dev", expires_in=TOKEN_LIFETIME)
+        token = _mint(settings)
         fragment, hint = f"#token={token}", ""
     else:
         token, fragment, hint = "TOKEN", "", " and a TOKEN that JWT_PUBLIC_KEY verifies"

@@ -13,13 +13,17 @@ from urllib.parse import unquote
 import click
 import orjson
 
+from .. import registry
 from ..backoff import Backoff
-from ..errors import RoomcastError, SettingsError, is_temporary
+from ..errors import PluginError, RoomcastError, SettingsError, is_temporary
 from ..logs import escape
 from ..secret_files import read_secret
+from ..suggestions import did_you_mean
 from . import tokens
+from .exit_status import Denied, Unreachable
 from .options import run, url_option
-from .target import DEFAULT_WS_URL, Target, Unreachable, parse_target
+from .printing import event_line, note
+from .target import DEFAULT_WS_URL, Target, parse_target
 from .websocket_client import End, Ended, Stream
 
 #: The pauses between attempts to connect, in seconds. Half of a pause is random, so that listeners do not all reconnect
@@ -32,14 +36,18 @@ MAX_SILENCE: Final = 45.0
 
 _ACCESS: Final = "its rooms claim, or the rule of the room's type, must allow it; see `roomcast token --room`"
 
-#: The close codes after which another attempt would fail too, each with the sentence for the user.
-FINAL_ENDS: Final = {
-    4401: "The server does not accept the token (4401): the token is wrong, expired, or signed with another secret; "
-    "the server's log has the reason. Get a new one with `roomcast token`.",
-    4403: f"The token gives no access to the room (4403): {_ACCESS}.",
-    4410: "An operator has disconnected this user (4410).",
-    4429: "The user has as many connections as allowed (4429): close another one, or raise MAX_CONNECTIONS_PER_USER on "
-    "the server.",
+#: The close codes after which another attempt would fail too, each with the error for the user.
+FINAL_ENDS: Final[dict[int, RoomcastError]] = {
+    4401: Denied(
+        "The server does not accept the token (4401): the token is wrong, expired, or signed with another secret; "
+        "the server's log has the reason. Get a new one with `roomcast token`."
+    ),
+    4403: Denied(f"The token gives no access to the room (4403): {_ACCESS}."),
+    4410: RoomcastError("An operator has disconnected this user (4410)."),
+    4429: RoomcastError(
+        "The user has as many connections as allowed (4429): close another one, or raise MAX_CONNECTIONS_PER_USER on "
+        "the server."
+    ),
 }
 
 
@@ -48,8 +56,22 @@ FINAL_ENDS: Final = {
 @url_option(DEFAULT_WS_URL)
 @click.option("--token", envvar="ROOMCAST_TOKEN", show_envvar=True, help="Token of the user.")
 @click.option("--since", metavar="ID", help="Print the events after the one with this id. Only with a single room.")
-@click.option("--raw", is_flag=True, help="Print the JSON of each event unchanged.")
-def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | None, raw: bool) -> None:
+@click.option("--type", "types", metavar="TYPE", multiple=True, help="Print only events of this type; may be repeated.")
+@click.option("--count", type=click.IntRange(1), help="End after this many events.")
+@click.option(
+    *("--json", "--raw", "as_json"),
+    is_flag=True,
+    help="Print the JSON of each event unchanged, on one line, as `roomcast publish -` reads it.",
+)
+def listen(
+    rooms: tuple[str, ...],
+    url: str,
+    token: str | None,
+    since: str | None,
+    types: tuple[str, ...],
+    count: int | None,
+    as_json: bool,
+) -> None:
     """Print the events of rooms as they happen.
 
     Prints each event as a line: time, room, type, sender, data. Events sent to the user of the token are printed too,
@@ -58,6 +80,9 @@ def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | Non
     Without a token, the command makes one with JWT_SECRET. If the connection is lost, the command reconnects and
     prints the missed events, as far as the server's history reaches back. Messages about the connection go to standard
     error.
+
+    \b
+    roomcast listen project:1 --type task.created --count 1
     """
     for room in rooms:
         if room.startswith("user:"):
@@ -74,11 +99,31 @@ def listen(rooms: tuple[str, ...], url: str, token: str | None, since: str | Non
         rooms,
         _token_source(token),
         since=since,
-        raw=raw,
+        types=types,
+        count=count,
+        raw=as_json,
         out=click.echo,
-        note=lambda text: click.echo(text, err=True),
+        note=note,
     )
+    _check_types(types)
     run(listener.run())
+
+
+def _check_types(types: Sequence[str]) -> None:
+    """Print a note for each of ``types`` that is similar to an event of the plugins installed here.
+
+    The server may have other plugins, so an unknown type is no error.
+    """
+    if not types:
+        return
+    try:
+        known = registry.load().events
+    except PluginError:
+        return
+    for type in types:
+        if type not in known:
+            hint = did_you_mean(type, known)
+            note(f"The plugins that are installed here declare no event {type!r}; the server may have others.{hint}")
 
 
 def _token_source(token: str | None) -> Callable[[], str]:
@@ -98,8 +143,9 @@ def _token_source(token: str | None) -> Callable[[], str]:
 class Listener:
     """Joins ``rooms`` and prints their events and those of the user's personal room.
 
-    ``token`` returns the token for each connection. ``since`` is the id after which the single room resumes. ``out``
-    receives the lines of events, ``note`` the sentences about the connection.
+    ``token`` returns the token for each connection. ``since`` is the id after which the single room resumes. With
+    ``types``, other events are not printed. After ``count`` events, ``run`` returns. ``out`` receives the lines of
+    events, ``note`` the sentences about the connection.
     """
 
     def __init__(
@@ -109,12 +155,16 @@ class Listener:
         token: Callable[[], str],
         *,
         since: str | None = None,
+        types: Sequence[str] = (),
+        count: int | None = None,
         raw: bool = False,
         out: Callable[[str], None],
         note: Callable[[str], None],
     ) -> None:
         self._target = target
         self._token = token
+        self._types = types
+        self._left = count
         self._raw = raw
         self._out = out
         self._note = note
@@ -129,7 +179,7 @@ class Listener:
         self._backoff: Final = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
 
     async def run(self) -> None:
-        """Listen, and reconnect after each lost connection.
+        """Listen, and reconnect after each lost connection. Return after the number of events that was asked for.
 
         Raises ``RoomcastError`` if the first connection fails or another attempt would be useless.
         """
@@ -137,6 +187,7 @@ class Listener:
         while True:
             try:
                 await self._follow(stream)
+                return
             except Ended as ended:
                 self._raise_if_final(ended.end)
                 self._note(f"Disconnected ({ended.end}).")
@@ -168,18 +219,18 @@ class Listener:
 
     def _raise_if_final(self, end: End) -> None:
         """Raise ``RoomcastError`` if another attempt would end in the same way."""
-        if sentence := FINAL_ENDS.get(end.code):
-            raise RoomcastError(sentence)
+        if (error := FINAL_ENDS.get(end.code)) is not None:
+            raise error
         if 400 <= end.code < 500 or end.code in (1002, 1003, 1007, 1009):
             raise RoomcastError(f"{self._target.authority} refused the connection ({end}).")
 
     async def _follow(self, stream: Stream) -> None:
-        """Join the rooms and handle all frames. Raises ``Ended`` when the connection ends."""
+        """Join the rooms and handle frames, until all events were printed. Raises ``Ended`` if the connection ends."""
         self._joined = set()
         for room in self._last_ids:
             self._join(stream, room)
         try:
-            while True:
+            while self._left != 0:
                 self._handle(stream, await self._receive(stream))
         finally:
             for repeat in self._repeats:
@@ -220,13 +271,22 @@ class Listener:
         elif type == "error" and room in self._last_ids and is_temporary(str(data.get("code"))):
             self._join_later(stream, room, f"{str(data.get('error')).rstrip('.')}.")
         elif type == "error":
-            hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else ""
-            raise RoomcastError(f"{room or 'The server'}: {str(data.get('error')).rstrip('.')}{hint or '.'}")
+            is_denied = data.get("code") in ("forbidden", "bad_token")
+            hint = f" (4403): {_ACCESS}." if data.get("code") == "forbidden" else "."
+            sentence = f"{room or 'The server'}: {escape(str(data.get('error')).rstrip('.'))}{hint}"
+            raise (Denied if is_denied else RoomcastError)(sentence)
         elif type == "left_room":
             raise RoomcastError(f"{data.get('message')}, by an operator.")
         elif type != "pong":
             self._set_last_id(room, message.get("id"))
+            self._print(message, frame)
+
+    def _print(self, message: dict[str, Any], frame: bytes) -> None:
+        """Print an event, if it is of the types that were asked for."""
+        if not self._types or message.get("type") in self._types:
             self._out(frame.decode() if self._raw else event_line(message))
+            if self._left is not None:
+                self._left -= 1
 
     def _set_last_id(self, room: str | None, id: str | None) -> None:
         """Store the id of the last event of ``room``. None stands for the personal room."""
@@ -262,10 +322,3 @@ class Listener:
         self._joined.add(room)
         if len(self._joined) == len(self._last_ids):
             self._backoff.reset()
-
-
-def event_line(message: dict[str, Any]) -> str:
-    """Return an event as a line of text: time, room, type, sender, data. ``-`` stands for no room or no sender."""
-    words = [message.get("timestamp"), message.get("room"), message.get("type"), message.get("sender")]
-    data = orjson.dumps(message.get("data")).decode()
-    return escape(" ".join([*(str(word or "-") for word in words), data]))

@@ -1,4 +1,4 @@
-"""Shared by the commands: options, the event loop, and the error for wrong input."""
+"""Shared by the commands: options and the event loop."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from ..web.tcp_sockets import expand_hosts
-from ..workers.process import new_loop
 
 _T = TypeVar("_T")
-
-
-class BadInput(click.ClickException):
-    """Wrong options, settings or plugins. Prints one sentence on standard error and ends with status 2."""
-
-    exit_code = 2
 
 
 def _split_hosts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,12 +61,24 @@ def tls_options(help: str) -> Callable[[_T], _T]:
 def url_option(default: str) -> Callable[[_T], _T]:
     """Return the decorator for ``--url``."""
     return click.option(  # type: ignore[return-value]
-        "--url", envvar="ROOMCAST_URL", show_envvar=True, default=default, show_default=True, help="URL of the server."
+        "--url",
+        envvar="ROOMCAST_URL",
+        show_envvar=True,
+        default=default,
+        show_default=True,
+        help="URL of the server, with its path if a proxy serves it below one.",
     )
+
+
+def json_option(help: str = "Print JSON.") -> Callable[[_T], _T]:
+    """Return the decorator for ``--json``, which passes ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=help)  # type: ignore[return-value]
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run ``coroutine`` on the fastest loop. Ctrl-C ends the process silently, with the status that shells expect."""
+    from ..workers.process import new_loop  # here, because it imports the server, which completions do not need
+
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             return runner.run(coroutine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +12,17 @@ import click
 from .. import registry
 from ..errors import SettingsError
 from ..registry import Registry
+from ..room_variables import settings_for_plugins
 from ..specs.asyncapi import asyncapi
 from ..specs.compare import breaking_changes
 from ..specs.openapi import openapi
+from ..specs.python import python
 from ..specs.typescript import CLIENT, typescript
+from .exit_status import REFUSED
+from .options import json_option
+from .printing import print_json
 
-FORMATS: Final = ("asyncapi", "openapi", "typescript")
+FORMATS: Final = ("asyncapi", "openapi", "typescript", "python")
 
 
 @click.command()
@@ -30,30 +36,41 @@ FORMATS: Final = ("asyncapi", "openapi", "typescript")
     metavar="FILE",
     help="List the changes since this AsyncAPI document that break clients.",
 )
-def schema(format: str, client: str, against: Path | None) -> None:
+@json_option("With --against: print the changes as JSON.")
+def schema(format: str, client: str, against: Path | None, as_json: bool) -> None:
     """Print the API of a server with the installed plugins.
 
     AsyncAPI describes the commands, events and replies of the WebSocket, OpenAPI the HTTP API. TypeScript declares the
-    types for roomcast.js.
+    types for roomcast.js, Python those for roomcast-client.
 
     With --against, the command prints no document, and its exit status is 1 if there are such changes.
+
+    \b
+    roomcast schema --format typescript > events.d.ts
     """
-    loaded = registry.load()
+    if as_json and against is None:
+        raise click.UsageError("--json works only with --against; --format chooses the format of the document.")
+    loaded = registry.load(names=settings_for_plugins(os.environ).plugins)
     if against is None:
         click.echo(render(loaded, format, client), nl=False)
         return
     changes = changes_since(loaded, against)
-    for line in changes:
-        click.echo(line)
+    if as_json:
+        print_json({"ok": not changes, "changes": changes})
+    elif changes:
+        click.echo("\n".join(changes))
+    else:
+        click.echo(f"Nothing breaks for clients made for {against}.")
     if changes:
-        raise click.exceptions.Exit(1)
-    click.echo(f"Nothing breaks for clients made for {against}.")
+        raise click.exceptions.Exit(REFUSED)
 
 
 def render(registry: Registry, format: str, client: str) -> str:
     """Return the document. ``client`` is the module whose types the TypeScript declarations extend."""
     if format == "typescript":
         return typescript(registry, client)
+    if format == "python":
+        return python(registry)
     document = asyncapi(registry) if format == "asyncapi" else openapi(registry)
     return json.dumps(document, indent=2) + "\n"
 

@@ -50,6 +50,9 @@ def serve(
 
     SIGTERM or Ctrl-C closes the connections and stops the server. A second signal stops it at once. SIGHUP reads
     certificates and the files of secrets again.
+
+    \b
+    JWT_SECRET=… API_KEY=… roomcast serve --host 0.0.0.0 --port 8000
     """
     worker = current_worker(os.environ)
     settings = Settings.from_env()

@@ -1,4 +1,4 @@
-"""The address of a server that a command talks to, and the reason why it cannot be reached."""
+"""The address of a server that a command talks to, and the words for a failed connection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Final, NamedTuple
 
 from yarl import URL
 
-from ..errors import RoomcastError
-from ..web.upgrade.handshake import PATH
+from ..errors import SettingsError
 
 #: Where ``roomcast serve`` and ``roomcast dev`` listen by default.
 DEFAULT_AUTHORITY: Final = "127.0.0.1:8000"
@@ -17,17 +16,18 @@ DEFAULT_HTTP_URL: Final = f"http://{DEFAULT_AUTHORITY}"
 DEFAULT_WS_URL: Final = f"ws://{DEFAULT_AUTHORITY}"
 
 
-class Unreachable(RoomcastError):
-    """No connection could be opened. The message is a sentence with the address and the reason."""
-
-
 class Target(NamedTuple):
-    """The address of a server. ``path`` includes the query."""
+    """The address of a server.
+
+    ``path`` is that of the WebSocket, with the query. ``prefix`` is the path below which a proxy serves the server,
+    such as ``/rt``, and empty without one.
+    """
 
     host: str
     port: int
     path: str
     tls: bool
+    prefix: str = ""
 
     @property
     def authority(self) -> str:
@@ -36,24 +36,30 @@ class Target(NamedTuple):
 
     @property
     def http(self) -> str:
-        """The HTTP URL of the server, without a path."""
-        return f"{'https' if self.tls else 'http'}://{self.authority}"
+        """The HTTP URL of the server, without a slash at the end."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
 
 def parse_target(url: str) -> Target:
-    """Parse a ws://, wss://, http:// or https:// URL. The default path is that of the WebSocket.
+    """Parse a ws://, wss://, http:// or https:// URL, as of ``--url``.
 
-    Raises ``RoomcastError``.
+    Its path is that below which the server is served. It may also be the whole path of the WebSocket, which ends with
+    ``/api/v1/ws/connect``. Raises ``SettingsError``.
     """
+    from ..web.upgrade.handshake import PATH  # here, because it imports the gateway, which completions do not need
+
     try:
         parsed = URL(url)
         port = parsed.port
     except ValueError:
         parsed, port = URL(), None
     if parsed.scheme not in ("ws", "wss", "http", "https") or not parsed.host or not port:
-        raise RoomcastError(f"{url!r} is not the URL of a server; give one like ws://127.0.0.1:8000.")
-    path = parsed.raw_path_qs if parsed.path not in ("", "/") else PATH + parsed.raw_path_qs.lstrip("/")
-    return Target(parsed.raw_host or parsed.host, port, path, parsed.scheme in ("wss", "https"))
+        raise SettingsError(f"{url!r} is not the URL of a server; give one like {DEFAULT_HTTP_URL}.")
+    prefix = parsed.raw_path.rstrip("/").removesuffix(PATH).rstrip("/")
+    query = f"?{parsed.raw_query_string}" if parsed.raw_query_string else ""
+    return Target(
+        parsed.raw_host or parsed.host, port, prefix + PATH + query, parsed.scheme in ("wss", "https"), prefix
+    )
 
 
 def connection_error(error: Exception) -> str:

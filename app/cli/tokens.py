@@ -9,12 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import click
+import jwt
 
 from ..auth.identity import Authenticator, make_token
 from ..errors import AuthenticationFailed, RoomcastError, SettingsError
 from ..protocol.user_id import FORM, parse_user_id
 from ..secret_files import read_secret
 from ..settings import Settings
+from .options import json_option
+from .printing import print_json
 
 #: Claims that have an option of their own.
 _OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
@@ -37,13 +40,22 @@ _OPTION_CLAIMS: Final = ("user_id", "username", "rooms", "exp")
     metavar="NAME=VALUE",
     help="Another claim; VALUE is JSON or text; may be repeated.",
 )
+@json_option("Print JSON with the token and its claims.")
 def token(
-    user_id: str, username: str | None, rooms: tuple[str, ...], expires_in: float, claims: tuple[str, ...]
+    user_id: str,
+    username: str | None,
+    rooms: tuple[str, ...],
+    expires_in: float,
+    claims: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Print a token for a user, signed with JWT_SECRET.
 
     Of several secrets, the first one signs. The command is for tests and scripts: in production, your application makes
     the tokens of its users.
+
+    \b
+    roomcast token --user-id 12345 --username alice --room 'channel:*'
     """
     settings = signing_settings(os.environ)
     extra = dict(map(_parse_claim, claims))
@@ -51,7 +63,11 @@ def token(
         user = parse_user_id(user_id)
     except ValueError:
         raise click.BadParameter(f"it must be {FORM}.", param_hint="--user-id") from None
-    click.echo(mint(settings, user, username=username, rooms=rooms, expires_in=expires_in, claims=extra))
+    signed = mint(settings, user, username=username, rooms=rooms, expires_in=expires_in, claims=extra)
+    if as_json:
+        print_json({"token": signed, "claims": jwt.decode(signed, options={"verify_signature": False})})
+    else:
+        click.echo(signed)
 
 
 def _parse_claim(text: str) -> tuple[str, Any]:

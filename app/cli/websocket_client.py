@@ -27,7 +27,8 @@ from ..aiohttp_internals import websocket_mask
 from ..errors import RoomcastError
 from ..fastpath.text_frames import FINAL_TEXT, encode_frame
 from ..protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
-from .target import Target, Unreachable, connection_error
+from .exit_status import Unreachable
+from .target import Target, connection_error
 
 #: The maximum sizes of a frame and of the head of the handshake's response, in bytes.
 MAX_FRAME: Final = 16 * 1024 * 1024

@@ -17,19 +17,30 @@ _timestamp = ""
 
 def timestamp() -> str:
     """Return the current time as in ``2025-11-13T12:00:00Z``. The text is cached for the current second."""
+    return _text_of(int(time.time()))
+
+
+def precise_timestamp() -> str:
+    """Return the current time with microseconds, as in ``2025-11-13T12:00:00.123456Z``."""
+    second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_text_of(second)[:-1]}.{microsecond:06}Z"
+
+
+def _text_of(second: int) -> str:
+    """Return the Unix time ``second`` as text."""
     global _second, _timestamp
-    now = int(time.time())
-    if now != _second:
-        _timestamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        _second = now
+    if second != _second:
+        _timestamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        _second = second
     return _timestamp
 
 
-def build_envelope(type: str, room: str | None, data: bytes, sender: str | None) -> bytes:
-    """Build an event with the current time and without an id. ``room`` and ``sender`` are left out if they are None.
+def build_envelope(type: str, room: str | None, data: bytes, sender: str | None, key: str | None = None) -> bytes:
+    """Build an event with the current time and without an id. ``room``, ``sender`` and ``key`` are left out if None.
 
-    Raises ``TypeError`` if a text cannot be encoded as UTF-8. The result is a copy on purpose: the buffer that orjson
-    returns keeps the 4 KiB it was built in, and the broker stores events in its history.
+    The timestamp is always the last field, by which frames that are not stored are recognized. Raises ``TypeError`` if
+    a text cannot be encoded as UTF-8. The result is a copy on purpose: the buffer that orjson returns keeps the 4 KiB
+    it was built in, and the broker stores events in its history.
     """
     document: dict[str, Any] = {"type": type}
     if room is not None:
@@ -37,5 +48,7 @@ def build_envelope(type: str, room: str | None, data: bytes, sender: str | None)
     document["data"] = orjson.Fragment(data)
     if sender is not None:
         document["sender"] = sender
+    if key is not None:
+        document["key"] = key
     document["timestamp"] = timestamp()
     return b"%b" % orjson.dumps(document)

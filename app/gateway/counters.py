@@ -28,6 +28,10 @@ class Counters:
         self.events = 0
         #: Events published through the HTTP API.
         self.http_events = 0
+        #: Deliveries of live events that were left out: of events that were dropped because too many waited, and to
+        #: connections that could take no more bytes.
+        self.live_overflows = 0
+        self.live_skips = 0
         #: Evaluations of plugins' rules that failed, and so gave no decision.
         self.failed_rules = 0
         #: How many WebSockets this process admits.

@@ -1,6 +1,6 @@
 """The rooms of this node and the fan-out of events to their members.
 
-Synchronous, and independent of the broker and of JSON. All frames of one loop iteration are collected and written at
+Synchronous, and independent of the broker. All frames of one loop iteration are collected and written at
 its end (see ``transport.write_scheduler``), so the frames of a room are concatenated once for all its members.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..fastpath import WriteQueue, enqueue_all
+from ..protocol.messages import is_stored
 from ..transport.write_scheduler import WriteScheduler
+from .room_type import LocalRoomType, LocalRoomTypes
 
 #: Upper bounds of the delivery time histogram, in seconds.
 DELIVERY_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -30,10 +32,11 @@ class LocalRoom:
     joined while frames were pending, each with the number of pending frames at that time, which it does not receive.
     """
 
-    __slots__ = ("is_scheduled", "late", "members", "name", "pending")
+    __slots__ = ("is_scheduled", "late", "members", "name", "pending", "type")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, type: LocalRoomType) -> None:
         self.name = name
+        self.type = type
         self.members: dict[WriteQueue, None] = {}
         self.pending: list[bytes] = []
         self.is_scheduled = False
@@ -48,12 +51,15 @@ class LocalRoom:
 class Delivery(WriteScheduler):
     """The rooms of one node, on one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, types: LocalRoomTypes | None = None) -> None:
         super().__init__(loop)
+        self.types: Final = types or LocalRoomTypes({})
         self.rooms: Final[dict[str, LocalRoom]] = {}
         #: The users' personal rooms. Nearly all have one member, and a tuple is 300 bytes smaller than a ``LocalRoom``.
         self.personal: Final[dict[str, tuple[WriteQueue, ...]]] = {}
         self._scheduled_rooms: list[LocalRoom] = []
+        #: Called at the beginning of the scheduled flush.
+        self._before_flush: Callable[[], None] | None = None
         #: For the metrics: the number of deliveries in each interval between the bounds, by the time from ``deliver``
         #: to the write, and the sum of these times.
         self.delivery_counts: Final = [0] * (len(DELIVERY_BOUNDS) + 1)
@@ -70,7 +76,7 @@ class Delivery(WriteScheduler):
         """
         entry = self.rooms.get(room)
         if entry is None:
-            entry = self.rooms[room] = LocalRoom(room)
+            entry = self.rooms[room] = LocalRoom(room, self.types.of(room))
         entry.members[connection] = None
         if entry.pending:
             if entry.late is None:
@@ -95,6 +101,24 @@ class Delivery(WriteScheduler):
             return False
         del self.rooms[room]
         return True
+
+    def send_pending(self, room: str, connection: WriteQueue, *, skips_stored: bool = False) -> None:
+        """Send a member the room's pending frames now, which it does not receive later.
+
+        Unless ``skips_stored`` is True, these are all of them. Otherwise they are those that are not stored events:
+        the caller sends the stored ones.
+        """
+        entry = self.rooms.get(room)
+        if entry is None or not entry.pending or connection not in entry.members:
+            return
+        if entry.late is None:
+            entry.late = {}
+        frames = entry.pending[entry.late.get(connection, 0) :]
+        entry.late[connection] = len(entry.pending)
+        if skips_stored:
+            frames = [frame for frame in frames if not is_stored(frame)]
+        if frames:
+            self.send(connection, b"".join(frames))
 
     def has(self, room: str, connection: WriteQueue) -> bool:
         """Return True if ``connection`` is a member of ``room``."""
@@ -170,17 +194,39 @@ class Delivery(WriteScheduler):
         if not self._is_scheduled:
             self.schedule()
 
-    def _enqueue_room_frames(self, dirty: list[WriteQueue]) -> int:
+    def call_before_room_frames(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in this loop iteration, before the frames that ``deliver`` receives from now on are sent.
+
+        There may be one callback at a time.
+        """
+        if self._is_scheduled:
+            self._before_flush = callback
+        else:
+            self._loop.call_soon(callback)
+
+    def _enqueue_room_frames(self, dirty: list[WriteQueue]) -> tuple[int, int]:
+        if self._before_flush is not None:
+            callback, self._before_flush = self._before_flush, None
+            callback()
         rooms, self._scheduled_rooms = self._scheduled_rooms, []
-        deliveries = 0
+        deliveries = size = 0
         for room in rooms:
             frames = room.pending
             members = room.members if room.late is None else self._members_on_time(room)
             room.pending = []
             room.is_scheduled = False
-            enqueue_all(members, frames[0] if len(frames) == 1 else b"".join(frames), dirty)
-            deliveries += len(frames) * len(room.members)
-        return deliveries
+            count = len(room.members)
+            if len(frames) == 1:
+                data = frames[0]
+                size += len(data) * count
+            else:
+                data = b"".join(frames)
+                size += len(data) * count
+                count *= len(frames)
+            enqueue_all(members, data, dirty)
+            deliveries += count
+            room.type.deliveries += count
+        return deliveries, size
 
     def _members_on_time(self, room: LocalRoom) -> dict[WriteQueue, None]:
         """Return the members that receive all pending frames; send the late ones the frames since they joined."""

@@ -10,27 +10,43 @@ from typing import Final
 from ..auth.identity import Authenticator
 from ..auth.revocation import Revocations
 from ..auth.room_access import RoomAccess
-from ..broker.base import Announcements, Broker
-from ..context import Service
+from ..broker.base import Broker
+from ..builtin_events import builtin
 from ..errors import SERVICE_RESTART
 from ..failure_log import report_uncounted
+from ..plugin_host import MetricSource
+from ..plugin_state import State
 from ..registry import Registry
+from ..service import Service
 from ..settings import Settings
+from .broker_options import announcements
 from .commands import Commands
+from .direct_events import DirectEvents
+from .history_command import HistoryCommand
 from .history_limit import LimitedHistory
+from .hooks import Hooks
 from .lifespans import Lifespans
 from .listener import BrokerListener
+from .live_events import LiveEvents
 from .node import Node
+from .plugin_commands import plugin_commands
+from .plugin_node import PluginNode
+from .plugin_tasks import PluginTasks
+from .plugin_times import PluginTimes
 from .presence import Presence
+from .presence_commands import PresenceCommands
 from .probes import Probes
 from .publishing import Publishing
 from .resume import Resume
 from .rooms import Rooms
 from .rules import RoomRules
+from .schedule import Schedule
 from .sessions import Sessions
 from .signals import Signals
 from .threads import Threads
 from .token_refresh import TokenRefresh
+from .unread import Unread
+from .user_status import UserStatuses
 from .watchdog import Watchdog
 
 log = logging.getLogger("roomcast")
@@ -43,11 +59,14 @@ _DEPARTURE_TIMEOUT: Final = 2.0
 class Gateway:
     """One node. Create it on a running event loop and call ``start``.
 
-    It owns the parts below and the broker. ``web`` uses ``sessions`` to admit clients, ``publishing`` and ``signals``
-    for the HTTP API, ``counters`` and ``delivery`` for the metrics. Plugins use ``service``.
+    It owns the parts below and the broker. ``web`` uses ``sessions`` to admit clients, ``publishing``,
+    ``signals`` and ``user_status`` for the HTTP API, ``counters`` and ``delivery`` for the metrics. Plugins use
+    ``services``.
     """
 
     def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
+        plugin_settings = registry.plugin_settings(settings)
+        registry.activate(settings)
         node = Node.create(settings, registry, broker)
         self.settings = settings
         self.registry: Final = registry
@@ -59,26 +78,72 @@ class Gateway:
         self.authenticator: Final = Authenticator(settings)
         self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.room_access: Final = RoomAccess(settings)
-        self.publishing: Final = Publishing(node)
         self.threads: Final = Threads(node.loop, settings.handler_timeout)
-        self.service: Final = Service(self)
+        self.plugin_times: Final = PluginTimes(settings.handler_timeout)
+        hosts: dict[str, PluginNode] = {}
+        #: What returns the metrics of a plugin, with the name of the plugin.
+        self.metric_sources: Final[list[tuple[str, MetricSource]]] = []
+        self.hooks: Final = Hooks(node, hosts, self.plugin_times)
+        self.publishing: Final = Publishing(node, self.hooks)
         self.watchdog: Final = Watchdog(registry)
-        self.lifespans: Final = Lifespans(self.service, settings.lifespan_timeout)
-        rules = RoomRules(node, self, self.room_access)
-        presence = Presence(node)
+        rules = RoomRules(node, hosts, self.room_access, self.plugin_times)
         self.history: Final = LimitedHistory(node)
+        presence = Presence(node, self.history)
         resume = Resume(node, self.history)
-        self.rooms: Final = Rooms(node, rules, presence, resume)
+        unread = Unread(node)
+        self.live_events: Final = LiveEvents(node)
+        self.rooms: Final = Rooms(node, rules, presence, resume, self.live_events, unread, self.hooks)
         self.token_refresh: Final = TokenRefresh(node, self.authenticator, self.revocations, self.rooms, rules)
         probes = Probes(node)
         self.signals: Final = Signals(node, self.rooms, self.revocations, probes)
-        self.listener: Final = BrokerListener(node, presence, self.signals)
-        self.commands: Final = Commands(node, self, self.rooms, self.token_refresh)
-        self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations, probes)
+        self.user_status: Final = UserStatuses(node)
+        direct_events = DirectEvents(node)
+        self.listener: Final = BrokerListener(
+            node, presence, self.signals, self.user_status, unread, direct_events, self.hooks
+        )
+        plugin_tasks = PluginTasks(node.loop)
+        for name in registry.plugins:
+            hosts[name] = PluginNode(
+                name=name,
+                settings=plugin_settings.get(name),
+                state=State(name),
+                metric_sources=self.metric_sources,
+                node_id=node.id,
+                broker=broker,
+                history=self.history,
+                publishing=self.publishing,
+                live_events=self.live_events,
+                direct_events=direct_events,
+                delivery=node.delivery,
+                room_access=self.room_access,
+                threads=self.threads,
+                tasks=plugin_tasks,
+                control=self.signals,
+            )
+        #: The services of all plugins, by their names.
+        self.services: Final[dict[str, Service]] = {name: Service(host) for name, host in hosts.items()}
+        self.lifespans: Final = Lifespans(self.services, plugin_tasks, settings.lifespan_timeout)
+        self.schedule: Final = Schedule(node, plugin_tasks, self.services)
+        presence_commands = PresenceCommands(node, presence)
+        commands = {
+            "refresh_token": self.token_refresh.refresh,
+            "history": HistoryCommand(node, self.history).read,
+            "mark_read": unread.mark_read,
+            "members": presence_commands.members,
+            "set_presence": presence_commands.set_presence,
+        }
+        declared = plugin_commands(registry, self.hooks, self.plugin_times)
+        self.commands: Final = Commands(node, hosts, self.rooms, commands, declared)
+        self.sessions: Final = Sessions(node, self.commands, self.rooms, resume, self.revocations, probes, self.hooks)
         #: True from the beginning of the shutdown. The node may still serve, and reports that it is not ready.
         self.is_stopping = False
         self._loop: Final = node.loop
         self._stack: Final = AsyncExitStack()
+
+    @property
+    def service(self) -> Service:
+        """The service of roomcast itself."""
+        return self.services[builtin.name]
 
     @property
     def is_draining(self) -> bool:
@@ -105,12 +170,13 @@ class Gateway:
             self._stack.callback(self.tasks.close)
             self._stack.callback(self.threads.close)
             self._stack.push_async_callback(self.broker.close)
-            announcements = Announcements(self.settings.presence_grace, self.settings.announce_max)
-            await self.broker.start(self.listener, announcements)
+            await self.broker.start(self.listener, announcements(self.settings, self.registry))
             self._stack.push_async_callback(self.room_access.close)
             await self.room_access.start()
             self._stack.push_async_callback(self.lifespans.stop)
             await self.lifespans.start(self.registry)
+            self.schedule.start(self.registry)
+            self._stack.push_async_callback(self.hooks.cancel)
             self._stack.push_async_callback(self.tasks.cancel)
             self._stack.push_async_callback(self.commands.cancel)
             self.tasks.spawn(self.keepalive.run(self._after_check))
@@ -145,6 +211,7 @@ class Gateway:
         for connection in list(self.keepalive.connections):
             connection.abort(SERVICE_RESTART)
         await self._wait_for_departures()
+        await self.hooks.finish()
         await self._stack.aclose()
         report_uncounted(is_last=True)
 

@@ -1,4 +1,4 @@
-"""Run the lifespans of plugins.
+"""Run the lifespans of plugins, and end their tasks before that.
 
 Each runs from its start to its end in one task of its own, because libraries with cancel scopes, such as
 ``asyncio.TaskGroup``, need one task for both halves. Both halves have a time limit, so that a lifespan that hangs
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ..context import Service
+from ..declarations import Lifespan
 from ..errors import PluginError
-from ..plugin import Lifespan
 from ..registry import LoadedPlugin
+from ..service import Service
+from .plugin_tasks import PluginTasks
 
 log = logging.getLogger("roomcast")
 
@@ -99,11 +100,13 @@ class RunningLifespan:
 class Lifespans:
     """The lifespans of all plugins of one node.
 
-    ``timeout`` is the limit for each start, and for the stop of all of them together, in seconds.
+    ``services`` are those of the plugins, by their names. ``timeout`` is the limit for each start, and for the stop of
+    all of them together, in seconds.
     """
 
-    def __init__(self, service: Service, timeout: float) -> None:
-        self._service: Final = service
+    def __init__(self, services: Mapping[str, Service], tasks: PluginTasks, timeout: float) -> None:
+        self._services: Final = services
+        self._tasks: Final = tasks
         self._timeout: Final = timeout
         self._running: Final[list[RunningLifespan]] = []
 
@@ -113,14 +116,18 @@ class Lifespans:
             for lifespan in loaded.plugin.lifespans:
                 function = getattr(lifespan, "__name__", "lifespan")
                 name = f"lifespan {function!r} of plugin {loaded.plugin.name!r} ({loaded.source})"
-                running = RunningLifespan(name, lifespan, self._service, self._timeout)
+                running = RunningLifespan(name, lifespan, self._services[loaded.plugin.name], self._timeout)
                 await running.start()
                 self._running.append(running)
 
     async def stop(self) -> None:
-        """Stop them in reverse order."""
+        """Cancel the tasks of the plugins, then stop the lifespans in reverse order.
+
+        Half of the time is for the tasks, so that one that does not end leaves time for the lifespans.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
+        await self._tasks.cancel(self._timeout / 2)
         while self._running:
             await self._running.pop().stop(max(deadline - loop.time(), 0.0))
 

@@ -8,9 +8,14 @@ from typing import Final
 from ..broker.base import UserId
 from ..fastpath import encode_event_frame
 from ..protocol import frames, messages
+from .direct_events import DIRECT, DirectEvents
+from .hooks import Hooks
+from .live_delivery import LiveDelivery
 from .node import Node
 from .presence import Presence
 from .signals import Signals
+from .unread import MARK, Unread
+from .user_status import UserStatuses
 
 #: How long a publisher waits for members that are behind, in seconds, for each slice of events of the embedded broker
 #: (40 KiB, or about 200 small events): if most members of the room are behind, and if fewer are.
@@ -22,13 +27,28 @@ _POLL_INTERVAL: Final = 0.001
 class BrokerListener:
     """The gateway's implementation of ``broker.base.Listener``."""
 
-    def __init__(self, node: Node, presence: Presence, signals: Signals) -> None:
+    def __init__(
+        self,
+        node: Node,
+        presence: Presence,
+        signals: Signals,
+        user_status: UserStatuses,
+        unread: Unread,
+        direct_events: DirectEvents,
+        hooks: Hooks,
+    ) -> None:
         self._loop: Final = node.loop
         self._delivery: Final = node.delivery
         self._counters: Final = node.counters
+        self._live_delivery: Final = LiveDelivery(node.loop, node.delivery, node.counters)
         self._presence: Final = presence
+        self._unread: Final = unread
+        self._direct_events: Final = direct_events
+        self.on_membership: Final = hooks.member_changed
+        self.on_published: Final = hooks.published
         self.on_signal: Final = signals.received
         self.on_signals_lost: Final = signals.lost
+        self.on_question: Final = user_status.answer
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         """Deliver an event to the room's members on this node."""
@@ -39,6 +59,26 @@ class BrokerListener:
         """Send the room's members on this node the join or leave of a user."""
         self._counters.events += 1
         self._presence.announce(room, user_id, username, has_joined)
+
+    def on_broadcast(self, room: str, payload: bytes) -> None:
+        """Send the room's members on this node an event that is not stored, or connections of a user an event or mark.
+
+        A payload that is only JSON is sent to all of them. ``LiveDelivery`` delivers the events of plugins.
+        """
+        if payload.startswith(b"{"):
+            self._delivery.deliver_later(room, frames.text(payload))
+        elif payload.startswith(DIRECT):
+            self._direct_events.on_broadcast(room, payload)
+        elif payload.startswith(MARK):
+            self._unread.on_broadcast(room, payload)
+        else:
+            self._counters.events += 1
+            self._live_delivery.receive(room, payload)
+
+    def on_status(self, room: str, user_id: UserId, username: str, status: str) -> None:
+        """Send the room's members on this node the new status of a user."""
+        self._counters.events += 1
+        self._presence.announce_status(room, user_id, username, status)
 
     async def wait_for_members(self, room: str) -> None:
         """Let other coroutines run, and wait a moment while members of ``room`` are behind: back-pressure.
@@ -51,8 +91,10 @@ class BrokerListener:
         1.6 MB a second. A member that reads more slowly is closed after about a second, as it would be without the
         wait, unless most members are that slow. Publishers in other rooms do not wait for this member.
         """
-        await asyncio.sleep(0)  # the events are written now
         begun = self._loop.time()
+        await asyncio.sleep(0)  # the events are written now, or in slices
+        while self._delivery.is_writing and self._loop.time() - begun < WAIT_FOR_MOST:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         while behind := self._delivery.share_behind(room):
             if self._loop.time() - begun >= (WAIT_FOR_MOST if behind > 0.5 else WAIT_FOR_FEW):
                 return

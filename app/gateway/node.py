@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from ..broker.base import Broker
@@ -11,6 +12,7 @@ from ..settings import Settings
 from ..transport.keepalive import Keepalive
 from .counters import Counters
 from .delivery import Delivery
+from .room_type import LocalRoomTypes
 from .tasks import BackgroundTasks
 
 
@@ -18,6 +20,8 @@ from .tasks import BackgroundTasks
 class Node:
     """One node: its configuration, its broker, and the objects that exist once on its event loop."""
 
+    #: Unique over all nodes, and new with each start.
+    id: str
     settings: Settings
     registry: Registry
     broker: Broker
@@ -29,9 +33,20 @@ class Node:
 
     @classmethod
     def create(cls, settings: Settings, registry: Registry, broker: Broker) -> Node:
-        """Return a node on the running event loop."""
+        """Return a node on the running event loop. Raises ``SettingsError`` if an option of a room type is wrong."""
         loop = asyncio.get_running_loop()
         keepalive = Keepalive(
             loop, settings.ws_heartbeat_interval, settings.ws_max_message_size, settings.ws_max_buffer
         )
-        return cls(settings, registry, broker, loop, Delivery(loop), keepalive, BackgroundTasks(loop), Counters())
+        delivery = Delivery(loop, LocalRoomTypes(registry.room_options(settings)))
+        return cls(
+            secrets.token_hex(8),
+            settings,
+            registry,
+            broker,
+            loop,
+            delivery,
+            keepalive,
+            BackgroundTasks(loop),
+            Counters(),
+        )

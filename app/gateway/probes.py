@@ -7,7 +7,6 @@ have passed, which is 60 s by default. Without probes, five of them would lock a
 from __future__ import annotations
 
 import asyncio
-import secrets
 from typing import Any, Final
 
 import orjson
@@ -48,7 +47,7 @@ class Probes:
         self._keepalive: Final = node.keepalive
         self._tasks: Final = node.tasks
         self._limit: Final = node.settings.max_connections_per_user
-        self._node_id: Final = secrets.token_hex(8)
+        self._node_id: Final = node.id
         #: The users whose connections on this node are being probed.
         self._probed: Final[set[UserId]] = set()
         self._waits: Final[dict[UserId, _Wait]] = {}

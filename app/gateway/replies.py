@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..declarations import Command
 from ..errors import FORBIDDEN, InvalidEvent, Refused, Unavailable
 from ..failure_log import EXCEPTION_LINES, FailureLog, place_of
-from ..plugin import Command
 from ..protocol import messages
 from ..protocol.messages import Request
 from .audit_log import log_user_event

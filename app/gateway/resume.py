@@ -1,7 +1,7 @@
-"""Send a returning client the events that it missed.
+"""Send a client that joins the events of the history that it asks for: those that it missed, or the newest ones.
 
-``Rooms.join`` uses this for rooms, ``Sessions`` for personal rooms. The events of a history follow the reply in the
-same write. If they exceed ``WS_MAX_BUFFER``, those of a room are sent in pages. Each page is read once.
+``Rooms.join`` uses this for rooms, ``Sessions`` for personal rooms. The events follow the reply in the same write. If
+missed events exceed ``WS_MAX_BUFFER``, those of a room are sent in pages. Each page is read once.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from ..broker.base import MAX_PAGE_BYTES, History
-from ..errors import INTERNAL_ERROR, TOO_SLOW, Refused
-from ..fastpath import encode_event_frame
+from ..broker.base import History
+from ..errors import INTERNAL_ERROR, TOO_SLOW
 from ..protocol import frames, messages
 from ..protocol.messages import Request
 from .client import Client
 from .history_limit import LimitedHistory
+from .join_options import JoinOptions, joined_response
 from .node import Node
+from .pages import event_frames, frames_size, max_page_size, newest_fitting, wait_for_reads
+from .unread import UnreadCount
 
-#: The greatest size of a frame without the event's payload and id, in bytes.
-_FRAME_OVERHEAD: Final = 20
-#: How often to check whether a client has read its page, in seconds: at first, and when it turns out to be slow.
-_FIRST_POLL: Final = 0.01
-_LONGEST_POLL: Final = 0.1
+#: How long a join with ``last`` waits for a client that has unread bytes, in seconds. After that, fewer events may fit.
+_PATIENCE: Final = 1.0
 
 
 class Resume:
@@ -32,18 +31,65 @@ class Resume:
         self._history: Final = history
         self._delivery: Final = node.delivery
         self._max_unread: Final = node.settings.ws_max_buffer
-        #: Half of the buffer, because live events of other rooms may arrive meanwhile.
-        self._page_size: Final = min(MAX_PAGE_BYTES, self._max_unread // 2)
+        self._page_size: Final = max_page_size(self._max_unread)
 
-    async def respond(self, client: Client, request: Request, room: str, since: str) -> bytes:
-        """Return the frames to send next: ``joined_room`` and the missed events.
+    async def respond(
+        self,
+        client: Client,
+        request: Request,
+        room: str,
+        options: JoinOptions,
+        data: dict[str, Any],
+        unread: UnreadCount | None,
+    ) -> bytes:
+        """Return the frames to send next: ``joined_room`` with ``data`` and the events that the client asks for.
+
+        With ``options.since``, these are the missed events, or if they are not stored any more, the same as without it:
+        the newest ``options.last`` events. The state of the history and the number of ``unread`` messages are
+        added to ``data``. Nothing waits between the last read and the return. If the client is a member, it is sent its
+        pending frames before.
+        """
+        if options.since is not None:
+            page = await self._read(client, room, options.since)
+            data["recovered"] = page.recovered
+            if page.recovered or not options.last:
+                if unread is not None:
+                    unread.add_to(data)
+                return await self._respond_missed(client, request, room, page, data)
+        # A client that joins many rooms at once has not read the events of the first ones yet.
+        await wait_for_reads(client, self._max_unread - self._page_size, _PATIENCE)
+        page = await self._history.read(client.identity.user_id, room, None, options.last, max_bytes=self._page_size)
+        if unread is not None:
+            unread.add_to(data)
+        return self._respond_newest(client, request, room, page, data)
+
+    def _respond_newest(
+        self, client: Client, request: Request, room: str, page: History, data: dict[str, Any]
+    ) -> bytes:
+        """Return ``joined_room`` and the events of ``page``, the newest ones, as many as fit."""
+        # Not after the response: the pending events are older than the newest ones, or among them.
+        self._delivery.send_pending(room, client)
+        data.update(last_id=page.last_id, more=page.has_older)
+        response = joined_response(request, data)
+        events = newest_fitting(page.events, self._max_unread - client.unread_bytes - len(response))
+        if len(events) < len(page.events):
+            data["more"] = True
+            response = joined_response(request, data)
+        return response + event_frames(events)
+
+    async def _respond_missed(
+        self, client: Client, request: Request, room: str, page: History, data: dict[str, Any]
+    ) -> bytes:
+        """Return ``joined_room`` and the missed events, of which ``page`` is the first page.
 
         If the events exceed the limit, ``joined_room`` and all but the last page are sent before this returns.
         """
-        page = await self._read(client, room, since)
-        response = joined_response(request, recovered=page.recovered, last_id=page.last_id)
+        # The missed events contain the stored events among the pending frames.
+        self._delivery.send_pending(room, client, skips_stored=page.recovered)
+        data["last_id"] = page.last_id
+        response = joined_response(request, data)
         if page.cursor is None and self._fits(client, page):
-            return response + _event_frames(page)
+            return response + event_frames(page.events)
         self._delivery.send(client, response)
         self._delivery.leave(room, client)  # live events would overtake the pages of a client that is a member
         try:
@@ -53,7 +99,7 @@ class Resume:
             raise
         if not page.recovered:
             return frames.text(messages.resync(room, page.last_id))
-        return _event_frames(page)
+        return event_frames(page.events)
 
     async def read_personal(self, client: Client, since: str) -> History:
         """Read the events that a client missed in its user's personal room.
@@ -63,11 +109,11 @@ class Resume:
         """
         room = client.personal_room
         page = await self._read(client, room, since)
-        events, size = list(page.events), _frames_size(page)
+        events, size = list(page.events), frames_size(page.events)
         while page.cursor is not None and size <= self._max_unread:
             page = await self._read(client, room, page.cursor)
             events += page.events
-            size += _frames_size(page)
+            size += frames_size(page.events)
         if not page.recovered or size > self._max_unread:
             return History((), False, page.last_id)
         return History(events, True, page.last_id)
@@ -79,7 +125,7 @@ class Resume:
         """
         if not self._fits(client, history):
             return b"", False
-        return _event_frames(history), history.recovered
+        return event_frames(history.events), history.recovered
 
     async def _read(self, client: Client, room: str, since: str) -> History:
         return await self._history.read(client.identity.user_id, room, since, max_bytes=self._page_size)
@@ -92,10 +138,10 @@ class Resume:
         the last event that it received.
         """
         while True:
-            await self._wait_for_reads(client)
-            self._delivery.send(client, _event_frames(page))
+            await wait_for_reads(client)
+            self._delivery.send(client, event_frames(page.events))
             since = page.events[-1].id
-            await self._wait_for_reads(client)
+            await wait_for_reads(client)
             if client.end is not None:
                 return page
             page = await self._read(client, room, since)
@@ -103,43 +149,6 @@ class Resume:
             if page.cursor is None and self._fits(client, page):
                 return page
 
-    async def _wait_for_reads(self, client: Client) -> None:
-        """Wait until the client has read everything that it was sent, or has ended."""
-        pause = _FIRST_POLL
-        while client.end is None and client.unread_bytes:  # most clients read a page within 10 ms
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_POLL)
-
     def _fits(self, client: Client, page: History) -> bool:
         """Return True if the client may be sent all of ``page`` without reading anything."""
-        return not page.events or client.unread_bytes + _frames_size(page) <= self._max_unread
-
-
-def joined_response(request: Request, **resumed: Any) -> bytes:
-    """Build the ``joined_room`` frame; ``resumed`` is added to its data."""
-    data = {"message": f"Joined room {request.room}", **resumed}
-    return frames.text(messages.reply("joined_room", data, room=request.room, id=request.id))
-
-
-def parse_since(request: Request) -> str | None:
-    """Return the id of the last event that the client of a ``join_room`` request has seen, or "" if it has seen none.
-
-    Return None if the client does not ask to resume. Raises ``Refused``.
-    """
-    if not request.data:
-        return None
-    messages.refuse_other_fields(request, "since")
-    since = request.data["since"]
-    if since is not None and not isinstance(since, str):
-        message = "give the id of the last event you saw, or null"
-        raise Refused("invalid_data", f"data.since: {message}.", {"since": [f"Not a string; {message}."]})
-    return since or ""
-
-
-def _frames_size(page: History) -> int:
-    """Return the size of the frames of ``page``, in bytes. It may be a few bytes too large."""
-    return sum(len(event.payload) + len(event.id) + _FRAME_OVERHEAD for event in page.events)
-
-
-def _event_frames(page: History) -> bytes:
-    return b"".join([encode_event_frame(event.payload, event.id) for event in page.events])
+        return not page.events or client.unread_bytes + frames_size(page.events) <= self._max_unread

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from ..auth.room_access import RoomAccess
-from ..context import Context, PluginHost
+from ..context import Context
+from ..declarations import Rule
 from ..errors import InvalidEvent, Refused, RoomcastError, Unavailable, is_temporary
 from ..failure_log import FailureLog
-from ..plugin import Rule
+from ..plugin_host import PluginHost
 from .client import Client
 from .node import Node
+from .plugin_times import PluginTimes
 
 log = logging.getLogger("roomcast.access")
 
@@ -35,12 +38,22 @@ class JoinForbidden(RoomcastError):
 class RoomRules:
     """Evaluates the rules of all room types."""
 
-    def __init__(self, node: Node, host: PluginHost, room_access: RoomAccess) -> None:
+    def __init__(
+        self, node: Node, hosts: Mapping[str, PluginHost], room_access: RoomAccess, times: PluginTimes
+    ) -> None:
+        """``hosts`` are those of all plugins, by their names. They may be added later."""
         self._registry: Final = node.registry
+        #: The times of each rule, by room type.
+        self._times: Final = {
+            type: times.of(loaded.plugin.name, getattr(room.rule, "__name__", type))
+            for loaded in node.registry
+            for type, room in loaded.plugin.rooms.items()
+            if room.rule is not None
+        }
         self._counters: Final = node.counters
         #: How long a plugin's rule may take, in seconds.
         self._timeout: Final = node.settings.handler_timeout
-        self._host: Final = host
+        self._hosts: Final = hosts
         self._room_access: Final = room_access
         self._failures: Final = FailureLog(log)
 
@@ -66,9 +79,10 @@ class RoomRules:
     async def _evaluate(self, rule: Rule, client: Client, room: str) -> bool:
         """Return the decision of a plugin's rule. Raises the exceptions of ``check``."""
         type, _, entity_id = room.partition(":")
+        host = self._hosts[self._registry.owner("room type", type)]
         try:
             async with asyncio.timeout(self._timeout) as timeout:
-                allowed = await rule(Context(self._host, client, room), entity_id)
+                allowed = await self._times[type].run(rule, Context(host, client, room), entity_id)
             # A rule may suppress its cancellation and decide later. The client got an answer, so it must not join then.
             if timeout.expired():
                 raise TimeoutError

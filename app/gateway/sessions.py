@@ -13,6 +13,7 @@ from ..protocol import messages
 from ..settings import Settings
 from .audit_log import log_end
 from .client import Client, MessageHandler
+from .hooks import Hooks
 from .node import Node
 from .probes import Probes
 from .resume import Resume
@@ -30,6 +31,7 @@ class Sessions:
         resume: Resume,
         revocations: Revocations,
         probes: Probes,
+        hooks: Hooks,
     ) -> None:
         self._loop: Final = node.loop
         self._broker: Final = node.broker
@@ -43,6 +45,7 @@ class Sessions:
         self._resume: Final = resume
         self._revocations: Final = revocations
         self._probes: Final = probes
+        self._hooks: Final = hooks if hooks.follows_connections else None
         #: The history of the personal room of each client that resumes, from ``admit`` until ``opened``.
         self._missed: Final[dict[Client, History]] = {}
         self._last_id = 0
@@ -96,6 +99,8 @@ class Sessions:
     def opened(self, client: Client) -> None:
         """Add a client that has its transport to its user's personal room, and welcome it."""
         self._rooms.join_personal(client)
+        if self._hooks is not None:
+            self._hooks.opened(client)
         identity = client.identity
         history = self._missed.pop(client, None)
         if history is None:
@@ -114,6 +119,8 @@ class Sessions:
     def ended(self, client: Client) -> None:
         """Leave the client's rooms if that has not begun; count and log the end."""
         self._rooms.depart(client)
+        if self._hooks is not None:
+            self._hooks.ended(client)
         assert client.end is not None
         self._counters.count_end(client.end)
         log_end(client, self._loop.time() - client.opened_at)

@@ -1,4 +1,4 @@
-"""Signals, which reach all nodes: kick a user from a room, disconnect a user, revoke tokens, probe connections."""
+"""Signals, which reach all nodes: change the rooms of users, disconnect users, revoke tokens, probe connections."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import orjson
 from ..auth.identity import Identity
 from ..auth.revocation import Revocations
 from ..broker.base import UserId
+from ..connection_id import ConnectionId
 from ..errors import AUTHENTICATION_FAILED, DISCONNECTED, AuthenticationFailed, Unavailable
 from ..protocol.user_id import personal_room
 from .audit_log import log_user_event
@@ -30,6 +31,7 @@ class Signals:
     """
 
     def __init__(self, node: Node, rooms: Rooms, revocations: Revocations, probes: Probes) -> None:
+        self._node_id: Final = node.id
         self._broker: Final = node.broker
         self._delivery: Final = node.delivery
         self._tasks: Final = node.tasks
@@ -39,28 +41,55 @@ class Signals:
 
     async def kick(self, room: str, user_id: UserId) -> None:
         """Remove all connections of a user from ``room``, on every node. The user may join again."""
-        await self._broker.signal(orjson.dumps({"do": "kick", "room": room, "user_id": user_id}))
+        await self._send("kick", user_id, room)
 
-    async def disconnect(self, user_id: UserId) -> None:
-        """Close all connections of a user, on every node."""
-        await self._broker.signal(orjson.dumps({"do": "disconnect", "user_id": user_id}))
+    async def disconnect(self, user_id: UserId, connection: ConnectionId | None = None) -> None:
+        """Close all connections of a user, or only ``connection``, on every node."""
+        await self._send("disconnect", user_id, None, connection)
+
+    async def join(self, room: str, user_id: UserId, connection: ConnectionId | None = None) -> None:
+        """Add all connections of a user, or only ``connection``, to ``room`` on every node, without asking its rule."""
+        await self._send("join", user_id, room, connection)
+
+    async def leave(self, room: str, user_id: UserId, connection: ConnectionId | None = None) -> None:
+        """Remove all connections of a user, or only ``connection``, from ``room`` on every node."""
+        await self._send("leave", user_id, room, connection)
+
+    async def _send(
+        self, action: str, user_id: UserId, room: str | None, connection: ConnectionId | None = None
+    ) -> None:
+        signal: dict[str, Any] = {"do": action, "user_id": user_id}
+        if room is not None:
+            signal["room"] = room
+        if connection is not None:
+            signal["connection"] = [connection.node, connection.number]
+        await self._broker.signal(orjson.dumps(signal))
 
     def received(self, message: bytes) -> None:
         """Carry out a signal that any node sent, this one included."""
         signal: dict[str, Any] = orjson.loads(message)
-        if signal["do"] in ("probe", "probed"):
+        action = signal["do"]
+        if action in ("probe", "probed"):
             self._probes.received(signal)
-            return
-        if signal["do"] == "revoke":
+        elif action == "revoke":
             self._revoke(signal)
-            return
-        for client in self._clients_of(signal["user_id"]):
-            if signal["do"] == "disconnect":
-                client.close(DISCONNECTED)
-            elif signal["room"] in client.rooms:
-                room = signal["room"]
-                log_user_event("removed from a room", client, room)
-                self._tasks.start_departure(self._rooms.remove(client, room, f"Removed from room {room}"))
+        else:
+            node, number = signal.get("connection", (self._node_id, None))
+            for client in self._clients_of(signal["user_id"]):
+                if node == self._node_id and number in (None, client.id):
+                    self._carry_out(action, client, signal.get("room"))
+
+    def _carry_out(self, action: str, client: Client, room: str | None) -> None:
+        """Carry out a signal for one client. Signals of later versions are ignored."""
+        if action == "disconnect":
+            client.close(DISCONNECTED)
+        elif action == "join" and room is not None:
+            self._tasks.spawn(self._rooms.add(client, room))
+        elif action == "kick" and room in client.rooms:
+            log_user_event("removed from a room", client, room)
+            self._tasks.start_departure(self._rooms.remove(client, room, f"Removed from room {room}"))
+        elif action == "leave" and room in client.rooms:
+            self._tasks.start_departure(self._rooms.remove(client, room, f"Left room {room}"))
 
     def _revoke(self, signal: dict[str, Any]) -> None:
         """Close the clients whose token the signal revokes.

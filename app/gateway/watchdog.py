@@ -16,7 +16,7 @@ import time
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from ..plugin import called_function
+from ..plugin_functions import called_function
 from ..registry import Registry
 from .stacks import describe_frames, stack
 
@@ -140,6 +140,7 @@ def _declared_functions(registry: Registry) -> dict[CodeType, list[str]]:
             *((f"handler of command {one.type}", one.handler) for one in plugin.commands.values()),
             *((f"rule of room type {one.type}", one.rule) for one in plugin.rooms.values()),
             *((f"handler of route {one.method} {one.path}", one.handler) for one in plugin.routes),
+            *((f"{one.kind} hook of {one.target}".removesuffix(" of "), one.function) for one in plugin.hooks),
             *((f"lifespan {getattr(one, '__name__', '')!r}", one) for one in plugin.lifespans),
         ]
         for what, function in functions:

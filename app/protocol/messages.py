@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +15,7 @@ import orjson
 
 from ..errors import Refused
 from ..fastpath import build_envelope
-from ..fastpath.envelope import timestamp
+from ..fastpath.envelope import precise_timestamp, timestamp
 from .user_id import FORM, normalize_personal_room
 
 #: The form of a room's name. Names become part of Redis keys, so globs, braces and line ends are not allowed. Personal
@@ -27,6 +26,8 @@ _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 
 #: The maximum length of the ``id`` and ``key`` of a request, in characters.
 MAX_KEY: Final = 128
+#: How many events of a room's history a client may ask for at once.
+MAX_PAGE: Final = 200
 #: The numbers that can be an ``id``: orjson can encode them in the reply.
 NUMBERS: Final = range(-(2**63), 2**64)
 
@@ -139,7 +140,8 @@ def refuse_other_fields(request: Request, *fields: str) -> None:
     """Raise ``Refused`` if the ``data`` of a built-in command contains fields other than ``fields``."""
     for field in request.data or ():
         if field not in fields:
-            known = f"only {' and '.join(fields)}" if fields else "no data"
+            *others, last = fields or ("no data",)
+            known = f"{'only ' * bool(fields)}{', '.join(others)}{' and ' * bool(others)}{last}"
             raise Refused(
                 "invalid_data", f"data.{field[:60]}: {request.type} takes {known}.", {field: ["Unknown field."]}
             )
@@ -198,19 +200,27 @@ def _unsendable(error: TypeError) -> Refused:
     return Refused("invalid_data", f"data cannot be sent as JSON: {problem}.")
 
 
-def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None) -> bytes:
-    """Build an event without an id, which the broker adds. ``room`` and ``sender`` are omitted if they are None.
+def event(type: str, room: str | None, data: Mapping[str, Any], sender: str | None, key: str | None = None) -> bytes:
+    """Build an event without an id, which the broker adds. ``room``, ``sender`` and ``key`` are omitted if None.
 
     Raises ``Refused`` if an integer exceeds 64 bits, a text is not Unicode, or the data is nested more than 250 levels
     deep. Data that was validated can have such values. Raises ``TypeError`` for a value that JSON does not have, which
     a schema's ``dump`` returned.
     """
     try:
-        return build_envelope(type, room, _dumps(data), sender)
+        return build_envelope(type, room, _dumps(data), sender, key)
     except TypeError as error:
         if any(cause in str(error) for cause in ("64-bit", "UTF-8", "Recursion limit")):
             raise _unsendable(error) from None
         raise TypeError(f"the data of event {type} cannot be sent as JSON: {error}") from None
+
+
+def is_stored(message: bytes) -> bool:
+    """Return True if ``message``, an event or a frame with one, is a stored event.
+
+    The id of a stored event is its last field. All other messages end with their timestamp.
+    """
+    return not message.endswith(b'Z"}')
 
 
 def about_server(version: str, limits: Mapping[str, float]) -> dict[str, Any]:
@@ -227,9 +237,8 @@ def connected(
 
     ``resumed``, the state of the user's personal room, is added to its data.
     """
-    now = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     data = {"message": "Connected successfully", "user_id": user_id, "username": username, **about, **(resumed or {})}
-    return _dumps({"type": "connected", "data": data, "timestamp": now})
+    return _dumps({"type": "connected", "data": data, "timestamp": precise_timestamp()})
 
 
 def reply(type: str, data: Mapping[str, Any], *, room: str | None = None, id: RequestId | None = None) -> bytes:

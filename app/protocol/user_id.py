@@ -84,6 +84,11 @@ def normalize_personal_room(name: str) -> str:
     return personal_room(parse_user_id(decode_percent(name.removeprefix(_PERSONAL))))
 
 
+def user_of_room(room: str) -> int | str | None:
+    """Return the user whose personal room has the normal name ``room``, or None for other rooms."""
+    return parse_user_id(decode_percent(room.removeprefix(_PERSONAL))) if room.startswith(_PERSONAL) else None
+
+
 def decode_percent(text: str) -> str:
     """Decode the percent-encoding of ``text``; raise ``ValueError`` if that is malformed or not UTF-8."""
     if "%" not in text:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import CLOSES, ERROR_CODES
 from ..registry import Registry
-from .catalog import Entry, JsonSchema, catalog, envelope
+from ..room_options import EffectiveOptions, shown
+from .catalog import Entry, catalog, envelope
+from .core_frames import JsonSchema
 from .examples import example
 
 #: The path of the WebSocket.
@@ -29,8 +32,13 @@ _SECURITY: Final[dict[str, JsonSchema]] = {
 }
 
 
-def asyncapi(registry: Registry, server: str = "http://localhost:8000") -> dict[str, Any]:
-    """Return the document of the server at the URL ``server``, with the plugins of ``registry``."""
+def asyncapi(
+    registry: Registry, server: str = "http://localhost:8000", options: Mapping[str, EffectiveOptions] | None = None
+) -> dict[str, Any]:
+    """Return the document of the server at the URL ``server``, with the plugins of ``registry``.
+
+    ``options`` are those of the room types of a running server.
+    """
     schemas: dict[str, JsonSchema] = {}
     entries = catalog(registry)
     messages = {_key(entry): _message(entry, schemas) for entry in entries}
@@ -44,7 +52,7 @@ def asyncapi(registry: Registry, server: str = "http://localhost:8000") -> dict[
         },
         "defaultContentType": "application/json",
         "servers": asyncapi_servers(server),
-        "channels": {"socket": _socket(entries), **_rooms(registry, entries)},
+        "channels": {"socket": _socket(entries), **_rooms(registry, entries, options or {})},
         "operations": _operations(entries),
         "components": {"messages": messages, "schemas": schemas, "securitySchemes": _SECURITY},
         "x-close-codes": [close._asdict() for close in CLOSES],
@@ -91,6 +99,9 @@ def _message(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
     }
     if entry.access is not None:
         message["x-access"] = entry.access
+    if entry.kind == "event":
+        message["x-stored"] = entry.is_stored
+        message["x-publishable"] = entry.is_publishable
     return message
 
 
@@ -150,8 +161,8 @@ def _socket(entries: list[Entry]) -> JsonSchema:
     }
 
 
-def _rooms(registry: Registry, entries: list[Entry]) -> dict[str, JsonSchema]:
-    """Return a channel for each type of room, with the events that may be published there."""
+def _rooms(registry: Registry, entries: list[Entry], options: Mapping[str, EffectiveOptions]) -> dict[str, JsonSchema]:
+    """Return a channel for each type of room, with its options and the events that may be published there."""
     channels = {}
     for room in registry.rooms.values():
         is_personal = room.type == "user"
@@ -167,6 +178,8 @@ def _rooms(registry: Registry, entries: list[Entry]) -> dict[str, JsonSchema]:
             "parameters": {"entity_id": {"description": "1 to 128 letters, digits, dots, hyphens and underscores."}},
             "messages": _references(events),
         }
+        if room.type in options:
+            channels[f"room.{room.type}"]["x-room-options"] = shown(options[room.type], room.type)
     return channels
 
 

@@ -9,11 +9,14 @@ from ..protocol.messages import ROOM_ID_PATTERN, ROOM_PATTERN
 from ..protocol.user_id import MAX_LENGTH, PERSONAL_ROOM_PATTERN
 from ..registry import Registry
 from .asyncapi import add_nested_schemas
-from .catalog import Entry, JsonSchema, catalog
+from .catalog import Entry, catalog
+from .core_frames import JsonSchema
 from .examples import example
+from .plugin_paths import plugin_paths
 
 _ROOT: Final = "/api/v1"
 _TEXT: Final[JsonSchema] = {"type": "string"}
+_EVENT_ID: Final[JsonSchema] = {"type": ["string", "null"], "description": "The event's id; null if it is not stored."}
 _COUNT: Final[JsonSchema] = {"type": "integer", "minimum": 0}
 _BOOL: Final[JsonSchema] = {"type": "boolean"}
 _NUMBER: Final[JsonSchema] = {"type": "number"}
@@ -24,9 +27,7 @@ _ROOM: Final[JsonSchema] = {"type": "string", "pattern": f"{ROOM_PATTERN}|{PERSO
 def openapi(registry: Registry, server: str = "http://localhost:8000") -> dict[str, Any]:
     """Return the document of the HTTP API at the URL ``server``, with the events of all plugins of ``registry``."""
     schemas: dict[str, JsonSchema] = {"Error": _ERROR}
-    events = [
-        _event(entry, schemas) for entry in catalog(registry) if entry.kind == "event" and _may_publish(registry, entry)
-    ]
+    events = [_event(entry, schemas) for entry in catalog(registry) if entry.kind == "event" and entry.is_publishable]
     schemas["Event"] = {"oneOf": events}
     return {
         "openapi": "3.1.0",
@@ -37,7 +38,7 @@ def openapi(registry: Registry, server: str = "http://localhost:8000") -> dict[s
         },
         "servers": openapi_servers(server),
         "security": [{"apiKey": []}],
-        "paths": {**_event_paths(), **_room_paths(), **_user_paths(), **_monitoring_paths()},
+        "paths": {**_event_paths(), **_room_paths(), **_user_paths(), **_monitoring_paths(), **plugin_paths(registry)},
         "components": {"schemas": schemas, "parameters": _PARAMETERS, "securitySchemes": _SECURITY_SCHEMES},
     }
 
@@ -45,10 +46,6 @@ def openapi(registry: Registry, server: str = "http://localhost:8000") -> dict[s
 def openapi_servers(server: str) -> list[JsonSchema]:
     """Return the ``servers`` of the document: the one at the URL ``server``."""
     return [{"url": server}]
-
-
-def _may_publish(registry: Registry, entry: Entry) -> bool:
-    return not registry.events[entry.type].published_by_core
 
 
 # Schemas.
@@ -70,6 +67,10 @@ def _event(entry: Entry, schemas: dict[str, JsonSchema]) -> JsonSchema:
             "room": room,
             "data": data,
             "sender": {"type": "string", "description": "The name of the user who caused the event."},
+            "key": {
+                **{"type": "string", "minLength": 1, "maxLength": 128},
+                "description": "An event with the same key is published in the room once within IDEMPOTENCY_TTL.",
+            },
         },
         "required": ["type", "room", "data"],
         "additionalProperties": False,
@@ -110,6 +111,21 @@ _ERROR: Final[JsonSchema] = {
 
 _STORED_EVENT: Final[JsonSchema] = {"type": "object", "description": "An event as clients receive it, with its id."}
 
+_USER_STATUS: Final[JsonSchema] = {
+    **_object(
+        user_id=_USER,
+        online={"type": "boolean", "description": "True if the user has a connection."},
+        connections=_COUNT,
+        rooms={**_list(_TEXT), "description": "The rooms of all connections, without the personal room."},
+        rooms_complete={"type": "boolean", "description": "False if a node did not answer, or there are too many."},
+        since={"type": ["string", "null"], "format": "date-time", "description": "When the user came online."},
+        last_seen={
+            **{"type": ["string", "null"], "format": "date-time"},
+            "description": "When a user who is offline was last online; null if that is not known.",
+        },
+    )
+}
+
 _PARAMETERS: Final[dict[str, JsonSchema]] = {
     "room": {"name": "room", "in": "path", "required": True, "schema": _ROOM},
     "user_id": {
@@ -128,7 +144,7 @@ _PARAMETERS: Final[dict[str, JsonSchema]] = {
     },
     "key": {
         **{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 128}},
-        "description": "A repeat within 5 minutes publishes nothing and gets the response of the first request.",
+        "description": "A repeat within IDEMPOTENCY_TTL publishes nothing and gets the response of the first request.",
     },
 }
 
@@ -192,7 +208,7 @@ def _event_paths() -> dict[str, JsonSchema]:
         "publish",
         "Publish one event, or all or none of a list.",
         ("key",),
-        {"oneOf": [_object(id=_TEXT), _object(ids=_list(_TEXT))]},
+        {"oneOf": [_object(id=_EVENT_ID), _object(ids=_list(_EVENT_ID))]},
         *("400", "408", "409", "413", "415", "422"),
         scope="publish",
         requestBody={"required": True, "content": {"application/json": {"schema": body}}},
@@ -249,7 +265,29 @@ def _room_paths() -> dict[str, JsonSchema]:
 
 def _user_paths() -> dict[str, JsonSchema]:
     user = f"{_ROOT}/users/{{user_id}}"
+    ids = _object(user_ids=_list(_USER) | {"maxItems": 1000}) | {"additionalProperties": False}
     return {
+        user: {
+            "get": _operation(
+                "user_status",
+                "Return whether a user is online, on all nodes.",
+                ("user_id",),
+                _USER_STATUS,
+                *("400", "422"),
+                scope="read",
+            )
+        },
+        f"{_ROOT}/users/status": {
+            "post": _operation(
+                "user_statuses",
+                "Return whether up to 1,000 users are online, in the order of their ids.",
+                (),
+                _object(users=_list(_USER_STATUS)),
+                *("400", "408", "413", "415", "422"),
+                scope="read",
+                requestBody={"required": True, "content": {"application/json": {"schema": ids}}},
+            )
+        },
         f"{user}/connections": {
             "delete": _operation(
                 "disconnect",

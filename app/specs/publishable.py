@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..declarations import Command, EventType
 from ..errors import PluginError
-from ..plugin import Command, EventType
 from ..protocol import messages
 from ..registry import Registry
 from .examples import example

@@ -62,7 +62,7 @@ SEES_DETAILS: Final = web.RequestKey("sees_details", bool)
 class Failure(RoomcastError):
     """The error response to a request: a ``code`` (see ``STATUS``), a sentence, ``more`` fields and ``headers``.
 
-    If ``closes`` is True, the response closes the connection.
+    ``status`` is by default that of the code. If ``closes`` is True, the response closes the connection.
     """
 
     def __init__(
@@ -73,16 +73,18 @@ class Failure(RoomcastError):
         *,
         headers: Mapping[str, str] | None = None,
         closes: bool = False,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code: Final = code
         self.document: Final = {"error": message, "code": code, **(more or {})}
         self.headers: Final = headers
         self._closes: Final = closes
+        self._status: Final = STATUS.get(code, 422) if status is None else status
 
     def response(self) -> web.Response:
         """Return the response in JSON."""
-        response = json_response(self.document, STATUS.get(self.code, 422), self.headers)
+        response = json_response(self.document, self._status, self.headers)
         if self._closes:
             response.force_close()
         return response
@@ -92,7 +94,7 @@ class Failure(RoomcastError):
         if request.path.startswith("/api/"):
             return self.response()
         headers = {"X-Content-Type-Options": "nosniff", **(self.headers or {})}
-        return web.Response(text=f"{self}\n", status=STATUS.get(self.code, 422), headers=headers)
+        return web.Response(text=f"{self}\n", status=self._status, headers=headers)
 
 
 def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -124,7 +126,8 @@ def _as_failure(request: web.Request, error: Exception) -> Failure:
     if isinstance(error, Failure):
         return error
     if isinstance(error, Refused):
-        return Failure(error.code, error.message, {"fields": error.fields} if error.fields else None)
+        fields = {"fields": error.fields} if error.fields else None
+        return Failure(error.code, error.message, fields, status=error.status)
     if isinstance(error, AuthenticationFailed):
         return Failure("bad_token", str(error), headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
     if isinstance(error, web.RequestPayloadError):

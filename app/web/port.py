@@ -65,8 +65,12 @@ class Port:
 
     #: How many connections the kernel queues until they are accepted: enough for a crowd that reconnects at once.
     BACKLOG: Final = 4096
-    #: How many connections asyncio's own loop accepts in one iteration. uvloop accepts one for each socket.
+    #: How many connections asyncio's own loop accepts in one iteration.
     ACCEPT_AT_ONCE: Final = 100
+    #: uvloop accepts one connection for each listener in one iteration, so each socket has this many listeners. The
+    #: handshakes that follow share one poll and one batch of writes, and take less than 1 ms together. Not with TLS,
+    #: whose handshakes take that long each.
+    LISTENERS: Final = 8
 
     def __init__(self, app: web.Application, address: Address) -> None:
         settings = app[GATEWAY].settings
@@ -116,8 +120,10 @@ class Port:
         if address.unix_socket is None:
             # In a thread, because a name server may take any time.
             bind = partial(tcp_sockets.bind, address.hosts, address.port)
+            count = 1 if address.tls is not None or isinstance(loop, asyncio.BaseEventLoop) else self.LISTENERS
             for sock in list(address.sockets) or await asyncio.to_thread(bind):
-                listeners.append(await loop.create_server(factory, sock=sock, **options))
+                for listener in (sock, *(sock.dup() for _ in range(count - 1))):
+                    listeners.append(await loop.create_server(factory, sock=listener, **options))
                 sock.listen(self.BACKLOG)  # again, because asyncio uses one number for both purposes
         elif not address.sockets:
             path = str(address.unix_socket)

@@ -13,7 +13,7 @@ from .app_state import DEV, GATEWAY, PART, Part
 from .failure_logs import FAILURE_LOGS, FailureLogs
 from .ops import health, metrics
 from .origins import ORIGINS, AllowedOrigins
-from .pages import console, dev_tokens, docs, fallback, login, static_files, templates
+from .pages import console, dev_problems, dev_tokens, docs, fallback, login, static_files, templates
 from .upgrade import handshake
 from .upgrade.pending_handshakes import PENDING_HANDSHAKES, PendingHandshakes
 from .wrong_keys import WRONG_KEYS, WrongKeys
@@ -55,6 +55,7 @@ def _add_operators_routes(app: web.Application) -> None:
         login.add_routes(app)
     if app[DEV]:
         app.router.add_post(dev_tokens.PATH, dev_tokens.create_token)
+        app.router.add_get(dev_problems.PATH, dev_problems.show_problems)
     docs.add_routes(app)
     app.router.add_get("/", fallback.root)
 
@@ -68,6 +69,8 @@ def add_api_routes(router: web.UrlDispatcher) -> None:
     router.add_get(f"{room}/members", rooms.list_members)
     router.add_get(f"{room}/history", rooms.read_history)
     router.add_delete(f"{room}/members/{{user_id:[^/]+}}", rooms.kick)
+    router.add_get(user, users.read_status)
+    router.add_post(f"{API_ROOT}/users/status", users.read_statuses)
     router.add_delete(f"{user}/connections", users.disconnect)
     router.add_delete(f"{user}/tokens", users.revoke_all)
     router.add_delete(f"{user}/tokens/{{jti:[^/]+}}", users.revoke_one)

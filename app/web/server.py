@@ -24,6 +24,7 @@ from .failure_logs import FAILURE_LOGS
 from .host_check import host_check
 from .ops.worker_metrics import PEERS, Peers
 from .port import Address, Port
+from .response_pace import ResponsePace
 from .routes import add_routes
 from .wrong_keys import WRONG_KEYS
 
@@ -50,6 +51,7 @@ def create_app(
     """
     checks = [limit_body, host_check(hosts)] if dev else [limit_body]
     app = web.Application(client_max_size=MAX_BODY, middlewares=checks)
+    app.on_response_prepare.append(ResponsePace())
     app[GATEWAY] = gateway
     app[PART] = part
     app[DEV] = dev

@@ -12,18 +12,18 @@ import gc
 import importlib.metadata
 import importlib.util
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from .. import registry
 from ..broker.base import Broker
-from ..broker.memory import MemoryBroker
 from ..broker.redis.broker import RedisBroker
 from ..broker.redis.options import RedisOptions
 from ..broker.redis.tls import TlsFiles
 from ..broker.redis.urls import Target, parse
 from ..errors import RoomcastError, Unavailable
+from ..gateway.broker_options import embedded_broker, history_limits
 from ..gateway.gateway import Gateway
 from ..registry import Registry
 from ..settings import Settings
@@ -92,18 +92,25 @@ def run(
     ``on_ready`` is called when clients can connect. ``peers`` gives access to the other workers, if this is one of
     several. Logs the addresses, unless ``address`` has sockets: the supervisor, which bound them, logs them then.
 
-    Raises ``PluginError`` or ``StartError``. With Redis it raises ``SettingsError`` if REDIS_URL is wrong, and
-    ``StartError`` if Redis does not answer within REDIS_WAIT.
+    Raises ``PluginError`` or ``StartError``, and ``SettingsError`` if an option of a room type is wrong. With Redis it
+    raises ``SettingsError`` if REDIS_URL is wrong, and ``StartError`` if Redis does not answer within REDIS_WAIT.
     """
-    plugins = registry.load()
+    plugins = registry.load(names=settings.plugins)
+    plugins.room_options(settings)  # checks the variables, before the log and the files change
+    plugins.plugin_settings(settings)
     if address.unix_socket is not None and not address.sockets:
         unix_socket.remove_stale(address.unix_socket)
     if warning := file_limit_warning(settings.max_connections, raise_file_limit(), 1 if peers is None else peers.total):
         log.warning("%s", warning)
+    run_to_end(lambda: _serve(settings, plugins, address, internal, on_ready, dev, load_tls, on_start, peers))
+
+
+def run_to_end(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``serve`` on a new loop, then end what is left on it. Raises ``RoomcastError`` if the server failed."""
     with asyncio.Runner(loop_factory=new_loop) as runner:
         failure: RoomcastError | None = None
         try:
-            runner.run(_serve(settings, plugins, address, internal, on_ready, dev, load_tls, on_start, peers))
+            runner.run(serve())
         except Unavailable as error:
             failure = StartError(error.detail)
             failure.__cause__ = error
@@ -134,10 +141,13 @@ def redis_target(url: str, settings: Settings) -> Target:
     return parse(url, files)
 
 
-def create_broker(settings: Settings) -> Broker:
-    """Return the broker that the settings ask for. Raises ``SettingsError`` if REDIS_URL is wrong."""
+def create_broker(settings: Settings, plugins: Registry) -> Broker:
+    """Return the broker that the settings ask for, with the limits of the plugins' room types.
+
+    Raises ``SettingsError`` if REDIS_URL or an option of a room type is wrong.
+    """
     if settings.redis_url is None:
-        return MemoryBroker(settings.history_size, settings.history_ttl, history_bytes=settings.history_bytes)
+        return embedded_broker(settings, plugins)
     options = RedisOptions(
         prefix=settings.redis_prefix,
         lease=settings.redis_lease,
@@ -147,6 +157,10 @@ def create_broker(settings: Settings) -> Broker:
         history_size=settings.history_size,
         history_bytes=settings.history_bytes,
         history_ttl=settings.history_ttl,
+        read_ttl=settings.read_ttl,
+        last_seen_ttl=settings.last_seen_ttl,
+        history_by_type=history_limits(plugins, settings),
+        key_ttl=settings.idempotency_ttl,
     )
     return RedisBroker(redis_target(settings.redis_url, settings), options)
 
@@ -166,7 +180,7 @@ async def _serve(
     handle_signals(control, hangup_stops=dev)
     if on_start is not None:
         await on_start(control)
-    gateway = Gateway(settings, plugins, create_broker(settings))
+    gateway = Gateway(settings, plugins, create_broker(settings, plugins))
     server = Server(gateway, address, internal=internal, dev=dev, peers=peers)
 
     own_path = None if address.sockets else address.unix_socket
@@ -215,6 +229,10 @@ def log_start(ports: Sequence[Sequence[str]], settings: Settings, plugins: Regis
     }
     shown = "; ".join(f"{name}: {value}" for name, value in details.items() if value)
     log.info("roomcast %s listens on %s (%s)", VERSION, public, shown)
+    set_here = [name for one in plugins.room_options(settings).values() for name in one.variables]
+    if set_here:
+        texts = (f"{name}={settings.room_variables[name]}" for name in set_here)
+        log.info("options of room types: %s", ", ".join(texts))
 
 
 def _tune_gc() -> None:

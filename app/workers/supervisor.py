@@ -30,7 +30,7 @@ from itertools import chain
 from typing import Any, Final
 
 from .. import registry
-from ..backoff import Backoff
+from ..backoff import Backoff, wait_at_most
 from ..errors import SettingsError
 from ..registry import Registry
 from ..settings import Settings
@@ -183,9 +183,7 @@ class Supervisor:
         failure = f" ({slot.failure})" if slot.failure else ""
         when = f"in {pause:g} s" if pause else "now"
         log.warning("worker %d %s%s; it is started again %s", slot.number, end, failure, when)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._stopping.wait()
+        await wait_at_most(self._stopping, pause)
 
     async def _run_worker(self, slot: _Slot) -> str:
         """Run a worker until it ends. Return how it ended, in words that follow "worker 1"."""
@@ -261,8 +259,11 @@ class Supervisor:
 @end_despite_threads()
 def supervise(settings: Settings, address: Address, internal: Address | None, count: int) -> None:
     """Serve with ``count`` workers until a stop signal arrives. Raises what ``process.run`` raises."""
-    plugins = registry.load()
-    process.broker_name(settings)  # a wrong REDIS_URL is reported once, not by each worker
+    plugins = registry.load(names=settings.plugins)
+    # A wrong REDIS_URL, option of a room type or setting of a plugin is reported once, not by each worker.
+    process.broker_name(settings)
+    plugins.room_options(settings)
+    plugins.plugin_settings(settings)
     ports = [ListeningSockets(each) for each in (address, internal) if each is not None]
     try:
         for port in ports:

@@ -1,16 +1,7 @@
 /** The delays before attempts are repeated: to reconnect, and to send a request again. */
 
+import { REPEAT_BASE, REPEAT_MAX, REVOCATION_DELAY, STABLE_AFTER, WAKE_WINDOW } from "./constants.js";
 import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_TOO_MANY_MESSAGES } from "./errors.js";
-
-/** A connection that was open this long counts as stable: the back-off starts again at its base. */
-const STABLE_AFTER = 5_000;
-/** A connection that is lost this soon after the device woke up broke while it slept: reconnect at once. */
-const WAKE_WINDOW = 5_000;
-/**
- * Shortest delay after a revocation. Tokens carry their issue time in whole seconds, so a token issued within the same
- * second as the revocation would be refused as well.
- */
-const REVOCATION_DELAY = 1_000;
 
 /**
  * Return the delay after `attempts` failed attempts: random, with a bound that grows from `base` to `max`.
@@ -23,11 +14,8 @@ export function retryDelay({ base, max }, attempts) {
   return bound * (attempts ? 0.5 + 0.5 * Math.random() : Math.random());
 }
 
-/** The bounds of the delays before a request is sent again that the server refused for now. */
-const REPEAT_DELAYS = { base: 1_000, max: 20_000 };
-
 /** Return the delay before a request is sent again. `refusals` is the number of refusals before the last one. */
-export const repeatDelay = (refusals) => retryDelay(REPEAT_DELAYS, refusals);
+export const repeatDelay = (refusals) => retryDelay({ base: REPEAT_BASE, max: REPEAT_MAX }, refusals);
 
 /** Decides how long to wait before each attempt to reconnect. */
 export class Backoff {
@@ -54,22 +42,22 @@ export class Backoff {
    *
    * The other rooms need not wait for that. But a page that asks for the same room again and again is slowed down.
    */
-  joinForbidden(room) {
+  forbidden(room) {
     if (!this.#forbiddenRooms.has(room)) this.attempts = 0;
     this.#forbiddenRooms.add(room);
   }
 
-  connectionOpened() {
+  opened() {
     this.#openedAt = performance.now();
   }
 
   /** The page became visible, or the network came back. */
-  deviceWoke() {
+  woke() {
     this.#wokeAt = performance.now();
   }
 
   /** Note that a connection or an attempt ended. Return true if the server had accepted the connection. */
-  connectionEnded() {
+  ended() {
     const wasOpen = this.#openedAt !== undefined;
     if (wasOpen && performance.now() - this.#openedAt > STABLE_AFTER) this.attempts = 0;
     this.#openedAt = undefined;
@@ -79,16 +67,16 @@ export class Backoff {
   /**
    * Count an attempt and return the delay before it in milliseconds.
    *
-   * `tokenRefused` is true if the next attempt uses a new token. `wasOpen` is the result of connectionEnded().
+   * `refused` is true if the next attempt uses a new token. `wasOpen` is the result of ended().
    */
-  nextDelay(code, { tokenRefused, wasOpen }) {
-    const delay = this.#delayAfter(code, tokenRefused);
+  nextDelay(code, { refused, wasOpen }) {
+    const delay = this.#delayAfter(code, refused);
     this.attempts++;
     return wasOpen && code === CLOSE_BAD_TOKEN ? Math.max(delay, REVOCATION_DELAY) : delay;
   }
 
-  #delayAfter(code, tokenRefused) {
-    if (this.attempts === 0 && tokenRefused) return 0;
+  #delayAfter(code, refused) {
+    if (this.attempts === 0 && refused) return 0;
     if (code === CLOSE_CONNECTION_LOST && performance.now() - this.#wokeAt < WAKE_WINDOW) {
       this.#wokeAt = -Infinity;
       return 0;

@@ -2,18 +2,17 @@
 
 import { retryDelay } from "./backoff.js";
 import { Connection } from "./connection.js";
-import { CLOSE_NORMAL, closedError, RoomcastError } from "./errors.js";
+import { LONGEST_DELAY } from "./constants.js";
+import { CLOSED, closedError, queueFull, RoomcastError } from "./errors.js";
 import { EventHandlers } from "./event_handlers.js";
 import { isNewer, localFrame, randomId } from "./frames.js";
 import { checkPlatform, completeOptions, DEFAULTS } from "./options.js";
+import { bindSelf, makeProxySafe } from "./proxies.js";
 import { REPEATABLE } from "./request_queue.js";
+import { Room } from "./room.js";
 import { OWN } from "./rooms.js";
 import { checkWorker, SharedConnection } from "./shared_connection.js";
-import { LONGEST_DELAY } from "./timers.js";
 import { userOf } from "./tokens.js";
-
-/** The key of a function that returns the client itself. A Proxy may not replace its value, because it is read-only. */
-const SELF = Symbol("self");
 
 /** A client of one user. `roomcast.d.ts` documents every public name. */
 export class ChatClient {
@@ -36,6 +35,10 @@ export class ChatClient {
   #pageListeners = null;
   #handlers = new EventHandlers();
   #rooms = new Set();
+  /** Rooms that were joined with joinRoom(). They are not left when their last holder leaves. */
+  #pinned = new Set();
+  /** The rooms of room(), by name. */
+  #held = new Map();
   /** The id of the last event passed to the page, by room. */
   #positions = new Map();
   #keyPrefix = randomId();
@@ -46,7 +49,7 @@ export class ChatClient {
 
   constructor(token, options = {}) {
     const client = this;
-    Object.defineProperty(this, SELF, { value: () => client });
+    bindSelf(this);
     this.token = token;
     this.#options = completeOptions(options);
     this.#delegate = {
@@ -91,28 +94,38 @@ export class ChatClient {
   close() {
     this.#generation++;
     const connection = this.#connection;
-    const closed = { state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" };
     if (this.#options.shared) this.#connection = null;
     if (connection) connection.close();
-    else if (this.#welcome) this.#stateChanged(closed);
-    else this.#state = closed; // It was not connected; requests are rejected from now on.
+    else if (this.#welcome) this.#stateChanged(CLOSED);
+    else this.#state = CLOSED; // It was not connected; requests are rejected from now on.
     for (const { done } of this.#early.splice(0)) done(closedError(this.#state));
   }
 
   on(type, handler) {
-    this.#handlers.add(type, handler);
-    return () => this.off(type, handler);
+    return this.#handlers.add(type, handler);
   }
 
   off(type, handler) {
     this.#handlers.remove(type, handler);
   }
 
+  room(name, options = {}) {
+    if (!this.#held.has(name)) {
+      const join = () => this.#join(name, null, {});
+      const onUnused = (isJoined) => {
+        this.#held.delete(name);
+        if (isJoined && !this.#pinned.has(name)) this.leaveRoom(name);
+      };
+      this.#held.set(name, new Room(this, name, join, onUnused));
+    }
+    return this.#held.get(name).hold(options);
+  }
+
   joinRoom(room, { since, ...options } = {}) {
     const isNew = !this.#rooms.has(room);
     if (isNew && since) this.#positions.set(room, since);
-    const request = { type: "join_room", room, since: isNew ? since : undefined };
-    return this.#request(request, { type: "join_room", room }, options);
+    this.#pinned.add(room);
+    return this.#join(room, isNew ? since : undefined, options);
   }
 
   leaveRoom(room, options) {
@@ -126,6 +139,7 @@ export class ChatClient {
   send(message, options) {
     const { type, room, data, id, key } = message;
     if (type === "join_room") return this.joinRoom(room, { ...data, ...options, id });
+    if (type === "leave_room") this.#pinned.delete(room);
     const keyed = REPEATABLE.has(type) ? {} : { key: key ?? `${this.#keyPrefix}${++this.#keyCount}` };
     return this.#request({ type, room }, { ...message, id: undefined, ...keyed }, { ...options, id });
   }
@@ -135,6 +149,12 @@ export class ChatClient {
   }
 
   // Requests
+
+  /** Join `room`. With null instead of undefined the server is asked also if the room is joined already. */
+  #join(room, since, options) {
+    const request = { type: "join_room", room, since };
+    return this.#request(request, request, options);
+  }
 
   /** Send `message`; resolves to the reply, with `id` in it if that is given. */
   #request(request, message, { timeout, signal, id }) {
@@ -193,7 +213,7 @@ export class ChatClient {
     }
     if (this.#connection) this.#connection.request(request);
     else if (this.#early.length < queue) this.#early.push(request);
-    else request.done({ code: "queue_full", message: `${queue} requests wait already. Has connect() been called?` });
+    else request.done(queueFull(queue));
   }
 
   #succeeded({ type, room, since }, frame) {
@@ -202,19 +222,20 @@ export class ChatClient {
       const { recovered, last_id: last } = frame.data;
       if (last !== undefined && !this.#positions.has(room)) this.#positions.set(room, recovered && since ? since : last);
     } else if (type === "leave_room") this.#forget(room);
-    this.#handlers.emit(frame);
+    if (frame.type === "joined_room" || frame.type === "left_room") this.#emit(frame);
+    else this.#handlers.emit(frame);
   }
 
   #failed({ type, room }, { code, message }, frame) {
     this.#dropPosition({ type, room });
     if (code === "closed") return;
-    this.#handlers.emit(frame ?? localFrame("error", room, { error: message, code }));
+    this.#emit(frame ?? localFrame("error", room, { error: message, code }));
     if (!this.#handlers.has("error")) console.warn(`roomcast: ${message} (${code})`);
   }
 
   /** Forget the position of a room that `request` did not join, which is the `since` of that request. */
   #dropPosition({ type, room }) {
-    if (type === "join_room" && !this.#rooms.has(room)) this.#positions.delete(room);
+    if (type === "join_room" && !this.#rooms.has(room)) this.#forget(room);
   }
 
   // The connection
@@ -222,6 +243,7 @@ export class ChatClient {
   #use(connection) {
     this.#connection = connection;
     connection.connect();
+    for (const room of this.#rooms) this.#join(room, this.#positions.get(room), {}); // Joined through another connection.
     for (const request of this.#early.splice(0)) connection.request(request);
   }
 
@@ -237,29 +259,17 @@ export class ChatClient {
       const key = `${url} ${typeof shared === "string" ? shared : userOf(first.token)}`;
       connection = await SharedConnection.attach(this.#options, this.#delegate, { key, ...first });
     } catch (error) {
-      if (generation === this.#generation) this.#warnNotShared(error.message);
+      if (generation === this.#generation && !this.#isWarned) {
+        console.warn(`roomcast: This tab cannot share its connection: ${error.message}`);
+        this.#isWarned = true;
+      }
     }
     if (generation !== this.#generation) {
       connection?.close();
       return;
     }
     connection ??= new Connection(this.#options, this.#delegate, first);
-    this.#rejoin(connection);
     this.#use(connection);
-  }
-
-  #warnNotShared(reason) {
-    if (!this.#isWarned) console.warn(`roomcast: This tab cannot share its connection: ${reason}`);
-    this.#isWarned = true;
-  }
-
-  /** Join this tab's rooms, which it joined through another connection, through `connection`. */
-  #rejoin(connection) {
-    for (const room of this.#rooms) {
-      const request = { type: "join_room", room, since: this.#positions.get(room), body: "{}" };
-      request.done = (error, frame) => (error ? this.#failed(request, error, frame) : this.#succeeded(request, frame));
-      connection.request(request);
-    }
   }
 
   /** Send the requests of a crashed worker again. Their idempotency keys tell the server which ones were executed. */
@@ -294,7 +304,14 @@ export class ChatClient {
       this.#welcome?.reject(new RoomcastError(closedError(state)));
       this.#welcome = null;
     }
+    for (const held of this.#held.values()) held.connected(state.state === "open");
     this.#handlers.emit(localFrame("state", undefined, state));
+  }
+
+  /** Pass a frame to the handlers of its room and of the client. */
+  #emit(frame) {
+    this.#held.get(frame.room)?.receive(frame);
+    this.#handlers.emit(frame);
   }
 
   /** Note what a frame changes, and pass it to the page. Drop events that the page has received already. */
@@ -310,11 +327,12 @@ export class ChatClient {
       this.#user = { user_id: data.user_id, username: data.username };
       this.#welcome?.resolve(message);
     }
-    this.#handlers.emit(message);
+    this.#emit(message);
   }
 
   #forget(room) {
     this.#rooms.delete(room);
+    this.#pinned.delete(room);
     this.#positions.delete(room);
   }
 
@@ -334,19 +352,7 @@ export class ChatClient {
   }
 }
 
-// Vue and other libraries wrap objects in a Proxy, which has no access to private fields (#…). Each public method and
-// accessor therefore runs on the client itself, also if it is called on a Proxy.
-const members = Object.getOwnPropertyDescriptors(ChatClient.prototype);
-delete members.constructor;
-for (const member of Object.values(members)) {
-  for (const [kind, call] of Object.entries(member)) {
-    if (typeof call !== "function") continue;
-    member[kind] = function (...args) {
-      return call.apply(this[SELF](), args);
-    };
-  }
-}
-Object.defineProperties(ChatClient.prototype, members);
+makeProxySafe(ChatClient);
 
 /** Return {promise, resolve, reject}. A rejection that nothing handles is not reported. */
 function deferred() {

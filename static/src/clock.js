@@ -5,8 +5,7 @@
  * device sleeps on most systems. Intervals that need not include sleep, such as the rate limit, use performance.now().
  */
 
-/** Date.now() may fall behind performance.now() by this much through rounding and slewing, without being set back. */
-const TOLERANCE = 1_000;
+import { CLOCK_TOLERANCE } from "./constants.js";
 
 /** What performance.now() lacks, in milliseconds. */
 let slept = 0;
@@ -23,6 +22,6 @@ export function continuousTime() {
   const monotonic = performance.now();
   const current = Date.now() - monotonic;
   if (current > offset) slept += current - offset;
-  if (current > offset || current < offset - TOLERANCE) offset = current;
+  if (current > offset || current < offset - CLOCK_TOLERANCE) offset = current;
   return monotonic + slept;
 }

@@ -1,6 +1,7 @@
 /** One WebSocket connection to the server, kept alive across reconnects. */
 
 import { Backoff } from "./backoff.js";
+import { CLOSE_TIMEOUT } from "./constants.js";
 import { CLOSE_BAD_TOKEN, CLOSE_CONNECTION_LOST, CLOSE_NORMAL, closedError, FINAL_CLOSES } from "./errors.js";
 import { callHandler } from "./event_handlers.js";
 import { requestIdOf } from "./frames.js";
@@ -12,8 +13,6 @@ import { TokenRefresh, userOf } from "./tokens.js";
 
 /** Tokens that may be sent as a WebSocket subprotocol. */
 const SUBPROTOCOL_TOKEN = /^[\w.~+-]+$/;
-/** How long the server may take to answer a close, in milliseconds. */
-const CLOSE_TIMEOUT = 1_000;
 
 /**
  * Owns the socket and the parts that keep the connection alive, and passes frames between them.
@@ -56,15 +55,15 @@ export class Connection {
     this.#backoff = new Backoff(options.reconnect);
     this.#heartbeat = new Heartbeat(options.heartbeat, {
       // The server answers a ping without an id even while a command runs.
-      sendPing: () => this.#queue.sendText('{"type":"ping"}'),
-      oldestRequest: () => this.#queue.oldestInFlight,
+      ping: () => this.#queue.sendText('{"type":"ping"}'),
+      oldest: () => this.#queue.oldest,
       onDead: () => this.#lost(CLOSE_CONNECTION_LOST, "No heartbeat"),
     });
     this.#refresh = new TokenRefresh(options.refresh, delegate, (token, done) => this.#sendToken(token, done));
     this.#rooms = new Rooms({
       rejoin: (request) => this.#queue.rejoin(request),
       emit: (frame) => delegate.onMessage(frame),
-      onHistoryLost: (room) => this.#queue.historyLost(room),
+      onLost: (room) => this.#queue.lostHistory(room),
     });
     this.#queue = new RequestQueue(options, this.#rooms, (text) => this.#send(text));
     if (ownPosition) this.#rooms.setPosition(OWN, ownPosition);
@@ -85,7 +84,7 @@ export class Connection {
 
   /** The device woke up or is online again: reconnect now, or check if the connection survived. */
   wake() {
-    this.#backoff.deviceWoke();
+    this.#backoff.woke();
     if (this.state === "waiting") this.#open();
     else this.probe();
   }
@@ -131,7 +130,7 @@ export class Connection {
     if (!token || typeof token !== "string") this.#finish(CLOSE_BAD_TOKEN, "No token was given");
     else if (this.#refusal && token === this.#token) this.#finish(...this.#refusal);
     else if (this.#token && userOf(token) !== userOf(this.#token)) {
-      this.#finish(CLOSE_BAD_TOKEN, "The token is another user's; make a new ChatClient for another user");
+      this.#finish(CLOSE_BAD_TOKEN, "The token is another user's: make a new ChatClient");
     } else this.#openSocket(token);
   }
 
@@ -172,11 +171,11 @@ export class Connection {
 
   #welcomed(message) {
     this.#timers.clear("connect");
-    this.#backoff.connectionOpened();
+    this.#backoff.opened();
     this.welcome = message;
     const resync = this.#rooms.resumed(OWN, this.#rooms.positionOf(OWN), message.data);
-    this.#rooms.rejoinAll();
-    this.#queue.connectionOpened(message.data.limits);
+    this.#rooms.rejoin();
+    this.#queue.opened(message.data.limits);
     this.#heartbeat.start();
     this.#refresh.start(this.#token, message.timestamp);
     this.#setState("open");
@@ -191,14 +190,14 @@ export class Connection {
     const attempt = this.#attempt;
     this.#disconnect(code);
     if (attempt !== this.#attempt) return; // A handler for the error of a request has closed the connection.
-    const wasOpen = this.#backoff.connectionEnded();
+    const wasOpen = this.#backoff.ended();
     const canRetry = !FINAL_CLOSES.has(code) || (refusal && this.#delegate.canRenewToken);
     if (!this.#options.reconnect || !canRetry) {
       this.#finish(code, reason);
       return;
     }
     this.#refusal = refusal;
-    const delay = this.#backoff.nextDelay(code, { tokenRefused: refusal !== null, wasOpen });
+    const delay = this.#backoff.nextDelay(code, { refused: refusal !== null, wasOpen });
     this.#timers.set("reconnect", delay, () => this.#open());
     this.#setState("waiting", { code, reason, delay, retryAt: Date.now() + delay });
   }
@@ -210,8 +209,8 @@ export class Connection {
     this.#timers.clear("connect");
     this.#heartbeat.stop();
     this.#refresh.stop();
-    this.#queue.connectionLost(code);
-    this.#rooms.connectionLost();
+    this.#queue.lost(code);
+    this.#rooms.lost();
     this.#textIds.clear();
     if (socket) closeSocket(socket);
   }
@@ -239,16 +238,16 @@ export class Connection {
   #send(text) {
     this.#trace("out", text);
     this.#socket.send(text);
-    this.#heartbeat.frameSent();
+    this.#heartbeat.sent();
   }
 
   #received(text) {
-    this.#heartbeat.frameReceived();
+    this.#heartbeat.received();
     this.#trace("in", text);
     const message = JSON.parse(text);
-    const request = this.#queue.takeInFlight(message.id);
+    const request = this.#queue.take(message.id);
     if (request) {
-      this.#heartbeat.answerReceived();
+      this.#heartbeat.answered();
       this.#answered(request, message);
       this.#queue.flush();
     } else if (message.type === "connected") this.#welcomed(message);
@@ -256,8 +255,8 @@ export class Connection {
       if (message.type === "error" && message.id === undefined) this.#queue.failedWithoutId(message);
       if (this.#textIds.delete(message.id) || message.type === "joined_room") {
         delete message.id;
-        this.#rooms.textAnswered(message);
-      } else this.#rooms.frameReceived(message);
+        this.#rooms.answered(message);
+      } else this.#rooms.received(message);
       this.#delegate.onMessage(message);
       if (message.type === "left_room") this.#queue.flush(); // Requests for the room need not wait for it any more.
     }
@@ -265,13 +264,13 @@ export class Connection {
 
   #answered(request, message) {
     delete message.id;
-    const { type, room, resumedFrom } = request;
+    const { type, room, from } = request;
     if (message.type === "error") {
-      if (type === "join_room" && message.data.code === "forbidden") this.#backoff.joinForbidden(room);
+      if (type === "join_room" && message.data.code === "forbidden") this.#backoff.forbidden(room);
       this.#queue.failed(request, message);
       return;
     }
-    const resync = type === "join_room" ? this.#rooms.joined(room, resumedFrom, message) : undefined;
+    const resync = type === "join_room" ? this.#rooms.joined(room, from, message) : undefined;
     if (type === "leave_room") this.#rooms.forget(room);
     this.#queue.succeeded(request, message);
     if (resync) this.#delegate.onMessage(resync);

@@ -10,14 +10,16 @@ export function callHandler(handler, ...args) {
   }
 }
 
-/** The handlers that a page registers with ChatClient.on(). */
+/** The handlers that a page registers with on(). */
 export class EventHandlers {
   #handlers = new Map();
 
+  /** Add a handler. Return a function that removes it. */
   add(type, handler) {
-    if (typeof handler !== "function") throw new TypeError(`on(${JSON.stringify(type)}, …) needs a function to call.`);
+    if (typeof handler !== "function") throw new TypeError(`on(${JSON.stringify(type)}, ...) needs a function to call.`);
     if (!this.#handlers.has(type)) this.#handlers.set(type, new Set());
     this.#handlers.get(type).add(handler);
+    return () => this.remove(type, handler);
   }
 
   remove(type, handler) {
@@ -28,10 +30,18 @@ export class EventHandlers {
     return Boolean(this.#handlers.get(type)?.size);
   }
 
+  clear() {
+    this.#handlers.clear();
+  }
+
   /** Call the handlers of the frame's type and of "*". */
   emit(frame) {
-    for (const type of [frame.type, "*"]) {
-      for (const handler of [...(this.#handlers.get(type) ?? [])]) callHandler(handler, frame);
-    }
+    this.call(frame.type, frame);
+    this.call("*", frame);
+  }
+
+  /** Call the handlers of `type` with `frame`. */
+  call(type, frame) {
+    for (const handler of [...(this.#handlers.get(type) ?? [])]) callHandler(handler, frame);
   }
 }

@@ -1,7 +1,7 @@
 /** Helpers for frames, event ids ("<epoch>-<offset>") and random ids. */
 
 /** Build a frame that the client emits itself, in the format of the server's frames. */
-export const localFrame = (type, room, data) => ({ type, ...(room && { room }), data, timestamp: new Date().toISOString() });
+export const localFrame = (type, room, data) => ({ type, room, data, timestamp: new Date().toISOString() });
 
 /** Return the id in the text of a request. Return undefined if there is none or the text is not JSON. */
 export function requestIdOf(text) {

@@ -1,12 +1,8 @@
 /** Detection of dead connections. */
 
 import { continuousTime } from "./clock.js";
+import { PATIENCE, SLOW_UPLOAD } from "./constants.js";
 import { Timers } from "./timers.js";
-
-/** How long a short request may be unanswered, and after that a probe, in milliseconds. */
-const PATIENCE = 5_000;
-/** Longer requests have the time of their upload in addition, at this speed in characters per millisecond. */
-const SLOW_UPLOAD = 10;
 
 /**
  * Pings the server after `interval` milliseconds without a frame, and while a request has no answer for its patience.
@@ -29,25 +25,25 @@ export class Heartbeat {
   /** True while a ping may be unanswered only for the patience. */
   #isProbing = false;
 
-  /** `oldestRequest()` returns the oldest request without an answer, if there is one. */
-  constructor(interval, { sendPing, onDead, oldestRequest }) {
+  /** `oldest()` returns the oldest request without an answer, if there is one. */
+  constructor(interval, { ping, onDead, oldest }) {
     this.#interval = interval;
-    this.#sendPing = sendPing;
+    this.#sendPing = ping;
     this.#onDead = onDead;
-    this.#oldestRequest = oldestRequest;
+    this.#oldestRequest = oldest;
   }
 
-  frameReceived() {
+  received() {
     this.#receivedAt = continuousTime();
   }
 
   /** Note that the last frame is the answer to a request. */
-  answerReceived() {
+  answered() {
     this.#answeredAt = this.#receivedAt;
     if (this.#pings) this.start();
   }
 
-  frameSent() {
+  sent() {
     if (!this.#timers.has("request")) this.#timers.set("request", this.#patience, () => this.#checkRequests());
   }
 
@@ -90,7 +86,7 @@ export class Heartbeat {
   #checkRequests() {
     const oldest = this.#oldestRequest();
     if (!oldest) return;
-    const remaining = Math.max(oldest.transmittedAt, this.#answeredAt) + this.#patience - continuousTime();
+    const remaining = Math.max(oldest.transmitted, this.#answeredAt) + this.#patience - continuousTime();
     if (remaining <= 0) this.probe();
     this.#timers.set("request", remaining > 0 ? remaining : this.#patience, () => this.#checkRequests());
   }

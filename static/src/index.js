@@ -14,7 +14,8 @@
  *
  * `npm run build` bundles these files to `static/roomcast.js`, which is also the script of the SharedWorker. Layers, from
  * the top: chat_client.js uses connection.js directly, or shared_connection.js, which talks to connection.js in
- * shared_worker.js. A connection consists of rooms.js, request_queue.js, heartbeat.js, tokens.js and backoff.js.
+ * shared_worker.js. The objects of room() are in room.js, with holder.js, members.js, typing.js and messages.js. A connection
+ * consists of rooms.js, request_queue.js, heartbeat.js, tokens.js and backoff.js.
  */
 
 import { isWorker, serveTabs } from "./shared_worker.js";

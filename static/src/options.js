@@ -62,8 +62,8 @@ function withDefaults(defaults, given) {
 function toWebSocketUrl(url) {
   if (!url) {
     throw new TypeError(
-      'ChatClient needs the option url: new ChatClient(token, { url: "https://chat.example.com" }), with the address of your ' +
-        "roomcast server. It may be left out only in pages that load roomcast.js from that server.",
+      'ChatClient needs the option url: new ChatClient(token, { url: "https://chat.example.com" }), unless the page loads ' +
+        "roomcast.js from the server.",
     );
   }
   const page = globalThis.location?.href;
@@ -96,5 +96,5 @@ export function checkPlatform({ url, WebSocket }) {
 
 function checkWebSocket(value) {
   if (typeof value === "function") return;
-  throw new TypeError("There is no WebSocket here: use Node 22 or later, or give a class like it as the option WebSocket.");
+  throw new TypeError("There is no WebSocket here: use Node 22 or later, or the option WebSocket.");
 }

@@ -2,8 +2,8 @@
  * The requests of one connection, from the call to the outcome.
  *
  * A request is {type, room, since, body, done}: `body` is its JSON without the id, and `done(error, frame)` receives the
- * outcome once. The queue adds `sentAt` (first sent), `transmittedAt` (sent on this connection), `isInFlight`, `isRepeat` (sent
- * on an earlier connection), `refusals` (temporary ones), `isExclusive` and `resumedFrom`.
+ * outcome once. The queue adds `sentAt` (first sent), `transmitted` (sent on this connection), `isInFlight`, `isRepeat` (sent
+ * on an earlier connection), `refusals` (temporary ones), `isExclusive` and `from`.
  *
  * Requests are sent in the order of the calls, within the limits of the server. Those for a room that is being joined again
  * wait for it. A request that is sent again, because its connection was lost or the server refused it temporarily, is
@@ -12,25 +12,16 @@
 
 import { repeatDelay } from "./backoff.js";
 import { continuousTime } from "./clock.js";
-import { CLOSE_TOO_BIG, RETRY_CODES } from "./errors.js";
+import { ASK_AGAIN, BURST, BYTE_BURST, EVENT_OVERHEAD, KEY_LIFETIME, RETRY_RESERVE } from "./constants.js";
+import { CLOSE_TOO_BIG, queueFull, RETRY_CODES } from "./errors.js";
 import { Timers } from "./timers.js";
 
 /** Commands that may be repeated without an idempotency key. */
-export const REPEATABLE = new Set(["join_room", "leave_room", "ping", "refresh_token"]);
-/** How long a request may be repeated, in milliseconds. The server keeps idempotency keys for 300 s. */
-const KEY_LIFETIME = 270_000;
-/** The server's rate limit allows a burst of five seconds. The rest is for messages that the network delays. */
-const BURST = 4_000;
-/** The same for bytes, of which the server allows a burst of one second. */
-const BYTE_BURST = 800;
-/** The server counts a message and its event, which is longer by the fields that the server adds, in bytes. */
-const EVENT_OVERHEAD = 512;
+export const REPEATABLE = new Set([
+  ...["join_room", "leave_room", "ping", "refresh_token"],
+  ...["members", "history", "set_presence", "typing", "mark_read"],
+]);
 /** The limits of servers that do not send theirs. */
-const OLD_LIMITS = { message_rate: 80, max_message_size: 65_536 };
-/** The part of the burst that is left to requests while the client tries to join rooms again, in milliseconds. */
-const RETRY_RESERVE = BURST / 2;
-/** How long to wait before asking again which request an error without an id belongs to, in milliseconds. */
-const ASK_AGAIN = 1_000;
 
 const encoder = new TextEncoder();
 
@@ -65,8 +56,7 @@ export class RequestQueue {
 
   add(request) {
     if (this.#pending.size >= this.#options.queue) {
-      const message = `${this.#pending.size} requests wait already, as many as the option queue allows; try again later.`;
-      request.done({ code: "queue_full", message });
+      request.done(queueFull(this.#options.queue));
       return;
     }
     if (this.#answerJoin(request)) return;
@@ -125,7 +115,7 @@ export class RequestQueue {
   }
 
   /** Allow sending on a new connection within `limits`, those in its welcome. The caller calls flush() afterwards. */
-  connectionOpened({ message_rate: rate, byte_rate: byteRate, max_message_size: size } = OLD_LIMITS) {
+  opened({ message_rate: rate, byte_rate: byteRate, max_message_size: size } = { message_rate: 80, max_message_size: 65_536 }) {
     this.#isOpen = true;
     this.#rate = new SendRate(this.#options.rate && Math.min(this.#options.rate, rate || Infinity), BURST);
     this.#byteRate = new SendRate(this.#options.rate && byteRate, BYTE_BURST);
@@ -133,7 +123,7 @@ export class RequestQueue {
   }
 
   /** Prepare to send the requests in flight again. `code` is the code with which the connection was closed. */
-  connectionLost(code) {
+  lost(code) {
     this.#isOpen = false;
     this.#timers.clearAll();
     const lost = [...this.#inFlight.values()];
@@ -226,11 +216,11 @@ export class RequestQueue {
     const { type, room } = request;
     const id = ++this.#lastId;
     request.isInFlight = true;
-    request.transmittedAt = continuousTime();
+    request.transmitted = continuousTime();
     this.#inFlight.set(id, request);
     if (type === "join_room") {
-      request.resumedFrom = request.since ?? this.#rooms.positionOf(room);
-      this.sendText(JSON.stringify({ id, type, room, data: { since: request.resumedFrom ?? null } }));
+      request.from = request.since ?? this.#rooms.positionOf(room);
+      this.sendText(JSON.stringify({ id, type, room, data: { since: request.from ?? null } }));
     } else this.sendText(`{"id":${id},${request.body.slice(1)}`);
   }
 
@@ -241,7 +231,7 @@ export class RequestQueue {
   }
 
   /** Remove and return the request in flight that `id` answers. Return undefined if there is none. */
-  takeInFlight(id) {
+  take(id) {
     const request = this.#inFlight.get(id);
     if (request) {
       this.#inFlight.delete(id);
@@ -280,7 +270,7 @@ export class RequestQueue {
   }
 
   /** The oldest request in flight; undefined if there is none. */
-  get oldestInFlight() {
+  get oldest() {
     return this.#inFlight.values().next().value;
   }
 
@@ -294,7 +284,7 @@ export class RequestQueue {
     if (!ids.length) return;
     const done = (error) => {
       if (error) this.#timers.set("ask", ASK_AGAIN, () => this.failedWithoutId(message));
-      else for (const id of ids) if (this.#inFlight.has(id)) this.failed(this.takeInFlight(id), message);
+      else for (const id of ids) if (this.#inFlight.has(id)) this.failed(this.take(id), message);
     };
     this.transmit({ type: "ping", body: '{"type":"ping"}', done });
   }
@@ -304,7 +294,7 @@ export class RequestQueue {
    *
    * A server without Redis that restarts loses the idempotency keys along with the history.
    */
-  historyLost(room) {
+  lostHistory(room) {
     for (const request of this.#pending) {
       const origin = this.#rooms.has(request.room) ? request.room : "";
       if (request.isRepeat && origin === room) this.#giveUp(request, "was not answered before the server lost its history");

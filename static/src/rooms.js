@@ -11,7 +11,7 @@ export const OWN = "";
 /**
  * Joins the rooms again after each reconnect, starting after the last event received.
  *
- * `rejoin(request)` sends a request before all others. `emit(frame)` passes a frame to the page. `onHistoryLost(room)` is
+ * `rejoin(request)` sends a request before all others. `emit(frame)` passes a frame to the page. `onLost(room)` is
  * called when the server has lost the history of a room since the last connection.
  */
 export class Rooms {
@@ -24,10 +24,10 @@ export class Rooms {
   /** The id of the last event by room. */
   #positions = new Map();
 
-  constructor({ rejoin, emit, onHistoryLost }) {
+  constructor({ rejoin, emit, onLost }) {
     this.#sendRejoin = rejoin;
     this.#emit = emit;
-    this.#onHistoryLost = onHistoryLost;
+    this.#onHistoryLost = onLost;
   }
 
   has(room) {
@@ -71,7 +71,7 @@ export class Rooms {
   }
 
   /** Note the answer to a frame that the page sent as text. */
-  textAnswered({ type, room, data }) {
+  answered({ type, room, data }) {
     if (type === "left_room") this.forget(room);
     if (type !== "joined_room" || this.#rooms.has(room)) return;
     this.#rooms.set(room, true);
@@ -79,14 +79,14 @@ export class Rooms {
   }
 
   /** Note what a frame that answers no request changes. */
-  frameReceived({ type, room, id, data }) {
+  received({ type, room, id, data }) {
     if (type === "left_room") this.forget(room);
     else if (type === "resync") this.#positions.set(room ?? OWN, data.last_id);
     else if (typeof id === "string" && (!room || this.#rooms.has(room))) this.#positions.set(room ?? OWN, id);
   }
 
   /** Join every room again on a new connection. */
-  rejoinAll() {
+  rejoin() {
     for (const room of this.#rooms.keys()) this.#rejoin(room);
   }
 
@@ -110,7 +110,7 @@ export class Rooms {
     return true;
   }
 
-  connectionLost() {
+  lost() {
     this.#retryTimers.clearAll();
     for (const room of this.#rooms.keys()) this.#rooms.set(room, false);
   }

@@ -1,18 +1,19 @@
 /** One connection for all tabs of a user: the code that runs in each tab. */
 
 import { continuousTime } from "./clock.js";
-import { CLOSE_NORMAL, closedError } from "./errors.js";
-import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
+import { TAB_TIMEOUT } from "./constants.js";
+import { CLOSED, closedError } from "./errors.js";
+import { holdLock, WORKER_NAME, whenReleased } from "./shared_protocol.js";
 
 /** Throw an error if a SharedWorker with the script `url` cannot run on this page. */
 export function checkWorker(url) {
   if (!globalThis.SharedWorker) throw new Error("there is no SharedWorker here.");
   // A bundle is no worker script: it would run the application in the worker.
-  if (!url) throw new Error(`set the option worker to the address of a copy of roomcast.js at ${location.origin}.`);
-  if (new URL(url, location).origin !== location.origin) {
-    throw new Error(`${url} is not at ${location.origin}; set the option worker to the address of a copy that is.`);
-  }
+  if (!url) throw wrongWorker(url);
 }
+
+const wrongWorker = (url) =>
+  new Error(`the option worker must be the address of a copy of roomcast.js at ${location.origin}, not ${url}.`);
 
 /** Has the methods of Connection, except sendText(), and forwards the calls to the SharedWorker. */
 export class SharedConnection {
@@ -36,9 +37,9 @@ export class SharedConnection {
     let worker;
     try {
       worker = new SharedWorker(options.worker, { type: "module", name: WORKER_NAME });
-    } catch (error) {
+    } catch {
       release();
-      throw error;
+      throw wrongWorker(options.worker); // Its origin is another one.
     }
     const connection = new SharedConnection(worker.port, delegate, release);
     const { canRenewToken } = delegate;
@@ -59,7 +60,7 @@ export class SharedConnection {
     return new Promise((resolve, reject) => {
       const fail = () => {
         this.#detach();
-        reject(new Error(`${url} does not run as a SharedWorker here; the option worker must name a copy of roomcast.js.`));
+        reject(wrongWorker(url));
       };
       const timer = setTimeout(fail, TAB_TIMEOUT);
       worker.onerror = fail;
@@ -76,22 +77,26 @@ export class SharedConnection {
   }
 
   connect() {
-    this.#port.postMessage({ do: "connect" });
+    this.#post("connect");
   }
 
   wake() {
-    this.#port.postMessage({ do: "wake" });
+    this.#post("wake");
   }
 
   probe() {
-    this.#port.postMessage({ do: "probe" });
+    this.#post("probe");
+  }
+
+  #post(action, message) {
+    this.#port.postMessage({ do: action, ...message });
   }
 
   request(request) {
     const n = ++this.#count;
     this.#requests.set(n, request);
     const { done, sentAt, ...rest } = request;
-    this.#port.postMessage({ do: "request", n, request: rest, age: sentAt && continuousTime() - sentAt });
+    this.#post("request", { n, request: rest, age: sentAt && continuousTime() - sentAt });
     if (this.#isOpen) request.sentAt ??= continuousTime();
   }
 
@@ -106,15 +111,14 @@ export class SharedConnection {
     for (const [n, one] of this.#requests) {
       if (one !== request) continue;
       this.#requests.delete(n);
-      this.#port.postMessage({ do: "cancel", n });
+      this.#post("cancel", { n });
     }
   }
 
   close() {
     this.#detach();
-    const state = { state: "closed", attempts: 0, code: CLOSE_NORMAL, reason: "" };
-    this.#delegate.onState(state);
-    for (const { done } of this.#requests.values()) done(closedError(state));
+    this.#delegate.onState(CLOSED);
+    for (const { done } of this.#requests.values()) done(closedError(CLOSED));
     this.#requests.clear();
   }
 
@@ -125,7 +129,7 @@ export class SharedConnection {
   }
 
   #detach() {
-    this.#port.postMessage({ do: "detach" });
+    this.#post("detach");
     this.#port.onmessage = null;
     this.#port.close();
     this.#unwatchWorker();
@@ -146,13 +150,13 @@ export class SharedConnection {
 
   async #answerTokenRequest({ n, about }) {
     // Show that this tab is awake: the worker then waits until the token arrives.
-    this.#port.postMessage({ do: "token", n, isBusy: true });
+    this.#post("token", { n, isBusy: true });
     let answer;
     try {
       answer = { token: await this.#delegate.getToken(about) };
     } catch (error) {
       answer = { error: String(error?.message ?? error) };
     }
-    this.#port.postMessage({ do: "token", n, ...answer });
+    this.#post("token", { n, ...answer });
   }
 }

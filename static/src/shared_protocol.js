@@ -14,9 +14,6 @@ import { randomId } from "./frames.js";
 /** The worker's name. Increase the number when the messages change: tabs with another version get a worker of their own. */
 export const WORKER_NAME = "roomcast 3";
 
-/** How long a tab may take to start the worker, or to answer a token request, in milliseconds. */
-export const TAB_TIMEOUT = 5_000;
-
 /**
  * Acquire a lock with a unique name, which the browser releases when this tab or worker ends, even after a crash.
  *

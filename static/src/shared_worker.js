@@ -2,8 +2,9 @@
 
 import { continuousTime } from "./clock.js";
 import { Connection } from "./connection.js";
+import { TAB_TIMEOUT } from "./constants.js";
 import { localFrame, randomId } from "./frames.js";
-import { holdLock, TAB_TIMEOUT, WORKER_NAME, whenReleased } from "./shared_protocol.js";
+import { holdLock, WORKER_NAME, whenReleased } from "./shared_protocol.js";
 
 /** One tab: its port, and the rooms that it joined or asked to join. */
 class Tab {
@@ -51,7 +52,7 @@ class Tab {
     });
   }
 
-  tokenAnswered(answer) {
+  answered(answer) {
     this.#tokenRequests.get(answer.n)?.(answer);
   }
 }
@@ -103,7 +104,7 @@ class TabGroup {
   handle(tab, message) {
     if (message.do === "request") this.#request(tab, message);
     else if (message.do === "cancel") this.#cancel(tab, message.n);
-    else if (message.do === "token") tab.tokenAnswered(message);
+    else if (message.do === "token") tab.answered(message);
     else if (message.do === "detach") this.remove(tab);
     else if (message.do === "probe") this.#connection.probe();
     else if (message.do === "connect" || message.do === "wake") {
@@ -121,6 +122,7 @@ class TabGroup {
       if (type === "join_room" && !error) tab.joined.add(room);
       if (type === "join_room" && error && !tab.joined.has(room)) tab.wanted.delete(room);
       tab.post({ do: "outcome", n, error, frame });
+      if (type === "mark_read" && !error) this.#forward(frame);
     };
     if (type === "join_room") tab.wanted.add(room);
     if (type === "leave_room") {

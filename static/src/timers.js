@@ -1,7 +1,6 @@
 /** Timers by name. */
 
-/** The limit of setTimeout, in milliseconds. */
-export const LONGEST_DELAY = 2 ** 31 - 1;
+import { LONGEST_DELAY } from "./constants.js";
 
 /** A set of timers, each with a name. Setting a name again replaces its timer. */
 export class Timers {

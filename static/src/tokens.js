@@ -1,8 +1,7 @@
 /** Tokens: reading their claims, and replacing them before they expire. */
 
+import { SHORTEST_REFRESH } from "./constants.js";
 import { Timers } from "./timers.js";
-
-const SHORTEST_DELAY = 1_000;
 
 /** Return the claims of a JWT without verifying it. Return {} if `token` is not a JWT. */
 function claimsOf(token) {
@@ -58,7 +57,7 @@ export class TokenRefresh {
   #schedule() {
     const remaining = claimsOf(this.#token).exp * 1000 - this.#clockOffset - performance.now();
     if (!this.#delegate.canRenewToken || Number.isNaN(remaining)) return;
-    const delay = Math.max(SHORTEST_DELAY, remaining - Math.min(this.#margin, remaining / 2));
+    const delay = Math.max(SHORTEST_REFRESH, remaining - Math.min(this.#margin, remaining / 2));
     this.#timers.set("refresh", delay, () => this.#refresh());
   }
 

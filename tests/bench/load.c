@@ -19,6 +19,9 @@
  * in ns and the number of the message in its room) with --pad bytes after it, %L the last id received, as JSON (null
  * if none). With --ping TEXT:REPLY, a frame TEXT is answered with REPLY, which Engine.IO requires.
  *
+ * With --chatter TEXT, the members send TEXT as well, --chatter-rate times per second in total, in turns. What they
+ * receive without a mark is counted as "others".
+ *
  * Each client checks the numbers in the marks. At the end, a number that never came is lost. A number after a higher
  * one is late. A repeated number is doubled, and so is one that comes more than 64 late. Publishers check their own
  * copies, but only the deliveries to members are counted and timed.
@@ -65,8 +68,8 @@ struct room { uint64_t sent; int received[MAX_WINDOW]; };   /* received: by how 
 
 static struct {
     int publishers, members, back_to, rooms, per_room, ramp, window, pad, first, n_hello;
-    double rate, duration, warmup, drain, patience;
-    const char *path, *tokens, *join, *joined, *recovered, *publish, *hello[MAX_HELLO], *ping, *pong;
+    double rate, chatter_rate, duration, warmup, drain, patience;
+    const char *path, *tokens, *join, *joined, *recovered, *publish, *chatter, *hello[MAX_HELLO], *ping, *pong;
 } opt = { .rooms = 1, .per_room = 1, .ramp = 100, .duration = 5, .warmup = 1, .drain = 5, .patience = 60, .path = "/" };
 
 static struct client *clients;
@@ -74,7 +77,7 @@ static struct room *rooms;
 static int n_clients, ep, timer_fd, stdin_line, n_ready, n_shaking, n_away, n_dropped, n_retry, *dirty, n_dirty;
 static char **tokens;
 static int n_tokens, longest_token, running, counting;
-static uint64_t scheduled, delivered, published, lost, late, doubled;
+static uint64_t scheduled, delivered, published, lost, late, doubled, others, chatter_begin, chattered;
 static uint64_t recovered, not_recovered, retries, first_drop, last_back, close_codes[CLOSE_CODES];
 static uint64_t latency[64 * 64], n_latency;   /* a histogram, see note_latency */
 
@@ -191,6 +194,15 @@ static void publish(int room) {   /* a message that was scheduled for `scheduled
     rooms[room].sent++;
     send_text(c, opt.publish);
     published += counting;
+}
+
+static void chatter(void) {   /* let the members send what is due */
+    if (!running || !opt.chatter) return;
+    uint64_t members = n_clients - opt.rooms, due = (now() - chatter_begin) / 1e9 * opt.chatter_rate;
+    for (; chattered < due; chattered++) {
+        struct client *c = &clients[opt.rooms + chattered % members];
+        if (c->state == OPEN) send_text(c, opt.chatter);
+    }
 }
 
 /* Connections */
@@ -323,6 +335,7 @@ static void on_text(struct client *c, const char *p, size_t n) {
     int is_reply = !c->joined && memmem(p, n, opt.joined, strlen(opt.joined));
     if (opt.back_to && !(is_reply && c->away)) note_id(c, p, n);   /* missed events come after that reply */
     if (is_reply) on_joined(c, p, n);
+    others += counting;
 }
 
 static void on_frame(struct client *c, int opcode, const char *p, size_t n) {
@@ -397,6 +410,7 @@ static void poll_once(int ms) {   /* one loop iteration, which waits for events 
         if (events[i].events & ~EPOLLOUT) on_readable(c);
     }
     if (n_retry) retry();
+    chatter();
     flush_dirty();
 }
 
@@ -425,7 +439,7 @@ static int all_received(void) {
 }
 
 static void begin_publishing(void) {
-    scheduled = now();
+    scheduled = chatter_begin = now();
     running = 1;
     for (int w = 0; w < opt.window; w++)
         for (int r = 0; r < opt.rooms; r++) publish(r);
@@ -454,10 +468,10 @@ static double run(void) {   /* returns the seconds that were counted */
 
 static void report(double connecting, int ready, double seconds) {
     printf("{\"connections\": %d, \"ready\": %d, \"connecting_s\": %.3f, \"seconds\": %.3f, \"published\": %llu, "
-        "\"delivered\": %llu, \"lost\": %llu, \"late\": %llu, \"doubled\": %llu, \"p50_ms\": %.3f, "
+        "\"delivered\": %llu, \"others\": %llu, \"lost\": %llu, \"late\": %llu, \"doubled\": %llu, \"p50_ms\": %.3f, "
         "\"p99_ms\": %.3f, \"max_ms\": %.3f, \"dropped\": %d, \"away\": %d, \"recovered\": %llu, "
         "\"not_recovered\": %llu, \"retries\": %llu, \"first_drop\": %.6f, \"last_back\": %.6f, \"closes\": {",
-        n_clients, ready, connecting, seconds, (ull)published, (ull)delivered, (ull)lost, (ull)late, (ull)doubled,
+        n_clients, ready, connecting, seconds, (ull)published, (ull)delivered, (ull)others, (ull)lost, (ull)late, (ull)doubled,
         percentile(.5), percentile(.99), percentile(1), n_dropped, n_away, (ull)recovered,
         (ull)not_recovered, (ull)retries, first_drop / 1e9, last_back / 1e9);
     const char *comma = "";
@@ -487,11 +501,11 @@ static void read_options(int count, char **words) {
         {"return", .number = &opt.back_to}, {"rooms", .number = &opt.rooms},
         {"per-room", .number = &opt.per_room}, {"ramp", .number = &opt.ramp},
         {"window", .number = &opt.window}, {"pad", .number = &opt.pad},
-        {"first", .number = &opt.first}, {"rate", .real = &opt.rate},
+        {"first", .number = &opt.first}, {"rate", .real = &opt.rate}, {"chatter-rate", .real = &opt.chatter_rate},
         {"duration", .real = &opt.duration}, {"warmup", .real = &opt.warmup}, {"drain", .real = &opt.drain},
         {"patience", .real = &opt.patience}, {"path", .text = &opt.path}, {"tokens", .text = &opt.tokens},
         {"join", .text = &opt.join}, {"joined", .text = &opt.joined}, {"recovered", .text = &opt.recovered},
-        {"publish", .text = &opt.publish}, {"ping", .text = &opt.ping} };
+        {"publish", .text = &opt.publish}, {"chatter", .text = &opt.chatter}, {"ping", .text = &opt.ping} };
     for (int i = 1, found; i < count; i += 2) {
         char *value = i + 1 < count ? words[i + 1] : NULL, *name = words[i] + 2;
         found = !strcmp(words[i], "--hello") && value && opt.n_hello < MAX_HELLO;

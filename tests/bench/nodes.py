@@ -102,6 +102,18 @@ SCENARIOS = {
         "difference",
         ("p50 at most 2 ms more", "p99 at most 10 ms more"),
     ),
+    "typing": Scenario(
+        scenarios.typing,
+        ITSELF,
+        (
+            Figure("quiet", "quiet p99 ms", 2),
+            Figure("typing", "p99 ms", 2),
+            Figure("ratio", "ratio", 2),
+            Figure("growth", "KiB more", 0),
+        ),
+        "difference",
+        ("p99 at most doubles", "memory stays flat"),
+    ),
     "bystander": Scenario(
         scenarios.bystander,
         ITSELF[:1],

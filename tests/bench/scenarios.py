@@ -112,6 +112,32 @@ def latency(bench: Bench, system: System) -> Result:
     return _exchange(bench, system, rooms=100, per_room=9, rate=500)
 
 
+def typing(bench: Bench, system: System) -> Result:
+    """10 messages per second in a room of 1,000: first alone, then while all members type."""
+    quiet = _exchange(bench, system, rooms=1, per_room=1000, rate=10)
+    with bench.cluster(system, 2 if system.redis else 1) as nodes:
+        command = '{"type":"typing","room":"channel:%R"}'
+        options: dict[str, Any] = {"chatter": command, "chatter_rate": 1000, "duration": 2 * bench.duration}
+        ports: dict[str, Any] = {"publishers": nodes.ports[0], "members": nodes.ports[-1]}
+        with bench.load(system, rooms=1, per_room=1000, rate=10, **ports, **options) as load:
+            load.ready(1001)
+            meter = Meter(nodes.named(load))
+            load.go()
+            time.sleep(bench.duration)
+            before = nodes.nodes[-1].pss()
+            report = load.result()
+            after, used = nodes.nodes[-1].pss(), _percent(meter.shares())
+    received = report["others"] / report["seconds"] / 1000
+    note = f"{received:.0f} live events per member and second; {_summary(report, used)}"
+    return {
+        "quiet": quiet["p99_ms"],
+        "typing": report["p99_ms"],
+        "ratio": report["p99_ms"] / quiet["p99_ms"],
+        "growth": after - before,
+        "note": f"p50 {quiet['p50_ms']:.1f} and {report['p50_ms']:.1f} ms; {note}",
+    }
+
+
 def bystander(bench: Bench, system: System) -> Result:
     """The load of many-rooms on A and B, while C has 1,000 members in 100 other rooms."""
     with bench.cluster(system, 3) as nodes, contextlib.ExitStack() as scope:

@@ -90,7 +90,7 @@ def refusing(monkeypatch):
             answers.append(data)
             raise Refused(code, "Try again later.")
 
-        commands = server.gateway.registry.commands
+        commands = server.gateway.commands._plugin_commands
         monkeypatch.setitem(commands, "send_message", commands["send_message"]._replace(handler=handle))
         return answers
 

@@ -10,7 +10,7 @@ from wire import Peer
 
 from roomcast.builtin_events import COMMANDS
 from roomcast.errors import CLOSES
-from roomcast.specs.catalog import CORE_COMMANDS
+from roomcast.specs.core_frames import CORE_COMMANDS
 from roomcast.web import console_session
 from roomcast.web.pages.console import MEANINGS
 

@@ -100,6 +100,20 @@ async def test_form_has_a_control_for_each_field_type(dev, visit):
     }
 
 
+async def test_an_event_that_is_not_stored(dev, visit):
+    """The event form sends it, says that it is not stored, and the log shows it as it arrives."""
+    tab = await visit(url(dev))
+    await tab.connect()
+    await tab.join("channel:7")
+    await tab.choose("Event")
+    await tab.select("Event", "typing")
+    await tab.fill("user_id", "bot")
+    await tab.fill("username", "Bot")
+    await tab.submit("Publish")
+    await expect(tab.outcome()).to_contain_text("Sent; not stored")
+    await expect(tab.rows("Bot", type="typing")).to_have_count(1)
+
+
 async def test_event_is_published_over_the_http_api(dev, visit):
     """The event form calls the HTTP API, and its errors are shown at the fields."""
     tab = await visit(url(dev))
@@ -166,3 +180,4 @@ async def test_input_before_the_script_has_loaded_is_kept(visit):
         assert token not in tab.page.url
         await tab.page.get_by_role("button", name="Connect", exact=True).click()
         await expect(tab.page.locator("#status")).to_contain_text("Connected as alice")
+        await tab.page.close()  # it asks for the rooms at intervals, also when the server has ended

@@ -146,6 +146,7 @@ async def test_close_codes_are_explained(visit):
         await tab.page.get_by_label("Token", exact=True).last.fill("not a token")
         await tab.page.get_by_role("button", name="Connect", exact=True).click()
         await expect(ended).to_contain_text("Closed: 4401 Authentication Failed")
+        await tab.page.close()  # it asks for the rooms at intervals, also when the server has ended
 
 
 async def test_console_reconnects_only_if_switched_on(dev, visit):

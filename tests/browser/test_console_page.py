@@ -144,4 +144,4 @@ async def test_failed_api_call_is_shown_in_its_panel(dev, visit):
     await tab.page.unroute("**/api/v1/rooms", fail)
     await tab.page.get_by_role("button", name="Refresh").click()
     await expect(tab.page.locator("#people-problem")).to_be_empty()
-    await expect(tab.page.locator("#people-empty")).to_contain_text("Nobody is in any room")
+    await expect(tab.page.locator("#people-empty")).to_contain_text("No user is in a room")

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager, suppress
 
+import click
 import serving
 from access_server import AccessServer
 from aiohttp import web
@@ -10,7 +11,8 @@ from shell import SECRET, TASK, Process, Running, listening, publish, refusal, r
 
 from roomcast.auth.identity import make_token
 from roomcast.cli import listen
-from roomcast.cli.listen import Listener, event_line
+from roomcast.cli.listen import Listener
+from roomcast.cli.printing import event_line
 from roomcast.cli.target import parse_target
 from roomcast.errors import SERVICE_RESTART
 from roomcast.web.server import Server
@@ -26,7 +28,7 @@ async def running(**settings):
 
 
 class Lines:
-    """Collects lines of output; a test can wait for one."""
+    """Collects lines of output without their colors; a test can wait for one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -34,7 +36,7 @@ class Lines:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, text: str) -> None:
-        self.lines.append(text)
+        self.lines.append(click.unstyle(text))
         task = asyncio.get_running_loop().create_task(self._notify())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -164,7 +166,8 @@ async def test_a_cancelled_listener_closes_its_connection():
 
 def test_an_event_cannot_control_the_terminal():
     """Control characters are escaped, and an event stays on one line."""
-    text = event_line({"type": "message", "sender": "\x1b[31mred\nline", "data": {"content": "\u202eevil\x9b"}})
+    line = event_line({"type": "message", "sender": "\x1b[31mred\nline", "data": {"content": "\u202eevil\x9b"}})
+    text = click.unstyle(line)
     assert text.isprintable()
     assert "\n" not in text
 
@@ -185,7 +188,7 @@ def test_since_prints_later_events_first(server):
 
 def test_a_wrong_token_ends_the_command(server):
     """The sentence contains 4401 and what to do, and does not repeat the token."""
-    sentence = refusal("listen", "task:1", "--url", server.ws, "--token", "a.wrong.token", status=1)
+    sentence = refusal("listen", "task:1", "--url", server.ws, "--token", "a.wrong.token", status=4)
     assert "4401" in sentence
     assert "a.wrong.token" not in sentence
 
@@ -194,7 +197,7 @@ def test_a_forbidden_room_ends_the_command(server):
     """The sentence contains the room and 4403."""
     token = roomcast("token", "--user-id", "1", "--room", "channel:1", JWT_SECRET=SECRET).stdout.strip()
     done = roomcast("listen", "channel:2", "--url", server.ws, ROOMCAST_TOKEN=token)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "channel:2" in done.stderr
     assert "4403" in done.stderr
 

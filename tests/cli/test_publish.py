@@ -19,6 +19,20 @@ def test_a_published_event_is_received(server):
     assert event["id"] == done.stdout.strip()
 
 
+def test_an_event_that_is_not_stored(server):
+    """Its id is printed as a dash, also among others."""
+    data = {"user_id": 1, "username": "bot", "typing": True}
+    with listening(server, "channel:1") as listener:
+        assert publish(server, "typing", "channel:1", json.dumps(data)).stdout == "-\n"
+        listener.wait_for("typing", listener.out)
+    message = {"content": "Hi", "user_id": 1, "username": "bot"}
+    both = [{"type": "typing", "room": "channel:1", "data": data}]
+    both.append({"type": "message", "room": "channel:1", "data": message})
+    dash, id = publish(server, "-", stdin=json.dumps(both)).stdout.split()
+    assert dash == "-"
+    assert re.fullmatch(r"\w+-\d+", id)
+
+
 def test_data_and_complete_events_can_come_from_standard_input(server):
     """Standard input has data, a list of data, or complete events."""
     assert len(publish(server, "task.deleted", "task:1", "-", stdin='{"task_id": 1}').stdout.split()) == 1
@@ -48,7 +62,6 @@ def test_a_repeated_key_publishes_once(server):
         (("no.such", "project:1", "{}"), "no.such"),
         (("task.created", "project:1", "{}"), "title"),
         (("task.created", "nonsense", TASK), "nonsense"),
-        (("task.created", "project:1", "{"), "not JSON"),
     ],
 )
 def test_a_refused_event_is_explained(server, args, words):
@@ -57,6 +70,24 @@ def test_a_refused_event_is_explained(server, args, words):
     assert done.returncode == 1
     assert done.stdout == ""
     assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin"),
+    [
+        (("task.created", "project:1", "{"), ""),
+        (("task.created", "project:1", "-"), "{"),
+        (("task.created", "project:1", "-"), ""),
+        (("-",), "["),
+        (("-",), ""),
+    ],
+)
+def test_data_that_is_not_json_is_a_wrong_option(args, stdin):
+    """The status is 2, as for other wrong arguments, and no server is asked: there is none at this address."""
+    done = roomcast("publish", *args, "--url", "http://127.0.0.1:1", stdin=stdin, API_KEY=API_KEY)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "The data is not JSON" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -77,7 +108,7 @@ def test_publishing_needs_the_key(server):
     """A missing key and a wrong key are refused, and a wrong key is not printed."""
     assert "API_KEY" in refusal("publish", "task.deleted", "task:1", "{}")
     done = roomcast("publish", "task.deleted", "task:1", TASK, "--url", server.url, API_KEY="not-the-servers-key")
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "not-the-servers-key" not in done.stderr
 
 
@@ -101,10 +132,10 @@ def test_a_key_without_the_scope(tmp_path):
 
 
 def test_an_unreachable_server_is_one_sentence():
-    """``publish`` and ``listen`` report the address and the reason, and end with status 1."""
+    """``publish`` and ``listen`` report the address and the reason, and end with status 3."""
     url = "http://127.0.0.1:1"
     assert "127.0.0.1:1 cannot be reached: connection refused" in refusal(
-        "publish", "task.deleted", "task:1", "{}", "--url", url, status=1, API_KEY=API_KEY
+        "publish", "task.deleted", "task:1", "{}", "--url", url, status=3, API_KEY=API_KEY
     )
-    sentence = refusal("listen", "task:1", "--url", url, status=1, JWT_SECRET=SECRET)
+    sentence = refusal("listen", "task:1", "--url", url, status=3, JWT_SECRET=SECRET)
     assert sentence == "127.0.0.1:1 cannot be reached: connection refused."

@@ -1,10 +1,13 @@
 """``roomcast serve``: its options, and TLS."""
 
+import http.cookiejar
 import json
 import re
 import ssl
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 import pytest
 from certificate_files import write_certificate
@@ -13,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from shell import PATIENCE, SECRET, Running, refusal
+from shell import API_KEY, PATIENCE, SECRET, Running, refusal
 from websockets.sync.client import connect
 
 from roomcast.auth.identity import make_token
@@ -29,6 +32,13 @@ URL = f"/api/v1/ws/connect?token={TOKEN}"
         ((), {"JWT_SECRET": "short"}, "JWT_SECRET is 5 bytes long"),
         ((), {"WS_HEARTBEAT_INTERVAL": "often"}, "WS_HEARTBEAT_INTERVAL is 'often'"),
         (("--workers", "2"), {}, "--workers 2 needs REDIS_URL"),
+        ((), {"ROOM_CHANEL_HISTORY_SIZE": "5"}, "did you mean ROOM_CHANNEL_HISTORY_SIZE?"),
+        ((), {"ROOM_TASK_HISTORY_TTL": "5", "HISTORY_SIZE": "0"}, "ROOM_TASK_HISTORY_TTL is 5, but task rooms keep no"),
+        (
+            ("--workers", "2"),
+            {"REDIS_URL": "redis://127.0.0.1:1", "ROOM_TASK_COMMANDS": "vote"},
+            "ROOM_TASK_COMMANDS is 'vote', but no plugin declares a command 'vote'",
+        ),
         (("--tls-cert", "/no/such.pem"), {}, "/no/such.pem cannot be read: no such file"),
         (("--tls-key", "/no/such.pem"), {}, "without --tls-cert"),
         (("--tls-cert", "c.pem", "--unix-socket", "s"), {}, "--unix-socket does not work with TLS"),
@@ -71,7 +81,7 @@ def test_tls_is_served(certificates):
         url = server.ws.replace("127.0.0.1", "localhost")
         with connect(url + URL, ssl=trusting) as client:
             assert json.loads(client.recv(PATIENCE))["data"]["username"] == "alice"
-        sentence = refusal("listen", "channel:1", "--url", url, status=1, JWT_SECRET=SECRET)
+        sentence = refusal("listen", "channel:1", "--url", url, status=3, JWT_SECRET=SECRET)
         assert "its certificate is not trusted" in sentence
 
 
@@ -114,3 +124,21 @@ def test_a_certificate_that_is_about_to_expire_is_a_warning(tmp_path):
         with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE, context=trusting) as response:
             (line,) = re.findall(r"^roomcast_certificate_expires (.*)$", response.read().decode(), re.MULTILINE)
         assert float(line) == end.timestamp()
+
+
+def test_tracebacks_are_not_served_in_production():
+    """``/console/problems`` does not exist, also for the logged-in page of the console and with the API key."""
+    with Running(CONSOLE="true") as server:
+        jar = http.cookiejar.CookieJar()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+        login = urllib.request.Request(f"{server.url}/console/login", urlencode({"key": API_KEY}).encode())
+        with opener.open(login, timeout=PATIENCE) as response:
+            page = response.read().decode()
+        assert [cookie.name for cookie in jar] == ["roomcast_console"]
+        assert "problems-list" not in page
+        for headers in ({"X-Roomcast-Console": "1"}, {"Authorization": f"Bearer {API_KEY}"}):
+            request = urllib.request.Request(f"{server.url}/console/problems", headers=headers)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                opener.open(request, timeout=PATIENCE)
+            with refused.value:
+                assert refused.value.code == 404

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roomcast.cli.target import PATH, Target, Unreachable
+from roomcast.cli.exit_status import Unreachable
+from roomcast.cli.target import Target
 from roomcast.cli.websocket_client import End, Ended, Stream, WebSocketClient, encode_masked
 from roomcast.protocol import frames
 from roomcast.protocol.frames import BINARY, CLOSE, PONG, TEXT, FrameReader
+from roomcast.web.upgrade.handshake import PATH
 
 
 @given(st.sampled_from([TEXT, BINARY]), st.integers(0, 200) | st.sampled_from([125, 126, 65535, 65536, 70000]))

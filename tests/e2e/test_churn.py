@@ -47,10 +47,10 @@ class UnreliableBroker(MemoryBroker):
         if not self.is_reliable and self._random.random() < 0.05:
             raise Unavailable("The connection is bad.")
 
-    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+    async def publish(self, room: str, payload: bytes, *args: Any) -> str:
         await self._wait()
         self._fail()
-        return await super().publish(room, payload, key)
+        return await super().publish(room, payload, *args)
 
     async def subscribe(self, rooms: Any) -> None:
         await self._wait()
@@ -237,7 +237,11 @@ async def remaining_state(server: Server) -> dict[str, Any]:
         "members": [room for room in ROOMS if await broker.members(room)],
     }
     if isinstance(broker, MemoryBroker):
-        kept |= {"subscribed": broker._subscribed, "own leases": broker._leases, "presence": broker._presence.rooms}
+        kept |= {
+            "subscribed": broker._subscribed,
+            "own leases": broker._leases._leases,
+            "presence": broker._presence.rooms,
+        }
         kept["announcements"] = broker._presence._open
     if isinstance(broker, RedisBroker):
         leases, presence = broker._leases, broker._presence

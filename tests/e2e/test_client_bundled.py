@@ -102,6 +102,8 @@ def test_ci_installs_every_module():
     """``.ci/run`` installs what the tests in this folder need: without a module, its tests are not collected."""
     installed = (ROOT / ".ci" / "run").read_text()
     needed = {"typescript", "vue", "pinia", *(module for modules in TOOLS.values() for module in modules)}
+    assert '"${builders[@]}"' in installed  # the modules that package.json pins
+    needed -= json.loads((ROOT / "package.json").read_text())["devDependencies"].keys()
     assert [module for module in needed if not re.search(rf'[ ("]{module}@', installed)] == []
 
 

@@ -76,6 +76,23 @@ client.close();
 print("after close()", await client.leaveRoom("channel:1").catch(({ code }) => code));
 """
 
+#: Reads a room in a loop, which ends with the message "end".
+LOOP = """
+const room = client.room("channel:1", { last: 5, messages: true });
+client.connect();
+for await (const { type, data } of room) {
+  if (type !== "message") continue;
+  print("message", data.content);
+  if (data.content === "before") {
+    room.typing();
+    room.send("end");
+  } else if (data.content === "end") room.leave();
+}
+print("messages", room.messages.map(({ data }) => data.content));
+print("state", room.state);
+client.close();
+"""
+
 #: Closes its client while nothing arrives at the server.
 CLOSING = """
 await client.connect();
@@ -193,6 +210,21 @@ if RUNTIMES := list(runtimes()):
             **{"rooms": ["channel:1"], "message": "last", "after close()": "closed"},
         }
         assert program.printed("message") == ["hello \ufffd", "last"]
+
+    @pytest.mark.parametrize(("command", "args"), RUNTIMES)
+    async def test_program_reads_a_room_in_a_loop(serve, tmp_path, command, args):
+        """It receives the newest events and the later ones, and ends when it has left the room."""
+        server = await serve()
+        async with connect(server, 2, "bob") as bob:
+            await bob.join("channel:1")
+            await bob.send("send_message", "channel:1", {"content": "before"})
+            await bob.settled()
+            url = f"http://127.0.0.1:{server.port}"
+            async with running_program(tmp_path, LOOP, command, url, token_for(), *args) as program:
+                await program.until("state", "left")
+                assert await asyncio.wait_for(program.process.wait(), PATIENCE) == 0
+            assert program.printed("message") == ["before", "end"]
+            assert program.printed("messages") == [["before", "end"]]
 
     # The WebSocket of Node and that of Deno have no method that ends a connection without an answer of the server.
     @pytest.mark.parametrize(("command", "args"), [one for one in RUNTIMES if one.id in ("node-ws", "bun")])

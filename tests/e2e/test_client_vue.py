@@ -117,7 +117,7 @@ if has_modules("vue", "pinia", "esbuild"):
     async def test_examples_show_the_state_and_the_messages(tmp_path):
         """The component shows the state and the messages of its room, sends, and leaves the room with its end."""
         async with application(tmp_path) as (page, server, problems):
-            await text_of(page, "open")
+            await text_of(page, "joined")
             await wait_until(lambda: ROOM in server.gateway.delivery.rooms)
             await publish(server, "Good morning")
             await text_of(page, "bob: Good morning")
@@ -136,7 +136,7 @@ if has_modules("vue", "pinia", "esbuild"):
     async def test_reactive_client_works(tmp_path):
         """Vue's proxies of the client, also in the state of a Pinia store, join and send as the client does."""
         async with application(tmp_path) as (page, _, problems):
-            await text_of(page, "open")
+            await text_of(page, "joined")
             for wrapped in (
                 "vue.reactive(client)",
                 "vue.reactive({ client }).client",
@@ -151,4 +151,26 @@ if has_modules("vue", "pinia", "esbuild"):
                 assert (await js(page, "await wrapped.leaveRoom('project:1')"))["type"] == "left_room"
             await page.evaluate("wrapped.close()")
             assert await js(page, "client.state") == "closed"
+            assert problems == []
+
+    @pytest.mark.browser
+    async def test_reactive_room_works(tmp_path):
+        """Vue's proxy of a room object sends, receives, shows the messages and leaves as the object does."""
+        async with application(tmp_path) as (page, server, problems):
+            await text_of(page, "joined")
+            hold = "vue.reactive(client.room('project:1', { messages: true }))"
+            assert await js(page, f"globalThis.room = {hold}, vue.isReactive(room)") is True
+            await page.evaluate(
+                "globalThis.texts = []; room.on('message', ({ data }) => texts.push(data.content)); null"
+            )
+            assert (await js(page, "await room.send('a')"))["type"] == "sent"
+            await page.wait_for_function("texts.length === 1 && room.messages.length === 1")
+            assert await js(page, "[room.state, room.name, room.hasMore, texts]") == [
+                "joined",
+                "project:1",
+                False,
+                ["a"],
+            ]
+            await page.evaluate("room.leave()")
+            await wait_until(lambda: "project:1" not in server.gateway.delivery.rooms)
             assert problems == []

@@ -103,6 +103,25 @@ async def test_join_room(serve: Serve):
             assert await one.settled() == []
 
 
+async def test_members_and_status(serve: Serve):
+    """A join with presence is answered with the members; a status is announced to everyone in the room."""
+    server = await serve()
+    async with connect(server, 7, "bob") as bob, alice(server) as user:
+        await bob.join("channel:456")
+        example = json.loads(snippet("joined_room with members"))
+        first = example["data"]["members"][0]
+        await bob.send("set_presence", "channel:456", {"status": first["status"], "data": first["data"]})
+        await bob.recv_type("presence_set")
+        joined = await user.join("channel:456", presence=True)
+        for member, shown in zip(joined["data"]["members"], example["data"]["members"], strict=True):
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", member["since"])
+            shown["since"] = member["since"]
+        assert like(joined, json.dumps(example))
+        await user.socket.send(snippet("set_presence"))
+        for one in (user, bob):
+            assert like(await one.recv_type("user_updated", sender="alice"), snippet("user_updated"))
+
+
 async def test_leave_room(serve: Serve):
     """A leave is answered with left_room; the others get user_left, and the user who left gets nothing more."""
     server = await serve()
@@ -159,10 +178,10 @@ async def test_ping(serve: Serve):
 def test_each_event_type_has_an_owner():
     """The page lists the events that chat, task, project and the core declare, and no others."""
     owned = {name: set(item.plugin.events) for name, item in registry.load().plugins.items()}
-    assert owned["chat"] == {"message", "message.edited", "message.deleted"}
+    assert owned["chat"] == {"message", "message.edited", "message.deleted", "typing"}
     assert owned["task"] == {f"task.{what}" for what in ("created", "updated", "status_changed", "assigned", "deleted")}
     assert owned["project"] == {"project.updated", "project.archived"}
-    assert owned["core"] == {"user_joined", "user_left", "notification.new"}
+    assert owned["core"] == {"user_joined", "user_left", "user_updated", "notification.new"}
     section = PAGES["docs/protocol.md"].partition("### Event types")[2].partition("\n### ")[0]
     listed = re.findall(r"^- `(.+?)` - ", section, re.MULTILINE)
     assert sorted(listed) == sorted({*chain.from_iterable(owned.values()), "error", "resync"})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from paths import TESTS, link_package
-from shell import SECRET, Running, environment, roomcast
+from shell import SECRET, Running, roomcast
+from shell import run_module as run
 
 from roomcast import Refused
 from roomcast.auth.identity import make_token
@@ -21,19 +20,6 @@ from roomcast.testing import Client
 
 FOREIGN = TESTS / "foreign"
 ROOM = "environment:prod"
-
-
-def run(*command: str, cwd: Path, **variables: str) -> None:
-    """Run a module of this Python; the test fails with its output if the module fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -118,8 +104,22 @@ def test_the_plugin_is_listed(site) -> None:
         "commands": ["deploy.rollback", "deploy.verify", "deploy.wait", "deploy.environments"],
         "commands_for_anyone": ["deploy.environments"],
         "events": ["deploy.finished"],
+        "events_not_stored": [],
         "room_types": ["environment"],
-        "routes": ["GET /plugins/deploy/live/{environment}"],
+        "room_options": {},
+        "periodic_functions": ["prune (3600 s, once per cluster)"],
+        "settings": [
+            {
+                "variable": "DEPLOY_FIRST_VERSION",
+                "default": "1.0",
+                "unit": "",
+                "meaning": "Version of the environment build at the start",
+                "required": False,
+                "secret": False,
+            }
+        ],
+        "routes": ["GET /plugins/deploy/live/{environment} (public)", "GET /plugins/deploy/mine (user)"],
+        "hooks": [],
     }
     assert {"core", "chat", "task", "project"} < {plugin["plugin"] for plugin in listed}
 

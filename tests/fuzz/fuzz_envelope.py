@@ -57,11 +57,13 @@ def check_event(data: bytes) -> None:
     type, room, sender, content = (parts + [""] * 4)[:4]
     try:
         document = orjson.dumps({"content": content})
-        expected = envelope.build_envelope(type, room or None, document, sender or None)
+        expected = envelope.build_envelope(type, room or None, document, sender or None, room or None)
     except TypeError:
         expected = None
     try:
-        built = fastpath.build_envelope(type, room or None, orjson.dumps({"content": content}), sender or None)
+        built = fastpath.build_envelope(
+            type, room or None, orjson.dumps({"content": content}), sender or None, room or None
+        )
     except TypeError:
         built = None
     if built is None or expected is None:

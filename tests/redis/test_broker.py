@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from broker_contract import HISTORY_TTL, OTHER, ROOM, BrokerContract, Harness, RecordingListener, split
+from broker_contract import ANNOUNCEMENTS, HISTORY_TTL, OTHER, ROOM, BrokerContract, Harness, RecordingListener, split
 from redis_groups import Cluster
 from redis_nodes import StartNode, age_state, broker_for
 from redis_servers import FreshRedis, RedisServer, wait_for_server
@@ -24,7 +24,7 @@ async def harness(redis_server: RedisServer, redis_prefix: str) -> AsyncIterator
         await age_state(redis_server, redis_prefix, seconds)
 
     harness = Harness(broker_for(redis_server.url, redis_prefix), pass_time)
-    await harness.broker.start(harness.listener)
+    await harness.broker.start(harness.listener, ANNOUNCEMENTS)
     yield harness
     await harness.broker.close()
 
@@ -50,7 +50,7 @@ class TestOnACluster(BrokerContract):
                     await age_state(server, redis_prefix, seconds)
 
         harness = Harness(broker_for(redis_cluster.url, redis_prefix), pass_time, markers=_CLUSTER_MARKERS)
-        await harness.broker.start(harness.listener)
+        await harness.broker.start(harness.listener, ANNOUNCEMENTS)
         yield harness
         await harness.broker.close()
 

@@ -60,7 +60,7 @@ async def test_announcements_of_events_that_are_not_stored(
 ) -> None:
     """A forged announcement with a high offset or a later epoch is looked up once and causes no resync."""
     ids = await subscribed.fill(2)
-    message = announcement(subscribed, head % int(split(ids[0])[0]) + b" 6", b"forged")
+    message = announcement(subscribed, head % int(split(ids[0])[0]) + b" 0 6", b"forged")
     await send_raw(redis_server, redis_prefix, message)
     await subscribed.received_events()
     await until_repaired(subscribed)

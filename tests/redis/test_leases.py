@@ -25,7 +25,7 @@ async def test_concurrent_admits_on_three_nodes(redis_server: RedisServer, redis
         taken = await asyncio.gather(*[three[n % 3].leases.admit(user, n, 5) for user, n in tries])
         for user in range(20):
             admitted = [n for (who, n), was in zip(tries, taken, strict=True) if who == user and was]
-            assert len(admitted) == await three[0].leases.count(user) == 5
+            assert len(admitted) == await three[0].count(user) == 5
         for (user, number), was in zip(tries, taken, strict=True):
             if was:
                 await three[number % 3].leases.release(user, number)
@@ -36,11 +36,11 @@ async def test_the_same_connection_id_on_two_nodes(redis_server: RedisServer, re
     """Each node numbers its connections: the same id on another node is another connection."""
     async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
         assert [await node.leases.admit(1, 1, 2) for node in (a, b, a, b)] == [True] * 4
-        assert await a.leases.count(1) == 2
+        assert await a.count(1) == 2
         await a.leases.release(1, 1)
         assert not await b.leases.admit(1, 2, 1)
         await b.leases.release(1, 1)
-        assert await a.leases.count(1) == 0
+        assert await a.count(1) == 0
 
 
 @pytest.mark.parametrize("user_id", ["7", "", "a}b{c", '"', "é☃", "\0", "\ud800", 2**70, -7])
@@ -50,9 +50,9 @@ async def test_any_user_id_is_valid(redis_server: RedisServer, redis_prefix: str
         assert await node.leases.admit(7, 1, 1)
         assert await node.leases.admit(user_id, 2, 1)
         assert not await node.leases.admit(user_id, 3, 1)
-        assert await node.leases.count(user_id) == 1
+        assert await node.count(user_id) == 1
         await node.leases.release(user_id, 2)
-        assert (await node.leases.count(user_id), await node.leases.count(7)) == (0, 1)
+        assert (await node.count(user_id), await node.count(7)) == (0, 1)
 
 
 async def test_leases_of_a_dead_node_expire(redis_server: RedisServer, redis_prefix: str) -> None:
@@ -65,7 +65,7 @@ async def test_leases_of_a_dead_node_expire(redis_server: RedisServer, redis_pre
 
         async def is_free() -> bool:
             await alive.leases.renew()
-            return await alive.leases.count(1) == 1 and await keys_of(redis_server, redis_prefix) != {}
+            return await alive.count(1) == 1 and await keys_of(redis_server, redis_prefix) != {}
 
         await wait_until(is_free)
         assert [await alive.leases.admit(1, n, 3) for n in (2, 3, 4)] == [True, True, False]
@@ -95,7 +95,7 @@ async def test_a_suspended_node_takes_its_leases_again(redis_server: RedisServer
         assert await suspended.leases.admit(1, 1, 1)
         await wait_until(lambda: a.leases.admit(1, 1, 1))
         await suspended.leases.renew()
-        assert await a.leases.count(1) == 2
+        assert await a.count(1) == 2
         await suspended.leases.release(1, 1)
         assert not await a.leases.admit(1, 2, 1)
 
@@ -114,10 +114,10 @@ async def test_an_outage_of_redis(fresh_redis: FreshRedis, redis_prefix: str) ->
         await a.leases.renew()
         await server.start()
         await wait_until(a.reaches_redis)
-        assert await a.leases.count(1) == 4
+        assert await a.count(1) == 4
         await a.leases.restore()
         await a.leases.restore()
-        assert await a.leases.count(1) == 2
+        assert await a.count(1) == 2
 
 
 async def _is_refused(node: Node) -> bool:
@@ -143,7 +143,7 @@ async def test_redis_lost_its_data(fresh_redis: FreshRedis, redis_prefix: str) -
         for node in three:
             await wait_until(node.reaches_redis)
             await node.leases.restore()
-        assert [await three[0].leases.count(user) for user in (1, 2, "only 0", "only 2")] == [3, 0, 1, 1]
+        assert [await three[0].count(user) for user in (1, 2, "only 0", "only 2")] == [3, 0, 1, 1]
         assert not await three[1].leases.admit(1, 9, 3)
 
 
@@ -155,10 +155,10 @@ async def test_a_cancelled_admission_is_released(redis_server: RedisServer, redi
         asking.cancel()
         await asyncio.wait([asking])
         assert asking.cancelled()
-        assert await node.leases.count(1) == 0
+        assert await node.count(1) == 0
         assert await node.leases.admit(1, 2, 1)
         assert await node.leases.admit(1, 1, 2)
-        assert await node.leases.count(1) == 2
+        assert await node.count(1) == 2
 
 
 async def test_close_releases_all_leases(redis_server: RedisServer, redis_prefix: str) -> None:
@@ -215,7 +215,7 @@ async def _play(server: RedisServer, rounds: list[list[tuple[str, int, int, int]
             await asyncio.gather(*[run_operation(*one) for one in distinct.values()])
             for user in (1, 2):
                 count = sum(owner == user for _, owner, _ in leases)
-                assert count == await three[0].leases.count(user) <= 3
+                assert count == await three[0].count(user) <= 3
         for node in three:
             await node.leases.close()
-        assert [await three[0].leases.count(user) for user in (1, 2)] == [0, 0]
+        assert [await three[0].count(user) for user in (1, 2)] == [0, 0]

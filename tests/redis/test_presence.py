@@ -185,7 +185,7 @@ class TestRooms:
             await a.renew()
             await b.restore()
             found = await keys_of(redis_server, redis_prefix)
-            assert len(found) == 14
+            assert len(found) == 21
             assert all(110_000 < left <= 120_000 for left in found.values()), found
             assert 50_000 < await redis_server("PTTL", f"{redis_prefix}:rooms") <= 60_000
             for key in await redis_server("KEYS", f"{{{redis_prefix}:*:[gj]"):

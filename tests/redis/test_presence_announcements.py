@@ -5,136 +5,75 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
 from contextlib import AsyncExitStack
 
 import pytest
 from broker_contract import ROOM, Harness
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from presence_model import GRACE, LISTS, NODES, STEP, Operation, Told, World, examples
 from redis_nodes import SHORT_LEASE, Announced, Node, age_state, announcements, broker_for, keys_of, nodes
 from redis_servers import FreshRedis, RedisServer, run
 from tcp_proxy import Proxy
 from waiting import wait_until
 
-from roomcast.broker.base import Announcements
+from roomcast.broker.base import Announcements, UserId
 from roomcast.errors import Unavailable
 
-#: The time of the server that passes in a test is far less than the difference between the grace and whole steps.
-GRACE, STEP = 60.0, 25.0
-NODES, USERS, CONNECTIONS = 3, 2, 2
 
-OPERATIONS = st.tuples(
-    st.sampled_from(
-        ["enter"] * 4 + ["leave"] * 2 + ["lose"] * 2 + ["step"] * 4 + ["stop", "crash", "expire", "suspend"]
-    ),
-    st.integers(0, NODES - 1),
-    st.integers(1, USERS),
-    st.integers(1, CONNECTIONS),
-)
-Operation = tuple[str, int, int, int]
+class _RedisWorld(World):
+    """Three nodes. Time passes by moving the server's state into the past.
 
-
-class _User:
-    """The model of one user: what the members were told, and what is to follow."""
-
-    def __init__(self) -> None:
-        self.connections: set[tuple[str, int]] = set()
-        self.announced: list[bool] = []
-        self.joined_at = self.leave_at = float("-inf")
-
-    @property
-    def is_in(self) -> bool:
-        """True if the members were told of a join, and of no leave since."""
-        return bool(self.announced) and self.announced[-1]
-
-    def enter(self, connection: tuple[str, int], now: float) -> None:
-        self.connections.add(connection)
-        self.settle(now)
-
-    def remove(self, connection: tuple[str, int], now: float, *, is_lost: bool) -> None:
-        if connection in self.connections:
-            self.connections.remove(connection)
-            if not self.connections:
-                self.leave_at = now + GRACE if is_lost else now
-                self.settle(now)
-
-    def settle(self, now: float) -> None:
-        """Announce what is due."""
-        if self.connections and not self.is_in and now >= self.joined_at + GRACE:
-            self.announced.append(True)
-            self.joined_at = now
-        elif not self.connections and self.is_in and now >= self.leave_at:
-            self.announced.append(False)
-
-
-class _World:
-    """Three nodes, and the model. Time passes by moving the server's state into the past."""
+    The time of the server that passes in a test is far less than the difference between the grace and whole steps.
+    """
 
     def __init__(self, server: RedisServer, prefix: str, running: list[Node], announced: Announced) -> None:
+        super().__init__([node.name for node in running])
         self._server = server
         self._prefix = prefix
         self._nodes = running
         self._announced = announced
         self._crashed: set[str] = set()
         self._started = len(running)
-        self._now = 0.0
-        self._users: defaultdict[int, _User] = defaultdict(_User)
         for node in running:
             node.presence._store._remove_from = 0.0
 
-    async def perform(self, what: str, number: int, user_id: int, connection: int) -> None:
-        """Perform one operation on a node and in the model, and compare what was announced."""
-        node, user = self._nodes[number], self._users[user_id]
-        if what == "enter":
-            await node.presence.enter(ROOM, user_id, "name", connection)
-            user.enter((node.name, connection), self._now)
-        elif what in ("leave", "lose"):
-            node, connection = self._choose(user, node, connection)
-            await node.presence.leave(ROOM, user_id, connection, is_lost=what == "lose")
-            user.remove((node.name, connection), self._now, is_lost=what == "lose")
-        elif what == "step":
-            await self._step()
-        elif what == "stop":
+    async def enter(self, number: int, user_id: int, connection: int) -> None:
+        await self._nodes[number].presence.enter(ROOM, user_id, "name", connection)
+
+    async def leave(self, number: int, user_id: int, connection: int, *, is_lost: bool) -> None:
+        await self._nodes[number].presence.leave(ROOM, user_id, connection, is_lost=is_lost)
+
+    async def set_status(self, number: int, user_id: int, status: str) -> None:
+        await self._nodes[number].presence.set_status(ROOM, user_id, status)
+
+    async def pass_time(self, seconds: float) -> None:
+        await age_state(self._server, self._prefix, seconds)
+        await self._nodes[0].presence.members(ROOM)
+
+    async def end(self, what: str, number: int, steps: int) -> None:
+        node = self._nodes[number]
+        if what == "stop":
             await node.presence.close()
-            self._lose({node.name})
+            self.lose({node.name})
             self._replace(number)
         elif what == "crash":
             self._crashed.add(node.name)
             self._replace(number)
         elif what == "expire":
             await self._expire(self._crashed, by=node)
-            self._lose(self._crashed)
+            self.lose(self._crashed)
+        elif what == "restore":
+            await node.restore()
+            node.presence._store._remove_from = 0.0
         else:
-            await self._suspend(node, steps=connection * user_id - 1)
-        await self._check()
-
-    def _choose(self, user: _User, node: Node, connection: int) -> tuple[Node, int]:
-        """Return a connection that the user has on a running node, if there is one."""
-        by_name = {one.name: one for one in self._nodes}
-        found = sorted(one for one in user.connections if one[0] in by_name)
-        if found:
-            name, connection = found[connection % len(found)]
-            node = by_name[name]
-        return node, connection
-
-    async def _step(self) -> None:
-        await age_state(self._server, self._prefix, STEP)
-        self._now += STEP
-        await self._nodes[0].presence.members(ROOM)
-        for user in self._users.values():
-            user.settle(self._now)
+            await self._suspend(number, steps)
 
     def _replace(self, number: int) -> None:
         old = self._nodes[number]
         self._started += 1
-        self._nodes[number] = Node(f"n{self._started}", old.router, self._prefix, 30.0, GRACE)
+        self._nodes[number] = Node(f"n{self._started}", old.router, self._prefix, 30.0, GRACE, 60.0)
         self._nodes[number].presence._store._remove_from = 0.0
-
-    def _lose(self, ended: set[str]) -> None:
-        for user in self._users.values():
-            for connection in [one for one in user.connections if one[0] in ended]:
-                user.remove(connection, self._now, is_lost=True)
+        self.names[number] = self._nodes[number].name
 
     async def _expire(self, names: set[str], by: Node) -> None:
         """Let the leases of nodes expire, and another node notice that."""
@@ -142,37 +81,49 @@ class _World:
             await self._server("ZADD", f"{{{self._prefix}:{ROOM}}}:n", "XX", 1, name)
         await by.presence.members(ROOM)
 
-    async def _suspend(self, node: Node, steps: int) -> None:
+    async def _suspend(self, number: int, steps: int) -> None:
         """Suspend a node until it counts as dead and for some steps more; then it continues."""
-        connections = [(user, one) for user in self._users.values() for one in user.connections if one[0] == node.name]
+        node = self._nodes[number]
+        users = [(user, one) for user in self.users.values() for one in user.connections if one[0] == node.name]
+        local = node.presence._rooms.get(ROOM)
+        statuses = {} if local is None or local.statuses is None else dict(local.statuses)
         await self._expire({node.name}, by=next(one for one in self._nodes if one is not node))
-        self._lose({node.name})
+        self.lose({node.name})
         for _ in range(steps):
-            await self._step()
+            await self.step()
+        was_gone = {user_id for user_id, user in self.users.items() if not user.connections and not user.is_in}
         await node.renew()
-        for user, connection in connections:
-            user.enter(connection, self._now)
+        for user, connection in users:
+            user.enter(connection, self.now)
+        for user_id in was_gone:  # the node restores what it knows of users who were removed with it
+            if self.users[user_id].connections and user_id in statuses:
+                self.users[user_id].status = statuses[user_id].text
 
-    async def _check(self) -> None:
-        found: defaultdict[int | str, list[bool]] = defaultdict(list)
-        for _, user_id, has_joined in await self._announced.all():
-            found[user_id].append(has_joined)
-        assert found == {user_id: user.announced for user_id, user in self._users.items() if user.announced}
-        members = [member.user_id for member in await self._nodes[0].presence.members(ROOM)]
-        assert sorted(members, key=str) == [n for n, user in sorted(self._users.items()) if user.connections]
+    async def told(self) -> Told:
+        told = Told()
+        for _, user_id, sign, status in await self._announced.everything():
+            if sign == "~":
+                told.on_status(user_id, status)
+            else:
+                told.on_presence(user_id, sign == "+")
+        return told
+
+    async def listed(self) -> dict[UserId, str]:
+        page, _ = await self._nodes[0].presence.list_members(ROOM, 0, 100, 100_000, None)
+        assert page.total == len(page.members)
+        return {member.user_id: member.status for member in page.members}
+
+    async def members(self) -> set[UserId]:
+        return {member.user_id for member in await self._nodes[0].presence.members(ROOM)}
 
     async def finish(self) -> None:
-        """Wait until nothing is to be announced any more, and end all nodes; check that nothing is left."""
-        for _ in range(3):
-            await self._step()
-        await self._check()
-        assert all(user.is_in is bool(user.connections) for user in self._users.values())
+        """End all nodes, and check that nothing is left."""
+        await self.settle()
         await self._expire(self._crashed, by=self._nodes[0])
         for node in self._nodes:
             await node.presence.close()
         for _ in range(3):
-            await age_state(self._server, self._prefix, STEP)
-            await self._nodes[0].presence.members(ROOM)
+            await self.pass_time(STEP)
         assert not any((await self._announced.check()).values())
         assert await keys_of(self._server, self._prefix) == {}
 
@@ -182,16 +133,16 @@ async def _play(server: RedisServer, operations: list[Operation]) -> None:
     async with AsyncExitStack() as stack:
         announced = await stack.enter_async_context(announcements(server, prefix))
         three = await stack.enter_async_context(nodes(server.url, prefix, NODES, grace=GRACE))
-        world = _World(server, prefix, three, announced)
+        world = _RedisWorld(server, prefix, three, announced)
         for operation in operations:
             await world.perform(*operation)
         await world.finish()
 
 
-@settings(max_examples=20, deadline=None)
-@given(operations=st.lists(OPERATIONS, min_size=30, max_size=60))
+@settings(max_examples=examples(20), deadline=None)
+@given(operations=LISTS)
 def test_random_operations(redis_server: RedisServer, operations: list[Operation]) -> None:
-    """After each join, leave, loss, stop, crash and suspension, exactly what the model says was announced."""
+    """After each operation, exactly what the model says was announced, and the list agrees."""
     run(_play(redis_server, operations))
 
 
@@ -225,7 +176,7 @@ async def test_a_redis_without_memory(fresh_redis: FreshRedis, redis_prefix: str
             await node.presence.enter(ROOM, 4, "name", 1)
         await wait_until(lambda: node.presence._writer.due[ROOM] < time.monotonic())
         node.presence.announce_due()
-        assert [member.user_id for member in await node.presence.members(ROOM)] == [2, 3]
+        assert [member.user_id for member in await node.presence.members(ROOM)] == [1, 2, 3]
         assert await announced.joined() == [1, 2, 3]
         assert await announced.left() == []
         await server("CONFIG", "SET", "maxmemory", 0)

@@ -84,7 +84,7 @@ async def test_scripts_that_are_flushed_all_the_time(
     """If a script is missing although it was loaded, the call is sent again with pauses, and fails in the end."""
     server = await fresh_redis()
     router = await start(server.url)
-    script = Script("server_time", "leases", "leases_count")
+    script = Script("server_time", "leases_read")
     monkeypatch.setattr(script, "sha", "0" * 40)
     before = (await server.info("stats"))["total_commands_processed"]
     with pytest.raises(Unavailable, match="NOSCRIPT"):

@@ -152,7 +152,8 @@ async def visit(browser):
     yield visit
     for context in contexts:
         await context.close()
-    assert [tab.problems for tab in tabs] == [[] for _ in tabs]
+    found = [tab.problems for tab in tabs]
+    assert not any(found), found
 
 
 @pytest_asyncio.fixture(loop_scope="module")

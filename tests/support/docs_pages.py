@@ -7,14 +7,14 @@ A fenced block is preceded by a comment: ``<!-- snippet: NAME -->`` if a test us
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paths import ROOT
 
 #: Every page, by its path from the root of the repository.
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").rglob("*.md")])
 }
 #: The block that ``.ci/run`` extracts and runs.
 TEST_COMMAND = "the test command"
@@ -64,3 +64,11 @@ def code(cell: str) -> str:
     found = re.search(r"`([^`]+)`", cell)
     assert found is not None, f"no code in {cell!r}"
     return found[1]
+
+
+def module_of(*parts: str) -> dict[str, Any]:
+    """Return the globals after running snippets as one module."""
+    module: dict[str, Any] = {"__name__": "roomcast_deploy"}
+    for part in parts:
+        exec(compile(part, "snippet", "exec", dont_inherit=True), module)
+    return module

@@ -40,9 +40,9 @@ class FaultyBroker(MemoryBroker):
         await self._hang("leave")
         return change
 
-    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+    async def publish(self, room: str, payload: bytes, *args: Any) -> str:
         self._check("publish")
-        return await super().publish(room, payload, key)
+        return await super().publish(room, payload, *args)
 
     async def subscribe(self, rooms: Any) -> None:
         self._check("subscribe")

@@ -18,12 +18,13 @@ def frame_types(frames: list[dict[str, Any]]) -> list[str]:
 
 
 async def members(server: Server, room: str = ROOM) -> dict[int | str, int]:
-    """Return the users in the room and their numbers of connections, according to the broker."""
-    return {member.user_id: member.connections for member in await server.gateway.broker.members(room)}
+    """Return the users who are connected in the room and their numbers of connections, according to the broker."""
+    found = await server.gateway.broker.members(room)
+    return {member.user_id: member.connections for member in found if member.connections}
 
 
 def is_empty(server: Server) -> bool:
-    """Return True if the server has no connection, room, lease or subscription."""
+    """Return True if the server has no connection, lease or subscription, and no room with connected users."""
     gateway = server.gateway
     broker = gateway.broker
     assert isinstance(broker, MemoryBroker)
@@ -34,8 +35,8 @@ def is_empty(server: Server) -> bool:
             gateway.delivery.personal,
             gateway.rooms.subscriptions._joining,
             broker._subscribed,
-            broker._presence.rooms,
-            broker._leases,
+            any(connections for users in broker._presence.rooms.values() for _, connections, _ in users.values()),
+            broker._leases._leases,
         )
     )
 

@@ -41,6 +41,21 @@ class _ServerGroup:
         """Start all servers, and wait until they have found each other."""
         raise NotImplementedError
 
+    async def replicate(self) -> None:
+        """Wait until all replicas have what their primaries have written so far, so that a failover loses nothing."""
+
+        async def has_all() -> bool:
+            states = [await server.info("replication") for server in self.servers if server.is_running]
+            primaries = [state for state in states if state.get("role") == "master"]
+            return all(
+                int(replica["offset"]) >= state["master_repl_offset"]
+                for state in primaries
+                for name, replica in state.items()
+                if name.startswith("slave") and isinstance(replica, dict)
+            )
+
+        await wait_for_server(has_all, "the replicas have everything")
+
     async def _each(self, operation: Callable[[RedisServer], Coroutine[Any, Any, _T]]) -> list[_T]:
         return list(await asyncio.gather(*(operation(server) for server in self.servers)))
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha1
 
-from broker_contract import HISTORY_BYTES, HISTORY_SIZE, HISTORY_TTL, ROOM, Harness
+from broker_contract import (
+    HISTORY_BY_TYPE,
+    HISTORY_BYTES,
+    HISTORY_SIZE,
+    HISTORY_TTL,
+    QUEUE_LIMITS,
+    ROOM,
+    Harness,
+    RecordingListener,
+)
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis_servers import RedisServer, wait_for_server
@@ -16,11 +27,13 @@ from waiting import PATIENCE
 from roomcast.broker.base import Announcements, UserId
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.connection import RedisConnection
+from roomcast.broker.redis.followed import FollowedRooms
 from roomcast.broker.redis.handshake import open_connection
 from roomcast.broker.redis.keys import Keys
 from roomcast.broker.redis.leases import Leases
 from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.presence import Presence
+from roomcast.broker.redis.presence_store import PresenceStore
 from roomcast.broker.redis.reconnect import OnLost
 from roomcast.broker.redis.router import Router
 from roomcast.broker.redis.subscriptions import Subscription
@@ -33,13 +46,22 @@ SHORT_LEASE = 0.4
 
 
 class Node:
-    """The leases and presence of a node. Without ``grace``, joins and leaves are announced at once."""
+    """The leases and presence of a node. Without ``grace``, joins and leaves are announced at once.
 
-    def __init__(self, name: str, router: Router, prefix: str, lease: float, grace: float) -> None:
+    ``keep`` is how long users' times are stored, in seconds.
+    """
+
+    def __init__(self, name: str, router: Router, prefix: str, lease: float, grace: float, keep: float) -> None:
         self.name = name
         self.router = router
-        self.leases = Leases(router, Keys(prefix), name, lease)
-        self.presence = Presence(router, Keys(prefix), name, lease, Announcements(grace), "PUBLISH")
+        self.leases = Leases(router, Keys(prefix), name, lease, keep, grace)
+        followed = FollowedRooms(router, Keys(prefix), RecordingListener(), lease, 5.0, frozenset())
+        store = PresenceStore(router, Keys(prefix), name, lease, Announcements(grace), "PUBLISH", followed)
+        self.presence = Presence(store)
+
+    async def count(self, user_id: UserId) -> int:
+        """Return the number of leases of a user on all nodes."""
+        return (await self.leases.status(user_id)).connections
 
     async def renew(self) -> None:
         """Renew everything, as a node does every third of a lease."""
@@ -85,19 +107,19 @@ async def router_to(url: str) -> AsyncIterator[Router]:
 
 @asynccontextmanager
 async def nodes(
-    url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n", grace: float = 0.0
+    url: str, prefix: str, count: int, lease: float = 30.0, stem: str = "n", grace: float = 0.0, keep: float = 0.0
 ) -> AsyncIterator[list[Node]]:
     """Start ``count`` nodes, named ``stem`` and a number, at ``url``. They renew only when a test calls ``renew``."""
     async with AsyncExitStack() as stack:
         yield [
-            Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease, grace)
+            Node(f"{stem}{number}", await stack.enter_async_context(router_to(url)), prefix, lease, grace, keep)
             for number in range(count)
         ]
 
 
 async def keys_of(server: RedisServer, prefix: str) -> dict[str, int]:
     """Return the keys under ``prefix`` with a hash tag, and their TTLs in ms, except those about the last minute."""
-    keys = [key for key in await server("KEYS", f"{{{prefix}:*") if not key.endswith((":g", ":j"))]
+    keys = [key for key in await server("KEYS", f"{{{prefix}:*") if not key.endswith((":g", ":j", ":v"))]
     return {key: await server("PTTL", key) for key in keys}
 
 
@@ -107,24 +129,31 @@ async def is_empty(node: Node, room: str) -> bool:
 
 
 class Announced:
-    """The joins and leaves that a server announced in the rooms under a prefix, in order."""
+    """The joins, leaves and statuses that a server announced in the rooms under a prefix, in order."""
 
     def __init__(self, pubsub: PubSub, prefix: str) -> None:
         self._pubsub = pubsub
         self._prefix = prefix
-        self._all: list[tuple[str, UserId, bool]] = []
+        self._all: list[tuple[str, UserId, str, str]] = []
 
-    async def all(self) -> list[tuple[str, UserId, bool]]:
-        """Return the room, the user, and True for a join, of everything that was announced until now."""
+    async def everything(self) -> list[tuple[str, UserId, str, str]]:
+        """Return the room, the user, "+", "-" or "~", and the status, of everything that was announced until now."""
         await self._pubsub.ping()
         while (message := await self._pubsub.get_message(timeout=PATIENCE)) is not None:
             if message["type"] == "pong":
                 return self._all
-            if message["type"] == "pmessage" and message["data"][:1] in b"+-":
+            if message["type"] == "pmessage" and message["data"][:1] in b"+-~":
                 head, _, _ = message["data"].partition(b"\n")
                 room = message["channel"].decode().removeprefix(f"{{{self._prefix}:").removesuffix("}")
-                self._all.append((room, json.loads(head.partition(b" ")[2])[0], head[:1] == b"+"))
+                user_id, _, *status = json.loads(head.partition(b" ")[2])
+                if not (status and status[2]):  # otherwise it is only for the nodes
+                    self._all.append((room, user_id, head[:1].decode(), status[1] if status else ""))
         raise AssertionError("Redis does not answer")
+
+    async def all(self) -> list[tuple[str, UserId, bool]]:
+        """Return the room, the user, and True for a join, of all joins and leaves until now."""
+        found = await self.everything()
+        return [(room, user_id, sign == "+") for room, user_id, sign, _ in found if sign != "~"]
 
     async def joined(self, room: str = ROOM) -> list[UserId]:
         """Return the users whose join was announced in ``room``."""
@@ -166,7 +195,9 @@ StartNode = Callable[..., Awaitable[Harness]]
 def broker_for(url: str, prefix: str, **options: float) -> RedisBroker:
     """Return a broker with the history options of the contract."""
     bounds = {"history_size": HISTORY_SIZE, "history_bytes": HISTORY_BYTES, "history_ttl": HISTORY_TTL}
-    return RedisBroker(parse(url), RedisOptions(prefix=prefix, **(bounds | options)))  # type: ignore[arg-type]
+    types = {"history_by_type": HISTORY_BY_TYPE, "queue_limits": QUEUE_LIMITS}
+    chosen = RedisOptions(prefix=prefix, **(types | bounds | options))  # type: ignore[arg-type]
+    return RedisBroker(parse(url), chosen)
 
 
 async def _subscribers(client: Redis, channel: bytes) -> int:
@@ -187,11 +218,14 @@ async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
             is_subscribed = key.endswith(b":m") and await _subscribers(client, key[:-2])
             if key.endswith((b":p", b":a")):
                 for user, text in (await client.hgetall(key)).items():
-                    if (value := json.loads(text)).get("joined"):
-                        await client.hset(key, user, json.dumps(value | {"joined": value["joined"] - ms}))
+                    value = json.loads(text)
+                    times = {name: value[name] - ms for name in ("joined", "u", "until_ms") if value.get(name)}
+                    await client.hset(key, user, json.dumps(value | times))
             if key.endswith(b":d"):
                 for user in await client.zrange(key, 0, -1):
                     await client.zincrby(key, -ms, user)
+            if key.endswith(b":l"):
+                await _age_times(client, key, ms)
             if kind == b"zset" or key.endswith((b":p", b":a", b":j")) or is_subscribed:
                 continue
             if kind == b"stream":
@@ -201,7 +235,7 @@ async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
                 await client.xtrim(key, maxlen=0)
                 await client.execute_command("XSETID", key, "0-0")
                 for id, entry in entries:
-                    await client.xadd(key, {b"t": int(entry[b"t"]) - ms, b"p": entry[b"p"]}, id=id)
+                    await client.xadd(key, entry | {b"t": int(entry[b"t"]) - ms}, id=id)
                 await client.execute_command("XSETID", key, last)
                 await client.pexpire(key, left)
             if key.endswith(b":m"):
@@ -210,6 +244,15 @@ async def age_state(server: RedisServer, prefix: str, seconds: float) -> None:
                 await client.pexpire(key, left - ms)
             else:
                 await client.delete(key)
+
+
+async def _age_times(client: Redis, leases: bytes, ms: int) -> None:
+    """Move the times of a user into the past, and the end of the key of a user without leases."""
+    names = await client.zrange(leases, 0, -1)
+    for name in {b"since", b"seen"}.intersection(names):
+        await client.zincrby(leases, ms, name)
+    if b"seen" in names:
+        await client.pexpireat(leases, await client.pexpiretime(leases) - ms)
 
 
 def subscription_of(harness: Harness) -> Subscription:
@@ -276,3 +319,29 @@ def end_grace(*nodes: Harness) -> None:
         assert isinstance(node.broker, RedisBroker)
         since = node.broker._receiver._reporter._used_since
         since.update(dict.fromkeys(since, float("-inf")))
+
+
+@asynccontextmanager
+async def two_nodes(url: str) -> AsyncIterator[tuple[Harness, Harness]]:
+    """Start two nodes with a history that is long enough for all events of a test."""
+    prefix = f"forged-{secrets.token_hex(5)}"
+    both = [Harness(broker_for(url, prefix, history_size=500), asyncio.sleep) for _ in range(2)]
+    for harness in both:
+        await harness.broker.start(harness.listener)
+    try:
+        yield both[0], both[1]
+    finally:
+        for harness in both:
+            await harness.broker.close()
+
+
+def redis_broker(harness: Harness) -> RedisBroker:
+    """Return the broker of ``harness``."""
+    assert isinstance(harness.broker, RedisBroker)
+    return harness.broker
+
+
+async def send(broker: RedisBroker, channel: str, message: bytes) -> None:
+    """Publish ``message`` on a channel of rooms, as any program can."""
+    command = "SPUBLISH" if broker._router.topology.is_cluster else "PUBLISH"
+    await broker._router.call(channel, command, channel, message)

@@ -127,6 +127,11 @@ class RedisServer:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        """True after ``start``, until ``kill`` or ``stop``."""
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         """The server's log, of all its runs."""
         path = self.directory / "log"

@@ -32,7 +32,7 @@ from websockets.asyncio.client import ClientConnection
 from roomcast import Plugin, registry
 from roomcast.auth.identity import make_token
 from roomcast.broker.base import Broker
-from roomcast.broker.memory import MemoryBroker
+from roomcast.gateway.broker_options import embedded_broker
 from roomcast.gateway.gateway import Gateway
 from roomcast.registry import LoadedPlugin, Registry
 from roomcast.settings import Settings
@@ -76,9 +76,10 @@ def new_gateway(*, plugins: Iterable[Plugin] = (), broker: Broker | None = None,
     ``settings`` are fields of ``Settings``. ``plugins`` are loaded besides the built-in ones.
     """
     chosen = Settings(**{"jwt_secret": SECRET, "api_key": KEY, "drain_seconds": 0.0, **settings})
+    loaded = registry_with(*plugins)
     if broker is None:
-        broker = MemoryBroker(chosen.history_size, chosen.history_ttl, history_bytes=chosen.history_bytes)
-    return Gateway(chosen, registry_with(*plugins), broker)
+        broker = embedded_broker(chosen, loaded)
+    return Gateway(chosen, loaded, broker)
 
 
 @asynccontextmanager

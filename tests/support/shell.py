@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -17,20 +18,37 @@ from roomcast.settings import describe
 
 SECRET = "a secret of the tests, long enough for anything"
 API_KEY = "an-api-key-of-the-tests"
-#: The timeout of every wait, in seconds. It is much longer than any expected wait.
-PATIENCE = 30.0
+#: The timeout of every wait, in seconds. It is much longer than any expected wait, also on a busy machine.
+PATIENCE = 180.0
 #: The data of a valid event of type task.created.
 TASK = '{"task_id": 7, "title": "From a shell"}'
 
 ROOMCAST = (sys.executable, "-m", "roomcast")
 #: The variable with which ``Process`` starts its command under a lower limit of open files.
 OPEN_FILES = "TEST_OPEN_FILES"
+#: The programs of the environment that runs the tests, roomcast among them.
+BIN = str(Path(sys.executable).parent)
 _OWN = {variable.name for variable in describe()} | {"ROOMCAST_HOST", "ROOMCAST_TOKEN", "ROOMCAST_URL"}
 
 
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of this process without roomcast's settings, and with ``variables``."""
     return {name: value for name, value in os.environ.items() if name not in _OWN} | variables
+
+
+def shell(command: str, cwd: Path, **variables: str) -> str:
+    """Run lines of a shell in ``cwd``, with ``roomcast`` on the PATH; return what they print."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=cwd,
+        env=environment(PATH=path, **variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def roomcast(*args: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
@@ -167,3 +185,17 @@ def listening(server: Running, *args: str) -> Process:
 def publish(server: Running, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``roomcast publish`` with the server's API key."""
     return roomcast("publish", *args, "--url", server.url, stdin=stdin, API_KEY=API_KEY)
+
+
+def run_module(*command: str | Path, cwd: Path, **variables: str) -> str:
+    """Run a module of this Python; the test fails with its output if the module fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

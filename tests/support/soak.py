@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import statistics
 import sys
@@ -228,7 +229,12 @@ class Soak:
             for traceback in node.tracebacks():
                 self.ledger.violate("tracebacks", node.name, f"its log contains:\n{traceback}")
         async with self.redis.client() as client:
-            left = [key async for key in client.scan_iter("*") if key.endswith((":l", ":n", ":p"))]
+            left = [key async for key in client.scan_iter("*:n")]
+            # Leases have positive scores; the times of a user who is offline have negative ones.
+            left += [key async for key in client.scan_iter("*:l") if await client.zcount(key, 0, "+inf")]
+            async for key in client.scan_iter("*:p"):  # users within the grace have no connections
+                users = (await client.hgetall(key)).values()
+                left += [key for user in users if json.loads(user)["nodes"]]
         if left:
             self.ledger.violate("left behind", "nodes", f"after a shutdown they left {sorted(left)[:10]}")
 

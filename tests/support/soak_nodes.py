@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ CALL_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Node:
-    """One node at a fixed port. ``variables`` are its settings. All its processes append to one log file."""
+    """One node at a fixed port. ``variables`` are its settings, ``options`` those of ``roomcast serve``.
 
-    def __init__(self, name: str, directory: Path, variables: dict[str, str]) -> None:
+    All its processes append to one log file.
+    """
+
+    def __init__(self, name: str, directory: Path, variables: dict[str, str], options: Sequence[str] = ()) -> None:
         self.name = name
+        self._options = options
         self.port = free_port()
         #: The number of kills and restarts so far. Each ends all connections of the node.
         self.shutdowns = 0
@@ -54,9 +59,9 @@ class Node:
         """Return what all processes of the node wrote."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    async def start(self) -> None:
+    async def start(self, patience: float = PATIENCE) -> None:
         """Start the node, and retry while Redis is unavailable, until the node listens."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not await self._try():
                 pass
 
@@ -67,6 +72,7 @@ class Node:
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         command = [*guard, sys.executable, "-m", "roomcast", "serve", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += self._options
         self.memory.clear()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from roomcast.backoff import Backoff
+from roomcast.backoff import Backoff, wait_at_most
 
 
 def test_pauses_double_up_to_the_maximum() -> None:
@@ -37,3 +39,23 @@ def test_jitter_shortens_pauses(jitter: float) -> None:
     pauses = [Backoff(1.0, 1.0, jitter=jitter).next_pause() for _ in range(200)]
     assert all(1 - jitter <= pause <= 1 for pause in pauses)
     assert len(set(pauses)) > 100
+
+
+async def test_an_event_ends_the_wait() -> None:
+    """The wait ends when the event is set, and returns False if that does not happen in time."""
+    event = asyncio.Event()
+    assert not await wait_at_most(event, 0.01)
+    waiting = asyncio.create_task(wait_at_most(event, 3600.0))
+    await asyncio.sleep(0)
+    event.set()
+    assert await waiting
+    assert await wait_at_most(event, 0)
+
+
+async def test_a_wait_can_be_cancelled() -> None:
+    """A cancellation is not taken for the end of the time."""
+    waiting = asyncio.create_task(wait_at_most(asyncio.Event(), 3600.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -10,9 +10,8 @@ import pytest
 from marshmallow import Schema, fields
 from serving import Serve, User, connect, token_for
 
-from roomcast import Context, Plugin, Refused
+from roomcast import Context, Plugin, Refused, Service
 from roomcast.broker.base import Member
-from roomcast.context import Service
 
 ROOM = "lab:1"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving import SECRET
 
 from roomcast.auth.identity import make_token
-from roomcast.logs import configure, escape, redact
+from roomcast.logs import SECRETS, _may_have_secret, configure, escape, redact
 from roomcast.settings import Settings
 
 TOKEN = make_token(SECRET, user_id=1, username="alice")
@@ -296,3 +296,13 @@ def test_a_token_after_any_text_is_redacted(text):
     once = redact(f"{text} ?token={TOKEN}")
     assert TOKEN.split(".")[1] not in once
     assert TOKEN.split(".")[2] not in once
+
+
+@pytest.mark.parametrize("number", range(len(SECRETS)))
+@given(data=st.data())
+def test_every_text_that_a_pattern_matches_is_searched(number, data):
+    """A line is searched for secrets if any of the patterns matches it."""
+    pattern, replacement = SECRETS[number]
+    text = data.draw(st.from_regex(pattern))
+    assert _may_have_secret(text)
+    assert pattern.sub(replacement, text) != text or "***" in text

@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 from marshmallow import Schema, fields
 
-from roomcast import Context, Plugin, Refused, Service
+from roomcast import Context, Plugin, Refused, Service, User
 from roomcast.errors import PluginError
+from roomcast.room_options import RoomOptions
 
 
 class Finished(Schema):
@@ -54,7 +55,7 @@ def test_decorators_return_their_argument(deploy) -> None:
     assert deploy.command("deploy.rollback", Finished)(handler) is handler
     assert deploy.room("environment")(rule) is rule
     assert deploy.lifespan(lifespan) is lifespan
-    assert deploy.route("GET", "/live")(route) is route
+    assert deploy.route("GET", "/live", auth="public")(route) is route
 
 
 def test_the_description_of_an_event(deploy) -> None:
@@ -92,14 +93,14 @@ def test_the_access_of_a_command(deploy) -> None:
 def test_a_room_type_with_and_without_a_rule(deploy) -> None:
     """The call alone is a declaration; decorating adds the rule and the default description."""
     deploy.room("environment", description="Where it runs")
-    assert deploy.rooms["environment"] == ("environment", None, "Where it runs")
+    assert deploy.rooms["environment"] == ("environment", None, "Where it runs", RoomOptions())
 
     @deploy.room("cluster")
     async def rule(ctx: Context, cluster: str) -> bool:
         """Only its admins."""
         return False
 
-    assert deploy.rooms["cluster"] == ("cluster", rule, "Only its admins.")
+    assert deploy.rooms["cluster"] == ("cluster", rule, "Only its admins.", RoomOptions())
 
 
 def test_a_handler_may_be_a_partial_function(deploy) -> None:
@@ -125,24 +126,24 @@ def test_the_name_of_a_plugin_is_a_word(name) -> None:
 def test_a_type_is_words_joined_by_dots(deploy, type) -> None:
     """Other types of events and commands are refused with the plugin's name."""
     for declare in (lambda: deploy.event(type)(Finished), lambda: deploy.command(type, Finished)(handler)):
-        with pytest.raises(PluginError, match="of plugin 'deploy' must be a lower-case word, or some joined by dots"):
+        with pytest.raises(PluginError, match="of plugin 'deploy' must be a word, or words joined by dots such as dep"):
             declare()
 
 
 @pytest.mark.parametrize("type", ["", "Environment", "environment.x", "a:b", "a-b", "1a"])
 def test_a_room_type_is_a_word(deploy, type) -> None:
     """Other room types are refused, because the type precedes the colon in a room's name."""
-    with pytest.raises(PluginError, match=r"of plugin 'deploy' must be a lower-case word$"):
+    with pytest.raises(PluginError, match=r"of plugin 'deploy' must be a word in lower case$"):
         deploy.room(type)
 
 
 def test_a_decorator_without_a_type_is_refused(deploy) -> None:
     """``@deploy.event`` without parentheses is refused, because it would declare nothing."""
-    with pytest.raises(PluginError, match=r"is no name; say @deploy\.…\(\"its_name\"\)"):
+    with pytest.raises(PluginError, match=r"an event without a name; write @deploy\.event\(\"its_name\"\)"):
         deploy.event(Finished)
-    with pytest.raises(PluginError, match="is no name"):
+    with pytest.raises(PluginError, match=r"a command without a name; write @deploy\.command\("):
         deploy.command(handler, Finished)
-    with pytest.raises(PluginError, match="is no name"):
+    with pytest.raises(PluginError, match=r"a room type without a name; write @deploy\.room\("):
         deploy.room(handler)
 
 
@@ -203,7 +204,7 @@ def test_plain_functions_become_coroutine_functions(deploy) -> None:
     """They run in threads. The decorator returns the function itself, and the description is that of the function."""
     assert deploy.command("deploy.rollback", Finished)(plain) is plain
     assert deploy.room("environment")(plain) is plain
-    assert deploy.route("GET", "/live")(plain) is plain
+    assert deploy.route("GET", "/live", auth="public")(plain) is plain
     for stored in (
         deploy.commands["deploy.rollback"].handler,
         deploy.rooms["environment"].rule,
@@ -245,7 +246,7 @@ def test_generators_classes_and_other_objects_are_refused(deploy, wrong) -> None
     with pytest.raises(PluginError, match="rule of room type 'environment' must be an `async def` or a plain `def`"):
         deploy.room("environment")(wrong)
     with pytest.raises(PluginError, match="handler of route GET '/live' must be an `async def` or a plain `def`"):
-        deploy.route("GET", "/live")(wrong)
+        deploy.route("GET", "/live", auth="public")(wrong)
     assert not (deploy.commands or deploy.routes)
 
 
@@ -254,6 +255,8 @@ def test_a_lifespan_is_an_async_generator(deploy) -> None:
     for wrong in (plain, handler, generator):
         with pytest.raises(PluginError, match="lifespan of plugin 'deploy' must be an `async def` function with one"):
             deploy.lifespan(wrong)
+    with pytest.raises(PluginError, match=r"write @deploy\.lifespan without parentheses"):
+        deploy.lifespan()
     assert not deploy.lifespans
 
 
@@ -278,7 +281,7 @@ def test_functions_must_take_the_arguments_of_their_call(deploy, function) -> No
     for declare, call in (
         (deploy.command("deploy.rollback", Finished), "(ctx, data)"),
         (deploy.room("environment"), "(ctx, entity_id)"),
-        (deploy.route("GET", "/live"), "(service, request)"),
+        (deploy.route("GET", "/live", auth="public"), "(service, request)"),
     ):
         with pytest.raises(PluginError) as refused:
             declare(function)
@@ -326,7 +329,53 @@ def test_rooms_of_an_event_are_room_types(deploy, rooms) -> None:
 def test_a_route_has_a_method_and_an_absolute_path(deploy, method, path) -> None:
     """The error lists the methods and requires a path that starts with a slash."""
     with pytest.raises(PluginError, match="must be one of GET, POST, PUT, PATCH, DELETE, the path begin with /"):
-        deploy.route(method, path)
+        deploy.route(method, path, auth="public")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {},
+            r"route GET '/live' of plugin 'deploy' does not state who may call it; give auth='user', auth='api_key' or",
+        ),
+        ({"auth": "admin"}, "has auth='admin'; give auth='user'"),
+        ({"auth": "public", "scope": "read"}, "has scope='read'; it must be one of publish, read, moderate, with"),
+        ({"auth": "user", "scope": "read"}, "has scope='read'; it must be one of publish, read, moderate, with"),
+        ({"auth": "api_key", "scope": "write"}, "has scope='write'; it must be one of publish, read, moderate, with"),
+    ],
+)
+def test_a_route_states_who_may_call_it(deploy, options, words) -> None:
+    """There is no default, so that no route is public by mistake."""
+    with pytest.raises(PluginError, match=words):
+        deploy.route("GET", "/live", **options)
+
+
+def test_the_scope_of_a_route(deploy) -> None:
+    """With an API key, GET needs the scope read, other methods need publish, unless the route has another one."""
+
+    async def route(service: Service, request: web.Request) -> web.Response:
+        return web.Response()
+
+    for method, path, scope in (("GET", "/a", None), ("POST", "/a", None), ("DELETE", "/a", "moderate")):
+        deploy.route(method, path, auth="api_key", scope=scope)(route)
+    assert [route.scope for route in deploy.routes] == ["read", "publish", "moderate"]
+
+
+def test_the_handler_of_a_route_for_users_takes_the_user(deploy) -> None:
+    """It has a third argument, which other handlers do not have."""
+
+    async def two(service: Service, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def three(service: Service, request: web.Request, user: User) -> web.Response:
+        return web.Response()
+
+    with pytest.raises(PluginError, match=r"is called as two\(service, request, user\), but is two\("):
+        deploy.route("GET", "/live", auth="user")(two)
+    with pytest.raises(PluginError, match=r"is called as three\(service, request\), but is three\("):
+        deploy.route("GET", "/live", auth="public")(three)
+    assert deploy.route("GET", "/live", auth="user")(three) is three
 
 
 def test_a_second_route_is_refused(deploy) -> None:
@@ -336,9 +385,9 @@ def test_a_second_route_is_refused(deploy) -> None:
         return web.Response()
 
     for method, path in (("GET", "/live"), ("POST", "/live"), ("GET", "/")):
-        deploy.route(method, path)(route)
+        deploy.route(method, path, auth="public")(route)
     with pytest.raises(PluginError, match="plugin 'deploy' declares route GET '/live' twice"):
-        deploy.route("GET", "/live")
+        deploy.route("GET", "/live", auth="public")
 
 
 def test_repr(deploy) -> None:

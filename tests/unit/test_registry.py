@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import pytest
 from marshmallow import Schema
+from plugin_packages import install
 from shell import refusal
 
 from roomcast import Plugin, Refused
-from roomcast.errors import PluginError
+from roomcast.errors import InvalidEvent, PluginError, SettingsError
 from roomcast.registry import GROUP, LoadedPlugin, Registry, load
 
 Package = Callable[..., EntryPoint]
-
-#: How each module of a throw-away package begins.
-HEAD = """
-from marshmallow import Schema, fields
-from roomcast import Context, Plugin, Refused
-
-class Data(Schema):
-    pass
-
-async def handler(ctx, data):
-    pass
-"""
-
-
-def install(folder: Path, name: str, source: str, *, point: str | None = None, value: str | None = None) -> None:
-    """Create the files of an installed package ``name`` 1.0: a module, and a dist-info folder with an entry point."""
-    module = name.replace("-", "_")
-    (folder / f"{module}.py").write_text(HEAD + textwrap.dedent(source))
-    info = folder / f"{module}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{point or module} = {value or f'{module}:plugin'}\n")
 
 
 @pytest.fixture
@@ -110,6 +88,67 @@ def test_only_given_entry_points_are_loaded(package) -> None:
     assert list(load([]).plugins) == ["core"]
 
 
+def test_plugins_selects_and_orders(package) -> None:
+    """Only the named plugins are imported, in the order of the names; a name that occurs twice counts once."""
+    package("broken", "raise LookupError")
+    package("acme-deploy", 'plugin = Plugin("deploy")', point="deploy")
+    assert list(load(names=["task", "deploy", "chat", "task"]).plugins) == ["core", "task", "deploy", "chat"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["chta"], "PLUGINS has 'chta', but no installed package has such a plugin; did you mean chat?"),
+        (
+            ["chat", "zzz"],
+            "PLUGINS has 'zzz', but no installed package has such a plugin; the installed plugins are chat, ",
+        ),
+        (["core"], "PLUGINS has 'core', which is roomcast itself and always loaded; leave it out."),
+    ],
+)
+def test_an_unknown_name_in_plugins(names: list[str], sentence: str) -> None:
+    """It stops the start with a sentence, and proposes a similar name."""
+    with pytest.raises(SettingsError) as stopped:
+        load(names=names)
+    assert str(stopped.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("requires", ["roomcast>=0.1,<1", "roomcast", "roomcast ~= 0.1"])
+def test_the_required_version(package, requires: str) -> None:
+    """A plugin that works with this version is loaded. A requirement without a version is malformed."""
+    package("acme-deploy", f"plugin = Plugin('deploy', requires={requires!r})")
+    if requires == "roomcast":
+        assert "has requires='roomcast'; it must be versions like 'roomcast>=0.2,<1'" in reason()
+    else:
+        assert "deploy" in load().plugins
+
+
+def test_another_version_is_required(package) -> None:
+    """The sentence names both versions, also if the plugin uses something that this version lacks."""
+    package(
+        "acme-deploy",
+        """
+        plugin = Plugin("deploy", requires="roomcast>=77,<78")
+        plugin.not_invented_yet()
+        """,
+    )
+    assert reason() == (
+        "plugin from package 'acme-deploy 1.0', entry point 'acme_deploy' (acme_deploy:plugin): plugin 'deploy' "
+        f"requires roomcast>=77,<78, but this is roomcast {version('roomcast')}; install another version of one of "
+        "them, for example with `pip install 'roomcast>=77,<78'`."
+    )
+
+
+@pytest.mark.parametrize(
+    "requires",
+    [">=0.1", "rumcast>=0.1", "roomcast[test]>=0.1", "roomcast>=0.1; python_version > '3'", "roomcast>=x", 1],
+)
+def test_a_malformed_requirement(requires: object) -> None:
+    """It is refused when the plugin is created."""
+    with pytest.raises(PluginError, match=r"it must be versions like 'roomcast>=0\.2,<1'"):
+        Plugin("deploy", requires=requires)  # type: ignore[arg-type]
+
+
 def test_events_are_found_by_type_or_schema() -> None:
     """An event that no plugin declares is refused with a hint."""
     registry = Registry()
@@ -119,7 +158,7 @@ def test_events_are_found_by_type_or_schema() -> None:
         pass
 
     for unknown in ("deploy.finished", Unknown):
-        with pytest.raises(Refused, match="`roomcast plugins` lists them") as refused:
+        with pytest.raises(Refused, match=r"`roomcast plugins` lists them|decorate the class") as refused:
             registry.event(unknown)
         assert refused.value.code == "unknown_type"
 
@@ -256,8 +295,49 @@ def test_an_event_for_an_undeclared_room_type_stops_the_start(package) -> None:
         "event 'done' of plugin 'one' (package 'one 1.0', entry point 'one') goes to rooms of type 'place', and no "
         "plugin declares one. Correct its name, or install the plugin that has it."
     )
-    package("two", "plugin = Plugin('two')\nplugin.room('place')")
+    package("two", "plugin = Plugin('two')\nplugin.room('places')")
+    assert reason().endswith(" Did you mean 'places'?")
+    package("three", "plugin = Plugin('three')\nplugin.room('place')")
     assert load().events["done"].rooms == ("place", "user")
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("1 / 0", "plugin loose:polls could not be imported: ZeroDivisionError: division by zero."),
+        (
+            "from roomcast import Plugin\npoll = Plugin('polls')",
+            "plugin loose:polls could not be imported: AttributeError: module 'loose' has no attribute 'polls'. The "
+            "module has the plugin loose:poll.",
+        ),
+        (
+            "from roomcast import Plugin\npolls = Plugin('chat')",
+            "the plugin name 'chat' is declared twice: by plugin 'chat' (package 'roomcast 0.1.0', entry "
+            "point 'chat') and by plugin 'chat' (loose:polls, which is not installed). Rename one, or uninstall its "
+            "package.",
+        ),
+    ],
+)
+def test_a_plugin_that_is_not_installed_is_named_by_its_module(tmp_path, monkeypatch, source, sentence) -> None:
+    """``roomcast dev --plugin`` and ``roomcast plugin check`` load modules without a package."""
+    (tmp_path / "loose.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "loose", raising=False)
+    chat = next(iter(entry_points(group=GROUP, name="chat")))
+    with pytest.raises(PluginError) as caught:
+        load([chat, EntryPoint("polls", "loose:polls", GROUP)])
+    assert str(caught.value) == sentence
+
+
+def test_a_schema_that_is_not_an_event() -> None:
+    """The sentence says how to declare it; for an unknown name, it proposes a similar one."""
+    registry = load()
+    with pytest.raises(
+        InvalidEvent, match=r'No event has the schema Schema; decorate the class with @plugin\.event\("'
+    ):
+        registry.event(Schema)
+    with pytest.raises(InvalidEvent, match=r"No plugin declares an event 'mesage'; .* Did you mean 'message'?"):
+        registry.event("mesage")
 
 
 # The command line.

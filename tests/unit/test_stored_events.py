@@ -13,7 +13,8 @@ from broker_contract import ROOM, RecordingListener
 
 from roomcast.broker.base import MAX_PAGE_BYTES, MAX_PAGE_EVENTS, Event, History
 from roomcast.broker.memory import MemoryBroker
-from roomcast.stored_events import EventsAbout, decode, encode, read_after, read_all
+from roomcast.errors import Refused
+from roomcast.stored_events import EventsAbout, decode, encode, read_after, read_before
 
 
 class CountingBroker(MemoryBroker):
@@ -50,12 +51,13 @@ def test_encoding() -> None:
 async def test_all_pages_are_read(broker: CountingBroker) -> None:
     """Histories of several pages are complete and in order, and each event is read once."""
     ids = [await publish(broker, size=MAX_PAGE_BYTES // 4) for _ in range(20)]
-    assert [event["id"] for event in await read_all(broker.history, ROOM)] == ids
+    assert [event["id"] for event in await read_before(broker.history, ROOM)] == ids
     assert broker.read == 20
     assert [event["id"] for event in await read_after(broker.history, ROOM, ids[3])] == ids[4:]
     assert broker.read == 36
-    assert await read_all(broker.history, "channel:empty") == []
-    assert await read_after(broker.history, ROOM, "x") == []
+    assert await read_before(broker.history, "channel:empty") == []
+    with pytest.raises(Refused, match="does not reach back to 'x'"):
+        await read_after(broker.history, ROOM, "x")
 
 
 async def test_the_number_of_events_in_a_page() -> None:
@@ -68,12 +70,12 @@ async def test_the_number_of_events_in_a_page() -> None:
     assert (len(page.events), page.cursor) == (MAX_PAGE_EVENTS, None)
     first = (await broker.history(ROOM, limit=900)).events[0].id
     assert len((await broker.history(ROOM, first)).events) == MAX_PAGE_EVENTS
-    assert len(await read_all(broker.history, ROOM)) == 900
+    assert len(await read_before(broker.history, ROOM)) == 900
     await broker.close()
 
 
 async def test_events_that_are_dropped_between_pages(broker: CountingBroker) -> None:
-    """Without all events after ``since`` there are none, because the caller could not see the gap."""
+    """Without all events after ``since`` there is an error, because the caller could not see the gap."""
     ids = [await publish(broker, size=MAX_PAGE_BYTES // 2) for _ in range(10)]
 
     async def read_and_publish(*args: Any, **options: Any) -> History:
@@ -82,7 +84,9 @@ async def test_events_that_are_dropped_between_pages(broker: CountingBroker) -> 
             await publish(broker)
         return page
 
-    assert await read_after(read_and_publish, ROOM, ids[0]) == []
+    with pytest.raises(Refused, match=f"does not reach back to '{ids[0]}'") as gap:
+        await read_after(read_and_publish, ROOM, ids[0])
+    assert gap.value.code == "not_found"
 
 
 async def test_events_about_an_event(broker: CountingBroker) -> None:

@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import secrets
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ...backoff import wait_at_most
 from ...errors import BrokerUnavailable
 from ..base import (
     DEFAULT_ANNOUNCEMENTS,
-    KEY_TTL,
+    MAX_MEMBERS_BYTES,
     MAX_PAGE_BYTES,
+    MAX_PAGE_MEMBERS,
     Announcements,
-    Broker,
     BrokerMetric,
     History,
     Listener,
     Member,
+    MemberPage,
     PresenceChange,
     Publication,
     UserId,
+    UserStatus,
 )
+from .broadcaster import Broadcaster
 from .connection import RedisConnection
+from .followed import FollowedRooms
 from .handshake import open_connection
-from .keys import SIGNALS, Keys
+from .keys import SIGNALS
 from .leases import Leases
 from .options import GRACE_PERIOD, RedisOptions
 from .positions import RecentPositions
-from .presence import Presence
+from .presence import Presence, parse_cursor
+from .presence_store import UPDATES, PresenceStore
 from .publisher import PUBLISH, Publisher
+from .questions import Questions
+from .read_marks import RedisMarks
 from .receiver import Receiver
 from .reconnect import OnLost
 from .refusal_monitor import RefusalMonitor
 from .router import Router
-from .scripts import Script
+from .signal_router import SignalRouter
 from .stream import HISTORY, ROOM_STATE
 from .tls import create_context
 from .topology import Address, create_topology
 from .urls import Target
+from .values import CLAIM, REVOKE, RedisValues
 
 log = logging.getLogger("roomcast.redis")
 
-CLAIM: Final = Script("claim")
-REVOKE: Final = Script("revoke")
 #: Every connection loads these scripts, because it may send them before it receives a reply.
-_PRELOADED: Final = (PUBLISH, HISTORY, ROOM_STATE, CLAIM, REVOKE)
+_PRELOADED: Final = (PUBLISH, HISTORY, ROOM_STATE, CLAIM, REVOKE, UPDATES)
 
 #: How long ``close`` waits for events that are being published, in seconds.
 _PUBLISH_TIMEOUT: Final = 1.0
@@ -56,32 +61,7 @@ _PUBLISH_TIMEOUT: Final = 1.0
 _NOT_RUNNING = "The broker on Redis is not running: it was closed, or not started yet."
 
 
-class _SignalRouter:
-    """Passes everything to the node's listener, and events of the room ``SIGNALS`` as signals."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener: Final = listener
-        self.on_presence: Final = listener.on_presence
-        self.on_signal: Final = listener.on_signal
-        self.wait_for_members: Final = listener.wait_for_members
-        self.on_signals_lost: Final = listener.on_signals_lost
-
-    def on_event(self, room: str, id: str, payload: bytes) -> None:
-        """See ``Listener``."""
-        if room == SIGNALS:
-            self._listener.on_signal(payload)
-        else:
-            self._listener.on_event(room, id, payload)
-
-    def on_resync(self, room: str, last_id: str) -> None:
-        """See ``Listener``."""
-        if room == SIGNALS:
-            self._listener.on_signals_lost()
-        else:
-            self._listener.on_resync(room, last_id)
-
-
-class RedisBroker(Broker):
+class RedisBroker(RedisValues):
     """The broker on the Redis at ``target``.
 
     It owns the router with one connection per server for commands, the receiver with one per server for subscriptions,
@@ -90,11 +70,8 @@ class RedisBroker(Broker):
 
     def __init__(self, target: Target, options: RedisOptions | None = None) -> None:
         self._target: Final = target
-        self._options: Final = options or RedisOptions()
-        self._keys: Final = Keys(self._options.prefix)
+        super().__init__(options or RedisOptions())
         self._tls: ssl.SSLContext | None = None
-        #: This node's name in Redis.
-        self.node: Final = secrets.token_hex(5)
         self._is_running = False
         self._renewer: asyncio.Task[None] | None = None
         self._renew_soon: Final = asyncio.Event()
@@ -118,13 +95,26 @@ class RedisBroker(Broker):
         topology = create_topology(self._target, options.timeout, lambda: self._tls)
         self._router = Router(topology, self._open_connection, options.buffer, expiry)
         self._refusals = RefusalMonitor(self._router, keys, self._target, self._on_refusal_end)
-        signals = _SignalRouter(listener)
+        signals = SignalRouter(listener)
         positions = RecentPositions()
-        self._receiver = Receiver(self._router, keys, options, self._open_connection, signals, self.node, positions)
-        self._publisher = Publisher(self._router, keys, options, self.node, positions)
-        self._leases = Leases(self._router, keys, self.node, options.lease)
+        self._questions = Questions(self._router, keys, self.node, listener.on_question)
+        on_told = self._questions.received
+        self._receiver = Receiver(
+            self._router, keys, options, self._open_connection, signals, self.node, positions, on_told
+        )
+        self.marks = self._marks = RedisMarks(self._router, keys, options, self._receiver.subscriptions)
+        types = announcements.followed_types
+        self._followed = FollowedRooms(self._router, keys, listener, options.lease, options.wait, types)
+        on_message = self._marks.on_message
+        self._publisher = Publisher(self._router, keys, options, self.node, positions, on_message, self._followed)
+        grace = announcements.grace
+        self._leases = Leases(self._router, keys, self.node, options.lease, options.last_seen_ttl, grace)
         publish = "SPUBLISH" if topology.is_cluster else "PUBLISH"
-        self._presence = Presence(self._router, keys, self.node, options.lease, announcements, publish)
+        self._broadcaster = Broadcaster(self._router, keys, self.node, publish)
+        self._presence = Presence(
+            PresenceStore(self._router, keys, self.node, options.lease, announcements, publish, self._followed)
+        )
+        self._receiver.on_status = self._presence.on_status
         try:
             await self._router.start(options.wait)
             await self._refusals.start(options.wait)
@@ -160,15 +150,13 @@ class RedisBroker(Broker):
     async def _renew_leases(self) -> None:
         """Renew this node's leases and presence every third of a lease, and write all again after an outage."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._options.lease / 3):
-                    await self._renew_soon.wait()
+            await wait_at_most(self._renew_soon, self._options.lease / 3)
             self._renew_soon.clear()
             if self._has_server_returned:
                 self._has_server_returned = False
-                renewals = (self._leases.restore, self._presence.restore)
+                renewals = (self._leases.restore, self._presence.restore, self._followed.renew)
             else:
-                renewals = (self._leases.renew, self._presence.renew)
+                renewals = (self._leases.renew, self._presence.renew, self._followed.renew)
             for renew in renewals:
                 try:
                     await renew()
@@ -195,6 +183,7 @@ class RedisBroker(Broker):
             await self._presence.close()
             await self._leases.close()
             await self._publisher.finish(_PUBLISH_TIMEOUT)
+            await self._marks.close()
         finally:  # also if this is cancelled, because a second call would do nothing
             self._is_running = False
             await self._stop()
@@ -247,21 +236,40 @@ class RedisBroker(Broker):
                 receiver.repair.repaired,
                 True,
             ),
+            BrokerMetric(
+                "redis_dropped_broadcasts",
+                "Live events that were dropped because Redis was too slow, or unreachable.",
+                self._broadcaster.dropped,
+                True,
+            ),
             BrokerMetric("redis_resyncs", "Rooms that lost events in Redis and got a resync.", receiver.resyncs, True),
         )
 
     # Events.
 
-    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+    async def publish(
+        self,
+        room: str,
+        payload: bytes,
+        key: str | None = None,
+        is_message: bool = False,
+        author: UserId | None = None,
+        is_followed: bool = False,
+    ) -> str:
         """See ``Broker``."""
         if not self._is_running:
             raise BrokerUnavailable(_NOT_RUNNING)
-        return await self._publisher.publish(room, payload, key)
+        return await self._publisher.publish(room, payload, key, is_message, author, is_followed)
 
     async def publish_many(self, publications: Sequence[Publication]) -> list[str]:
         """See ``Broker``. In a Cluster, "or none" holds for each room separately: no script spans two servers."""
         self._check_running()
         return await self._publisher.publish_many(publications)
+
+    def broadcast(self, room: str, payload: bytes) -> None:
+        """See ``Broker``."""
+        self._check_running()
+        self._broadcaster.send(room, payload)
 
     async def subscribe(self, rooms: Iterable[str]) -> None:
         """See ``Broker``."""
@@ -291,6 +299,11 @@ class RedisBroker(Broker):
         self._check_running()
         await self._publisher.publish(SIGNALS, message, None)
 
+    async def ask(self, questions: Mapping[str, bytes], wait: float) -> dict[str, bytes]:
+        """See ``Broker``."""
+        self._check_running()
+        return await self._questions.ask(questions, wait)
+
     # Leases.
 
     async def admit(self, user_id: UserId, connection: int, limit: int) -> bool:
@@ -305,10 +318,10 @@ class RedisBroker(Broker):
         self._check_running()
         await self._leases.release(user_id, connection)
 
-    async def connections(self, user_id: UserId) -> int:
+    async def statuses(self, user_ids: Sequence[UserId]) -> list[UserStatus]:
         """See ``Broker``."""
         self._check_running()
-        return await self._leases.count(user_id)
+        return await self._leases.statuses(user_ids)
 
     # Presence.
 
@@ -322,73 +335,39 @@ class RedisBroker(Broker):
         self._check_running()
         return await self._presence.leave(room, user_id, connection, is_lost=is_lost)
 
+    async def set_status(self, room: str, user_id: UserId, status: str) -> None:
+        """See ``Broker``."""
+        self._check_running()
+        await self._presence.set_status(room, user_id, status)
+
     async def announce_due(self) -> None:
         """See ``Broker``."""
         if self._is_running:
             self._presence.announce_due()
+            self._followed.sweep(self._presence.sweep)
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker``."""
         self._check_running()
         return await self._presence.members(room)
 
+    async def list_members(
+        self,
+        room: str,
+        after: str | None = None,
+        limit: int = MAX_PAGE_MEMBERS,
+        *,
+        max_bytes: int = MAX_MEMBERS_BYTES,
+        user_id: UserId | None = None,
+    ) -> MemberPage:
+        """See ``Broker``. The cursor is the number of arrival of the last user on the page."""
+        self._check_running()
+        number = parse_cursor(after)
+        page, now = await self._presence.list_members(room, number, limit, max_bytes, user_id)
+        self._receiver.on_listed(room, now)
+        return page
+
     async def rooms(self) -> dict[str, int]:
         """See ``Broker``."""
         self._check_running()
         return await self._presence.rooms()
-
-    # Claims and one-time values.
-
-    async def claim(self, key: str, ttl: float) -> bytes | bool:
-        """See ``Broker``."""
-        self._check_running()
-        known = await self._router.run(CLAIM, (self._keys.claim(key),), (int(ttl * 1000),))
-        if known == 1:
-            return True
-        answer: bytes = known
-        return answer[1:] if answer else False
-
-    async def settle(self, key: str, answer: bytes | None) -> None:
-        """See ``Broker``. Waits for an unreachable server, as a publish does."""
-        self._check_running()
-        name, wait = self._keys.claim(key), self._options.wait
-        if answer is None:
-            await self._router.call(name, "DEL", name, wait=wait)
-        else:
-            # The prefix distinguishes an empty answer from a pending claim.
-            await self._router.call(name, "SET", name, b"=" + answer, "PX", int(KEY_TTL * 1000), wait=wait)
-
-    async def put(self, key: str, value: bytes, ttl: float) -> None:
-        """See ``Broker``."""
-        self._check_running()
-        name = self._keys.value(key)
-        await self._router.call(name, "SET", name, value, "PX", max(int(ttl * 1000), 1))
-
-    async def take(self, key: str) -> bytes | None:
-        """See ``Broker``."""
-        self._check_running()
-        name = self._keys.value(key)
-        value: bytes | None = await self._router.call(name, "GETDEL", name)
-        return value
-
-    # Revocations.
-
-    async def revoke_all(self, user_id: UserId, before: float, ttl: float) -> None:
-        """See ``Broker``. Waits for an unreachable server, as a publish does."""
-        self._check_running()
-        key, args = self._keys.revoked(user_id), (repr(before), int(ttl * 1000))
-        await self._router.run(REVOKE, (key,), args, wait=self._options.wait, size=len(key))
-
-    async def revoke_one(self, user_id: UserId, token_id: str, ttl: float) -> None:
-        """See ``Broker``. Waits for an unreachable server, as a publish does."""
-        self._check_running()
-        key = self._keys.revoked_token(user_id, token_id)
-        await self._router.call(key, "SET", key, b"1", "PX", int(ttl * 1000), wait=self._options.wait)
-
-    async def is_revoked(self, user_id: UserId, issued: float | None, token_id: str | None) -> bool:
-        """See ``Broker``."""
-        self._check_running()
-        key = self._keys.revoked(user_id)
-        token = () if token_id is None else (self._keys.revoked_token(user_id, token_id),)
-        before, *one = await self._router.call(key, "MGET", key, *token)
-        return (before is not None and (issued is None or issued < float(before))) or one not in ([], [None])

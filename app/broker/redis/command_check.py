@@ -25,34 +25,41 @@ _WITH_KEY: Final[tuple[Command, ...]] = (
     ("GET",),
     ("GETDEL",),
     ("HDEL", "f"),
-    ("HDEL", "f"),
+    ("HEXISTS", "f"),
     ("HGET", "f"),
     ("HGETALL",),
     ("HLEN",),
     ("HMGET", "f"),
+    ("HSCAN", 0),
     ("HSET", "f", "v", "a field without a value"),
     ("MGET",),
     ("PEXPIRE", 1),
     ("PEXPIREAT", 1),
     ("PTTL",),
     ("SET", "", "XX", "PX", 1),
+    ("XACK", "g", "0-1"),
     ("XADD", "NOMKSTREAM", "*", "f", "v"),
+    ("XDEL", "0-1"),
+    ("XGROUP CREATE", "g", "$"),
     ("XINFO STREAM",),
+    ("XLEN",),
     ("XRANGE", "-", "+", "COUNT", 1),
     ("XREVRANGE", "+", "-", "COUNT", 1),
     ("XTRIM", "MINID", 0),
     ("ZADD", "XX", 1, "m"),
     ("ZCARD",),
+    ("ZCOUNT", 0, "+inf"),
     ("ZRANGE", 0, 0),
     ("ZRANGEBYSCORE", "-inf", 0),
     ("ZREM", "m"),
     ("ZREMRANGEBYSCORE", "-inf", 0),
+    ("ZREVRANGE", 0, 0),
     ("ZSCORE", "m"),
 )
 _NO_SHA: Final = "0" * 40
-#: Codes of errors that do not mean that the command is refused: of commands with wrong arguments, of a script that does
-#: not exist, and of slots that are moving.
-_HARMLESS: Final = frozenset({"ERR", "NOSCRIPT", "WRONGTYPE", "MOVED", "ASK", "TRYAGAIN"})
+#: Codes of errors that do not mean that the command is refused: of commands with wrong arguments, of a script or
+#: consumer group that does not exist, and of slots that are moving.
+_HARMLESS: Final = frozenset({"ERR", "NOGROUP", "NOSCRIPT", "WRONGTYPE", "MOVED", "ASK", "TRYAGAIN"})
 _UNKNOWN: Final = re.compile(r"ERR unknown (sub)?command", re.IGNORECASE)
 #: The end of the error for a command that the user may run, but not on this key or channel.
 _OF_PATTERN: Final = re.compile(r"\b(key|channel)s?(?: used as arguments)?\.?$")
@@ -92,6 +99,7 @@ def _commands(keys: Keys, key: str, db: int, *, is_cluster: bool, has_rooms: boo
         yield (command[0], key, *command[1:])
     if has_rooms:
         yield ("ZCARD", keys.rooms)
+    yield ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">")
     yield ("PUBLISH", echo, "")
     yield ("SUBSCRIBE", echo)
     yield ("UNSUBSCRIBE", echo)

@@ -7,12 +7,11 @@ compared with its stream. While events are fetched, newer messages of the room a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ...backoff import Backoff
+from ...backoff import Backoff, wait_at_most
 from ...errors import Unavailable
 from .stream import BEFORE_ALL, StreamReader
 from .subscriptions import UNKNOWN, Subscription
@@ -44,13 +43,10 @@ class EventSink(Protocol):
 class GapRepair:
     """Repairs the gaps of subscribed rooms. ``is_current`` returns False for a subscription that has ended."""
 
-    def __init__(
-        self, stream: StreamReader, sink: EventSink, is_current: Callable[[Subscription], bool], stream_size: int
-    ) -> None:
+    def __init__(self, stream: StreamReader, sink: EventSink, is_current: Callable[[Subscription], bool]) -> None:
         self._stream: Final = stream
         self._sink: Final = sink
         self._is_current: Final = is_current
-        self._stream_size: Final = stream_size
         self._loop: Final = asyncio.get_running_loop()
         #: By subscription, not by room: a room that is left and joined again has a new subscription.
         self._tasks: Final[dict[Subscription, asyncio.Task[None]]] = {}
@@ -73,13 +69,14 @@ class GapRepair:
         self._server_returned = asyncio.Event()
 
     def on_state(self, subscription: Subscription, state: list[bytes] | None) -> None:
-        """Compare a subscription with the room's current epoch and newest offset, or None for a room without events.
+        """Compare a subscription with the room's state, or None for a room without events (see ``lua/room_state.lua``).
 
         A new subscription begins with that state. An older one that differs from it is repaired.
         """
         epoch, offset = ("", 0) if state is None else (state[0].decode(), int(state[1]))
         if subscription.last_offset == UNKNOWN:
             subscription.epoch, subscription.last_offset = epoch, offset
+            subscription.messages = 0 if state is None else int(state[2])
             self._release(subscription)
             return
         if subscription.pending is not None or state is None:  # a repair is running, or there is still no event
@@ -110,18 +107,17 @@ class GapRepair:
     async def _repair(self, subscription: Subscription) -> None:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         room = subscription.room
+        size = self._stream.limits.of(room).stream_size
         while self._is_current(subscription):
             # The stream that is read next has all events announced so far, so their messages are not needed.
             subscription.pending = []
             try:
                 page = await self._stream.read(
-                    room, subscription.epoch, str(subscription.last_offset), _PAGE_SIZE, self._stream_size, is_node=True
+                    room, subscription.epoch, str(subscription.last_offset), _PAGE_SIZE, size, is_node=True
                 )
             except Unavailable:
                 # Retry even without a reconnect: the connection for subscriptions may work, and the stream grows.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(backoff.next_pause()):
-                        await self._server_returned.wait()
+                await wait_at_most(self._server_returned, backoff.next_pause())
                 continue
             if not self._is_current(subscription):
                 return
@@ -131,6 +127,7 @@ class GapRepair:
                 self.repaired += 1
                 subscription.epoch, _, offset = event.id.rpartition("-")
                 self._sink.deliver(subscription, int(offset), event.payload)
+            subscription.messages = page.messages
             if subscription.last_offset >= page.last_offset:
                 if page.last_offset:  # an epoch that had no event of its own yet
                     subscription.epoch = page.epoch

@@ -42,7 +42,7 @@ class Recording:
 
 
 class HistoryReader:
-    """Reads the history of rooms. ``history_size`` is the maximum number of events.
+    """Reads the history of rooms.
 
     ``grace_left`` returns for how many seconds other nodes may still report that a server lacks events.
     """
@@ -52,13 +52,11 @@ class HistoryReader:
         stream: StreamReader,
         subscriptions: Subscriptions,
         repair: GapRepair,
-        history_size: int,
         grace_left: Callable[[], float],
     ) -> None:
         self._stream: Final = stream
         self._subscriptions: Final = subscriptions
         self._repair: Final = repair
-        self._size: Final = history_size
         self._grace_left: Final = grace_left
         self._loop: Final = asyncio.get_running_loop()
         #: By room. The receiver adds each event of these rooms.
@@ -67,35 +65,34 @@ class HistoryReader:
     async def read(
         self, room: str, since: str | None, limit: int | None, before: str | None, max_bytes: int
     ) -> History:
-        """See ``Broker.history``. For a subscribed room, the last page ends with the last event of the listener.
+        """See ``Broker.history``. For a subscribed room, ``last_id`` is that of the last event of the listener.
 
         The stream may be ahead of the listener; then this waits for the listener. Meanwhile the listener may receive
         events that are newer than the page that was read; these are recorded and added. In the grace period, this also
         waits for the reports of other nodes if they can change the result.
         """
-        epoch, offset = ("", "") if since is None else _split_id(since)
-        max_events = min(MAX_PAGE_EVENTS if limit is None else limit, self._size)
+        epoch, offset = ("", "") if since is None else split_id(since)
+        size = self._stream.limits.of(room).history_size
+        max_events = min(MAX_PAGE_EVENTS if limit is None else limit, size)
         read_page = partial(
             self._stream.read_for_client,
             room,
             epoch,
             offset,
             max_events,
-            self._size,
-            before="" if before is None else "-".join(_split_id(before)),
+            size,
+            before="" if before is None else "-".join(split_id(before)),
             max_bytes=max_bytes,
         )
         subscription = self._subscriptions.get(room)
         if subscription is None or subscription.last_offset == UNKNOWN or before is not None:
             page = await self._read_final(read_page)
-            return History(page.events, page.is_complete, f"{page.epoch}-{page.last_offset}")
+            return History(page.events, page.is_complete, f"{page.epoch}-{page.last_offset}", page.has_older)
         recording = Recording(self._loop.create_future())
         recordings = self.recordings.setdefault(room, [])
         recordings.append(recording)
         try:
             page = await self._read_final(read_page)
-            if since is not None and not page.is_last:
-                return History(page.events, True, f"{page.epoch}-{page.last_offset}")
             await self._wait_for_listener(subscription, recording, page.epoch, page.last_offset)
         finally:
             recordings.remove(recording)
@@ -105,9 +102,11 @@ class HistoryReader:
             last_id = f"{page.epoch}-{page.last_offset}"
         else:
             last_id = f"{subscription.epoch}-{subscription.last_offset}"
-        if recording.has_lost_events:
-            return History((), since is None, last_id)
-        if not page.is_complete:
+        if since is not None and not page.is_last:
+            return History(page.events, True, last_id)
+        if recording.has_lost_events and since is None:  # what was read and recorded may not be one sequence
+            return await self.read(room, None, limit, None, max_bytes)
+        if recording.has_lost_events or not page.is_complete:
             return History((), False, last_id)
         events = [
             *page.events,
@@ -119,10 +118,14 @@ class HistoryReader:
         ]
         if since is None:
             events.reverse()
-        del events[count_fitting((event.payload for event in islice(events, max_events)), max_bytes) :]
+        if since is not None and not size:  # the events that arrived meanwhile cannot be read later
+            max_events = MAX_PAGE_EVENTS if limit is None else limit
+        fitting = count_fitting((event.payload for event in islice(events, max_events)), max_bytes)
+        has_older = since is None and (page.has_older or fitting < min(len(events), size))
+        del events[fitting:]
         if since is None:
             events.reverse()
-        return History(events, True, last_id)
+        return History(events, True, last_id, has_older)
 
     async def _read_final(self, read_page: Callable[[], Awaitable[StreamPage]]) -> StreamPage:
         """Read a page when nothing can change it any more."""
@@ -145,7 +148,7 @@ class HistoryReader:
             await asyncio.shield(self._repair.start(subscription))
 
 
-def _split_id(id: str) -> tuple[str, str]:
+def split_id(id: str) -> tuple[str, str]:
     """Return the epoch and the offset of an id. For a string that cannot be an id, return one before all others."""
     epoch, _, offset = id.rpartition("-")
     return (epoch, offset) if _is_number(epoch) and _is_number(offset) else (BEFORE_ALL, "0")

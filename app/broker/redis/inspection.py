@@ -115,6 +115,8 @@ async def rehearse(target: Target, prefix: str, wait: float) -> None:
         await broker.history(name)
         await broker.admit(name, 1, 1)
         await broker.release(name, 1)
+        await broker.statuses([name])
+        await broker.ask({name: b""}, wait)  # no node has this name, so there is no answer
         await broker.enter(name, name, "doctor", 1)
         if await broker.members(name) != [Member(name, "doctor")]:
             raise BrokerUnavailable("Redis does not return the member that was added to a room.")

@@ -22,6 +22,8 @@ class Keys:
         self.prefix: Final = prefix
         #: A zset: the rooms with members on any node, and when their registration ends.
         self.rooms: Final = f"{prefix}:rooms"
+        #: A zset: the rooms whose changes or events are reported to hooks, and when their registration ends.
+        self.followed: Final = f"{prefix}:followed"
 
     # Events.
 
@@ -62,6 +64,13 @@ class Keys:
         """Return the key of a hash: since when nodes use a server. Each server has one with a ``number`` of its own."""
         return f"{{{self.prefix}:!generation:{number}}}"
 
+    # Queues.
+
+    def queue(self, name: str) -> tuple[str, ...]:
+        """Return the keys of a queue: entries, lease, number of bytes, dead letters and states (see ``lua/queue*``)."""
+        tag = f"{{{self.prefix}:!queue:{name}}}"
+        return tuple(f"{tag}:{letter}" for letter in "elbdt")
+
     # Leases and presence.
 
     def leases(self, user_id: UserId) -> str:
@@ -71,17 +80,40 @@ class Keys:
     def presence(self, room: str) -> tuple[str, ...]:
         """Return the keys of a room's presence, and its channel (see ``lua/presence.lua``)."""
         tag = f"{{{self.prefix}:{room}}}"
-        return f"{tag}:n", f"{tag}:p", f"{tag}:g", f"{tag}:a", f"{tag}:d", f"{tag}:j", tag
+        return (*[f"{tag}:{letter}" for letter in "npogadjv"], tag)
 
-    # Claims, one-time values and revocations.
+    def changes(self, room: str) -> tuple[str, str]:
+        """Return the keys of the changes of memberships in ``room``, and of the claims (see ``lua/presence.lua``)."""
+        tag = f"{{{self.prefix}:{room}}}"
+        return f"{tag}:h", f"{tag}:c"
+
+    def published(self, room: str) -> tuple[str, str]:
+        """Return the keys of the followed events in ``room``, and of the claims (see ``lua/publish.lua``)."""
+        tag = f"{{{self.prefix}:{room}}}"
+        return f"{tag}:e", f"{tag}:f"
+
+    @staticmethod
+    def updates_of_channel(channel: bytes) -> tuple[bytes, bytes]:
+        """Return the keys of the users and of the announced statuses of the room with this channel."""
+        return channel + b":p", channel + b":v"
+
+    # Claims, one-time values, marks and revocations.
 
     def claim(self, key: str) -> str:
         """Return the key of a string: the answer of a claim, or empty while it is pending."""
         return f"{{{self.prefix}:!claim:{key}}}"
 
+    def turn(self, name: str) -> str:
+        """Return the key of a string: the holder of a turn."""
+        return f"{{{self.prefix}:!turn:{name}}}"
+
     def value(self, key: str) -> str:
         """Return the key of a string that is taken once."""
         return f"{{{self.prefix}:!kept:{key}}}"
+
+    def marks(self, user_id: UserId) -> str:
+        """Return the key of a hash: up to where the user has read each room (see ``lua/mark_read.lua``)."""
+        return f"{{{self.prefix}:u:{json.dumps(user_id)}}}:r"
 
     def revoked(self, user_id: UserId) -> str:
         """Return the key of a string: the Unix time before which the user's tokens are revoked."""

@@ -3,38 +3,46 @@
 A lease expires by itself if its node dies. A user's leases are a zset on the server, from ``<node>:<connection>`` to
 the end of the lease in ms of the server's clock. Each node keeps a copy of its own leases. It renews them periodically,
 and writes all of them again when a server returns that may have lost them.
+
+The zset also has the times of the user's online status (see ``lua/leases.lua``). So an admission stays one round trip,
+and the end of the leases of a node that died shows when its users were last seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from ...errors import Unavailable
 from .. import connection_set
-from ..base import UserId
+from ..base import UserId, UserStatus
 from ..connection_set import ConnectionSet
 from .keys import Keys
-from .scripts import Script, ScriptRunner, in_batches
+from .scripts import BATCH, Script, ScriptRunner, in_batches
 
 _ADMIT: Final = Script("server_time", "leases", "leases_admit")
 _RENEW: Final = Script("server_time", "leases", "leases_renew")
-_COUNT: Final = Script("server_time", "leases", "leases_count")
+_READ: Final = Script("server_time", "leases_read")
 
 #: How long ``close`` may take, in seconds. Leases that are not released by then expire.
 _CLOSE_TIMEOUT: Final = 2.0
 
 
 class Leases:
-    """The leases of ``node``, an id that no other node has. Each lasts ``lease`` seconds unless it is renewed."""
+    """The leases of ``node``, an id that no other node has. Each lasts ``lease`` seconds unless it is renewed.
 
-    def __init__(self, runner: ScriptRunner, keys: Keys, node: str, lease: float) -> None:
+    ``UserStatus.last_seen`` is stored for ``keep`` seconds; with 0, no times are stored. ``since`` of a user who
+    returns within ``grace`` seconds does not change.
+    """
+
+    def __init__(self, runner: ScriptRunner, keys: Keys, node: str, lease: float, keep: float, grace: float) -> None:
         self._runner: Final = runner
         self._keys: Final = keys
         self._node: Final = node
         self._lease_ms: Final = round(lease * 1000)
+        self._args: Final = (self._lease_ms, round(keep * 1000), round(grace * 1000))
         self._active: dict[UserId, ConnectionSet] = {}
         #: Leases that have ended here but may still be on the server.
         self._unreleased: dict[UserId, ConnectionSet] = {}
@@ -47,7 +55,7 @@ class Leases:
         active = self._active.get(user_id)
         if active is not None and connection_set.contains(active, connection):
             return True
-        args = (self._lease_ms, limit, f"{self._node}:{connection}")
+        args = (*self._args, limit, f"{self._node}:{connection}")
         reply = self._runner.run(_ADMIT, (self._keys.leases(user_id),), args)  # if this raises, nothing was sent
         _remove(self._unreleased, user_id, connection)
         try:
@@ -69,9 +77,24 @@ class Leases:
             _add(self._unreleased, user_id, connection)
             await self._release(user_id, (connection,))
 
-    async def count(self, user_id: UserId) -> int:
-        """Return the number of leases of ``user_id`` on all nodes. Raises ``Unavailable``."""
-        return int(await self._runner.run(_COUNT, (self._keys.leases(user_id),), ()))
+    async def status(self, user_id: UserId) -> UserStatus:
+        """Return the status of ``user_id``. Raises ``Unavailable``."""
+        now, members = await self._runner.run(_READ, (self._keys.leases(user_id),), ())
+        scores = dict(zip(members[::2], map(float, members[1::2]), strict=True))
+        since, seen = (-scores.pop(name) / 1000 if name in scores else None for name in (b"since", b"seen"))
+        nodes = [name.partition(b":")[0].decode() for name, end in scores.items() if end > now]
+        if nodes:
+            return UserStatus(len(nodes), since, None, tuple(dict.fromkeys(nodes)))
+        if scores:  # the node that had them died, and renewed them for the last time a lease before their end
+            seen = (max(scores.values()) - self._lease_ms) / 1000
+        return UserStatus(last_seen=seen)
+
+    async def statuses(self, user_ids: Sequence[UserId]) -> list[UserStatus]:
+        """Return the status of each of ``user_ids``. Raises ``Unavailable``."""
+        found: list[UserStatus] = []
+        for i in range(0, len(user_ids), BATCH):
+            found += await asyncio.gather(*[self.status(user_id) for user_id in user_ids[i : i + BATCH]])
+        return found
 
     async def renew(self) -> None:
         """Renew all leases of this node; call it every third of a lease. Never raises ``Unavailable``.
@@ -125,7 +148,7 @@ class Leases:
 
     def _write(self, user_id: UserId, active: tuple[int, ...], released: tuple[int, ...]) -> Awaitable[Any]:
         members = [f"{self._node}:{connection}" for connection in active + released]
-        return self._runner.run(_RENEW, (self._keys.leases(user_id),), (self._lease_ms, len(active), *members))
+        return self._runner.run(_RENEW, (self._keys.leases(user_id),), (*self._args, len(active), *members))
 
 
 def _add(leases: dict[UserId, ConnectionSet], user_id: UserId, connection: int) -> None:

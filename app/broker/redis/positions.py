@@ -170,7 +170,7 @@ class PositionReporter:
                 continue
             if state is not None and int(state[1]) < offset:
                 # The event is lost, and that is recorded. After another restart, the loss must not be reported as new.
-                self._positions.record(room, b"%b-%b" % tuple(state))
+                self._positions.record(room, b"%b-%b" % tuple(state[:2]))
             return
 
     async def close(self) -> None:

@@ -18,11 +18,10 @@ import orjson
 
 from ...errors import Unavailable
 from .. import connection_set
-from ..base import Announcements, Member, PresenceChange, UserId
-from .keys import Keys
+from ..base import ListedMember, Member, MemberPage, PresenceChange, UserId
 from .presence_store import LEASE_EXPIRED, NO_LEASE, PresenceStore
-from .presence_writer import LocalRoom, PresenceWriter
-from .scripts import ScriptRunner, in_batches
+from .presence_writer import LocalRoom, LocalStatus, PresenceWriter
+from .scripts import in_batches
 from .topology import ServerName
 
 log = logging.getLogger("roomcast.redis")
@@ -31,34 +30,39 @@ log = logging.getLogger("roomcast.redis")
 _MAX_ROOMS: Final = 500
 #: How long ``close`` may take, in seconds. Users who are not removed by then go when the lease has expired.
 _CLOSE_TIMEOUT: Final = 2.0
+#: The most digits of a number of arrival. A double has every such number.
+_MAX_DIGITS: Final = 16
+
+
+def parse_cursor(after: str | None) -> int:
+    """Return the number of arrival in the cursor ``after``, 0 for None. Raises ``ValueError``."""
+    if after is None:
+        return 0
+    if not (after.isascii() and after.isdecimal() and len(after) <= _MAX_DIGITS):
+        raise ValueError("not a cursor")
+    return int(after)
 
 
 class Presence:
-    """The presence of ``node``, an id that no other node has, with a lease of ``lease`` seconds in each of its rooms.
+    """The presence of the node of ``store``."""
 
-    The scripts announce joins and leaves in the room's channel (see ``Receiver.on_message``) with the command
-    ``publish``, in the same atomic step that changes the presence. So all nodes receive them in one order.
-    """
-
-    def __init__(
-        self,
-        runner: ScriptRunner,
-        keys: Keys,
-        node: str,
-        lease: float,
-        announcements: Announcements,
-        publish: str,
-    ) -> None:
+    def __init__(self, store: PresenceStore) -> None:
+        self._followed: Final = store.followed
+        self._node: Final = store.node
         self._rooms: Final[dict[str, LocalRoom]] = {}
-        self._store: Final = PresenceStore(runner, keys, node, lease, announcements, publish)
+        self._store: Final = store
+        store.local_rooms = self._rooms
         self._writer: Final = PresenceWriter(self._store, self._rooms)
         self._announcer: asyncio.Task[None] | None = None
-        self._node: Final = node
-        self._is_state_older = False
 
     def on_new_generation(self, server: ServerName, generation: bytes) -> None:
-        """The server may have an older state: let the next ``restore`` remove users who have left since."""
-        self._is_state_older = True
+        """The server may have an older state: let the next ``restore`` remove users who have left since.
+
+        This node cannot list the rooms in which it has no users now. If the server has restored users there, another
+        node removes them when the lease expires, or this node when it has written to the room again.
+        """
+        for room in self._all_rooms():
+            self._writer.require_check(room)
 
     def on_server_return(self) -> None:
         """The server can be reached again: remove no dead nodes for one lease, so that the others can renew."""
@@ -88,6 +92,8 @@ class Presence:
             local.users[user_id] = (known[0], rest)
         else:
             del local.users[user_id]
+            if local.statuses:
+                local.statuses.pop(user_id, None)
             if not local.users:
                 del self._rooms[room]
         try:
@@ -95,7 +101,44 @@ class Presence:
         except Unavailable:
             return PresenceChange(False, local.total)
 
+    async def set_status(self, room: str, user_id: UserId, status: str) -> None:
+        """See ``Broker.set_status``."""
+        local = self._rooms.get(room)
+        known = local.users.get(user_id) if local is not None else None
+        if local is None or known is None:
+            return
+        if local.statuses is None:
+            local.statuses = {}
+        local.statuses[user_id] = LocalStatus(status)
+        await self._writer.status_set(room, user_id, known[0])
+
+    def on_status(self, room: str, user_id: UserId, stamp: int, status: str) -> None:
+        """Store a status that a node has announced, if the user is on this node, too."""
+        local = self._rooms.get(room)
+        if local is None or user_id not in local.users:
+            return
+        if local.statuses is None:
+            local.statuses = {}
+        known = local.statuses.get(user_id)
+        if known is None or 0 < known.stamp <= stamp:  # a stamp of 0 is being written, and is later
+            local.statuses[user_id] = LocalStatus(status, stamp, is_announced=True)
+
     # Reading.
+
+    async def list_members(
+        self, room: str, after: int, limit: int, max_bytes: int, user_id: UserId | None
+    ) -> tuple[MemberPage, int]:
+        """See ``Broker.list_members``. Return the page, and the time at which it was read, in ms of the server."""
+        user = "" if user_id is None else json.dumps(user_id)
+        due, total, listed, is_listed, end, now, found = await self._store.read_page(
+            room, after, limit, max_bytes, user
+        )
+        self._writer.on_reply(room, due, total)
+        members = []
+        for key, number, value in zip(found[::3], found[1::3], found[2::3], strict=True):
+            one = orjson.loads(value)
+            members.append(ListedMember(json.loads(key), one["name"], int(number) / 1_000_000, one.get("s", "")))
+        return MemberPage(members, listed, end.decode() or None, bool(is_listed)), int(now)
 
     async def members(self, room: str) -> list[Member]:
         """See ``Broker.members``."""
@@ -131,6 +174,15 @@ class Presence:
             self._announcer = asyncio.create_task(in_batches(self._announce_room, rooms), name="roomcast announcements")
             self._announcer.add_done_callback(self._announced)
 
+    async def sweep(self, room: str) -> bool:
+        """Do the work of dead nodes in a followed room; return True if it needs another sweep.
+
+        Raises ``Unavailable``.
+        """
+        due, is_used = await self._store.sweep(room)
+        self._writer.set_due(room, due)
+        return bool(is_used)
+
     async def _announce_room(self, room: str) -> None:
         with contextlib.suppress(Unavailable):  # it is tried again, because the room is still due
             self._writer.set_due(room, await self._store.announce_due(room))
@@ -149,6 +201,7 @@ class Presence:
         """
         await self._register_all()
         await in_batches(self._renew_room, self._all_rooms())
+        await in_batches(self._remove_restored, list(self._writer.unchecked))
 
     async def restore(self) -> None:
         """Write everything after the server returned and may have lost any of it. Never raises ``Unavailable``.
@@ -158,17 +211,15 @@ class Presence:
         self._store.protect_nodes()
         await self._register_all()
         await in_batches(self._writer.write_again, self._all_rooms())
-        if self._is_state_older:
-            self._is_state_older = False
-            await in_batches(self._remove_restored, list(self._rooms))
+        await in_batches(self._remove_restored, list(self._writer.unchecked))
 
     async def _remove_restored(self, room: str) -> None:
         """Remove users of this node from ``room`` who are not in it any more, except on the server."""
+        required = self._writer.unchecked.get(room)
         try:
             _, _, found = await self._store.read(room, with_users=True)
         except Unavailable:
-            self._is_state_older = True
-            return
+            return  # the next renewal tries it again
         # Search before parsing, which is expensive: in a large room most users are on other nodes.
         name = orjson.dumps(self._node)
         users = [
@@ -178,7 +229,9 @@ class Presence:
         ]
         local = self._rooms.get(room)
         restored = [user_id for user_id in users if local is None or user_id not in local.users]
-        if restored:
+        if self._writer.unchecked.get(room) == required:  # otherwise the server may have another state now
+            self._writer.unchecked.pop(room, None)
+        if restored or local is None:
             await self._writer.remove_restored(room, restored)
 
     def _all_rooms(self) -> list[str]:
@@ -189,6 +242,9 @@ class Presence:
         rooms = iter(list(self._rooms))
         while some := list(islice(rooms, _MAX_ROOMS)):
             await self._store.register(some)
+            with contextlib.suppress(Unavailable):
+                if followed := [room for room in some if self._followed.has_changes(room)]:
+                    await self._followed.register(followed)
 
     async def _renew_room(self, room: str) -> None:
         await self._writer.write_pending(room)
@@ -218,6 +274,7 @@ class Presence:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await in_batches(remove, [*{**rooms, **self._writer.writes}])
+                await self._followed.close(rooms)
         await self._writer.close()
         if self._announcer is not None:
             self._announcer.cancel()

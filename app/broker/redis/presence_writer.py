@@ -28,20 +28,48 @@ _MAX_USERS: Final = 100
 
 #: How a user left, as presence_write.lua expects it.
 _ON_REQUEST, _LOST, _RESTORED = range(3)
-#: A caller of ``enter`` (True) or ``leave`` (False), and the future it waits for.
-Waiter = tuple[bool, asyncio.Future[PresenceChange]]
+#: A caller of ``enter`` (True), ``leave`` (False) or ``set_status`` (None), and the future it waits for.
+Waiter = tuple[bool | None, asyncio.Future[PresenceChange]]
+
+
+class LocalStatus:
+    """The status of a user in a room, as far as this node knows it.
+
+    ``stamp`` is the one that the server gave it, or 0 until its reply. ``is_announced`` is True if the members were
+    told, or need not be told.
+    """
+
+    __slots__ = ("_is_sent", "_set_at", "is_announced", "stamp", "text")
+
+    def __init__(self, text: str, stamp: int = 0, *, is_announced: bool = False) -> None:
+        self.text: Final = text
+        self.stamp: Final = stamp
+        self.is_announced: Final = is_announced
+        self._set_at: Final = time.monotonic()
+        self._is_sent = False
+
+    def as_argument(self) -> str:
+        """Return it as presence_write.lua expects it in the next call."""
+        if self.stamp:
+            return f"{'=' if self.is_announced else '!'}{self.stamp} {self.text}"
+        if self._is_sent:
+            return f"-{round((time.monotonic() - self._set_at) * 1000)} {self.text}"
+        self._is_sent = True
+        return f"+{self.text}"
 
 
 class LocalRoom:
     """This node's users in a room: ``users`` maps each to the username and the connections.
 
-    ``total`` is the number of users on all nodes in the server's last reply.
+    ``total`` is the number of users on all nodes in the server's last reply. ``statuses`` has the users with a status
+    that this node knows; it is None if there are none.
     """
 
-    __slots__ = ("is_registered", "total", "users")
+    __slots__ = ("is_registered", "statuses", "total", "users")
 
     def __init__(self) -> None:
         self.users: dict[UserId, tuple[str, ConnectionSet]] = {}
+        self.statuses: dict[UserId, LocalStatus] | None = None
         self.total = 0
         self.is_registered = False
 
@@ -66,15 +94,17 @@ class RoomWrites:
     """The writes that a room needs.
 
     ``pending`` contains all users whose state must be written, ``queue`` those of them to write next. ``rewrite`` lists
-    users of this node to write again, the next one last. ``task`` is the running write.
+    users of this node to write again, the next one last. ``is_lease_unused`` is True if the node has a lease to remove,
+    unless it has members again. ``task`` is the running write.
     """
 
-    __slots__ = ("pending", "queue", "rewrite", "task")
+    __slots__ = ("is_lease_unused", "pending", "queue", "rewrite", "task")
 
     def __init__(self) -> None:
         self.pending: dict[UserId, PendingUser] = {}
         self.queue: dict[UserId, None] = {}
         self.rewrite: list[UserId] = []
+        self.is_lease_unused = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -88,6 +118,10 @@ class PresenceWriter:
         self.due: Final[dict[str, float]] = {}
         #: Only rooms with pending users or a running write.
         self.writes: Final[dict[str, RoomWrites]] = {}
+        #: The rooms in which the server may have users of this node who are not in ``rooms``, each with the number of
+        #: the ``require_check`` call. The node keeps its lease there: without it, no node would remove these users.
+        self.unchecked: Final[dict[str, int]] = {}
+        self._required_checks = 0
 
     # Requests.
 
@@ -104,8 +138,12 @@ class PresenceWriter:
         self.writes[room].pending[user_id].departure = _LOST if is_lost else _ON_REQUEST
         return waiter
 
+    def status_set(self, room: str, user_id: UserId, written: str) -> asyncio.Future[PresenceChange]:
+        """Write a user whose status on this node has changed; the result is of no use."""
+        return self._change(room, user_id, written, entered=None)
+
     def _change(
-        self, room: str, user_id: UserId, written: str | None, *, entered: bool, is_renamed: bool = False
+        self, room: str, user_id: UserId, written: str | None, *, entered: bool | None, is_renamed: bool = False
     ) -> asyncio.Future[PresenceChange]:
         writes = self._writes_of(room)
         pending = writes.pending.get(user_id)
@@ -131,12 +169,19 @@ class PresenceWriter:
         self._queue_all(room, writes)
         await asyncio.wait((self._start(room, writes),))
 
+    def require_check(self, room: str) -> None:
+        """Add ``room`` to ``unchecked``."""
+        self._required_checks += 1
+        self.unchecked[room] = self._required_checks
+
     async def remove_restored(self, room: str, users: Iterable[UserId]) -> None:
         """Write that ``users`` are not in ``room`` on this node, which the server has restored from an older state.
 
-        Their departure was announced before. A user who has returned meanwhile stays.
+        The members were told of their departure before. A user who has returned meanwhile stays. The lease of this node
+        is removed if it has no members.
         """
         writes = self._writes_of(room)
+        writes.is_lease_unused = room not in self._rooms
         for user_id in users:
             if user_id not in writes.pending:
                 writes.pending[user_id] = PendingUser(None, _RESTORED)
@@ -202,7 +247,7 @@ class PresenceWriter:
         """Write until no user is queued, or the server cannot be reached."""
         users: list[UserId] = []
         try:
-            while users := self._next_users(room, writes):
+            while (users := self._next_users(room, writes)) or writes.is_lease_unused:
                 await self._write(room, writes, users)
         except Unavailable as error:
             _fail(writes, [*users, *writes.queue], error)
@@ -237,10 +282,19 @@ class PresenceWriter:
         """Write the current state of ``users``, and answer the waiters."""
         local = self._rooms.get(room)
         is_lease_expected = self.is_written(room)
+        is_known = (
+            is_lease_expected
+            or writes.is_lease_unused
+            or any(one.written is not None or one.departure == _RESTORED for one in writes.pending.values())
+        )
+        writes.is_lease_unused = False
         # A node with users that must still be removed keeps its lease. Without it they would stay if the node died.
-        has_members = local is not None or len(writes.pending) > len(users)
+        has_members: bool | None = local is not None or len(writes.pending) > len(users) or room in self.unchecked
+        if not has_members and not is_known:
+            has_members = None
         args: list[str | bytes | int] = []
         written = []
+        sent: list[LocalStatus | None] = []
         for user_id in users:
             pending = writes.pending[user_id]
             known = local.users.get(user_id) if local is not None else None
@@ -248,30 +302,50 @@ class PresenceWriter:
             count = 0 if connections is None else connection_set.size(connections)
             is_written, is_renamed = pending.written is not None, pending.is_renamed
             flag = int(is_renamed) if count else pending.departure
-            args += json.dumps(user_id), name.encode(errors="replace"), count, int(is_written), flag
+            status = local.statuses.get(user_id) if count and local is not None and local.statuses else None
+            text = "" if status is None else status.as_argument()
+            args += json.dumps(user_id), name.encode(errors="replace"), count, int(is_written), flag, text
+            sent.append(status)
             written.append((user_id, pending, name if count else None, is_renamed, pending.waiters))
             pending.waiters, pending.is_renamed = [], False
         try:
-            lease_state, changes, due, total = await self._write_and_register(room, local, has_members, args)
+            lease_state, changes, due, total, statuses = await self._write_and_register(room, local, has_members, args)
         except BaseException as error:
             for _, pending, _, is_renamed, waiters in written:
                 pending.is_renamed |= is_renamed
                 _fail_waiters(waiters, error)
             raise
         self.on_reply(room, due, total)
+        if lease_state != NO_LEASE and not is_known:  # the server has lost that this node removed its lease
+            self.require_check(room)
         if lease_state == LEASE_EXPIRED:
             self._store.protect_nodes()
         elif lease_state == NO_LEASE and is_lease_expected and not writes.rewrite:
             self._queue_all(room, writes)
+        for index, stamp, text, is_waiting in statuses:
+            status = LocalStatus(text.decode(), int(stamp), is_announced=not is_waiting)
+            self._learn(room, users[index], sent[index], status)
         for (user_id, pending, present, _, waiters), has_changed in zip(written, changes, strict=True):
             pending.written = present
             if user_id not in writes.queue:
                 del writes.pending[user_id]
             _answer(waiters, present is not None, bool(has_changed), total)
 
+    def _learn(self, room: str, user_id: UserId, sent: LocalStatus | None, status: LocalStatus) -> None:
+        """Store the ``status`` that the server has, unless another one than ``sent`` was set meanwhile."""
+        local = self._rooms.get(room)
+        if local is not None and user_id in local.users:
+            if local.statuses is None:
+                local.statuses = {}
+            if local.statuses.get(user_id) is sent:
+                local.statuses[user_id] = status
+
     async def _write_and_register(
-        self, room: str, local: LocalRoom | None, has_members: bool, args: Iterable[str | bytes | int]
+        self, room: str, local: LocalRoom | None, has_members: bool | None, args: Iterable[str | bytes | int]
     ) -> Any:
+        followed = self._store.followed
+        if local is not None and not local.is_registered and followed.has_changes(room):
+            await followed.register((room,))  # before the write, so that other nodes find the room if this one dies
         written = self._store.write(room, has_members, args)
         if local is None or local.is_registered:
             return await written

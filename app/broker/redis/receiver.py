@@ -15,12 +15,14 @@ import asyncio
 import json
 import logging
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha1
 from typing import Any, Final
 
 from ...errors import Unavailable
-from ..base import Listener
+from ..base import Listener, UserId
+from .broadcaster import SIGNATURE_SIZE, ReceivedBroadcasts
 from .gap_repair import GapRepair
 from .history import HistoryReader
 from .keys import Keys
@@ -33,8 +35,10 @@ from .subscriptions import JournalEntries, Subscription, Subscriptions
 
 log = logging.getLogger("roomcast.redis")
 
-#: The length of the signature of an announcement, in bytes.
-_SIGNATURE_SIZE: Final = 16
+#: How announcements of joins, leaves and statuses begin.
+_PRESENCE_SIGNS: Final = (b"+", b"-", b"~")
+#: How messages begin that are not part of the stream.
+_LIVE_SIGNS: Final = (*_PRESENCE_SIGNS, b"=")
 #: Invalid messages are logged at most this often, in seconds.
 _INVALID_LOG_INTERVAL: Final = 60.0
 #: Rooms that lost events are collected for this long before they are logged, in seconds.
@@ -44,7 +48,7 @@ _LOSS_LOG_DELAY: Final = 1.0
 class Receiver:
     """Receives the events of one node's subscribed rooms. ``node`` is the node's name in Redis.
 
-    ``positions`` are what ``PositionReporter`` reports.
+    ``positions`` are what ``PositionReporter`` reports. For ``on_told`` see ``Subscriptions``.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Receiver:
         listener: Listener,
         node: str,
         positions: RecentPositions,
+        on_told: Callable[[bytes, bytes], None],
     ) -> None:
         self._router: Final = router
         self._keys: Final = keys
@@ -73,12 +78,11 @@ class Receiver:
             self._on_state,
             self._on_journal,
             self._on_left,
+            on_told,
         )
-        self.repair: Final = GapRepair(self._stream, self, self.subscriptions.is_current, options.stream_size)
+        self.repair: Final = GapRepair(self._stream, self, self.subscriptions.is_current)
         self._reporter: Final = PositionReporter(router, keys, self._stream, positions)
-        self.history: Final = HistoryReader(
-            self._stream, self.subscriptions, self.repair, options.history_size, self._reporter.seconds_left
-        )
+        self.history: Final = HistoryReader(self._stream, self.subscriptions, self.repair, self._reporter.seconds_left)
         self._recordings: Final = self.history.recordings
         #: The channels that remain to be checked in this round of quiet checks.
         self._to_check: deque[bytes] = deque()
@@ -86,12 +90,15 @@ class Receiver:
         self._lossy_rooms: dict[str, None] = {}
         #: The rooms whose state is being read; True if it must be read again after that.
         self._checks: Final[dict[Subscription, bool]] = {}
+        self._broadcasts: Final = ReceivedBroadcasts()
         self._log_invalid_after = 0.0
         #: The number of invalid messages since the last log line about them.
         self._invalid_messages = 0
         router.on_server_return.append(self.repair.on_server_return)
         #: The number of resyncs, for the metrics.
         self.resyncs = 0
+        #: Receives each status of a user: the room, the user, its stamp and its text.
+        self.on_status: Callable[[str, UserId, int, str], None] = lambda *_: None
 
     # Lifecycle.
 
@@ -114,24 +121,28 @@ class Receiver:
     def on_message(self, subscription: Subscription, message: bytes) -> None:
         """Process a message of a room's channel, or hold it back while a gap is repaired.
 
-        A message is ``<epoch> <first offset> <length>...``, a newline, the payloads, and a signature of the first line.
-        If a user joined or left, the first line is ``+`` or ``-`` with the id of the announcement, and the user, and
-        there is no payload (see ``lua/presence.lua``). That is not part of the stream, and never held back.
+        A message is ``<epoch> <first offset> <messages> <length>...``, a newline, the payloads, and a signature of the
+        first line. If a user joined or left, or set a status, the first line is ``+``, ``-`` or ``~`` with the id of
+        the announcement, and the user, and there is no payload (see ``lua/presence.lua``). If a node broadcasts, it is
+        ``=`` with more values (see ``broadcaster``). Those are not part of the stream, and never held back.
         """
-        if subscription.pending is not None and not message.startswith((b"+", b"-")):
+        if subscription.pending is not None and not message.startswith(_LIVE_SIGNS):
             subscription.pending.append(message)
             return
         head, _, body = message.partition(b"\n")
         # SHA-1 is the only hash that scripts have. 0.5 us.
         digest = sha1(subscription.secret + head, usedforsecurity=False).hexdigest()
-        if not body.endswith(digest[:_SIGNATURE_SIZE].encode()):
+        if not body.endswith(digest[:SIGNATURE_SIZE].encode()):
             self._skip_invalid(subscription)
             return
-        if head.startswith((b"+", b"-")):
-            self._on_presence(subscription, head)
+        if head.startswith(_LIVE_SIGNS):
+            if head.startswith(b"="):
+                self._on_broadcast(subscription, head, body[:-SIGNATURE_SIZE])
+            else:
+                self._on_presence(subscription, head)
             return
         words = head.split(b" ")
-        if len(body) - _SIGNATURE_SIZE != (int(words[2]) if len(words) == 3 else sum(map(int, words[2:]))):
+        if len(body) - SIGNATURE_SIZE != (int(words[3]) if len(words) == 4 else sum(map(int, words[3:]))):
             self._skip_invalid(subscription)
             return
         epoch = words[0].decode()
@@ -142,15 +153,18 @@ class Receiver:
         if first > expected:
             subscription.pending = [message]
             self.repair.start(subscription)
-        elif len(words) == 3:
+        elif len(words) == 4:
             if first == expected:
-                self.deliver(subscription, first, body[:-_SIGNATURE_SIZE])
+                subscription.messages = int(words[2])
+                self.deliver(subscription, first, body[:-SIGNATURE_SIZE])
         else:
             start = 0
-            for offset, length in enumerate(map(int, words[2:]), first):
+            for offset, length in enumerate(map(int, words[3:]), first):
                 if offset > subscription.last_offset:
                     self.deliver(subscription, offset, body[start : start + length])
                 start += length
+            if subscription.last_offset == first + len(words) - 4:  # not for an older message
+                subscription.messages = int(words[2])
 
     def _is_first_event(self, subscription: Subscription, epoch: str, first: int, message: bytes) -> bool:
         """Return True if a message of another epoch than the subscription's contains the first event of its room.
@@ -167,15 +181,39 @@ class Receiver:
             self.repair.start(subscription)
         return False
 
-    def _on_presence(self, subscription: Subscription, head: bytes) -> None:
-        """Pass an announcement of a join or leave to the listener, unless it was received before."""
-        if not subscription.is_behind:
-            self._announce(subscription, head)
+    def _on_broadcast(self, subscription: Subscription, head: bytes, body: bytes) -> None:
+        """Pass broadcasts to the listener, unless the message is a repeat or was changed."""
+        payloads = self._broadcasts.accept(subscription, head, body)
+        if payloads is None:
+            self._skip_invalid(subscription)
+            return
+        for payload in payloads:
+            try:
+                self._listener.on_broadcast(subscription.room, payload)
+            except Exception:  # the messages after this one must be processed
+                log.exception("A live event in room %s could not be delivered", subscription.room)
 
-    def _on_journal(self, subscription: Subscription, entries: JournalEntries) -> None:
-        """Pass the joins and leaves that were missed to the listener."""
+    def _on_presence(self, subscription: Subscription, head: bytes) -> None:
+        """Pass an announcement of a join, a leave or a status to the listener, unless it was received before."""
+        if subscription.is_behind:
+            return
+        if not head.startswith(b"~"):
+            self._announce(subscription, head)
+            return
+        id, _, content = head[1:].partition(b" ")
+        if int(id) > subscription.updated:
+            subscription.updated = int(id)
+            user_id, username, stamp, status, is_silent = json.loads(content)
+            self._update(subscription.room, user_id, username, int(stamp), status, is_silent=is_silent)
+
+    def _on_journal(self, subscription: Subscription, entries: JournalEntries, statuses: list[bytes]) -> None:
+        """Pass the joins, leaves and statuses that were missed to the listener."""
         for id, (_, text) in entries:
             self._announce(subscription, text[:1] + id + text[1:])
+        for id, user, value in zip(statuses[::3], statuses[1::3], statuses[2::3], strict=True):
+            subscription.updated = max(subscription.updated, int(id))
+            one = json.loads(value)
+            self._update(subscription.room, json.loads(user), one["name"], int(one.get("t", 0)), one.get("s", ""))
 
     def _announce(self, subscription: Subscription, head: bytes) -> None:
         id, _, user = head[1:].partition(b" ")
@@ -189,6 +227,26 @@ class Receiver:
             self._listener.on_presence(subscription.room, user_id, username, head.startswith(b"+"))
         except Exception:  # the messages after this one must be processed
             log.exception("A join or leave in room %s could not be delivered", subscription.room)
+
+    def _update(
+        self, room: str, user_id: UserId, username: str, stamp: int, status: str, *, is_silent: bool = False
+    ) -> None:
+        """Pass a status to this node's presence, and to the listener unless it is only for the nodes."""
+        try:
+            self.on_status(room, user_id, stamp, status)
+            if not is_silent:
+                self._listener.on_status(room, user_id, username, status)
+        except Exception:  # the messages after this one must be processed
+            log.exception("A status in room %s could not be delivered", room)
+
+    def on_listed(self, room: str, now: int) -> None:
+        """Record that the members of ``room`` were listed at a time, in ms of the server.
+
+        If no announcement was received before, and the connection breaks, those that are missed are read from then on.
+        """
+        subscription = self.subscriptions.get(room)
+        if subscription is not None and not subscription.listed_at:
+            subscription.listed_at = now
 
     def _skip_invalid(self, subscription: Subscription) -> None:
         """Compare the room with its stream, in case this was an announcement of an event."""
@@ -242,6 +300,7 @@ class Receiver:
 
     def _on_left(self, subscription: Subscription) -> None:
         """Keep the position in a room that this node leaves, because its members may return on other nodes."""
+        self._broadcasts.forget(subscription)
         if subscription.last_offset > 0:
             self._positions.record(subscription.room, f"{subscription.epoch}-{subscription.last_offset}".encode())
 

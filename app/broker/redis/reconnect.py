@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ...backoff import Backoff
+from ...backoff import Backoff, wait_at_most
 from ...errors import Unavailable
 from .connection import RedisConnection
 from .topology import Address, ServerName
@@ -109,9 +108,7 @@ class ReconnectingConnection:
                 name = format_name(self.name)
                 log.warning("Redis at %s cannot be reached (%s): %s", name, self._purpose, self.reason)
             self._skip_pause.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(backoff.next_pause()):
-                    await self._skip_pause.wait()
+            await wait_at_most(self._skip_pause, backoff.next_pause())
 
     def _lost(self, connection: RedisConnection, reason: str) -> None:
         if connection is self.connection:

@@ -8,13 +8,12 @@ sent again, so executing them twice must have no effect.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ...backoff import Backoff
+from ...backoff import Backoff, wait_at_most
 from ...errors import BrokerUnavailable, Unavailable
 from .connection import Part, RedisConnection
 from .reconnect import OpenConnection
@@ -37,6 +36,10 @@ _LONGEST_REFRESH_PAUSE: Final = 0.25
 #: If the first connection to a server finds that it started at most this many seconds ago, it may have replaced a
 #: server that other nodes used before.
 RECENT_START: Final = 2
+
+
+_NO_QUEUE: Final = "This node's broker is closed, or its servers are changing."
+_NO_SERVER: Final = "No Redis server stores its key at the moment."
 
 
 class Router:
@@ -65,8 +68,8 @@ class Router:
         self._expiry: Final = expiry
         self._buffered = 0
         self._queues: Final[dict[ServerName, ServerQueue]] = {}
-        #: Calls whose server is not known at the moment.
-        self._unrouted: list[Call] = []
+        #: Calls whose server is not known at the moment, each with the reason in a sentence.
+        self._unrouted: list[tuple[Call, str]] = []
         self._refresh_requested: Final = asyncio.Event()
         self._loop: Final = asyncio.get_running_loop()
         self._refresher: asyncio.Task[None] | None = None
@@ -112,7 +115,7 @@ class Router:
             for call in [*(connection.unanswered if connection is not None else ()), *queue.pending]:
                 if isinstance(call, Call):
                     call.fail("This node is closing its broker.")
-        for call in self._unrouted:
+        for call, _ in self._unrouted:
             call.fail("This node is closing its broker.")
 
     def problems(self) -> list[str]:
@@ -123,6 +126,15 @@ class Router:
         """Return the connection to each server that can be reached."""
         found = [(name, queue.reconnecting.connection) for name, queue in self._queues.items()]
         return [(name, connection) for name, connection in found if connection is not None]
+
+    def connection(self, key: str) -> RedisConnection:
+        """Return the connection to the server of ``key``. Raises ``Unavailable`` if there is none at the moment."""
+        queue = self._queues.get(self.topology.name(key.encode()))
+        if queue is None:
+            raise BrokerUnavailable(_NO_QUEUE)
+        if queue.reconnecting.connection is None:
+            raise BrokerUnavailable(queue.problem())
+        return queue.reconnecting.connection
 
     def report_refusal(self) -> None:
         """Count a command that a server has refused, and call ``on_refusal``."""
@@ -192,11 +204,11 @@ class Router:
         try:
             queue = self._queues.get(self.topology.name(key.encode() if isinstance(key, str) else key))
             if queue is None:
-                raise BrokerUnavailable("This node's broker is closed, or its servers are changing.")
+                raise BrokerUnavailable(_NO_QUEUE)
         except Unavailable:
             if not call.deadline or self._is_closed:
                 raise
-            self._unrouted.append(call)
+            self._unrouted.append((call, _NO_SERVER))
             self.refresh_soon()
         else:
             queue.send(call)
@@ -206,10 +218,11 @@ class Router:
         now = self._loop.time()
         if not call.deadline:
             call.deadline = now + _REROUTE_TIMEOUT
+        sentence = f"Redis refuses the command at the moment: {reason}."
         if call.deadline <= now:
-            call.fail(f"Redis refuses the command at the moment: {reason}.")
+            call.fail(sentence)
             return
-        self._unrouted.append(call)
+        self._unrouted.append((call, sentence))
         self.refresh_soon()
 
     def _expire_calls(self) -> None:
@@ -217,9 +230,9 @@ class Router:
         now = self._loop.time()
         for queue in self._queues.values():
             queue.expire(now)
-        for call in self._unrouted:
+        for call, reason in self._unrouted:
             if call.deadline <= now:
-                call.fail("No Redis server stores its key at the moment.")
+                call.fail(reason)
         self._expiry_timer = self._loop.call_later(_FAST_REFRESH_INTERVAL, self._expire_calls)
 
     # Topology.
@@ -251,9 +264,7 @@ class Router:
         last_refresh = self._loop.time()
         backoff = Backoff(_FIRST_REFRESH_PAUSE, _LONGEST_REFRESH_PAUSE, jitter=0.5)
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FAST_REFRESH_INTERVAL):
-                    await self._refresh_requested.wait()
+            await wait_at_most(self._refresh_requested, _FAST_REFRESH_INTERVAL)
             now = self._loop.time()
             is_requested = self._refresh_requested.is_set()
             if is_requested or now - last_refresh > _REFRESH_INTERVAL or self._unrouted or self.problems():
@@ -278,7 +289,7 @@ class Router:
         else:
             self._update_queues()
         unrouted, self._unrouted = self._unrouted, []
-        for call in unrouted:
+        for call, _ in unrouted:
             if call.future.done():
                 continue
             try:
@@ -299,7 +310,7 @@ class Router:
         for name in [name for name in self._queues if name not in names]:
             queue = self._queues.pop(name)
             connection = queue.reconnecting.connection
-            self._unrouted += [call for call in queue.pending if not call.future.done()]
+            self._unrouted += [(call, _NO_SERVER) for call in queue.pending if not call.future.done()]
             for call in connection.unanswered if connection is not None else ():
                 if isinstance(call, Call):
                     self.reroute(call, "its server left") if call.wait else call.fail("Its Redis server left.")

@@ -31,9 +31,10 @@ class StreamPage(NamedTuple):
 
     ``last_offset`` is the newest offset of ``epoch``, or 0 for a room without events. ``is_complete`` is True if the
     stream still contains all events after the requested id, and none was lost; ``events`` are the oldest of them, and
-    ``is_last`` is True if they are all of them. If ``is_complete`` is False, a node continues after ``continues_at`` in
-    ``epoch``. ``is_final`` is False if a node that has not reported its positions yet may have seen events that are
-    lost.
+    ``is_last`` is True if they are all of them. ``has_older`` is as in ``History``. If ``is_complete`` is False, a node
+    continues after ``continues_at`` in ``epoch``. ``is_final`` is False if a node that has not reported its positions
+    yet may have seen events that are lost. ``messages`` is the number of messages up to the last event, if a node reads
+    the page.
     """
 
     epoch: str
@@ -42,6 +43,8 @@ class StreamPage(NamedTuple):
     events: list[Event]
     continues_at: int
     is_final: bool
+    has_older: bool
+    messages: int
 
     @property
     def is_last(self) -> bool:
@@ -55,7 +58,8 @@ class StreamReader:
     def __init__(self, router: Router, keys: Keys, options: RedisOptions) -> None:
         self._router: Final = router
         self._keys: Final = keys
-        self._history_ttl_ms: Final = options.history_ttl_ms
+        #: The limits of the rooms' streams.
+        self.limits: Final = options.limits
         #: By server, the slots for pages that are read for clients.
         self._slots: Final[defaultdict[ServerName, asyncio.Semaphore]] = defaultdict(
             partial(asyncio.Semaphore, MAX_READING)
@@ -94,15 +98,23 @@ class StreamReader:
         """
         keys = (self._keys.meta(room), self._keys.stream(room))
         args = (
-            *(*self._fixed_args, epoch, offset, "1" if is_node else "", size, self._history_ttl_ms),
+            *(*self._fixed_args, epoch, offset, "1" if is_node else "", size, self.limits.of(room).ttl_ms),
             *(limit, max_bytes, PAGE_EVENT_OVERHEAD, before),
         )
-        newest_epoch, newest, is_complete, found, continues_at, is_final = await self._router.run(HISTORY, keys, args)
+        reply = await self._router.run(HISTORY, keys, args)
+        newest_epoch, newest, is_complete, found, continues_at, is_final, has_older, messages = reply
         events = [Event(found[i].decode(), found[i + 1]) for i in range(0, len(found), 2)]
         if not epoch:
             events.reverse()
         return StreamPage(
-            newest_epoch.decode(), int(newest), is_complete == 1, events, int(continues_at), is_final == 1
+            newest_epoch.decode(),
+            int(newest),
+            is_complete == 1,
+            events,
+            int(continues_at),
+            is_final == 1,
+            has_older == 1,
+            messages,
         )
 
     def read_state(self, room: str, epoch: str, offset: int, *, wait: float = 0.0) -> asyncio.Future[Any]:
@@ -114,7 +126,9 @@ class StreamReader:
         return self._router.run(ROOM_STATE, keys, self.state_args(epoch, offset), wait=wait)
 
     def state_args(self, epoch: str, offset: int) -> tuple[Part, ...]:
-        """Return the arguments of ROOM_STATE. The reply is the epoch and the newest offset, or None without events.
+        """Return the arguments of ROOM_STATE.
+
+        The reply is the epoch, the newest offset and the number of messages, or None without events.
 
         ``epoch`` and ``offset`` are those of the newest event that the node has delivered or acknowledged. If the
         server lacks that event, it records that events were lost. The epoch is "" or BEFORE_ALL if the room has had no

@@ -17,6 +17,7 @@ from ...backoff import Backoff
 from ...errors import BrokerUnavailable, Unavailable
 from .connection import RedisConnection, ReplyError, pack
 from .keys import Keys
+from .presence_store import UPDATES
 from .reconnect import OpenConnection
 from .router import Router
 from .server_queue import REFUSALS
@@ -45,32 +46,41 @@ class Subscription:
     """A subscribed room, and the last event that the listener received.
 
     ``epoch`` is "" for a room that had no event yet, and BEFORE_ALL if its first event may have been missed meanwhile.
+    ``messages`` is the number of messages of the room up to that event.
     ``pending`` contains messages that are held back while a gap is repaired, or is None. ``is_active`` is True if an
     event was delivered since the last check of quiet rooms. ``announced`` is the id of the last join or leave that the
-    listener received; ``is_behind`` is True until those that were missed meanwhile are read. The signature of an
-    announcement is the hash of ``secret`` and its first line.
+    listener received; ``is_behind`` is True until those that were missed meanwhile are read. ``updated`` is the
+    id of the last status. ``listed_at`` is when the members were listed for the first time, in ms of the server, or 0.
+    The signature of an announcement is the hash of ``secret`` and its first line.
     """
 
-    __slots__ = ("announced", "epoch", "is_active", "is_behind", "last_offset", "pending", "room", "secret")
+    __slots__ = (
+        *("announced", "epoch", "is_active", "is_behind", "last_offset", "listed_at", "messages", "pending", "room"),
+        *("secret", "updated"),
+    )
 
     def __init__(self, room: str) -> None:
         self.room: Final = room
         self.epoch = ""
         self.last_offset = UNKNOWN
+        self.messages = 0
         self.pending: list[bytes] | None = []
         self.is_active = True
         self.announced = (0, 0)
         self.is_behind = False
+        self.updated = self.listed_at = 0
         self.secret = b""
 
 
 class Subscriptions:
     """The subscribed rooms of one node. Owns the connections for them.
 
-    ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, its epoch and newest
-    offset or None, after it was subscribed and after each reconnect. With the request for the state, the node reports
-    its position in the room (``StreamReader.state_args``). ``on_journal`` receives the joins and leaves that were
-    missed before a reconnect. ``on_left`` receives each subscription that ends.
+    ``on_message`` receives each message of a room. ``on_state`` receives the state of a room, or None if it has no
+    events, after it was subscribed and after each reconnect. With the request for the state, the node reports its
+    position in the room (``StreamReader.state_args``). ``on_journal`` receives the joins and leaves that were
+    missed before a reconnect, and of the statuses that were announced meanwhile the id, the user and the user's JSON.
+    ``on_left`` receives each subscription that ends. ``on_told`` receives each message of another node to this one,
+    after the secret of its signature.
     """
 
     def __init__(
@@ -82,8 +92,9 @@ class Subscriptions:
         node: str,
         on_message: Callable[[Subscription, bytes], None],
         on_state: Callable[[Subscription, list[bytes] | None], None],
-        on_journal: Callable[[Subscription, JournalEntries], None],
+        on_journal: Callable[[Subscription, JournalEntries, list[bytes]], None],
         on_left: Callable[[Subscription], None],
+        on_told: Callable[[bytes, bytes], None],
     ) -> None:
         self.by_channel: Final[dict[bytes, Subscription]] = {}
         self._router: Final = router
@@ -94,6 +105,7 @@ class Subscriptions:
         self._on_state: Final = on_state
         self._on_journal: Final = on_journal
         self._on_left: Final = on_left
+        self._on_told: Final = on_told
         self._loop: Final = asyncio.get_running_loop()
         self._is_sharded: Final = router.topology.is_cluster
         #: By channel: done when the subscription is ready.
@@ -103,7 +115,7 @@ class Subscriptions:
         #: The channels that Redis refused to subscribe or unsubscribe. They are tried again after a pause.
         self._refused: set[bytes] = set()
         self._backoff: Final = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        #: This node's own channel, to test the path through Redis and back.
+        #: This node's own channel, for messages of other nodes, and to test the path through Redis and back.
         self._echo_channel: Final = keys.echo_channel(node).encode()
         self._echo: asyncio.Future[None] | None = None
 
@@ -218,28 +230,36 @@ class Subscriptions:
         self._read_journals(connection, channels)
 
     def _read_journals(self, connection: RedisConnection, channels: Iterable[bytes]) -> None:
-        """Read the joins and leaves that were missed since a subscription was interrupted.
+        """Read the joins, leaves and statuses that were missed since a subscription was interrupted.
 
         Those that arrive before the reply are also part of it, because it comes on the same connection.
         """
         behind, parts = [], []
         for channel in channels:
             subscription = self.by_channel.get(channel)
-            if subscription is not None and subscription.announced > (0, 0):
-                milliseconds, number = subscription.announced
-                subscription.is_behind = True
-                behind.append((channel, subscription))
-                parts.append(pack(("XRANGE", channel + b":j", f"{milliseconds}-{number + 1}", "+")))
+            if subscription is None:
+                continue
+            milliseconds, number = subscription.announced
+            if not milliseconds:  # none was received since the members were listed
+                milliseconds, number = subscription.listed_at, -1
+            if not milliseconds and not subscription.updated:
+                continue
+            subscription.is_behind = True
+            behind.append((channel, subscription))
+            parts.append(pack(("XRANGE", channel + b":j", f"{milliseconds}-{number + 1}", "+")))
+            keys, since = self._keys.updates_of_channel(channel), subscription.updated or milliseconds * 1000
+            parts.append(pack(("EVALSHA", UPDATES.sha, 2, *keys, since)))
         if behind:
             connection.send_batch(b"".join(parts), partial(self._on_journals, behind))
 
     def _on_journals(self, behind: list[tuple[bytes, Subscription]], replies: Any) -> None:
-        if isinstance(replies, ReplyError) or len(replies) != len(behind):  # a reconnect follows
+        if isinstance(replies, ReplyError) or len(replies) != 2 * len(behind):  # a reconnect follows
             return
-        for (channel, subscription), entries in zip(behind, replies, strict=True):
+        for (channel, subscription), entries, statuses in zip(behind, replies[::2], replies[1::2], strict=True):
             subscription.is_behind = False
             if self.by_channel.get(channel) is subscription and not isinstance(entries, ReplyError):
-                self._on_journal(subscription, entries)
+                found = [] if isinstance(statuses, ReplyError) else statuses
+                self._on_journal(subscription, entries, found)
 
     def _on_replies(self, connection: RedisConnection, channels: list[bytes], replies: Any) -> None:
         states = [replies] if isinstance(replies, ReplyError) else replies
@@ -352,13 +372,21 @@ class Subscriptions:
             subscription = self.by_channel.get(push[1])
             if subscription is not None:
                 self._on_message(subscription, push[2])
-            elif push[1] == self._echo_channel and self._echo is not None and not self._echo.done():
-                self._echo.set_result(None)
+            elif push[1] == self._echo_channel:
+                self._on_own_message(push[2])
         elif kind == b"sunsubscribe" and push[1] in self.by_channel:  # the slot moved to another server
             self._router.refresh_soon()
             self._retry_later([push[1]])
 
-    # Echo.
+    # This node's own channel.
+
+    def _on_own_message(self, message: bytes) -> None:
+        if message:
+            with contextlib.suppress(Unavailable):  # the connection is being replaced
+                secret = self._connections.get(self._echo_channel).generation + self._echo_channel
+                self._on_told(secret, message)
+        elif self._echo is not None and not self._echo.done():
+            self._echo.set_result(None)
 
     def _subscribe_echo(self, connection: RedisConnection) -> None:
         packed = pack(("SUBSCRIBE", self._echo_channel))

@@ -7,15 +7,19 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ... import fastpath, registry
 from ...api_keys import UNNAMED
 from ...certificates import Validity
 from ...errors import PluginError, SettingsError
+from ...plugin_settings import PluginSetting
+from ...registry import Registry
+from ...room_variables import settings_for_plugins, variable_names
 from ...secret_files import FILE_SUFFIX
+from ...setting_fields import Environ
 from ...setting_rules import split_address
 from ...settings import Settings, describe, file_variables
 from ...specs.publishable import check_schemas
@@ -117,20 +121,82 @@ def _check_room_access(settings: Settings) -> Iterator[Finding]:
 
 def check_names(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Warn of variables whose names are similar to settings. They have no effect, and nothing else reports them."""
-    for name in sorted(environ.keys() - {*_NAMES, *file_variables()}):
-        if similar := difflib.get_close_matches(name, _NAMES, 1, cutoff=0.87):
+    yield from _similar_names(environ.keys() - {*_NAMES, *file_variables()}, _NAMES)
+
+
+def _similar_names(unknown: Collection[str], known: Sequence[str]) -> Iterator[Finding]:
+    for name in sorted(unknown):
+        if similar := difflib.get_close_matches(name, known, 1, cutoff=0.87):
             yield Finding(WARN, f"{name} is not a setting and has no effect. Did you mean {similar[0]}?")
 
 
-def check_plugins() -> Iterator[Finding]:
-    """Load the plugins as a server does."""
+def check_plugins(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Load the plugins as a server does, and check the variables for their room types."""
     try:
-        loaded = registry.load()
+        names = Settings.from_env({"PLUGINS": environ.get("PLUGINS", "")}, jwt_secret=secrets.token_hex(32)).plugins
+        loaded = registry.load(names=names)
         check_schemas(loaded)
-    except PluginError as error:
+    except (PluginError, SettingsError) as error:
         yield Finding(FAIL, str(error))
-    else:
-        yield Finding(OK, f"All plugins load: {', '.join(loaded.plugins)}.")
+        return
+    yield Finding(OK, f"{'These' if names else 'All'} plugins load: {', '.join(loaded.plugins)}.")
+    yield from check_room_types(loaded, environ)
+    yield from check_plugin_settings(loaded, environ)
+
+
+def check_room_types(plugins: Registry, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Report each variable for a room type that is wrong, and those that are in effect."""
+    trial = dict(environ)
+    while True:
+        try:
+            settings = settings_for_plugins(trial)
+            options = plugins.room_options(settings)
+            break
+        except SettingsError as error:
+            variable = str(error).partition(" ")[0]
+            if variable not in _NAMES and variable not in file_variables():  # ``check_settings`` reports the others
+                yield Finding(FAIL, str(error))
+            if not trial.get(variable) and not trial.get(variable + FILE_SUFFIX):
+                return
+            trial |= {variable: "", variable + FILE_SUFFIX: ""}  # to find the next problem
+    used = [name for one in options.values() for name in one.variables]
+    if used:
+        yield Finding(OK, f"Options of room types: {', '.join(f'{name}={trial[name]}' for name in used)}.")
+    yield from _similar_names(settings.room_variables.keys() - used, [*variable_names(options)])
+
+
+def check_plugin_settings(plugins: Registry, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Report each setting of a plugin that is wrong, and the values of all others; secrets are stars."""
+    env = Environ(environ)
+    for loaded in plugins:
+        declared, plugin = loaded.plugin.settings, loaded.plugin.name
+        if declared is None:
+            continue
+        shown = []
+        for one in declared.settings:
+            try:
+                shown.append(_shown(one, one.read(env, plugin)))
+            except SettingsError as error:
+                yield Finding(FAIL, str(error))
+        if len(shown) == len(declared.settings):
+            try:
+                declared.read(environ)
+            except SettingsError as error:
+                yield Finding(FAIL, str(error))
+            else:
+                yield Finding(OK, f"Settings of plugin {plugin}: {', '.join(shown)}.")
+        known = [variable for one in declared.settings for variable in one.variables]
+        unknown = [name for name in environ if name.startswith(f"{plugin.upper()}_") and name not in known]
+        yield from _similar_names(unknown, known)
+
+
+def _shown(setting: PluginSetting, value: Any) -> str:
+    """Return a setting and its value, as an operator would write them."""
+    if value in (None, ()):
+        return f"{setting.variable} (not set)"
+    if isinstance(value, tuple) and not setting.rule.is_secret:
+        return f"{setting.variable}={','.join(value)}"
+    return f"{setting.variable}={setting.rule.show(value)}"
 
 
 def check_machine(environ: Mapping[str, str]) -> Iterator[Finding]:

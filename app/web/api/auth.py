@@ -78,7 +78,7 @@ def requires_api_key(scope: str, *, all_rooms: bool = False) -> Callable[[Handle
             if scope not in key.scopes:
                 raise _refusal(request, "missing_scope", f"needs a key with the scope {scope}", _scopes_of(key))
             if all_rooms and key.rooms is not None:
-                raise _refusal(request, "forbidden_room", "affects a user in all rooms", _rooms_of(key))
+                raise _refusal(request, "forbidden_room", "concerns a user in all rooms", _rooms_of(key))
             return await handler(request)
 
         checked = in_json(wrapper)

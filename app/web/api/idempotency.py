@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -15,8 +15,18 @@ from ...idempotency import InProgress, KeyReused, fingerprint_of, run_once
 from ..json_errors import RETRY_AFTER, Failure
 from .auth import KEY
 
+#: The form of a key, in the header and in an event.
+KEY_PATTERN: Final = re.compile("[ -~]{1,128}")
 
-def idempotency_key(request: web.Request) -> str | None:
+
+class IdempotencyKey(NamedTuple):
+    """The key of a request or of an event: as the broker stores it, and as ``given`` in the header or the event."""
+
+    stored: str
+    given: str
+
+
+def idempotency_key(request: web.Request) -> IdempotencyKey | None:
     """Return the idempotency key of ``request``, or None without one. Raise ``Failure`` if the key is invalid.
 
     Each named API key has idempotency keys of its own, so that its owner cannot read the answers to others. They begin
@@ -25,10 +35,24 @@ def idempotency_key(request: web.Request) -> str | None:
     given = request.headers.getall("Idempotency-Key", [])
     if not given:
         return None
-    if len(given) > 1 or not re.fullmatch("[ -~]{1,128}", given[0]):
+    if len(given) > 1 or not KEY_PATTERN.fullmatch(given[0]):
         raise Failure("bad_idempotency_key", "Idempotency-Key must be given once, with 1 to 128 printable characters.")
+    return IdempotencyKey(f"{_owner(request, 'http')}:{given[0]}", given[0])
+
+
+def event_keys(request: web.Request) -> Callable[[str], IdempotencyKey]:
+    """Return the function that makes the idempotency key of an event from its field ``key``.
+
+    These keys are independent of those of requests, and of those of other API keys.
+    """
+    owner = _owner(request, "event")
+    return lambda given: IdempotencyKey(f"{owner}:{given}", given)
+
+
+def _owner(request: web.Request, kind: str) -> str:
+    """Return the first part of the stored keys of ``request``, which separates kinds of keys and named API keys."""
     api_key = request[KEY].name
-    return f"http:{given[0]}" if api_key == UNNAMED else f"http.{api_key}:{given[0]}"
+    return kind if api_key == UNNAMED else f"{kind}.{api_key}"
 
 
 async def run_request_once(

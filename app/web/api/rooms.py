@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from ...room_options import PERSONAL
 from ...stored_events import encode
 from ..app_state import GATEWAY
 from ..json_errors import Failure, json_response
@@ -26,8 +27,14 @@ async def list_rooms(request: web.Request) -> web.StreamResponse:
     It lists only the rooms that the key allows.
     """
     found, allows = await request.app[GATEWAY].broker.rooms(), request[KEY].allows
-    rooms = [{"room": room, "members": count} for room, count in sorted(found.items()) if allows(room)]
+    listed = [room for room in sorted(found) if _is_listed(room) and allows(room)]
+    rooms = [{"room": room, "members": found[room]} for room in listed]
     return json_response({"rooms": rooms})
+
+
+def _is_listed(room: str) -> bool:
+    """Return False for personal rooms, whose members the broker knows if there are hooks for the status of users."""
+    return not room.startswith(f"{PERSONAL}:")
 
 
 @requires_api_key("read")

@@ -28,11 +28,13 @@ from prometheus_client.registry import Collector
 
 from ... import output
 from ...errors import ERROR_CODES
-from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS
+from ...gateway.counters import CLIENT_ENDS, OTHER_END, PLUGIN_CODE, SERVER_ENDS, Counters
 from ...gateway.delivery import DELIVERY_BOUNDS, Delivery
 from ...gateway.gateway import Gateway
 from ..app_state import GATEWAY
 from ..connection_limit import REASONS
+from .plugin_metrics import plugin_metrics
+from .room_metrics import room_metrics
 from .worker_metrics import PEERS, Families, Peers, merge_workers
 
 VERSION: Final = version("roomcast")
@@ -55,7 +57,7 @@ class GatewayCollector(Collector):
         self._gateway: Final = gateway
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics. This takes 0.1 µs for each room with members."""
+        """Yield the metrics. This takes 0.2 µs for each room with members."""
         gateway, delivery, counters = self._gateway, self._gateway.delivery, self._gateway.counters
         yield InfoMetricFamily("roomcast", "The version of roomcast.", {"version": VERSION})
         connections = len(gateway.keepalive.connections)
@@ -92,6 +94,7 @@ class GatewayCollector(Collector):
             "Events written to members: one for each event and member, without replies.",
             sum(delivery.delivery_counts) + delivery.personal_deliveries,
         )
+        yield _live_dropped(counters)
         yield _counter(
             "log_lines_dropped",
             "Lines of the log and of standard output that could not be written.",
@@ -105,6 +108,8 @@ class GatewayCollector(Collector):
         yield _counter(
             "loop_stalls", "How often the event loop was blocked for half a second or more.", gateway.watchdog.stalls
         )
+        yield from room_metrics(delivery)
+        yield from plugin_metrics(gateway.plugin_times)
         yield _delivery_seconds(delivery)
         yield _errors(gateway)
         yield _connection_ends(gateway)
@@ -118,6 +123,9 @@ class GatewayCollector(Collector):
             yield _gauge("certificate_expires", "When the TLS certificate in use expires, as a Unix time.", expires)
         for count in gateway.broker.metrics():
             yield (_counter if count.is_counter else _gauge)(count.name, count.meaning, count.value)
+        for plugin, read in gateway.metric_sources:
+            for count in read():
+                yield (_counter if count.is_counter else _gauge)(f"{plugin}_{count.name}", count.meaning, count.value)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:
@@ -163,6 +171,15 @@ def _closed_sockets(closed: Mapping[str, int]) -> Metric:
     family = CounterMetricFamily("roomcast_closed_sockets", help, labels=["reason"])
     for reason in REASONS:
         family.add_metric([reason], closed.get(reason, 0))
+    return family
+
+
+def _live_dropped(counters: Counters) -> Metric:
+    """Return the deliveries of live events that were left out."""
+    help = "Deliveries of live events that were left out: too much waited (flood), or the client reads too slowly."
+    family = CounterMetricFamily("roomcast_live_dropped", help, labels=["reason"])
+    family.add_metric(["flood"], counters.live_overflows)
+    family.add_metric(["slow_reader"], counters.live_skips)
     return family
 
 

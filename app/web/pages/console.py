@@ -16,11 +16,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from ... import errors
+from ...declarations import Command, EventType
 from ...errors import CLOSES, ERROR_CODES, Close
 from ...gateway.gateway import Gateway
-from ...plugin import Command, EventType
 from ...registry import Registry
-from ...specs.catalog import CORE_COMMANDS
+from ...specs.core_frames import CORE_COMMANDS
 from .. import console_session
 from ..app_state import DEV, GATEWAY
 from ..public_url import root_of
@@ -142,9 +142,16 @@ def page_data(gateway: Gateway, *, dev: bool) -> dict[str, Any]:
             for room in registry.rooms.values()
             if room.type != "user"
         ],
+        "dead_letters": _dead_letters(registry),
         "closes": [{**close._asdict(), "meaning": MEANINGS[close]} for close in CLOSES],
         "errors": {code: error._asdict() for code, error in ERROR_CODES.items()},
     }
+
+
+def _dead_letters(registry: Registry) -> str | None:
+    """Return the path of the dead letters of the plugin for webhooks, or None if that is not loaded."""
+    plugin = registry.plugins.get("webhook")
+    return f"plugins/{plugin.plugin.name}/dead-letters" if plugin is not None else None
 
 
 def _command(registry: Registry, command: Command) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from aiohttp import web
 
 from ...errors import CLOSES, ERROR_CODES
 from ...gateway.gateway import Gateway
+from ...room_options import in_words
 from ...specs.asyncapi import SOCKET_PATH, asyncapi, asyncapi_servers, frame_example
-from ...specs.catalog import Entry, JsonSchema, catalog
+from ...specs.catalog import Entry, catalog
+from ...specs.core_frames import JsonSchema
 from ...specs.openapi import openapi, openapi_servers
+from ...specs.plugin_paths import route_path
 from ..app_state import GATEWAY
 from ..cors import preflight_of_public_file
 from ..json_errors import Handler
@@ -40,6 +43,12 @@ _POLICY: Final = (
 )
 #: The headers of the JSON documents. Tools on other sites may read them.
 _DOCUMENT_HEADERS: Final = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache"}
+#: The words for those who may call a route of a plugin.
+_CALLERS: Final = {
+    "user": "users, with their token",
+    "api_key": "backends, with an API key that has the scope {}",
+    "public": "everyone",
+}
 
 
 class Document:
@@ -72,8 +81,9 @@ def add_routes(app: web.Application) -> None:
     """Add the routes of the documents and the page."""
     gateway = app[GATEWAY]
     registry = gateway.registry
+    options = registry.room_options(gateway.settings)
     for path, build, servers, find_url in (
-        (ASYNCAPI, lambda: asyncapi(registry), asyncapi_servers, public_url),
+        (ASYNCAPI, lambda: asyncapi(registry, options=options), asyncapi_servers, public_url),
         (OPENAPI, lambda: openapi(registry), openapi_servers, api_url),
     ):
         document = Document(partial(_encode, build), partial(_encode_servers, servers))
@@ -120,14 +130,28 @@ def _handler(
 def page_data(gateway: Gateway, *, has_console: bool) -> dict[str, Any]:
     """Return the page's data. With ``has_console`` its examples have links that open them in the console."""
     registry = gateway.registry
-    entries = [_entry_data(entry, _has_form(gateway, entry) and has_console) for entry in catalog(registry)]
+    options = registry.room_options(gateway.settings)
+    entries = [_entry_data(entry, _has_form(entry) and has_console) for entry in catalog(registry)]
     return {
         "groups": [
             ("Commands", "What a client sends.", _of_kind(entries, "command")),
             ("Events", "What is published in a room, and sent to all of its members.", _of_kind(entries, "event")),
             ("Replies", "What the server sends to one client.", _of_kind(entries, "frame")),
         ],
-        "rooms": list(registry.rooms.values()),
+        "rooms": [
+            {"type": room.type, "description": room.description, **in_words(options[room.type], room.type)}
+            for room in registry.rooms.values()
+        ],
+        "routes": [
+            {
+                "method": route.method,
+                "path": route_path(loaded.plugin.name, route),
+                "description": route.description,
+                "access": _CALLERS[route.auth].format(route.scope),
+            }
+            for loaded in registry
+            for route in loaded.plugin.routes
+        ],
         "errors": ERROR_CODES,
         "closes": [close for close in CLOSES if close.reason],
         "console": has_console,
@@ -138,11 +162,9 @@ def _of_kind(entries: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["kind"] == kind]
 
 
-def _has_form(gateway: Gateway, entry: Entry) -> bool:
+def _has_form(entry: Entry) -> bool:
     """Return True if the console has a form for ``entry``."""
-    if entry.kind == "event":
-        return not gateway.registry.events[entry.type].published_by_core
-    return entry.kind == "command"
+    return entry.is_publishable if entry.kind == "event" else entry.kind == "command"
 
 
 def _entry_data(entry: Entry, has_link: bool) -> dict[str, Any]:
@@ -161,6 +183,7 @@ def _entry_data(entry: Entry, has_link: bool) -> dict[str, Any]:
         "anchor": f"{entry.kind}-{entry.type}",
         "access": entry.access,
         "reply": entry.reply,
+        "is_stored": entry.kind != "event" or entry.is_stored,
         "rooms": ", ".join(f"{room}:…" for room in entry.rooms),
         "fields": fields,
         "has_meanings": any(field["meaning"] or field["bounds"] for field in fields),

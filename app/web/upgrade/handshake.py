@@ -8,7 +8,6 @@ request.
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import hashlib
 import json
@@ -152,13 +151,14 @@ def check_request(request: UpgradeRequest, origins: AllowedOrigins) -> bytes:
         raise Failure("upgrade_required", "Only version 13 of WebSocket is supported.", headers=version)
     key = headers.get("Sec-WebSocket-Key", "")
     try:
-        is_valid = len(base64.b64decode(key, validate=True)) == 16
+        is_valid = len(binascii.a2b_base64(key, strict_mode=True)) == 16
     except (binascii.Error, ValueError):
         is_valid = False
     if not is_valid:
         raise Failure("bad_handshake", "Sec-WebSocket-Key must be 16 bytes in base64.")
     # The RFC prescribes SHA-1. Nothing depends on its strength.
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+    digest = hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()
+    return binascii.b2a_base64(digest, newline=False)
 
 
 async def admit(app: web.Application, request: UpgradeRequest, accept: bytes) -> None:

@@ -11,7 +11,14 @@ import pytest
 from certificate_files import write_certificate
 from settings_environment import SECRET
 
-from roomcast.cli.checks.environment import check_certificate, check_machine, check_names, check_settings
+from roomcast import registry
+from roomcast.cli.checks.environment import (
+    check_certificate,
+    check_machine,
+    check_names,
+    check_room_types,
+    check_settings,
+)
 from roomcast.cli.checks.finding import FAIL, OK, WARN
 from roomcast.web.capacity import open_file_limit
 
@@ -128,3 +135,25 @@ def test_a_limit_of_connections_that_open_files_do_not_allow_is_a_warning() -> N
     too_many = [finding.sentence for finding in check_machine({"MAX_CONNECTIONS": str(limit)})]
     assert f"MAX_CONNECTIONS is {limit}, but {limit} open files" in too_many[0]
     assert next(check_machine({"MAX_CONNECTIONS": "10"})).level == OK
+
+
+def test_options_of_room_types_are_checked() -> None:
+    """Each wrong variable has a line, those in effect are listed, and similar names are a warning."""
+    environ = {
+        "ROOM_CHANEL_PRESENCE": "false",
+        "ROOM_CHANNEL_HISTORY_SIZE": "many",
+        "ROOM_TASK_HISTORY_TTL": "60",
+        "ROOM_CHANNL_HISTORY_TTLS": "60",
+        "HISTORY_SIZE": "wrong, but reported by another check",
+        "ROOM_ACCESS": "also wrong",
+        "ROOM_ACCESS_TIMEOUT": "5",
+    }
+    found = [(finding.level, finding.sentence) for finding in check_room_types(registry.load(), environ)]
+    assert [level for level, _ in found] == [FAIL, FAIL, OK, WARN]
+    assert found[0][1].startswith("ROOM_CHANEL_PRESENCE is 'false', but no plugin declares a room type 'chanel'")
+    assert found[1][1].startswith("ROOM_CHANNEL_HISTORY_SIZE is 'many'; it must be a whole number")
+    assert found[2][1] == "Options of room types: ROOM_TASK_HISTORY_TTL=60."
+    assert found[3][1].startswith(
+        "ROOM_CHANNL_HISTORY_TTLS is not a setting and has no effect. Did you mean ROOM_CHANNEL_"
+    )
+    assert not list(check_room_types(registry.load(), {}))

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 from marshmallow import Schema, fields
 
-from roomcast import Context, Plugin, Service
+from roomcast import Context, Plugin, Service, User, setting
 
-deploy = Plugin("deploy", "Deployments and rollbacks")
+
+@dataclass(frozen=True)
+class DeploySettings:
+    """The state at the start."""
+
+    first_version: str = setting("Version of the environment build at the start", default="1.0")
+
+
+deploy = Plugin("deploy", "Deployments and rollbacks", requires="roomcast>=0.1,<1", settings=DeploySettings)
 
 #: The live version of each environment.
 _live: dict[str, str] = {}
@@ -69,15 +78,29 @@ async def environments(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
 
 
 @deploy.lifespan
-async def remember(service: Service) -> AsyncIterator[None]:
+async def remember(service: Service[DeploySettings]) -> AsyncIterator[None]:
     """Start with one version, and remove all at the end."""
-    _live["build"] = "1.0"
+    _live["build"] = service.settings.first_version
+    service.state.pruned = 0
     yield
     _live.clear()
 
 
-@deploy.route("GET", "/live/{environment}")
+@deploy.route("GET", "/live/{environment}", auth="public")
 async def live(service: Service, request: web.Request) -> web.StreamResponse:
     """Return the live version for a status page."""
     environment = request.match_info["environment"]
     return web.json_response({"environment": environment, "version": _live[environment]})
+
+
+@deploy.every(3600, once_per_cluster=True)
+async def prune(service: Service[DeploySettings]) -> None:
+    """Count how often old versions were removed."""
+    service.state.pruned += 1
+
+
+@deploy.route("GET", "/mine", auth="user")
+def mine(service: Service, request: web.Request, user: User) -> web.StreamResponse:
+    """Return the environments that the user's token covers."""
+    covered = [name for name in sorted(_live) if user.claims_allow(f"environment:{name}")]
+    return web.json_response({"user_id": user.user_id, "environments": covered})

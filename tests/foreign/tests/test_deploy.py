@@ -57,3 +57,12 @@ async def test_the_route_shows_the_live_version(connect, gateway) -> None:
     await alice.command("deploy.rollback", {"version": "1.1"}, room=ROOM)
     async with gateway.session.get("/plugins/deploy/live/prod") as response:
         assert await response.json() == {"environment": "prod", "version": "1.1"}
+
+
+async def test_the_route_for_users(gateway) -> None:
+    """The route returns the environments that the user's token covers, and 401 without a token."""
+    headers = {"Authorization": f"Bearer {gateway.token('alice', rooms=['environment:build'])}"}
+    async with gateway.session.get("/plugins/deploy/mine", headers=headers) as response:
+        assert await response.json() == {"user_id": "alice", "environments": ["build"]}
+    async with gateway.session.get("/plugins/deploy/mine") as response:
+        assert response.status == 401

@@ -10,7 +10,7 @@ from roomcast.broker.base import DEFAULT_ANNOUNCEMENTS, Member
 
 from .harness import OTHER, ROOM, Harness
 
-GRACE, MAX_USERS = DEFAULT_ANNOUNCEMENTS
+GRACE, MAX_USERS = DEFAULT_ANNOUNCEMENTS.grace, DEFAULT_ANNOUNCEMENTS.max_users
 #: Less than the grace, and more than its rest after that, in seconds.
 SOON, REST = GRACE * 0.6, GRACE * 0.6
 JOINED, LEFT = (1, True), (1, False)
@@ -37,13 +37,16 @@ class AnnouncementContract:
         assert await harness.announced(after=2 * GRACE) == []
 
     async def test_a_lost_connection_is_announced_after_the_grace(self, harness: Harness) -> None:
-        """A user whose last connection was lost is not a member any more, but is announced once after the grace."""
+        """A user whose last connection was lost is a member until the end of the grace, and is announced once then."""
         assert await harness.announced() == []
         await harness.broker.enter(ROOM, 1, "alice", 10)
         await harness.broker.leave(ROOM, 1, 10, is_lost=True)
-        assert await harness.broker.members(ROOM) == []
+        assert await harness.broker.members(ROOM) == [Member(1, "alice", 0)]
         assert await harness.announced(after=SOON) == [JOINED]
+        assert await harness.broker.rooms() == {ROOM: 1}
         assert await harness.announced(after=REST) == [LEFT]
+        assert await harness.broker.members(ROOM) == []
+        assert await harness.broker.rooms() == {}
         assert await harness.announced(after=GRACE) == []
 
     @pytest.mark.parametrize("delay", [0.0, SOON])

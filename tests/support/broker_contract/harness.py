@@ -7,12 +7,23 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from roomcast.broker.base import Broker, UserId
+from roomcast.broker.base import Announcements, Broker, UserId
+from roomcast.broker.queue import QueueLimits
+from roomcast.broker.room_types import HistoryLimits
 
 #: The options of the broker in a harness.
 HISTORY_SIZE = 5
 HISTORY_TTL = 60.0
 HISTORY_BYTES = 100_000
+#: The types of rooms with other limits.
+HISTORY_BY_TYPE = {
+    "brief": HistoryLimits(3, HISTORY_TTL / 3),
+    "archive": HistoryLimits(3 * HISTORY_SIZE, 4 * HISTORY_TTL),
+    "unkept": HistoryLimits(0, HISTORY_TTL),
+}
+#: Rooms of the type ``followed`` have hooks for their members.
+ANNOUNCEMENTS = Announcements(max_users_by_type={"brief": 2, "followed": 1}, followed_types=frozenset({"followed"}))
+QUEUE_LIMITS = QueueLimits(entries=50, bytes=10_000, dead_letters=3)
 ROOM = "channel:1"
 OTHER = "channel:2"
 
@@ -23,11 +34,39 @@ class RecordingListener:
     def __init__(self) -> None:
         self.events: list[tuple[str, str, bytes]] = []
         self.resyncs: list[tuple[str, str]] = []
+        #: Broadcasts: the room and the payload.
+        self.broadcasts: list[tuple[str, bytes]] = []
         self.signals: list[bytes] = []
         self.signals_lost = 0
+        self.questions: list[bytes] = []
         #: Joins and leaves: the room, the user, the username, and True for a join.
         self.announced: list[tuple[str, UserId, str, bool]] = []
+        #: Statuses: the room, the user, the username, and the status.
+        self.statuses: list[tuple[str, UserId, str, str]] = []
+        #: Changes of memberships: the room, the user, the username, and True for a join.
+        self.changes: list[tuple[str, UserId, str, bool]] = []
+        #: Followed events: the room, the id, and the payload.
+        self.published: list[tuple[str, str, bytes]] = []
+        #: What ``on_membership`` and ``on_published`` return: futures that are done, unless ``is_busy``.
+        self.is_busy = False
+        self.futures: list[asyncio.Future[None]] = []
         self._changed = asyncio.Event()
+
+    def on_membership(self, room: str, user_id: UserId, username: str, has_joined: bool) -> asyncio.Future[None]:
+        self.changes.append((room, user_id, username, has_joined))
+        return self._future()
+
+    def on_published(self, room: str, id: str, payload: bytes) -> asyncio.Future[None]:
+        self.published.append((room, id, payload))
+        return self._future()
+
+    def _future(self) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        if not self.is_busy:
+            future.set_result(None)
+        self.futures.append(future)
+        self._changed.set()
+        return future
 
     def on_event(self, room: str, id: str, payload: bytes) -> None:
         self.events.append((room, id, payload))
@@ -44,9 +83,23 @@ class RecordingListener:
         self.announced.append((room, user_id, username, has_joined))
         self._changed.set()
 
+    def on_broadcast(self, room: str, payload: bytes) -> None:
+        self.broadcasts.append((room, payload))
+        self._changed.set()
+
+    def on_status(self, room: str, user_id: UserId, username: str, status: str) -> None:
+        self.statuses.append((room, user_id, username, status))
+        self._changed.set()
+
     def on_signal(self, message: bytes) -> None:
         self.signals.append(message)
         self._changed.set()
+
+    def on_question(self, question: bytes) -> bytes:
+        self.questions.append(question)
+        if question == b"fail":
+            raise ValueError("no answer")
+        return b"answer to " + question
 
     def on_signals_lost(self) -> None:
         self.signals_lost += 1
@@ -87,6 +140,19 @@ class Harness:
 
         Only the first call subscribes ROOM, so call it first.
         """
+        await self._announce(after)
+        found = [(user_id, has_joined) for _, user_id, _, has_joined in self.listener.announced]
+        self.listener.announced.clear()
+        return found
+
+    async def updated(self, *, after: float = 0.0) -> list[tuple[UserId, str]]:
+        """Return the statuses announced in ROOM since the last call, as ``announced`` does for joins and leaves."""
+        await self._announce(after)
+        found = [(user_id, status) for _, user_id, _, status in self.listener.statuses]
+        self.listener.statuses.clear()
+        return found
+
+    async def _announce(self, after: float) -> None:
         await self.broker.subscribe([ROOM])
         if after:
             await self.pass_time(after)
@@ -94,9 +160,16 @@ class Harness:
         await self.broker.members(ROOM)  # on Redis this announces who is due, too
         last = await self.broker.publish(ROOM, b"")
         await self.listener.until(lambda: (ROOM, last, b"") in self.listener.events)
-        found = [(user_id, has_joined) for _, user_id, _, has_joined in self.listener.announced]
-        self.listener.announced.clear()
-        return found
+
+    async def listed(self, room: str = ROOM, **options: int) -> list[UserId]:
+        """Return the users on all pages of the list of members."""
+        found: list[UserId] = []
+        cursor = None
+        while True:
+            page = await self.broker.list_members(room, cursor, **options)
+            found += [member.user_id for member in page.members]
+            if (cursor := page.cursor) is None:
+                return found
 
 
 def split(event_id: str) -> tuple[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from roomcast.broker.base import PAGE_EVENT_OVERHEAD
@@ -25,7 +27,7 @@ class PageContract:
                 assert found.last_id == ids[-1]
                 found = await harness.broker.history(ROOM, max_bytes=max_bytes)
                 assert [event.id for event in found.events] == ids[-fitting:]
-                assert found.cursor is None
+                assert (found.cursor, found.has_older) == (None, fitting < HISTORY_SIZE)
         for since, expected in ((start, ids[:1]), (None, ids[-1:])):
             assert [event.id for event in (await harness.broker.history(ROOM, since, max_bytes=1)).events] == expected
 
@@ -47,6 +49,20 @@ class PageContract:
         assert pages == [ids[:2], ids[2:4], ids[4:]]
         assert [event.id for event in (await harness.broker.history(ROOM, max_bytes=max_bytes)).events] == ids[-2:]
 
+    async def test_the_newest_id_is_that_of_the_listener(self, harness: Harness) -> None:
+        """While events arrive, ``last_id`` of each page is the last event that the listener has received."""
+        await harness.broker.subscribe([ROOM])
+        await harness.fill(2)
+        await harness.broker.history(ROOM)  # the listener has received the events when this returns
+        received = harness.listener.events
+
+        async def read() -> None:
+            found = await harness.broker.history(ROOM, received[-2][1], 1)
+            assert found.last_id == received[-1][1]
+
+        for _ in range(50):
+            await asyncio.gather(read(), *(harness.broker.publish(ROOM, b"event") for _ in range(3)), read())
+
     async def test_events_before_an_id(self, harness: Harness) -> None:
         """With ``before``, history returns the newest events with lower ids, at most ``limit``, oldest first."""
         ids = await harness.fill(HISTORY_SIZE + 2)
@@ -58,16 +74,54 @@ class PageContract:
                 expected = stored if limit is None else stored[max(len(stored) - limit, 0) :]
                 assert [event.id for event in found.events] == expected
                 assert (found.recovered, found.last_id) == (True, ids[-1])
+                assert found.has_older == (0 < len(expected) < len(stored))
 
-    async def test_reading_backward_page_by_page(self, harness: Harness) -> None:
-        """Reading on before the first id of each page returns every event once."""
-        ids = await harness.fill(HISTORY_SIZE)
+    @pytest.mark.parametrize("is_subscribed", [False, True])
+    @pytest.mark.parametrize("limit", [1, 2, 3, HISTORY_SIZE])
+    async def test_reading_backward_page_by_page(self, harness: Harness, is_subscribed: bool, limit: int) -> None:
+        """Reading on before the first id of each page until ``has_older`` is False returns every stored event once."""
+        if is_subscribed:
+            await harness.broker.subscribe([ROOM])
+        assert not (await harness.broker.history(ROOM, limit=limit)).has_older
+        ids = await harness.fill(HISTORY_SIZE + 2)
         read: list[str] = []
-        found = await harness.broker.history(ROOM, limit=2)
-        while found.events:
+        found = await harness.broker.history(ROOM, limit=limit)
+        while True:
+            assert found.events
             read = [*(event.id for event in found.events), *read]
-            found = await harness.broker.history(ROOM, limit=2, before=read[0])
-        assert read == ids
+            if not found.has_older:
+                break
+            found = await harness.broker.history(ROOM, limit=limit, before=read[0])
+        assert read == ids[2:]
+        found = await harness.broker.history(ROOM, limit=limit, before=read[0])
+        assert (list(found.events), found.has_older) == ([], False)
+
+    async def test_forward_reads_have_no_older_events(self, harness: Harness) -> None:
+        """``has_older`` is for pages that were read without ``since``."""
+        ids = await harness.fill(HISTORY_SIZE)
+        for since in (ids[1], ids[-1], "x"):
+            assert not (await harness.broker.history(ROOM, since, 2)).has_older
+
+    async def test_the_newest_events_end_with_the_last_one_of_the_listener(self, harness: Harness) -> None:
+        """While events are published, the newest ones of a subscribed room and what arrives later have no gap."""
+        await harness.broker.subscribe([ROOM])
+        await harness.fill(2)
+
+        async def publish() -> None:
+            for _ in range(60):
+                await harness.broker.publish(ROOM, b"x")
+
+        publishing = asyncio.gather(*[publish() for _ in range(4)])
+        is_newest = 0
+        while not publishing.done():
+            found = await harness.broker.history(ROOM, limit=3)
+            received = [id for room, id, _ in harness.listener.events if room == ROOM]
+            assert [event.id for event in found.events] == received[-3:]
+            assert found.last_id == received[-1]
+            is_newest += 1
+            await asyncio.sleep(0)
+        await publishing
+        assert is_newest > 1
 
     @pytest.mark.parametrize("name", not_ids("abc-3"))
     async def test_before_that_is_no_id(self, harness: Harness, name: str) -> None:

@@ -48,6 +48,14 @@ def test_a_valid_token() -> None:
     assert identity.claims == {}
 
 
+def test_the_repr_has_no_other_claims() -> None:
+    """An identity in a log or a traceback does not show the claims of the application."""
+    identity = AUTHENTICATOR.verify(sign({"user_id": 1, "username": "alice", "email": "alice@example.com"}))
+    assert identity.claims == {"email": "alice@example.com"}
+    assert "'alice'" in repr(identity)
+    assert "example.com" not in repr(identity)
+
+
 def test_every_secret_verifies_tokens() -> None:
     """During a rotation, tokens of the new and of the old secret are accepted, and no others."""
     new, old, other = "n" * 64, "o" * 64, "x" * 64

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from broker_contract import (
+    ANNOUNCEMENTS,
     CALLS,
+    HISTORY_BY_TYPE,
     HISTORY_BYTES,
     HISTORY_SIZE,
     HISTORY_TTL,
     OTHER,
+    QUEUE_LIMITS,
     ROOM,
     BrokerContract,
     Harness,
@@ -33,9 +36,16 @@ from roomcast.errors import Unavailable
 async def harness() -> AsyncIterator[Harness]:
     """A harness with an embedded broker on a manual clock."""
     clock = ManualClock()
-    broker = MemoryBroker(HISTORY_SIZE, HISTORY_TTL, clock, history_bytes=HISTORY_BYTES)
+    broker = MemoryBroker(
+        HISTORY_SIZE,
+        HISTORY_TTL,
+        clock,
+        history_bytes=HISTORY_BYTES,
+        history_by_type=HISTORY_BY_TYPE,
+        queue_limits=QUEUE_LIMITS,
+    )
     harness = Harness(broker, clock.pass_time)
-    await harness.broker.start(harness.listener)
+    await harness.broker.start(harness.listener, ANNOUNCEMENTS)
     yield harness
     await harness.broker.close()
 
@@ -306,7 +316,7 @@ async def test_expiring_entries_are_limited() -> None:
         with pytest.raises(Unavailable):
             for number in range(1000):
                 accepted[name][f"{name} {number}"] = await call(f"{name} {number}")
-    kinds = (broker._keys, broker._claims, broker._values, broker._revoked)
+    kinds = (broker._keys, broker._claims, broker._values, broker._revocations.entries)
     assert all(100_000 <= one.size < 107_000 for one in kinds)
     assert all(len(accepted[name]) > 10 for name in ("publish", "claim", "put", "revoke_all"))
     last_id = (await broker.history(ROOM)).last_id

@@ -79,14 +79,18 @@ FOLDERS = ("", "app", "app/broker/redis")
 #: A file or a folder in inline code, perhaps with ``python`` before it and options after it.
 NAMED = re.compile(r"`(?:python )?([A-Za-z0-9_./-]+(?:\.(?:py|c|js|ts|lua|cfg|toml|md)|/))(?: --[^`]*)?`")
 #: Names in inline code that only look like files of the repository.
-NOT_FILES = {"/static/", "backend/tests/test_websocket.py", "conftest.py", "tests/unit/test_x.py", "x.py"}
+NOT_FILES = {
+    *("/static/", "backend/tests/test_websocket.py", "conftest.py", "tests/unit/test_x.py", "x.py"),
+    # Files that a reader writes.
+    *("roomcast_polls.py", "tests/test_roomcast_polls.py", "receiver.py"),
+}
 #: The names of all files and folders.
 NAMES = {
     f"{path.name}/" if path.is_dir() else path.name
-    for folder in ("app", "native", "plugins", "static", "tests")
+    for folder in ("app", "clients", "native", "plugins", "static", "tests")
     for path in (ROOT / folder).rglob("*")
 }
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").rglob("*.md")]
 
 
 def exists(name: str) -> bool:

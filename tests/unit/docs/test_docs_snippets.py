@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import re
-import subprocess
 import sys
 import threading
 from contextlib import AsyncExitStack
@@ -17,35 +15,20 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from docs_pages import snippet
+from docs_pages import module_of, snippet
 from redis_servers import RedisServer
 from serving import KEY, Serve, call, connect, url
-from shell import API_KEY, PATIENCE, SECRET, Process, environment, run_curl
+from shell import API_KEY, BIN, SECRET, Process, environment, run_curl, shell
 
-from roomcast import Context, Plugin, Refused
+from roomcast import Context, Plugin, Refused, registry
+from roomcast.registry import LoadedPlugin, Registry
+from roomcast.settings import Settings
 from roomcast.testing import running
 from roomcast.web.server import Server
 
 pytest_plugins = ["certificates"]
 
 LOCAL = "http://localhost:8000"
-#: The programs of the environment that runs the tests, roomcast among them.
-BIN = str(Path(sys.executable).parent)
-
-
-def shell(command: str, cwd: Path, **variables: str) -> str:
-    """Run lines of a shell in ``cwd``, with ``roomcast`` on the PATH; return what they print."""
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=cwd,
-        env=environment(PATH=path, **variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # Starting servers.
@@ -228,14 +211,6 @@ def test_compare_schemas(tmp_path: Path):
 # Plugins.
 
 
-def module_of(*parts: str) -> dict[str, Any]:
-    """Return the globals after running snippets as one module."""
-    module: dict[str, Any] = {"__name__": "roomcast_deploy"}
-    for part in parts:
-        exec(part, module)
-    return module
-
-
 async def test_the_complete_plugin_works() -> None:
     """Copied as it is written it is a plugin, whose command reaches the room."""
     module = module_of(snippet("a complete plugin"))
@@ -293,6 +268,89 @@ async def test_the_command_for_anyone_works() -> None:
             with pytest.raises(Refused) as refused:
                 await user.command("deploy.request", {"version": "1"}, room=room)
             assert refused.value.code == "forbidden"
+
+
+def test_the_options_of_a_room_type() -> None:
+    """The declaration is accepted, and the variable of the page overrides it."""
+    module = module_of(snippet("a complete plugin"), snippet("options of a room type"))
+    loaded = Registry([*registry.installed(), LoadedPlugin(module["deploy"], "roomcast-deploy 1.0", "deploy")])
+    settings = Settings(jwt_secret="x" * 32, room_variables={"ROOM_FLEET_HISTORY_SIZE": "70"})
+    options = loaded.room_options(settings)["fleet"]
+    assert options[:5] == (70, 600.0, True, 100, frozenset({"deploy.rollback"}))
+
+
+async def test_mark_read_works() -> None:
+    """The message of the protocol page marks a room; the reply has the fields of that page."""
+    async with running() as gateway:
+        alice = await gateway.connect("alice", rooms=["channel:*"])
+        await alice.join("channel:456")
+        sent = await alice.command("send_message", {"content": "x"}, room="channel:456")
+        command = json.loads(snippet("mark_read"))
+        await alice.send(command | {"data": sent})
+        reply = json.loads(snippet("marked_read"))
+        marked = await alice.next("marked_read")
+        assert marked == reply | {"data": sent | {"unread": 0}, "timestamp": marked["timestamp"]}
+        assert command["data"].keys() == sent.keys() and reply["data"].keys() == marked["data"].keys()
+
+
+async def test_typing_works() -> None:
+    """The message of the protocol page becomes the event of that page, for the other members."""
+    async with running() as gateway:
+        alice = await gateway.connect("alice", user_id=12345, rooms=["channel:*"])
+        bob = await gateway.connect("bob", rooms=["channel:*"])
+        for user in (alice, bob):
+            await user.join("channel:456")
+        await alice.send(json.loads(snippet("typing")))
+        event = await bob.next("typing")
+        assert event == json.loads(snippet("typing event")) | {"timestamp": event["timestamp"]}
+
+
+async def test_the_hook_after_events_works() -> None:
+    """The example repeats an event in the room of production, once."""
+    hooks = (snippet("hooks of a plugin"), snippet("a hook that is called at least once"))
+    module = module_of(snippet("a complete plugin"), snippet("a command for anyone"), *hooks)
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["*"])
+        await alice.join("environment:prod")
+        await alice.next("deploy.finished")
+        await gateway.service.publish("deploy.finished", "environment:test", {"version": "2.0"})
+        assert (await alice.next("deploy.finished"))["data"] == {"version": "2.0"}
+        assert len(await gateway.service.history("environment:prod")) == 1
+
+
+async def test_hooks_of_a_plugin() -> None:
+    """The example's hooks refuse and shorten messages, and send the version to a user who joins."""
+    module = module_of(snippet("a complete plugin"), snippet("a command for anyone"), snippet("hooks of a plugin"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["*"])
+        await alice.join("environment:prod")
+        assert (await alice.next("deploy.finished"))["data"] == {"version": "1.0"}
+        await alice.join("channel:1")
+        await alice.command("send_message", {"content": "x" * 1001}, room="channel:1")
+        assert (await alice.next("message"))["data"]["content"] == "x" * 1000
+        with pytest.raises(Refused, match="keys") as refused:
+            await alice.command("send_message", {"content": "-----BEGIN PRIVATE KEY"}, room="channel:1")
+        assert refused.value.code == "secret"
+
+
+async def test_the_live_event_works() -> None:
+    """Others see the newest step that a user looks at, and that the user has left; the user sees neither."""
+    module = module_of(snippet("a complete plugin"), snippet("a live event"))
+    async with running([module["deploy"]]) as gateway:
+        alice = await gateway.connect("alice", rooms=["environment:*"])
+        bob = await gateway.connect("bob", rooms=["environment:*"])
+        for user in (alice, bob):
+            await user.join("environment:prod")
+        for step in ("build", "test", "push"):
+            assert await alice.command("deploy.watch", {"step": step}, room="environment:prod") == {}
+        steps = [(await bob.next("deploy.watching"))["data"]["step"] for _ in range(2)]
+        assert steps == ["build", "push"]
+        await alice.leave("environment:prod")
+        event = await bob.next("deploy.watching")
+        assert event["data"] == {"username": "alice", "step": None}
+        assert "id" not in event
+        await alice.nothing("deploy.watching")
+        assert await gateway.service.history("environment:prod") == []
 
 
 async def test_the_small_plugin_works() -> None:
@@ -356,6 +414,11 @@ def test_a_test_of_a_plugin_passes(tmp_path: Path) -> None:
     options = f"--no-index --no-deps --no-build-isolation --disable-pip-version-check --quiet --target {site}"
     shell(f"python -m pip install {options} .", source)
     (tests / "conftest.py").write_text(snippet("conftest of a plugin"))
-    (tests / "test_deploy.py").write_text(snippet("a test of a plugin"))
-    said = shell("python -m pytest -q -p no:cacheprovider -o asyncio_mode=auto", tests, PYTHONPATH=str(site))
-    assert re.search("2 passed", said)
+    parts = (snippet("a test of a plugin"), snippet("a test of a lost connection"), snippet("a test on all brokers"))
+    (tests / "test_deploy.py").write_text("\n".join(parts))
+    (tests / "all").mkdir()
+    (tests / "all" / "conftest.py").write_text(snippet("a fixture for all brokers"))
+    (tests / "all" / "test_again.py").write_text(snippet("a test of a plugin"))
+    (tests / "pyproject.toml").write_text(snippet("the configuration of pytest"))
+    said = shell("python -W error -m pytest -q -p no:cacheprovider", tests, PYTHONPATH=str(site))
+    assert re.search("12 passed", said)

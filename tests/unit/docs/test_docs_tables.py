@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import inspect
 import re
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from docs_pages import PAGES, code, rows, snippet
@@ -14,7 +16,7 @@ from redis_servers import RedisServer
 from serving import Serve, answer, call, connect, token_for
 
 import roomcast
-from roomcast import Context, Plugin, Service
+from roomcast import Context, MemberContext, Plugin, Service
 from roomcast.broker.redis.broker import RedisBroker
 from roomcast.broker.redis.options import RedisOptions
 from roomcast.broker.redis.urls import SCHEMES, parse
@@ -148,10 +150,23 @@ def key_patterns(prefix: str) -> dict[str, re.Pattern[bytes]]:
 
 async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisServer, redis_prefix: str):
     """Each key that a node writes, with and without a user's doing, is in the table of keys, and expires."""
-    server = await serve(broker=RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix)))
+    broker = RedisBroker(parse(redis_server.url), RedisOptions(prefix=redis_prefix))
+    hooked = Plugin("hooked")  # hooks that do not end keep their keys
+
+    @hooked.on_join("channel")
+    async def joined(ctx: MemberContext) -> None:
+        await asyncio.Event().wait()
+
+    @hooked.after_publish("message")
+    async def published(service: Service, event: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    server = await serve(broker=broker, plugins=[hooked])
     async with connect(server, 7) as alice, connect(server, 9) as bob:
         await alice.join("channel:1")
         await bob.join("channel:1")
+        await alice.send("set_presence", "channel:1", {"status": "away"})
+        await alice.recv_type("user_updated")
         await bob.send("leave_room", "channel:1")
         await alice.recv_type("user_left")
         await alice.send("send_message", "channel:1", {"content": "Hello"}, id="1", key="a key")
@@ -164,6 +179,12 @@ async def test_every_key_in_redis_is_listed(serve: Serve, redis_server: RedisSer
             ("DELETE", "/api/v1/users/8/tokens/a", {}),
         ):
             assert (await call(server, method, path, **options))[0] == 200
+        queue = broker.queue("webhooks")
+        await queue.acquire(60)
+        await queue.append([b"1", b"2"])
+        await queue.bury(await queue.read(1, 1) or (), "reason")
+        await queue.write_states({"channel:1": "occupied"})
+        await broker.take_turn("deploy/remind", "a", 60)
         async with Redis.from_url(redis_server.url) as redis:
             keys = [key async for key in redis.scan_iter(match=f"*{redis_prefix}:*")]
             assert min([await redis.pttl(key) for key in keys]) > 0

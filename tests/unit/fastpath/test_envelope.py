@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from roomcast import fastpath
 from roomcast.fastpath import envelope
 
+OPTIONAL = st.none() | st.text(max_size=30)
 #: The end of an envelope.
 TIMESTAMP = rb"[-0-9]{10}T[:0-9]{8}Z\"}\Z"
 
@@ -29,6 +30,9 @@ def test_absent_fields_are_omitted() -> None:
     assert list(document) == ["type", "room", "data", "sender"]
     assert b'"data":{"a": 1}' in built
     assert list(json.loads(envelope.build_envelope("message", None, b"{}", None))) == ["type", "data", "timestamp"]
+    keyed = json.loads(envelope.build_envelope("message", None, b"{}", "alice", 'k"1'))
+    assert list(keyed) == ["type", "data", "sender", "key", "timestamp"]
+    assert keyed["key"] == 'k"1'
 
 
 def test_the_timestamp_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,21 +43,24 @@ def test_the_timestamp_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @settings(max_examples=200)
-@given(st.text(max_size=30), st.none() | st.text(max_size=30), st.none() | st.text(max_size=30), st.text(max_size=300))
-@example("message", "channel:1", "".join(map(chr, range(0x180))), "")
-@example("message", None, '"', "")
-@example("message", "\\", "\ud800", "")
-@example("\udfff", None, None, "")
-def test_c_builds_envelopes_as_python_does(type: str, room: str | None, sender: str | None, content: str) -> None:
+@given(st.text(max_size=30), OPTIONAL, OPTIONAL, OPTIONAL, st.text(max_size=300))
+@example("message", "channel:1", "".join(map(chr, range(0x180))), None, "")
+@example("message", None, '"', "".join(map(chr, range(0x180))), "")
+@example("message", "\\", "\ud800", None, "")
+@example("message", "a", "b", "\ud800", "")
+@example("\udfff", None, None, None, "")
+def test_c_builds_envelopes_as_python_does(
+    type: str, room: str | None, sender: str | None, key: str | None, content: str
+) -> None:
     """The envelopes are equal except for the time. Text that UTF-8 cannot encode raises the same error."""
     data = orjson.dumps({"content": content.encode(errors="replace").decode()})
     try:
-        expected = envelope.build_envelope(type, room, data, sender)
+        expected = envelope.build_envelope(type, room, data, sender, key)
     except TypeError as error:
         with pytest.raises(TypeError, match=f"^{re.escape(str(error))}$"):
-            fastpath.build_envelope(type, room, data, sender)
+            fastpath.build_envelope(type, room, data, sender, key)
     else:
-        built = fastpath.build_envelope(type, room, data, sender)
+        built = fastpath.build_envelope(type, room, data, sender, key)
         assert re.sub(TIMESTAMP, b"", built) == re.sub(TIMESTAMP, b"", expected)
         assert orjson.loads(built)["data"] == orjson.loads(data)
 
@@ -81,6 +88,9 @@ def test_both_use_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: fastpath.build_envelope(1, "y", b"{}", "z"),
         lambda: fastpath.build_envelope("x", 1, b"{}", "z"),
         lambda: fastpath.build_envelope("x", "y", b"{}", 1),
+        lambda: fastpath.build_envelope("x", "y", b"{}", "z", 1),
+        lambda: fastpath.build_envelope("x", "y", b"{}"),
+        lambda: fastpath.build_envelope("x", "y", b"{}", "z", "k", "l"),
     ],
 )
 def test_arguments_of_a_wrong_type_are_refused(call: Callable[[], Any]) -> None:
@@ -88,3 +98,17 @@ def test_arguments_of_a_wrong_type_are_refused(call: Callable[[], Any]) -> None:
     if fastpath.IS_NATIVE:
         with pytest.raises(TypeError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("now", "shown"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1763035201, "2025-11-13T12:00:01.000000Z"),
+        (1.5, "1970-01-01T00:00:01.500000Z"),
+    ],
+)
+def test_a_precise_timestamp(monkeypatch: pytest.MonkeyPatch, now: float, shown: str) -> None:
+    """It has six digits after the second, also zeros."""
+    monkeypatch.setattr(time, "time_ns", lambda: int(now * 10**9) + 999)
+    assert envelope.precise_timestamp() == shown

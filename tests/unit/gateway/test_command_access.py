@@ -232,6 +232,7 @@ BUILT_IN = {
     "send_message": {"content": "Hi"},
     "edit_message": {"message_id": "e-1", "content": "Hi"},
     "delete_message": {"message_id": "e-1"},
+    "typing": {},
 }
 
 

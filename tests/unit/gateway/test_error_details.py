@@ -38,7 +38,7 @@ def failing_plugin(make_error: Callable[[], Exception]) -> Plugin:
         """Fail."""
         raise make_error()
 
-    @plugin.route("GET", "/fails")
+    @plugin.route("GET", "/fails", auth="public")
     async def fails(service: Service, request: object) -> None:
         """Fail."""
         raise make_error()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from serving import PATIENCE, Serve, connect
 
@@ -17,11 +18,11 @@ class SlowBroker(MemoryBroker):
         super().__init__()
         self.waiting: list[asyncio.Future[None]] = []
 
-    async def publish(self, room: str, payload: bytes, key: str | None = None) -> str:
+    async def publish(self, room: str, payload: bytes, *args: Any) -> str:
         if b'"message"' in payload:
             self.waiting.append(asyncio.get_running_loop().create_future())
             await self.waiting[-1]
-        return await super().publish(room, payload, key)
+        return await super().publish(room, payload, *args)
 
     async def wait_for(self, count: int) -> None:
         """Wait until ``count`` publishes are waiting."""

@@ -133,3 +133,28 @@ async def test_no_limit(serve: Serve) -> None:
             await alice.send("ping", id=n)
         for n in range(3000):
             assert (await alice.recv())["id"] == n
+
+
+async def test_without_limits_nothing_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages take nothing from the bytes of a connection, and read no rate, if there is no limit."""
+    server = await serve(ws_message_rate=0)
+    monkeypatch.setattr(server.gateway.commands, "_is_within_rate", None)
+    async with connect(server) as alice:
+        (client,) = server.gateway.keepalive.connections
+        assert isinstance(client, Client)
+        before = client.bytes_left
+        for _ in range(10):
+            await alice.send("ping")
+            await alice.recv_type("pong")
+        assert client.bytes_left == before
+
+
+async def test_each_limit_is_applied_without_the_other(serve: Serve) -> None:
+    """The rate of messages is limited without that of bytes, and the other way round."""
+    for limits in ({"ws_message_rate": 1, "ws_byte_rate": 0}, {"ws_message_rate": 0, "ws_byte_rate": 4096}):
+        server = await serve(**limits)
+        async with connect(server) as alice:
+            for _ in range(8):
+                await alice.send("ping", data={"padding": "x" * 1000})
+            while (await alice.recv())["data"].get("code") != "rate_limited":
+                pass

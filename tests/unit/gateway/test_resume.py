@@ -118,7 +118,11 @@ async def test_a_long_replay_comes_in_portions(serve: Serve) -> None:
         await alice.send("join_room", ROOM, {"since": first}, id=2)
         for request in (1, 2):
             joined = await alice.recv()
-            assert joined["data"] == {"message": f"Joined room {ROOM}", "recovered": True, "last_id": ids[-1]}
+            assert joined["data"] == {
+                "message": f"Joined room {ROOM}",
+                "recovered": True,
+                "last_id": ids[-1],
+            }
             assert joined["id"] == request
             assert [(await alice.recv())["id"] for _ in ids] == ids
         ids.append(await publish("task.updated", ROOM, data, None, None))

@@ -141,6 +141,6 @@ async def test_a_broker_that_fails_at_the_end_of_a_connection(serve: Serve, capl
         await alice.join("channel:1")
         await alice.join("channel:2")
         broker.unavailable = frozenset(["leave"])
-    await wait_until(lambda: not broker._leases)
+    await wait_until(lambda: not broker._leases._leases)
     assert not server.gateway.delivery.rooms and not server.gateway.delivery.personal
     broker.unavailable = frozenset()

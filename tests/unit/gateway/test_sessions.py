@@ -136,4 +136,4 @@ async def test_an_unavailable_history_closes_the_connection(serve: Serve) -> Non
     server = await serve(broker=broker)
     for _ in range(7):
         assert await refused(server, path_with_since("x")) == (4500, "Internal Server Error")
-    assert not broker._leases and not broker._subscribed and not server.gateway.sessions._missed
+    assert not broker._leases._leases and not broker._subscribed and not server.gateway.sessions._missed

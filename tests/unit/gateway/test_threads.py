@@ -149,7 +149,7 @@ async def test_plain_rules_and_routes(serve: Serve) -> None:
         names.append(threading.current_thread().name)
         return ctx.claims_allow(f"plain:{entity}") and ctx.from_thread(ctx.policy_allows, f"plain:{entity}")
 
-    @plugin.route("POST", "/echo")
+    @plugin.route("POST", "/echo", auth="public")
     def echo(service: Service, request: web.Request) -> web.Response:
         names.append(threading.current_thread().name)
         body = service.from_thread(request.json)

@@ -244,6 +244,8 @@ def test_fields_beyond_the_known_are_refused():
     assert caught.value.fields == {"colour": ["Unknown field."]}
     with pytest.raises(Refused, match=r"data\.till: join_room takes only since\."):
         messages.refuse_other_fields(Request("join_room", data={"since": "x", "till": "y"}), "since")
+    with pytest.raises(Refused, match=r"data\.d: join_room takes only a, b and c\."):
+        messages.refuse_other_fields(Request("join_room", data={"c": "x", "d": "y"}), "a", "b", "c")
 
 
 # Building.

@@ -49,7 +49,7 @@ def test_all_frames_and_rooms_are_in_the_document(zoo_registry: Registry) -> Non
     """Each command, event, reply and room type of each plugin is a message, an operation and in its channels."""
     document = asyncapi(zoo_registry, "https://cast.example:8443")
     messages = document["components"]["messages"]
-    for command in (*zoo_registry.commands, "join_room", "leave_room", "ping", "refresh_token"):
+    for command in (*zoo_registry.commands, "join_room", "history", "leave_room", "ping", "refresh_token"):
         assert document["operations"][f"command.{command}"]["action"] == "receive"
     for event in zoo_registry.events:
         assert document["operations"][f"event.{event}"]["action"] == "send"

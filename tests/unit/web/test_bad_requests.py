@@ -266,7 +266,7 @@ async def test_a_handler_that_fails_leaves_few_tracebacks(caplog: pytest.LogCapt
     """Many requests that a route cannot handle are a few lines with a traceback, and 500."""
     broken = Plugin("broken", "For this test")
 
-    @broken.route("GET", "/json")
+    @broken.route("GET", "/json", auth="public")
     async def read(service, request: web.Request) -> web.Response:
         await request.json()
         return web.Response()

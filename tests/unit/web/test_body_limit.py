@@ -123,7 +123,7 @@ async def test_exceptions_of_aiohttp_are_sent_before_the_rest_is_discarded(serve
     """A handler that raises one of aiohttp's exceptions is answered like one that returns a response."""
     raising = Plugin("raising", "For this test")
 
-    @raising.route("POST", "/teapot")
+    @raising.route("POST", "/teapot", auth="public")
     async def refuse(service, request) -> web.Response:
         raise web.HTTPConflict(text="no tea")
 

@@ -90,7 +90,7 @@ async def test_the_rest_is_on_both_ports(serve: Serve) -> None:
     """WebSockets, the client's files, the routes of plugins and the health checks."""
     plugin = Plugin("parrot")
 
-    @plugin.route("GET", "/hello")
+    @plugin.route("GET", "/hello", auth="public")
     async def hello(service: Service, request: web.Request) -> web.Response:
         return web.Response(text="hello")
 

@@ -70,7 +70,7 @@ async def test_unknown_paths_and_methods_are_answered_in_json(gateway_client: Ga
     for method, path in [
         ("GET", "/api/v1/"),
         ("PUT", "/api/v1/rooms/x"),
-        ("GET", "/api/v1/users/1"),
+        ("GET", "/api/v1/users/1/nothing"),
     ]:
         response = await client.request(method, path)
         assert (response.status, (await response.json())["code"]) == (404, "no_such_path"), path

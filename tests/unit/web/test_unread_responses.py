@@ -134,7 +134,7 @@ async def test_a_slow_client_that_makes_progress_gets_everything(address: Addres
     """A client that reads a little within each timeout keeps its connection, and can send the next request."""
     big = Plugin("big", "For this test")
 
-    @big.route("GET", "/file")
+    @big.route("GET", "/file", auth="public")
     async def send(service, request: web.Request) -> web.Response:
         return web.Response(body=bytes(2_000_000))
 
@@ -185,7 +185,7 @@ async def test_a_client_that_has_read_everything_stays(address: Address) -> None
     events = Plugin("events", "For this test")
     gate = asyncio.Event()
 
-    @events.route("GET", "/slow")
+    @events.route("GET", "/slow", auth="public")
     async def stream(service, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -232,7 +232,7 @@ async def test_tls_is_not_closed_before_a_slow_client_has_read(
     size = 3_000_000
     big = Plugin("big", "For this test")
 
-    @big.route("GET", "/file")
+    @big.route("GET", "/file", auth="public")
     async def send(service, request: web.Request) -> web.Response:
         return web.Response(body=bytes(size))
 
@@ -252,7 +252,7 @@ async def test_few_pipelined_requests_are_read() -> None:
     gate = asyncio.Event()
     slow = Plugin("slow", "For this test")
 
-    @slow.route("GET", "/{number}")
+    @slow.route("GET", "/{number}", auth="public")
     async def wait(service, request: web.Request) -> web.Response:
         await gate.wait()
         return web.Response(text=request.match_info["number"])

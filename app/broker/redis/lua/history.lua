@@ -7,7 +7,8 @@
 -- Returns the epoch and the newest offset; 1 if the history reaches back to the given event, otherwise 0; the events,
 --   ids and payloads alternating, oldest first after a given event and otherwise newest first; the offset from which a
 --   node continues in this epoch if it does not reach back; 1 if no report of another node can change that it reaches
---   back, otherwise 0.
+--   back, otherwise 0; 1 if newest events were read and older ones are stored, otherwise 0; if the caller is a node, the
+--   number of messages up to the last of the events.
 
 local meta, stream = KEYS[1], KEYS[2]
 local generation, room_ttl, seen, offset_seen = ARGV[1], tonumber(ARGV[3]), ARGV[6], tonumber(ARGV[7])
@@ -25,10 +26,12 @@ if is_loss then
   record_loss(meta, stream, seen, ARGV[5])
 end
 
-local epoch, offset, begun_by, _, base = read_room(meta, seen)
+local epoch, offset, begun_by, _, _, total = read_room(meta, seen)
 if not epoch then
-  return {text((now - 1) * 1000), '0', is_valid and 1 or 0, {}, '0', (seen == '' or not is_valid) and 1 or 0}
+  local is_final = (seen == '' or not is_valid) and 1 or 0
+  return {text((now - 1) * 1000), '0', is_valid and 1 or 0, {}, '0', is_final, 0, 0}
 end
+total = tonumber(total or 0)
 extend_room(meta, room_ttl, ARGV[4])
 local newest_offset = tonumber(offset)
 
@@ -67,29 +70,36 @@ local function add(event)
   return true
 end
 
--- Adds the events that read(from) returns, beginning with the id from, while accepts returns true for them. Reads a few at
--- once, because the stream may contain events of 100 KB, and a script blocks the server.
+-- Adds the events that read(from, count) returns, beginning with the id from, while accepts returns true for them.
+-- Returns 1 if a further event does not fit, otherwise 0. Reads a few at once, because the stream may contain events of
+-- 100 KB, and a script blocks the server.
 local PIECE = 8
 local function add_range(read, from, accepts)
-  local events
+  local events, count
   repeat
-    events = read(from)
+    count = math.min(PIECE, limit - #found / 2 + 1)
+    events = read(from, count)
     for _, event in ipairs(events) do
-      if not accepts(event) or not add(event) then
-        return
+      if not accepts(event) then
+        return 0
+      end
+      if not add(event) then
+        return 1
       end
       from = '(' .. event[1]
     end
-  until #events < PIECE
+  until #events < count
+  return 0
 end
 
 if seen == '' then
+  local has_older = 0
   if before ~= '0-0' then
-    add_range(function(from)
-      return redis.call('XREVRANGE', stream, from, '-', 'COUNT', PIECE)
+    has_older = add_range(function(from, count)
+      return redis.call('XREVRANGE', stream, from, '-', 'COUNT', count)
     end, before == '' and '+' or '(' .. before, is_stored)
   end
-  return {epoch, offset, 1, found, offset, 1}
+  return {epoch, offset, 1, found, offset, 1, has_older, 0}
 end
 
 local first
@@ -105,12 +115,14 @@ if not is_valid or (offset_seen < newest_offset and not first) then
       continues_at = text(begins_after)
     end
   end
-  return {epoch, offset, 0, found, continues_at, 1}
+  return {epoch, offset, 0, found, continues_at, 1, 0, total}
 end
 if first then
   add(first)
-  add_range(function(from)
-    return redis.call('XRANGE', stream, from, epoch .. '-' .. offset, 'COUNT', PIECE)
+  add_range(function(from, count)
+    return redis.call('XRANGE', stream, from, epoch .. '-' .. offset, 'COUNT', count)
   end, '(' .. first[1], function() return true end)
 end
-return {epoch, offset, 1, found, offset, seen == epoch and begun_by == generation and 1 or 0}
+local last = found[#found - 1]
+local count = is_node and last and last ~= epoch .. '-' .. offset and count_until(stream, last, total) or total
+return {epoch, offset, 1, found, offset, seen == epoch and begun_by == generation and 1 or 0, 0, count}

@@ -2,10 +2,10 @@
 -- A position is the id of the last event that a node or a client has. A position after the end of its epoch belongs to a
 -- lost event. Nodes report their positions when they connect to a server, and some only later.
 
--- Returns the room's epoch, offset, generation, oldest valid epoch, and the offset before the first event of the epoch
--- seen. They are false if they do not exist.
+-- Returns the room's epoch, offset, generation, oldest valid epoch, the offset before the first event of the epoch seen,
+-- and the number of messages. They are false if they do not exist.
 local function read_room(meta, seen)
-  return unpack(redis.call('HMGET', meta, 'e', 'o', 'g', 'l', seen))
+  return unpack(redis.call('HMGET', meta, 'e', 'o', 'g', 'l', seen, 'c'))
 end
 
 -- Compares the position (seen, offset_seen) with the room. Returns two values:
@@ -46,15 +46,22 @@ end
 -- Records that events after the position (seen, _) were lost: begins an epoch, and makes the ids of all others invalid.
 -- Announces the newest offset in the new epoch, so that every node with members compares its position as well.
 local function record_loss(meta, stream, seen, announce)
-  local epoch, offset = read_room(meta, seen)
+  local epoch, offset, _, _, _, count = read_room(meta, seen)
   local known = epoch and read_epochs(meta, tonumber(epoch)) or {}
   local begins = new_epoch(math.max(tonumber(epoch or 0), tonumber(seen)), stream)
   offset = offset or '0'
+  local counts = {}
   for _, one in ipairs(known) do
-    redis.call('HDEL', meta, text(one[1]))
+    local name = text(one[1])
+    counts[#counts + 1] = name .. ' ' .. text(one[2]) .. ' ' .. (redis.call('HGET', meta, 'c' .. name) or '0')
+    forget_epoch(meta, one[1])
   end
-  redis.call('HSET', meta, 'e', begins, 'o', offset, 'g', read_generation(), 'x', '0', 'l', begins, begins, offset)
-  send_announcement(announce, string.sub(meta, 1, -3), read_generation(), begins .. ' ' .. offset, '')
+  redis.call('HSET', meta, 'o', offset, 'l', begins)
+  set_epoch(meta, begins, offset, count)
+  if count then
+    redis.call('HSET', meta, 'k', table.concat(counts, ' '))
+  end
+  send_announcement(announce, string.sub(meta, 1, -3), read_generation(), begins .. ' ' .. offset .. ' ' .. (count or '0'), '')
 end
 
 -- Lets the room's meta live for ttl ms from now, and a little longer, so that few calls write.
@@ -62,4 +69,11 @@ local function extend_room(meta, ttl, extension)
   if redis.call('PTTL', meta) < tonumber(ttl) then
     redis.call('PEXPIRE', meta, text(ttl + extension))
   end
+end
+
+-- Returns the number of messages up to the event id, or up to where it was if it is not stored any more: messages between
+-- it and the next stored event were dropped, and count as read. total is the number of all messages.
+local function count_until(stream, id, total)
+  local following = redis.call('XRANGE', stream, '(' .. id, '+', 'COUNT', 1)[1]
+  return following and messages_before(following, total) or total
 end

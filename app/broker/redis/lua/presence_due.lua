@@ -1,3 +1,3 @@
--- Announces the users that are due. Returns when the next announcement is due.
+-- Announces the users that are due. Returns a list with the time until the next announcement is due.
 
-return announce_due()
+return with_claimed({announce_due()})

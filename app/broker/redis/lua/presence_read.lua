@@ -3,4 +3,5 @@
 
 remove_dead_nodes(own_lease_state())
 local has_announced, next_due = pcall(announce_due)  -- members can be read while the server has no memory
-return {has_announced and next_due or 0, redis.call('HLEN', users), ARGV[9] == '1' and redis.call('HGETALL', users) or {}}
+local found = ARGV[9] == '1' and redis.call('HGETALL', users) or {}
+return with_claimed({has_announced and next_due or 0, redis.call('HLEN', users), found})

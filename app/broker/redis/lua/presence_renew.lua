@@ -3,9 +3,10 @@
 
 local own_state = own_lease_state()
 if own_state == 0 then
-  return {own_state, -1, 0}
+  return with_claimed({own_state, -1, 0})
 end
 remove_dead_nodes(own_state)
 redis.call('ZADD', nodes, now + lease, node)
-set_expiry()
-return {own_state, announce_due(), redis.call('HLEN', users)}
+set_expiry(true)
+claim_expired()
+return with_claimed({own_state, announce_due(), redis.call('HLEN', users)})

@@ -2,7 +2,7 @@
 -- ARGV: generation, how often this call was sent before; TTL of the meta in ms, how much longer it may live in ms,
 --   PUBLISH or SPUBLISH; epoch and offset of the newest event that the node has delivered or acknowledged, '' and '' if
 --   the room has had no events; the offset is 0 after a loss of all events.
--- Returns the epoch and the newest offset, or nothing if the room has no events.
+-- Returns the epoch, the newest offset and the number of messages, or nothing if the room has no events.
 
 local meta, stream, seen = KEYS[1], KEYS[2], ARGV[6]
 if seen ~= '' then
@@ -14,9 +14,9 @@ if seen ~= '' then
     redis.call('HSET', meta, 'e', seen, 'o', '0', 'g', '', 'x', '0', 'l', seen)
   end
 end
-local epoch, offset = read_room(meta, '')
+local epoch, offset, _, _, _, count = read_room(meta, '')
 if not epoch then
   return false
 end
 extend_room(meta, ARGV[3], ARGV[4])
-return {epoch, offset}
+return {epoch, offset, count or '0'}

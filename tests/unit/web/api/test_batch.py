@@ -55,6 +55,10 @@ def without(name: str) -> dict[str, Any]:
         ({**GOOD, "data": [1]}, "data", "bad_message", "an object"),
         ({**GOOD, "data": None}, "data", "bad_message", "an object"),
         ({**GOOD, "sender": 5}, "sender", "bad_message", "a string"),
+        ({**GOOD, "key": 5}, "key", "bad_message", "key must be a string of 1 to 128 printable characters."),
+        ({**GOOD, "key": ""}, "key", "bad_message", "printable"),
+        ({**GOOD, "key": "x" * 129}, "key", "bad_message", "printable"),
+        ({**GOOD, "key": "a\n"}, "key", "bad_message", "printable"),
         ({**GOOD, "id": "1-1"}, "id", "bad_message", "id is unknown"),
         ({**GOOD, "type": "task.exploded"}, "type", "unknown_type", "task.exploded"),
         ({**GOOD, "type": "send_message"}, "type", "unknown_type", "send_message"),
@@ -132,7 +136,10 @@ async def test_the_refusal_of_one_event_has_the_shape_of_an_error_frame(gateway_
     client = await gateway_client()
     status, body = await publish(client, {**GOOD, "data": {}, "database": 1})
     assert (status, body["code"]) == (422, "bad_message")
-    assert body["error"] == "database is unknown; an event has type, room, data and sender. (2 more problems in items.)"
+    assert (
+        body["error"]
+        == "database is unknown; an event has type, room, data, sender and key. (2 more problems in items.)"
+    )
     missing = ["Missing data for required field."]
     assert body["fields"] == {"task_id": missing, "title": missing}
     assert [item["field"] for item in body["items"]] == ["database", "data.task_id", "data.title"]

@@ -23,13 +23,13 @@ class Done(Schema):
     what = fields.String(required=True)
 
 
-@demo.route("GET", "/greet/{name}")
+@demo.route("GET", "/greet/{name}", auth="public")
 async def greet(service: Service, request: web.Request) -> web.Response:
     """Greet the user in the path."""
     return web.Response(text=f"Hello {request.match_info['name']}")
 
 
-@demo.route("POST", "/done")
+@demo.route("POST", "/done", auth="public")
 async def done(service: Service, request: web.Request) -> web.Response:
     """Publish the body, as a webhook does."""
     id = await service.publish(Done, "channel:1", await request.json(), sender="webhook")
@@ -37,7 +37,7 @@ async def done(service: Service, request: web.Request) -> web.Response:
     return web.json_response({"id": id, "members": members, "kept": len(await service.history("channel:1"))})
 
 
-@demo.route("GET", "/fails/{how}")
+@demo.route("GET", "/fails/{how}", auth="public")
 async def fails(service: Service, request: web.Request) -> web.StreamResponse:
     """Fail in one of several ways."""
     how = request.match_info["how"]
@@ -52,6 +52,7 @@ async def fails(service: Service, request: web.Request) -> web.StreamResponse:
         "unavailable": Unavailable("the broker is away"),
         "stranger": AuthenticationFailed("The signature is wrong."),
         "gone": web.HTTPGone(text="moved to nowhere"),
+        "gateway": web.HTTPBadGateway(text="the other server failed"),
     }.get(how) or LookupError(f"a secret reason, {how}")
 
 
@@ -118,8 +119,21 @@ async def test_aiohttps_exceptions_are_responses(gateway):
         assert (response.status, await response.text()) == (410, "moved to nowhere")
 
 
+async def test_the_metrics_count_failures_of_routes(gateway):
+    """Exceptions of aiohttp below 500 are no failures of the plugin; those from 500 and unexpected exceptions are."""
+    for how, status in (("gone", 410), ("refused", 422), ("gateway", 502), ("badly", 500)):
+        async with gateway.session.get(f"/plugins/demo/fails/{how}") as response:
+            assert response.status == status
+    async with gateway.session.get("/metrics") as response:
+        metrics = await response.text()
+    labels = '{function="fails",plugin="demo"}'
+    assert f"roomcast_plugin_seconds_count{labels} 4.0" in metrics
+    assert f"roomcast_plugin_errors_total{labels} 2.0" in metrics
+
+
 @pytest.mark.parametrize(
-    ("how", "logged"), [("badly", "a secret reason, badly"), ("none", "the handler returned a NoneType")]
+    ("how", "logged"),
+    [("badly", "a secret reason, badly"), ("none", "a NoneType; it must return a response")],
 )
 async def test_an_exception_is_500_and_logged(gateway, connect, caplog, how, logged):
     """The response does not contain the reason. Users and other requests are not affected."""
@@ -150,7 +164,7 @@ async def test_an_exception_in_a_response_closes_the_connection(gateway, caplog)
 async def test_an_invalid_route_stops_the_start():
     """The error names the plugin, its package and the path."""
     broken = Plugin("broken")
-    broken.route("GET", "/{unclosed")(greet)
+    broken.route("GET", "/{unclosed", auth="public")(greet)
     with pytest.raises(PluginError, match=r"plugin 'broken' .* route GET /plugins/broken/\{unclosed cannot be served"):
         async with running([broken]):
             raise AssertionError("it started")

@@ -30,9 +30,14 @@ CALLS = [
     ("GET", "/api/v1/rooms/{room}/members", "read"),
     ("GET", "/api/v1/rooms/{room}/history", "read"),
     ("DELETE", "/api/v1/rooms/{room}/members/{user_id}", "moderate"),
+    ("GET", "/api/v1/users/{user_id}", "read"),
+    ("POST", "/api/v1/users/status", "read"),
     ("DELETE", "/api/v1/users/{user_id}/connections", "moderate"),
     ("DELETE", "/api/v1/users/{user_id}/tokens", "moderate"),
     ("DELETE", "/api/v1/users/{user_id}/tokens/{jti}", "moderate"),
+    ("GET", "/plugins/webhook/dead-letters", "read"),
+    ("POST", "/plugins/webhook/dead-letters/retry", "moderate"),
+    ("POST", "/plugins/webhook/dead-letters/delete", "moderate"),
 ]
 
 
@@ -45,7 +50,7 @@ async def client(gateway_client: GatewayClient) -> TestClient[Any, Any]:
 async def send(client: TestClient, method: str, path: str, key: str, room: str = "task:1") -> tuple[int, Any]:
     """Make a call with valid parameters; return the status and the body."""
     path = path.format(room=room, user_id=9, jti="x")
-    body = task_created(room=room) if method == "POST" else None
+    body = {"user_ids": [9]} if path.endswith("/status") else task_created(room=room) if method == "POST" else None
     response = await client.request(method, path, json=body, headers=bearer(key))
     return response.status, await response.json()
 
@@ -95,6 +100,29 @@ async def test_a_key_for_some_rooms(client: TestClient, method: str, path: str, 
         assert (await send(client, method, path, KEY, room))[0] == 200
 
 
+async def test_a_list_with_forbidden_rooms(client: TestClient):
+    """The 403 names each event in a room that the key does not allow; none of the list is published."""
+    rooms = ["task:1", "project:1", "task:1", "user:8"]
+    response = await client.post(EVENTS, json=[task_created(room=room) for room in rooms], headers=bearer(TEAM))
+    body = await response.json()
+    assert (response.status, body["code"]) == (403, "forbidden_room")
+    assert [(item["index"], item["field"], item["code"]) for item in body["items"]] == [
+        (1, "room", "forbidden_room"),
+        (3, "room", "forbidden_room"),
+    ]
+    assert (await send(client, "GET", "/api/v1/rooms/{room}/history", TEAM))[1]["events"] == []
+
+
+async def test_the_keys_of_events_belong_to_the_api_key(client: TestClient):
+    """The same key of an event, used with another API key, is a different key."""
+    ids = []
+    for key in (PUBLISHER, TEAM, KEY, PUBLISHER):
+        event = task_created(room="task:1") | {"key": "k"}
+        ids.append((await (await client.post(EVENTS, json=event, headers=bearer(key))).json())["id"])
+    assert ids[3] == ids[0]
+    assert len(set(ids)) == 3
+
+
 async def test_personal_rooms(client: TestClient):
     """A key may be for the notifications of one user. Other ways to write its room do not help."""
     event = {"type": "notification.new", "data": {"title": "A", "message": "B"}}
@@ -124,13 +152,13 @@ async def test_the_list_of_rooms(client: TestClient):
             assert (status, [one["room"] for one in body["rooms"]]) == (200, rooms)
 
 
-@pytest.mark.parametrize("path", [path for _, path, _ in CALLS if "/users/" in path])
-async def test_calls_for_all_rooms_of_a_user(client: TestClient, path: str):
-    """A key for some rooms cannot disconnect users or revoke tokens, which affects other rooms."""
+@pytest.mark.parametrize(("method", "path"), [(method, path) for method, path, _ in CALLS if "/users/" in path])
+async def test_calls_for_all_rooms_of_a_user(client: TestClient, method: str, path: str):
+    """A key for some rooms cannot read a user's status, disconnect users or revoke tokens: it concerns other rooms."""
     async with connect(client, 9) as nine:
-        status, body = await send(client, "DELETE", path, TEAM)
+        status, body = await send(client, method, path, TEAM)
         assert (status, body["code"]) == (403, "forbidden_room")
-        assert body["error"].startswith("This call affects a user in all rooms; the key team is limited to task:*")
+        assert body["error"].startswith("This call concerns a user in all rooms; the key team is limited to task:*")
         await nine.settled()
 
 

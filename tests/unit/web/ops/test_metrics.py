@@ -379,7 +379,13 @@ async def test_redis_has_metrics_if_it_is_used(gateway_client: GatewayClient, fr
         samples = await scrape(client)
         redis_samples = {name: value for (name, _), value in samples.items() if name.startswith("redis")}
         assert (redis_samples.pop("redis_up"), redis_samples.pop("redis_writable")) == (1, 1)
-        counted = ("redis_waiting", "redis_buffer_bytes", "redis_repaired_events_total", "redis_resyncs_total")
+        counted = (
+            "redis_waiting",
+            "redis_buffer_bytes",
+            "redis_repaired_events_total",
+            "redis_dropped_broadcasts_total",
+            "redis_resyncs_total",
+        )
         assert redis_samples == dict.fromkeys((*counted, "redis_refused_commands_total"), 0)
         redis.kill()
         await until(client, "redis_up", wanted=0)

@@ -16,6 +16,7 @@ from serving import WITH_KEY, GatewayClient, connect, url
 from wire import Peer
 from zoo_plugin import zoo
 
+from roomcast import Context, Plugin, Service
 from roomcast.registry import Registry
 from roomcast.web import routes
 from roomcast.web.pages import docs
@@ -42,6 +43,21 @@ async def test_a_page_may_load_a_public_file_with_headers_of_its_own(gateway_cli
     assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
     assert response.headers["Access-Control-Allow-Headers"] == "baggage, traceparent"
     assert response.headers["Vary"] == "Access-Control-Request-Headers"
+
+
+async def test_live_events_are_marked(gateway_client: GatewayClient) -> None:
+    """The page and AsyncAPI state which events are not stored, and their examples have no id."""
+    client = await gateway_client()
+    page = await (await client.get("/docs")).text()
+    for type, is_stored in (("typing", False), ("user_joined", False), ("message", True)):
+        article = page.partition(f'id="event-{type}"')[2].partition("</article>")[0]
+        assert ("Not stored" in article) is not is_stored
+        assert ("k3x9q2ab1-7" in article) is is_stored
+    messages = (await (await client.get("/asyncapi.json")).json())["components"]["messages"]
+    stored = {name: message["x-stored"] for name, message in messages.items() if name.startswith("event.")}
+    assert (stored["event.typing"], stored["event.message"], stored["event.user_left"]) == (False, True, False)
+    assert "id" not in messages["event.typing"]["payload"]["properties"]
+    assert "id" in messages["event.message"]["payload"]["required"]
 
 
 DOCUMENTS = ["/asyncapi.json", "/openapi.json", "/docs"]
@@ -74,9 +90,9 @@ async def test_a_document_is_built_once(
     def counted(name: str) -> Callable[[Registry], Any]:
         build = getattr(docs, name)
 
-        def count(registry: Registry) -> Any:
+        def count(registry: Registry, **options: Any) -> Any:
             built.append(name)
-            return build(registry)
+            return build(registry, **options)
 
         return count
 
@@ -127,6 +143,11 @@ REQUESTS: list[tuple[str, str, dict[str, Any], Any, int]] = [
     ("get", f"{OF_ROOM}/history", {"room": "planet:1"}, None, 422),
     ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": 2}, None, 200),
     ("delete", f"{OF_ROOM}/members/{{user_id}}", {"room": "project:1", "user_id": "a%00b"}, None, 422),
+    ("get", OF_USER, {"user_id": 1}, None, 200),
+    ("get", OF_USER, {"user_id": "nobody"}, None, 200),
+    ("get", OF_USER, {"user_id": "a%00b"}, None, 422),
+    ("post", "/api/v1/users/status", {}, {"user_ids": [1, "nobody"]}, 200),
+    ("post", "/api/v1/users/status", {}, {"user_ids": [""]}, 422),
     ("delete", f"{OF_USER}/connections", {"user_id": 2}, None, 200),
     ("delete", f"{OF_USER}/tokens", {"user_id": 2}, None, 200),
     ("delete", f"{OF_USER}/tokens", {"user_id": "a%00b"}, None, 422),
@@ -206,3 +227,48 @@ async def test_an_example_of_the_page_is_accepted(gateway_client: GatewayClient)
     posted = {name: event[name] for name in ("type", "room", "data", "sender")}
     response = await client.post("/api/v1/events", json=posted, headers=WITH_KEY)
     assert response.status < 300
+
+
+async def test_the_options_of_room_types(gateway_client: GatewayClient) -> None:
+    """The page and the document show the options that are in effect, with declared, overridden and other values."""
+    rooms = {"ROOM_TASK_HISTORY_SIZE": "0", "ROOM_CHANNEL_COMMANDS": "none", "ROOM_PROJECT_PRESENCE": "false"}
+    client = await gateway_client(room_variables=rooms, history_ttl=5400.0)
+    channels = json.loads(await (await client.get("/asyncapi.json")).text())["channels"]
+    assert {name: channels[f"room.{name}"]["x-room-options"] for name in ("task", "channel", "project", "user")} == {
+        "task": {"history_size": 0, "presence": True, "announce_max": 1000},
+        "channel": {
+            **{"history_size": 500, "history_ttl": 5400, "presence": True, "announce_max": 1000, "commands": []},
+        },
+        "project": {"history_size": 500, "history_ttl": 5400, "presence": False},
+        "user": {"history_size": 500, "history_ttl": 5400},
+    }
+    page = (await (await client.get("/docs")).text()).replace("\u00a0", " ")
+    table = page.partition('id="rooms"')[2].partition("</table>")[0]
+    found = {row[0]: row[2:] for row in (re.findall("<td>(.*?)</td>", one) for one in table.split("<tr>")) if row}
+    announced = "joins are announced up to 1,000 users"
+    assert found == {
+        "<code>user:…</code>": ["500 events for 90 min", "none", "none"],
+        "<code>channel:…</code>": ["500 events for 90 min", announced, "none"],
+        "<code>task:…</code>": ["none", announced, "all"],
+        "<code>project:…</code>": ["500 events for 90 min", "none", "all"],
+    }
+
+
+async def test_hooks_are_not_public(gateway_client: GatewayClient) -> None:
+    """The public documents have what clients need to know, and neither the names nor the docstrings of hooks."""
+    guard = Plugin("guard")
+
+    @guard.before_command("send_message")
+    async def check_secret_words(ctx: Context, data: dict[str, Any]) -> None:
+        """Refuse the secret words of the company."""
+
+    @guard.after_publish("*")
+    async def report_to_archive(service: Service, event: dict[str, Any]) -> None:
+        """Keep a copy in the archive."""
+
+    client = await gateway_client(plugins=[guard])
+    for path in ("/docs", "/asyncapi.json", "/openapi.json"):
+        text = await (await client.get(path)).text()
+        assert "send_message" in text or path == "/openapi.json"
+        for hidden in ("check_secret_words", "report_to_archive", "secret words", "in the archive"):
+            assert hidden not in text

@@ -1,3 +1,0 @@
--- Returns the number of leases.
-
-return redis.call('ZCARD', KEYS[1])
