@@ -122,8 +122,9 @@ async def test_one_relay_is_active(serve: Serve, redis_server: RedisServer, redi
             await client.xadd(redis_prefix, entry(2))
             await is_empty(client, redis_prefix)
             # Another owner takes the lease, as after a long pause of this process.
-            await client.set(StreamKeys.of(redis_prefix).lease, "other", px=1500)
+            await client.set(StreamKeys.of(redis_prefix).lease, "other")
             await wait_until(lambda: two.metric("partitions") == 0)
+            await client.delete(StreamKeys.of(redis_prefix).lease)
             await wait_until(lambda: two.metric("partitions") == 1)
     assert await stored(server, "task:1") == [1, 2]
 
