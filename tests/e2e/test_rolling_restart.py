@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -14,11 +15,11 @@ PROGRAM = TESTS / "bench" / "rolling_restart.py"
 
 @pytest.mark.slow
 @pytest.mark.redis
-@pytest.mark.skipif(NODE is None, reason="needs Node")
+@pytest.mark.skipif(NODE is None, reason="needs Node 22")
 @pytest.mark.parametrize("row", ["drain", "stop", "kill", "gone"])
 def test_clients_notice_nothing(row: str) -> None:
     """No client gets a resync, loses a message, or sees users leave and join, unless they are gone: then once each."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), "--clients", "100", "--only", row], capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, str(PROGRAM), "--clients", "100", "--only", row]
+    environment = {**os.environ, "NODE": str(NODE)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

