@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 
 from broker_contract import Harness
 from hypothesis import example, given, settings
@@ -43,6 +44,15 @@ class Copy:
         for presence in connected:
             presence.on_new_generation("server", b"another one")
 
+    async def lose_a_leave(self, users: Sequence[int], *connected: Node) -> None:
+        """Lose the leave of the first of ``users``, who have joined on the first of all nodes, in a failover."""
+        presence = connected[0].presence
+        for user_id in users:
+            await presence.enter(ROOM, user_id, "name", 1)
+        await self.take()
+        await presence.leave(ROOM, users[0], 1)
+        await self.restore(*(node.presence for node in connected))
+
     async def keep(self) -> None:
         """Store the copied keys without a TTL, because those of followed rooms are stored for a day."""
         for key in self._values:
@@ -60,10 +70,7 @@ class TestALostLeave:
         """The user does not stay for as long as the node has others in the room, nor after they left."""
         copy = Copy(redis_server, redis_prefix)
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
-            await a.presence.enter(ROOM, 20, "gone", 1)
-            await copy.take()
-            await a.presence.leave(ROOM, 20, 1)
-            await copy.restore(a.presence, b.presence)
+            await copy.lose_a_leave([20], a, b)
             await a.restore()
             await a.presence.enter(ROOM, 7, "new", 2)
             await a.renew()
@@ -75,10 +82,7 @@ class TestALostLeave:
         """A join and a leave in one write do not remove the lease of the node, which other users would need."""
         copy = Copy(redis_server, redis_prefix)
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
-            await a.presence.enter(ROOM, 20, "gone", 1)
-            await copy.take()
-            await a.presence.leave(ROOM, 20, 1)
-            await copy.restore(a.presence, b.presence)
+            await copy.lose_a_leave([20], a, b)
             await a.restore()
             await asyncio.gather(a.presence.enter(ROOM, 7, "new", 2), a.presence.leave(ROOM, 7, 2))
             await a.renew()
@@ -89,11 +93,7 @@ class TestALostLeave:
         """The leave of the last user, known or pending after the failover, does not hide the restored one."""
         copy = Copy(redis_server, redis_prefix)
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
-            for user_id in (20, 21):
-                await a.presence.enter(ROOM, user_id, "gone", 1)
-            await copy.take()
-            await a.presence.leave(ROOM, 20, 1)
-            await copy.restore(a.presence, b.presence)
+            await copy.lose_a_leave([20, 21], a, b)
             await a.presence.leave(ROOM, 21, 1)
             await a.restore()
             assert await is_empty(b, ROOM)
@@ -103,11 +103,7 @@ class TestALostLeave:
         """If the members could not be read after the failover, the next renewal removes the user."""
         copy = Copy(redis_server, redis_prefix)
         async with nodes(redis_server.url, redis_prefix, 2) as (a, b):
-            for user_id in (20, 21):
-                await a.presence.enter(ROOM, user_id, "name", 1)
-            await copy.take()
-            await a.presence.leave(ROOM, 20, 1)
-            await copy.restore(a.presence, b.presence)
+            await copy.lose_a_leave([20, 21], a, b)
             await a.renew()
             assert await _lists(b, 21)
 
@@ -115,10 +111,7 @@ class TestALostLeave:
         """The node itself removes its restored users when the lease has expired, if it has no members in the room."""
         copy = Copy(redis_server, redis_prefix)
         async with nodes(redis_server.url, redis_prefix, 1, SHORT_LEASE) as (a,):
-            await a.presence.enter(ROOM, 20, "gone", 1)
-            await copy.take()
-            await a.presence.leave(ROOM, 20, 1)
-            await copy.restore(a.presence)
+            await copy.lose_a_leave([20], a)
             await copy.keep()
             await a.restore()
             await wait_until(lambda: is_empty(a, ROOM))
