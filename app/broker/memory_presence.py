@@ -301,7 +301,7 @@ class MemoryPresence:
                 continue
             status = self._statuses.get((room, id)) if self._statuses else None
             text = "" if status is None else status.text
-            size += len(str(id)) + len(json.dumps(name)) + len(text.encode()) + _ENTRY_OVERHEAD
+            size += len(json.dumps(id)) + len(json.dumps(name)) + len(text.encode()) + _ENTRY_OVERHEAD
             if len(members) == limit or (size > max_bytes and members):
                 last = members[-1].user_id
                 cursor = orjson.dumps([_arrived(users[last][2]), str(last), isinstance(last, int)]).decode()

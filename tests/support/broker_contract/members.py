@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import orjson
 import pytest
 from user_ids import USER_IDS
 
@@ -83,6 +84,18 @@ class MemberListContract:
         assert await harness.listed() == list(range(120))
         assert await harness.listed(max_bytes=1) == list(range(120))
         assert len((await broker.list_members(ROOM, max_bytes=1)).members) == 1
+
+    @pytest.mark.parametrize("character", ["😀", "Ü", '"'])
+    async def test_long_ids_count_with_their_bytes(self, harness: Harness, character: str) -> None:
+        """A page has at most the bytes of the limit as JSON, also if the ids have characters of several bytes."""
+        broker = harness.broker
+        ids = [character * 252 + f"{n:03}" for n in range(130)]
+        for n, user_id in enumerate(ids):
+            await broker.enter(ROOM, user_id, character * 50, n)
+        page = await broker.list_members(ROOM)
+        entries = [{"user_id": one.user_id, "username": one.username} for one in page.members]
+        assert len(orjson.dumps(entries)) <= MAX_MEMBERS_BYTES
+        assert await harness.listed() == ids
 
     async def test_a_lost_user_is_listed_until_the_end_of_the_grace(self, harness: Harness) -> None:
         """A user who returns within the grace keeps the place in the list; others are listed until announced."""
