@@ -32,6 +32,18 @@ async def test_kick(serve: Serve) -> None:
         assert frame_types(await bob.settled()) == ["user_joined"]
 
 
+async def test_a_kick_is_announced_at_once(serve: Serve) -> None:
+    """The grace is only for users whose connection was lost."""
+    server = await serve(presence_grace=60.0)
+    async with connect(server) as alice, connect(server, 2, "bob") as bob:
+        for user in (alice, bob):
+            await user.join(ROOM)
+        await bob.settled()
+        await call(server, "DELETE", f"/api/v1/rooms/{ROOM}/members/1")
+        await alice.recv_type("left_room")
+        assert frame_types(await bob.settled()) == ["user_left"]
+
+
 async def test_disconnect(serve: Serve) -> None:
     """All connections of the user are closed with 4410, and the user may connect again."""
     server = await serve()

@@ -13,6 +13,7 @@ from roomcast.protocol.messages import MAX_KEY, parse
 from roomcast.registry import Registry
 from roomcast.specs.asyncapi import asyncapi, frame_example
 from roomcast.specs.catalog import catalog
+from roomcast.specs.core_frames import CORE_COMMANDS, FRAMES
 from roomcast.specs.openapi import openapi
 
 
@@ -49,11 +50,11 @@ def test_all_frames_and_rooms_are_in_the_document(zoo_registry: Registry) -> Non
     """Each command, event, reply and room type of each plugin is a message, an operation and in its channels."""
     document = asyncapi(zoo_registry, "https://cast.example:8443")
     messages = document["components"]["messages"]
-    for command in (*zoo_registry.commands, "join_room", "history", "leave_room", "ping", "refresh_token"):
+    for command in (*zoo_registry.commands, *CORE_COMMANDS):
         assert document["operations"][f"command.{command}"]["action"] == "receive"
     for event in zoo_registry.events:
         assert document["operations"][f"event.{event}"]["action"] == "send"
-    for frame in ("connected", "joined_room", "left_room", "pong", "token_refreshed", "resync", "error", "sent", "fed"):
+    for frame in (*FRAMES, "sent", "fed"):
         assert f"frame.{frame}" in messages
     assert set(document["channels"]["socket"]["messages"]) == set(messages)
     assert "event.animal.fed" in document["channels"]["room.cage"]["messages"]
