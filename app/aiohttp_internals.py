@@ -27,6 +27,7 @@ __all__ = [
     "ErrorResponses",
     "HttpConnection",
     "Malformation",
+    "fail_body",
     "has_received_request",
     "head_size",
     "hide_versions",
@@ -121,6 +122,12 @@ def head_size(request: web.BaseRequest) -> int:
     return len(request._message.path) + sum(map(len, chain.from_iterable(request.raw_headers)))
 
 
+def fail_body(request: web.BaseRequest, error: Exception) -> None:
+    """Let each read of the body of ``request`` raise ``error``, unless all of the body has arrived."""
+    if not request.content.is_eof():
+        request.content.set_exception(error)
+
+
 class ErrorResponses(Protocol):
     """Answers and logs what goes wrong on a connection."""
 
@@ -165,11 +172,7 @@ class HttpConnection(web.RequestHandler):
     PARSE_AT_ONCE: Final = 16_384
 
     def __init__(
-        self,
-        manager: web.Server,
-        errors: ErrorResponses,
-        on_lost: Callable[[HttpConnection], None],
-        **options: Any,
+        self, manager: web.Server, errors: ErrorResponses, on_lost: Callable[[HttpConnection], None], **options: Any
     ) -> None:
         super().__init__(manager, **options)
         self._errors: Final = errors
@@ -219,11 +222,7 @@ class HttpConnection(web.RequestHandler):
         return lambda request: self._close_after(request, self._errors.refuse(request, _describe(err_info.exc)))
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Return the response to a request whose handler failed."""
         if isinstance(exc, ConnectionError) and exc.__cause__ is None:  # the client has hung up

@@ -1,4 +1,4 @@
-"""Refuses bodies that are expensive to decode, and bounds the part of a body that nothing reads.
+"""Refuses bodies that are expensive to decode or arrive slowly, and bounds the part of a body that nothing reads.
 
 A body that inflates a thousand times keeps the event loop busy for seconds, so the server accepts none. Requests to the
 server are small; compressing them would save nothing.
@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from ..aiohttp_internals import fail_body
+from .app_state import GATEWAY
 from .json_errors import Failure, Handler
 
 #: The limits of a body that is discarded, in seconds and bytes.
@@ -28,19 +30,35 @@ CHARSETS: Final = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "windows-1252")
 
 @web.middleware
 async def limit_body(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Handle ``request`` unless its body is encoded. Close the connection if its body is not read completely."""
+    """Handle ``request`` unless its body is encoded. Close the connection if its body is not read completely.
+
+    A body that has not arrived within HANDSHAKE_TIMEOUT cannot be read any more: reading it raises a ``Failure``.
+    """
     refusal = _refusal(request)
+    timer = None if request.content.is_eof() else _start_timer(request)
     try:
         response = await handler(request) if refusal is None else refusal.response_to(request)
     except web.HTTPException as error:
         if not request.content.is_eof():
             await send_and_close(request, error)
         raise
+    except Failure as failure:
+        response = failure.response_to(request)
+    finally:
+        if timer is not None:
+            timer.cancel()
     if refusal is not None:
         response.force_close()
     if not request.content.is_eof():
         await send_and_close(request, response)
     return response
+
+
+def _start_timer(request: web.Request) -> asyncio.TimerHandle:
+    """Let the body of ``request`` fail when its time is over."""
+    seconds = request.app[GATEWAY].settings.handshake_timeout
+    failure = Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.", closes=True)
+    return asyncio.get_running_loop().call_later(seconds, fail_body, request, failure)
 
 
 def _refusal(request: web.Request) -> Failure | None:

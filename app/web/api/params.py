@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -65,17 +64,14 @@ def query_with(request: web.Request, *names: str) -> Mapping[str, str]:
 
 async def read_body(request: web.Request) -> bytes:
     """Return the body; raise ``Failure`` if it is too large, too slow or broken in transit."""
-    limit, seconds = request.client_max_size, request.app[GATEWAY].settings.handshake_timeout
+    limit = request.client_max_size
     sentence = f"The body is larger than {limit} bytes; publish fewer events at once."
     if (request.content_length or 0) > limit:
         raise Failure("body_too_large", sentence)
     try:
-        async with asyncio.timeout(seconds):
-            return await request.read()
+        return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise Failure("body_too_large", sentence) from None
-    except TimeoutError:
-        raise Failure("body_too_slow", f"The body did not arrive within {seconds:g} s.") from None
     except web.RequestPayloadError:
         raise Failure("bad_body", "The body is broken or ended early; send it again.") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
@@ -32,7 +31,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     settings = request.app[GATEWAY].settings
     if not settings.http_keys:
         return render(request, "login.html", {"missing_key": True}, status=503)
-    given = await _read_key(request, settings.handshake_timeout)
+    given = await _read_key(request)
     key = settings.http_keys.find(given.strip()) if isinstance(given, str) else None
     if key is None:
         if wait := count_wrong_key(request, "a console login"):
@@ -47,7 +46,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _read_key(request: web.Request, seconds: float) -> object:
+async def _read_key(request: web.Request) -> object:
     """Return the field ``key`` of the form.
 
     aiohttp also reads forms with files, of which it writes each to the disk. A thousand empty ones take 0.1 s.
@@ -55,10 +54,7 @@ async def _read_key(request: web.Request, seconds: float) -> object:
     if request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType(text="Send the form as application/x-www-form-urlencoded.\n")
     try:
-        async with asyncio.timeout(seconds):
-            return (await request.clone(client_max_size=MAX_FORM).post()).get("key")
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="The form did not arrive in time.\n") from None
+        return (await request.clone(client_max_size=MAX_FORM).post()).get("key")
     except UnicodeDecodeError:
         raise web.HTTPBadRequest(text="The form is not in the charset that its Content-Type states.\n") from None
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,6 +18,7 @@ from wire import Peer
 
 from roomcast import Plugin
 from roomcast.web import body_limit
+from roomcast.web.server import Server
 
 pytest_plugins = ("loops",)
 LOOPS = ("uvloop", "asyncio")
@@ -117,6 +121,72 @@ async def test_a_body_that_never_comes_does_not_keep_the_connection(
         while server.ports[0].runner.server.connections:
             await asyncio.sleep(0.01)
     peer.close()
+
+
+READS: dict[str, Callable[[web.Request], Awaitable[Any]]] = {
+    "read": lambda request: request.read(),
+    "json": lambda request: request.json(),
+    "post": lambda request: request.post(),
+    "content": lambda request: request.content.read(),
+}
+
+
+def reading(read: Callable[[web.Request], Awaitable[Any]]) -> Plugin:
+    """Return a plugin with a route that reads its body."""
+    plugin = Plugin("reading", "For this test")
+
+    @plugin.route("POST", "/body", auth="public")
+    async def read_body(service, request) -> web.Response:
+        await read(request)
+        return web.Response(text="read")
+
+    return plugin
+
+
+async def post_to_plugin(server: Server, body: bytes) -> Peer:
+    """Send a request to the route of ``reading``, with the beginning of its body."""
+    peer = await Peer.connect(("127.0.0.1", server.port))
+    form = "Content-Type: application/x-www-form-urlencoded"
+    await peer.send(f"POST /plugins/reading/body HTTP/1.1\r\nHost: a\r\n{form}\r\nContent-Length: 100\r\n\r\n".encode())
+    await peer.send(body)
+    return peer
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+async def test_a_slow_body_of_a_plugins_route_is_408(
+    serve: Serve, read: Callable[[web.Request], Awaitable[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """HANDSHAKE_TIMEOUT is the time for all of the body, however it is read. A handler need not know it."""
+    server = await serve(plugins=[reading(read)], handshake_timeout=0.3)
+    peer = await post_to_plugin(server, b"a")
+    answered = asyncio.create_task(peer.head())
+    for _ in range(90):
+        if answered.done():
+            break
+        await peer.send(b"a")
+        await asyncio.sleep(0.02)
+    head = await answered
+    assert head.startswith(b"HTTP/1.1 408 ")
+    body = json.loads(await peer.read(int(re.search(rb"(?i)content-length: ([0-9]+)", head)[1])))
+    assert body == {"error": "The body did not arrive within 0.3 s.", "code": "body_too_slow"}
+    assert await peer.closes_cleanly()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    peer.close()
+
+
+async def test_a_handler_that_is_slow_itself_is_not_interrupted(serve: Serve) -> None:
+    """The time counts for the body only: it may be read later, and a handler that does not need it has more time."""
+
+    async def read_late(request: web.Request) -> None:
+        await asyncio.sleep(0.2)
+        await request.read()
+
+    for handler, body in ((read_late, bytes(100)), (lambda request: asyncio.sleep(0.2), b"a")):
+        server = await serve(plugins=[reading(handler)], handshake_timeout=0.1)
+        peer = await post_to_plugin(server, body)
+        head = await peer.head()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        peer.close()
 
 
 async def test_exceptions_of_aiohttp_are_sent_before_the_rest_is_discarded(serve: Serve) -> None:
