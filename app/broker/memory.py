@@ -41,6 +41,8 @@ MAX_HISTORY_BYTES: Final = 1024 * 1024 * 1024
 MAX_EXPIRING_BYTES: Final = 256 * 1024 * 1024
 
 _NOT_RUNNING = "The embedded broker is not running: it was closed, or not started yet."
+#: How many rooms that have had no event keep the history that a read began. Each takes about 0.6 KB.
+MAX_EMPTY_HISTORIES: Final = 100_000
 #: The number of rooms or keys that a sweep checks before it yields to other tasks, so that it blocks for about 1 ms.
 _SWEEP_SLICE = 1000
 #: After this many bytes of published events, with their overhead, a call suspends: about 1 ms, or 200 small events.
@@ -62,8 +64,9 @@ class MemoryBroker(MemoryUsers):
     keeps the order of events, a read before, so that its result is current. Others do not suspend, except ``close`` and
     ``sweep``.
 
-    A room is dropped if it had no event for its TTL, has no members and no marks, and is not subscribed. Its next event
-    begins a new epoch. Every other room keeps its epoch and offset, even when its last event has expired.
+    A room is dropped if it had no event for its TTL, has no members and no marks, and is not subscribed; earlier if it
+    had no event at all and is one of too many. Its next event begins a new epoch. Every other room keeps its epoch and
+    offset, even when its last event has expired.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class MemoryBroker(MemoryUsers):
         #: In order of the last event; the room with the newest one is last.
         self._logs: OrderedDict[str, EventLog] = OrderedDict()
         self._history_bytes = 0
+        #: Rooms whose history a read began, oldest first. Some have had events since then, or were dropped.
+        self._empty: dict[str, None] = {}
         self.marks: MemoryMarks = MemoryMarks(self._logs, self._check_running, self._read_ttl, self._clock)
         #: A dict instead of a set because it takes half the memory.
         self._subscribed: dict[str, None] = {}
@@ -263,6 +268,21 @@ class MemoryBroker(MemoryUsers):
     def _is_used(self, room: str) -> bool:
         return room in self._presence.rooms or room in self._subscribed or room in self.marks.rooms
 
+    def _create_empty_log(self, room: str, now: float) -> EventLog:
+        """Begin the history of a room that is read. If there are too many without events, drop the oldest one.
+
+        Otherwise one user who may join any room could begin any number of them.
+        """
+        self._empty.pop(room, None)
+        self._empty[room] = None
+        if len(self._empty) > MAX_EMPTY_HISTORIES:
+            oldest = next(iter(self._empty))
+            del self._empty[oldest]
+            log = self._logs.get(oldest)
+            if log is not None and not log.last_offset and not self._is_used(oldest):
+                del self._logs[oldest]
+        return self._create_log(room, now)
+
     def _create_log(self, room: str, now: float) -> EventLog:
         prefix = f"{self._process_id}{next(self._epochs)}-"
         log = self._logs[room] = EventLog(prefix, now, self._limits.of(room))
@@ -292,7 +312,7 @@ class MemoryBroker(MemoryUsers):
         """See ``Broker``. A room without a history begins one, so that clients can resume from ``last_id``."""
         await self._begin_read()
         now = self._clock()
-        log = self._logs.get(room) or self._create_log(room, now)
+        log = self._logs.get(room) or self._create_empty_log(room, now)
         self._history_bytes -= log.trim(now)
         last_id = f"{log.prefix}{log.last_offset}"
         events: Sequence[Event] | None

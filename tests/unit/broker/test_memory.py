@@ -26,6 +26,7 @@ from broker_contract import (
     split,
 )
 
+from roomcast.broker import memory
 from roomcast.broker.base import KEY_TTL, Event, History, Publication
 from roomcast.broker.event_log import EVENT_OVERHEAD
 from roomcast.broker.memory import MemoryBroker
@@ -364,6 +365,22 @@ async def test_histories_are_limited_together() -> None:
     await broker.publish("channel:998", b"")
     assert broker._history_bytes < 100_000
     await broker.close()
+
+
+async def test_reads_of_rooms_without_events_are_limited(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, the rooms that were read first are dropped, but none with events or members."""
+    monkeypatch.setattr(memory, "MAX_EMPTY_HISTORIES", 10)
+    await broker.subscribe(["channel:subscribed"])
+    await broker.enter("channel:entered", 7, "alice", 1)
+    kept = ["channel:subscribed", "channel:entered", "channel:published"]
+    ids = {room: (await broker.history(room)).last_id for room in [*kept, "channel:dropped"]}
+    await broker.publish("channel:published", b"event")
+    for number in range(100):
+        ids[f"channel:{number}"] = (await broker.history(f"channel:{number}")).last_id
+    assert len(broker._logs) == len(kept) + 10
+    for room in (*kept, "channel:90", "channel:99"):
+        assert (await broker.history(room, ids[room])).recovered
+    assert not (await broker.history("channel:dropped", ids["channel:dropped"])).recovered
 
 
 async def test_the_size_of_histories_is_counted() -> None:
