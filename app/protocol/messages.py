@@ -26,6 +26,8 @@ _is_room: Final = re.compile(ROOM_PATTERN.replace("$", r"\Z")).match
 
 #: The maximum length of the ``id`` and ``key`` of a request, in characters.
 MAX_KEY: Final = 128
+#: How many characters of an unknown field's name a refusal repeats.
+_MAX_NAME: Final = 200
 #: How many events of a room's history a client may ask for at once.
 MAX_PAGE: Final = 200
 #: The numbers that can be an ``id``: orjson can encode them in the reply.
@@ -143,7 +145,9 @@ def refuse_other_fields(request: Request, *fields: str) -> None:
             *others, last = fields or ("no data",)
             known = f"{'only ' * bool(fields)}{', '.join(others)}{' and ' * bool(others)}{last}"
             raise Refused(
-                "invalid_data", f"data.{field[:60]}: {request.type} takes {known}.", {field: ["Unknown field."]}
+                "invalid_data",
+                f"data.{field[:60]}: {request.type} takes {known}.",
+                {field[:_MAX_NAME]: ["Unknown field."]},
             )
 
 

@@ -248,6 +248,13 @@ def test_fields_beyond_the_known_are_refused():
         messages.refuse_other_fields(Request("join_room", data={"c": "x", "d": "y"}), "a", "b", "c")
 
 
+def test_a_long_unknown_field_is_cut():
+    """The error for a field with a long name is short."""
+    with pytest.raises(Refused) as caught:
+        messages.refuse_other_fields(Request("ping", data={"n" * 60_000: 1}))
+    assert len(messages.error(caught.value)) < 1000
+
+
 # Building.
 
 
