@@ -8,6 +8,7 @@ from typing import Any, Final
 from ..broker.base import MAX_PAGE_MEMBERS, UserId
 from ..builtin_events import UserJoined, UserLeft, UserUpdated
 from ..errors import Unavailable
+from ..failure_log import FailureLog
 from ..protocol import frames, messages
 from .client import Client
 from .history_limit import LimitedHistory
@@ -33,6 +34,7 @@ class Presence:
         self._limit: Final = limit
         self._broker: Final = node.broker
         self._delivery: Final = node.delivery
+        self._failures: Final = FailureLog(log)
         self._joined: Final = node.registry.event(UserJoined).type
         self._left: Final = node.registry.event(UserLeft).type
         self._updated: Final = node.registry.event(UserUpdated).type
@@ -59,7 +61,8 @@ class Presence:
         try:
             await self._broker.enter(room, identity.user_id, identity.username, client.id)
         except Unavailable as error:
-            log.warning("user_joined of user %s in %s is announced late: %s", identity.user_id, room, error.detail)
+            text = f"user_joined of user {identity.user_id} in {room} is announced late: {error.detail}"
+            self._failures.add("join", text)
 
     async def leave(self, client: Client, room: str, *, is_lost: bool) -> None:
         """Record that ``client`` left ``room``; see ``Broker.leave``. If the broker is unavailable, only log that."""
@@ -75,7 +78,8 @@ class Presence:
         try:
             await self._broker.leave(room, user_id, client.id, is_lost=is_lost)
         except Unavailable as error:
-            log.warning("user_left of user %s in %s is announced late or not at all: %s", user_id, room, error.detail)
+            text = f"user_left of user {user_id} in {room} is announced late or not at all: {error.detail}"
+            self._failures.add("leave", text)
 
     # Announcements.
 

@@ -11,7 +11,7 @@ from ..errors import FORBIDDEN, InvalidEvent, Refused, Unavailable
 from ..failure_log import EXCEPTION_LINES, FailureLog, place_of
 from ..protocol import messages
 from ..protocol.messages import Request
-from .audit_log import log_user_event
+from .audit_log import Denials
 from .client import Client
 from .node import Node
 from .rules import JoinForbidden
@@ -27,6 +27,7 @@ class Replies:
         self._closes_on_forbidden: Final = node.settings.forbidden_join == "close"
         self._unavailable: Final = FailureLog(log)
         self._exceptions: Final = FailureLog(log, EXCEPTION_LINES)
+        self._denials: Final = Denials()
 
     def send_result(self, client: Client, request: Request, command: Command, result: Mapping[str, Any] | None) -> None:
         """Send the result of a command's handler. A result that is not a JSON object becomes the error ``internal``."""
@@ -47,7 +48,7 @@ class Replies:
             refused = error
         elif isinstance(error, JoinForbidden):
             refused = error.refused
-            log_user_event("join refused", client, str(refused))
+            self._denials.add("join refused", client, str(refused))
         elif isinstance(error, Unavailable):
             refused = Refused("unavailable", f"{request.type} could not be carried out now; try again soon. {error}")
             if error.detail != str(error):

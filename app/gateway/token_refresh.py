@@ -11,7 +11,7 @@ from ..backoff import Backoff
 from ..errors import INTERNAL_ERROR, AuthenticationFailed, Refused, Unavailable
 from ..protocol import messages
 from ..protocol.messages import Request
-from .audit_log import log_user_event
+from .audit_log import Denials, log_user_event
 from .client import Client
 from .node import Node
 from .rate_limit import TOKEN_COST
@@ -42,6 +42,7 @@ class TokenRefresh:
         self._revocations: Final = revocations
         self._rooms: Final = rooms
         self._rules: Final = rules
+        self._denials: Final = Denials()
         #: The memberships whose rule is being evaluated.
         self._under_review: Final[set[tuple[Client, str]]] = set()
 
@@ -56,10 +57,10 @@ class TokenRefresh:
             identity = self._authenticator.verify(token)
             await self._revocations.check(identity)
         except AuthenticationFailed as failed:
-            log_user_event("new token refused", client, str(failed))
+            self._denials.add("new token refused", client, str(failed))
             raise Refused("bad_token", f"The new token is refused. {failed}") from None
         if identity.user_id != client.identity.user_id:
-            log_user_event("new token refused", client, f"it is of user {identity.user_id}")
+            self._denials.add("new token refused", client, f"it is of user {identity.user_id}")
             raise Refused("bad_token", "The new token is another user's; reconnect to change the user.")
         client.identity = identity
         client.send_json(messages.reply("token_refreshed", {"expires": identity.expires}, id=request.id))

@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+import pytest
 import websockets
 from handshakes import request
 from sample_commands import SampleCommands
@@ -15,6 +16,8 @@ from serving import PATH, Serve, User, call, connect, refused, token_for, url
 from waiting import wait_until
 from wire import Peer, masked
 
+from roomcast.failure_log import report_uncounted
+from roomcast.gateway.audit_log import DENIAL_LINES
 from roomcast.logs import RedactingFilter
 from roomcast.protocol.frames import TEXT
 from roomcast.web import failure_logs
@@ -75,6 +78,27 @@ async def test_security_events_are_logged(serve: Serve, caplog) -> None:
         f"removed from a room: {who}: {ROOM}",
     ):
         assert line in caplog.messages
+
+
+@pytest.mark.parametrize("what", ["join refused", "new token refused"])
+async def test_a_user_that_repeats_what_is_denied_leaves_few_lines(serve: Serve, what: str, caplog) -> None:
+    """Each user has some lines a minute, so others remain visible. The last line has the number of the rest."""
+    caplog.set_level(logging.INFO)
+    server = await serve(forbidden_join="keep", ws_message_rate=0)
+    async with connect(server, rooms=[]) as alice, connect(server, 2, "bob", rooms=[]) as bob:
+        for user, count in ((alice, DENIAL_LINES + 3), (bob, 1)):
+            for id in range(count):
+                if what == "join refused":
+                    await user.send("join_room", ROOM, id=id)
+                else:
+                    await user.send("refresh_token", data={"token": "x"}, id=id)
+                while (await user.recv())["type"] != "error":
+                    pass
+    report_uncounted(is_last=True)
+    lines = [message for message in caplog.messages if message.startswith(f"{what}: user 1 (alice)")]
+    assert len(lines) == DENIAL_LINES + 1
+    assert lines[-1].endswith("(failures since the last such line: 3)")
+    assert len([message for message in caplog.messages if message.startswith(f"{what}: user 2 (bob)")]) == 1
 
 
 WAYS = [
