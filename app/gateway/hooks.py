@@ -34,6 +34,9 @@ log = logging.getLogger("roomcast.hooks")
 
 #: How many calls of ``after_publish`` hooks may run or wait on a node. Further events are not passed to the hook.
 MAX_WAITING: Final = 10_000
+#: How many joins and leaves of one user in one room wait for their hooks. Beyond that, a leave and the next join cancel
+#: each other. On Redis, only one waits here, and the others there (``lua/presence.lua``).
+MAX_CHANGES: Final = 16
 #: How long ``finish`` waits for hooks that run, in seconds.
 _FINISH_TIMEOUT: Final = 5.0
 
@@ -99,18 +102,25 @@ class Hooks:
     def member_changed(self, room: str, user_id: UserId, username: str, has_joined: bool) -> asyncio.Future[Any]:
         """Call the hooks for a user who has joined or left a room; see ``Listener.on_membership``.
 
-        The members of a personal room tell if its user is online.
+        The members of a personal room tell if its user is online. The changes of one user in one room are handled one
+        after the other.
         """
-        started = []
+        key = (room, user_id)
+        if self._tasks.drop_last(key, MAX_CHANGES):  # the last one is the opposite of this one
+            cancelled_out: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            cancelled_out.set_result(None)
+            return cancelled_out
+        return self._tasks.start(key, self._call_for_member, room, user_id, username, has_joined)
+
+    async def _call_for_member(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
         if room == personal_room(user_id):
-            for hook in self._online[has_joined]:
-                key = (hook.plugin, room, user_id)
-                started.append(self._tasks.start(key, self.calls.notify, hook, self._service(hook), user_id))
+            calls = [self.calls.notify(hook, self._service(hook), user_id) for hook in self._online[has_joined]]
         else:
-            for hook in self._members[has_joined].get(room.partition(":")[0], ()):
-                context = MemberContext(self._hosts[hook.plugin], room, user_id, username)
-                started.append(self._tasks.start((hook.plugin, room, user_id), self.calls.notify, hook, context))
-        return asyncio.gather(*started)
+            calls = [
+                self.calls.notify(hook, MemberContext(self._hosts[hook.plugin], room, user_id, username))
+                for hook in self._members[has_joined].get(room.partition(":")[0], ())
+            ]
+        await asyncio.gather(*calls)
 
     # Events.
 

@@ -39,6 +39,20 @@ class OrderedTasks:
         queue.append((function, arguments, done))
         return done
 
+    def drop_last(self, key: Hashable, above: int) -> bool:
+        """Drop the last function that waits under ``key`` if more than ``above`` run or wait; return True if so.
+
+        Its future is done.
+        """
+        queue = self._queues.get(key)
+        if queue is None or len(queue) <= above:
+            return False
+        *_, done = queue.pop()
+        self.count -= 1
+        if not done.done():
+            done.set_result(None)
+        return True
+
     async def _run(self, key: Hashable, queue: deque[_Work]) -> None:
         try:
             while queue:

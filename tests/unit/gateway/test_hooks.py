@@ -90,6 +90,34 @@ async def test_joins_and_leaves(serve: Serve) -> None:
     assert calls == [("join", ROOM, 1, "alice"), ("leave", ROOM, 1, "alice")] * 2
 
 
+async def test_joins_and_leaves_that_wait_cancel_each_other(serve: Serve) -> None:
+    """A user that joins and leaves faster than the hooks end causes few calls; the last one has the last state."""
+    plugin, calls, may_end = Plugin("watcher"), [], asyncio.Event()
+
+    @plugin.on_join("channel")
+    async def joined(ctx: MemberContext) -> None:
+        await may_end.wait()
+        calls.append("join")
+
+    @plugin.on_leave("channel")
+    async def left(ctx: MemberContext) -> None:
+        await may_end.wait()
+        calls.append("leave")
+
+    server = await serve(plugins=[plugin], presence_grace=0.0, ws_message_rate=0)
+    async with connect(server) as alice:
+        for _ in range(50):
+            await alice.join(ROOM)
+            await alice.send("leave_room", ROOM)
+            await alice.recv_type("left_room")
+        await alice.join(ROOM)
+        may_end.set()
+        await wait_until(lambda: len(calls) == hooks.MAX_CHANGES + 1)
+        assert calls == ["join", "leave"] * (hooks.MAX_CHANGES // 2) + ["join"]
+    await wait_until(lambda: calls[-1] == "leave")
+    assert len(calls) == hooks.MAX_CHANGES + 2
+
+
 async def test_joins_in_large_rooms(serve: Serve) -> None:
     """Joins are not announced above ``ANNOUNCE_MAX``, but hooks are called."""
     plugin, calls = Plugin("watcher"), []
