@@ -113,14 +113,16 @@ class Hooks:
         return self._tasks.start(key, self._call_for_member, room, user_id, username, has_joined)
 
     async def _call_for_member(self, room: str, user_id: UserId, username: str, has_joined: bool) -> None:
+        started = []
         if room == personal_room(user_id):
-            calls = [self.calls.notify(hook, self._service(hook), user_id) for hook in self._online[has_joined]]
+            for hook in self._online[has_joined]:
+                key = (hook.plugin, room, user_id)
+                started.append(self._tasks.start(key, self.calls.notify, hook, self._service(hook), user_id))
         else:
-            calls = [
-                self.calls.notify(hook, MemberContext(self._hosts[hook.plugin], room, user_id, username))
-                for hook in self._members[has_joined].get(room.partition(":")[0], ())
-            ]
-        await asyncio.gather(*calls)
+            for hook in self._members[has_joined].get(room.partition(":")[0], ()):
+                context = MemberContext(self._hosts[hook.plugin], room, user_id, username)
+                started.append(self._tasks.start((hook.plugin, room, user_id), self.calls.notify, hook, context))
+        await asyncio.gather(*started)
 
     # Events.
 

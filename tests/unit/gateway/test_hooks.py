@@ -90,6 +90,33 @@ async def test_joins_and_leaves(serve: Serve) -> None:
     assert calls == [("join", ROOM, 1, "alice"), ("leave", ROOM, 1, "alice")] * 2
 
 
+async def test_the_hooks_of_a_plugin_for_one_join(serve: Serve) -> None:
+    """They run one after the other, and those of another plugin at the same time."""
+    slow, other = Plugin("slow"), Plugin("zealous")
+    calls: list[str] = []
+    may_end = asyncio.Event()
+
+    @slow.on_join("channel")
+    async def first(ctx: MemberContext) -> None:
+        await may_end.wait()
+        calls.append("first")
+
+    @slow.on_join("channel")
+    async def second(ctx: MemberContext) -> None:
+        calls.append("second")
+
+    @other.on_join("channel")
+    async def elsewhere(ctx: MemberContext) -> None:
+        calls.append("other")
+        may_end.set()
+
+    server = await serve(plugins=[slow, other])
+    async with connect(server) as alice:
+        await alice.join(ROOM)
+        await wait_until(lambda: len(calls) == 3)
+    assert calls == ["other", "first", "second"]
+
+
 async def test_joins_and_leaves_that_wait_cancel_each_other(serve: Serve) -> None:
     """A user that joins and leaves faster than the hooks end causes few calls; the last one has the last state."""
     plugin, calls, may_end = Plugin("watcher"), [], asyncio.Event()
