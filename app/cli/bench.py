@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from ..errors import RoomcastError, SettingsError
+from ..errors import SettingsError
 from ..secret_files import FILE_SUFFIX, read_secret
 from ..workers.process import raise_file_limit
 from . import bench_results, tokens
@@ -75,7 +75,7 @@ def bench(
     """
     limit = raise_file_limit()
     if limit is not None and connections > limit - _OTHER_FILES:
-        raise RoomcastError(f"{connections} connections need as many open files, and {limit} are allowed (ulimit -n).")
+        raise SettingsError(f"{connections} connections need as many open files, and {limit} are allowed (ulimit -n).")
     plan = Plan(
         target=parse_target(url),
         tokens=_tokens(connections, token, token_secret),

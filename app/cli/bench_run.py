@@ -17,7 +17,7 @@ import orjson
 
 from ..errors import RoomcastError
 from .bench_results import Latencies, Result, explain_result
-from .exit_status import Unreachable
+from .exit_status import Denied, Unreachable
 from .target import Target
 from .websocket_client import End, WebSocketClient
 
@@ -30,6 +30,9 @@ JOIN_TIMEOUT: Final = 30.0
 _MARK: Final = b'"content":"@'
 _TIME_DIGITS: Final = 20
 _PUBLISHER_DIGITS: Final = 8
+
+#: The close codes and the codes of errors that mean that a token is wrong, or does not allow the room.
+_DENIED: Final = frozenset({"4401", "4403", "bad_token", "forbidden"})
 
 
 class Plan(NamedTuple):
@@ -145,7 +148,10 @@ class Bench:
         seconds = time.monotonic() - begun
         joined = interleave(list(self._members.values()))
         if not joined:
-            raise RoomcastError(f"No connection could join its room ({self._problems()}).")
+            problems = self._refused + self._closes + self._errors
+            kind = Denied if all(what.split()[0] in _DENIED for what in problems) else RoomcastError
+            shown = ", ".join(f"{number} x {what}" for what, number in problems.most_common())
+            raise kind(f"No connection could join its room ({shown}).")
         self._publishers = joined[: self.plan.publishers]
         self._numbers = {member: number for number, member in enumerate(self._publishers)}
         return self.opened / seconds
@@ -263,10 +269,6 @@ class Bench:
             else:
                 state = f"{sum(map(len, self._members.values())):,} of {len(self.plan.tokens):,} connections"
             self._progress(f"{time.monotonic() - begun:4.0f} s: {state}")
-
-    def _problems(self) -> str:
-        problems = self._refused + self._closes + self._errors
-        return ", ".join(f"{number} x {what}" for what, number in problems.most_common())
 
     def _result(self, handshakes: float, seconds: float, delivered: int, cpu: float) -> Result:
         latency = self._latencies.quantile

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import PluginError, RoomcastError, SettingsError
 
-#: The server refused the request, a check failed, or what was asked for is not so.
+#: The server refused the request or could not start, a check failed, or what was asked for is not so.
 REFUSED: Final = 1
 #: The options, the settings or the plugins are wrong. Click uses this status for wrong options.
 BAD_INPUT: Final = 2

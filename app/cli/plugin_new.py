@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from .. import registry
-from ..errors import PluginError, RoomcastError
+from ..errors import PluginError
 from ..workers.process import VERSION
 from .options import json_option
 from .plugin_files import FILES
@@ -57,7 +57,7 @@ def module_of(name: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ``RoomcastError`` if no plugin can have this name here."""
+    """Raise ``click.BadParameter`` if no plugin can have this name here."""
     word = name.replace("-", "_")
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise click.BadParameter(
@@ -80,7 +80,7 @@ def check_name(name: str) -> None:
 
 
 def write_package(name: str, root: Path) -> list[Path]:
-    """Write the files of the plugin ``name`` to ``root``; return them. Raises ``RoomcastError`` if one exists."""
+    """Write the files of the plugin ``name`` to ``root``; return them. Raises ``click.BadParameter`` if one exists."""
     values = {
         "name": name,
         "title": name.replace("_", " ").capitalize(),
@@ -90,11 +90,15 @@ def write_package(name: str, root: Path) -> list[Path]:
     }
     files = {root / path.replace("MODULE", values["module"]): text for path, text in FILES.items()}
     if existing := next((path for path in files if path.exists()), None):
-        raise RoomcastError(f"{existing} exists already; nothing was written. Give another --directory.")
+        raise click.BadParameter(
+            f"{existing} exists already; nothing was written. Give another directory.", param_hint="--directory"
+        )
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(Template(text).substitute(values), encoding="utf-8")
         except OSError as error:
-            raise RoomcastError(f"{path} cannot be written: {error.strerror}.") from error
+            raise click.BadParameter(
+                f"{path} cannot be written: {error.strerror}.", param_hint="--directory"
+            ) from error
     return [*files]

@@ -15,7 +15,7 @@ from prometheus_client import disable_created_metrics, start_http_server
 
 from .. import logs, output
 from ..broker.redis.urls import Target
-from ..errors import SettingsError
+from ..errors import SettingsError, Unavailable
 from ..relay import redis_stream, schema
 from ..relay.metrics import RelayMetrics
 from ..relay.publisher import Publisher
@@ -25,6 +25,7 @@ from ..settings import Settings
 from ..web.tcp_sockets import bracketed
 from ..workers.process import redis_target
 from ..workers.process_signals import Control, handle_signals
+from .exit_status import Unreachable
 from .options import json_option, run, url_option
 from .printing import print_json
 from .target import DEFAULT_HTTP_URL, parse_target
@@ -94,7 +95,10 @@ def relay(
     settings = Settings.from_env(jwt_secret=secrets.token_hex(32), jwt_public_key=None)
     source, retry = _postgres(dsn) if dsn is not None else _redis(stream or "", settings)
     if retry_failed:
-        count = run(retry())
+        try:
+            count = run(retry())
+        except Unavailable as error:
+            raise Unreachable(error.detail) from error
         if as_json:
             print_json({"events": count})
         else:

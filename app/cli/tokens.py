@@ -11,8 +11,8 @@ from typing import Any, Final
 import click
 import jwt
 
-from ..auth.identity import Authenticator, make_token
-from ..errors import AuthenticationFailed, RoomcastError, SettingsError
+from ..auth.identity import Authenticator
+from ..errors import AuthenticationFailed, SettingsError
 from ..protocol.user_id import FORM, parse_user_id
 from ..secret_files import read_secret
 from ..settings import Settings
@@ -103,22 +103,23 @@ def mint(
 
     ``expires_in`` is in seconds. ``JWT_AUDIENCE`` and ``JWT_ISSUER`` become the claims ``aud`` and ``iss``, and the
     current time becomes ``iat``: without it the token would count as older than any revocation. ``claims`` take
-    precedence. Raises ``RoomcastError`` if the server would refuse the token.
+    precedence. Raises ``SettingsError`` if the server would refuse the token.
     """
     assert settings.jwt_secret is not None
-    own = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "iat": int(time.time())}
-    extra = {name: value for name, value in own.items() if value is not None} | dict(claims or {})
-    signed = make_token(
-        settings.jwt_keys[0],
-        user_id=user,
-        username=username,
-        rooms=rooms,
-        expires_in=expires_in,
-        algorithm=settings.jwt_algorithms[0],
-        **extra,
-    )
+    own = {"aud": settings.jwt_audience, "iss": settings.jwt_issuer, "iat": int(time.time()), "username": username}
+    payload = {
+        "user_id": user,
+        "rooms": list(rooms),
+        "exp": round(time.time() + expires_in, 3),
+        **{name: value for name, value in own.items() if value is not None},
+        **(claims or {}),
+    }
+    try:
+        signed = jwt.encode(payload, settings.jwt_keys[0], settings.jwt_algorithms[0])
+    except TypeError as error:  # such as an issuer that is not text
+        raise SettingsError(f"This token cannot be signed. {error}") from None
     try:
         Authenticator(settings).verify(signed)
     except AuthenticationFailed as failed:
-        raise RoomcastError(f"A server would refuse this token. {failed}") from None
+        raise SettingsError(f"A server would refuse this token. {failed}") from None
     return signed

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection, conninfo, errors
 
 from ..backoff import Backoff, wait_at_most
-from ..errors import RoomcastError
+from ..errors import RoomcastError, SettingsError, Unavailable
 from . import schema
 from .metrics import RelayMetrics
 from .outage import first_cause
@@ -78,18 +78,23 @@ class Row(NamedTuple):
 
 
 async def retry_failed(dsn: str) -> int:
-    """Put the rows that were set aside at the end of the outbox again; return their number."""
-    async with _connection(dsn) as connection:
-        try:
+    """Put the rows that were set aside at the end of the outbox again; return their number.
+
+    Raises what ``run`` raises, and ``Unavailable`` if PostgreSQL does not work.
+    """
+    try:
+        async with _connection(dsn) as connection:
             return (await connection.execute(schema.RETRY_FAILED)).rowcount
-        except errors.UndefinedTable:
-            raise RoomcastError(_NO_TABLE) from None
+    except errors.UndefinedTable:
+        raise RoomcastError(_NO_TABLE) from None
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        raise Unavailable("The events cannot be moved now.", f"PostgreSQL does not work: {_reason(error)}.") from error
 
 
 async def run(dsn: str, publisher: Publisher, metrics: RelayMetrics, stop: asyncio.Event) -> None:
     """Publish rows until ``stop`` is set. Waits for a server that cannot be reached.
 
-    Raises ``RoomcastError`` if the DSN is wrong or the table does not exist.
+    Raises ``SettingsError`` if the DSN is wrong, and ``RoomcastError`` if the table does not exist.
     """
     backoff = Backoff(0.2, 10.0, jitter=0.5)
     while not stop.is_set():
@@ -107,20 +112,26 @@ async def run(dsn: str, publisher: Publisher, metrics: RelayMetrics, stop: async
             if not isinstance(cause, psycopg.Error | OSError | TimeoutError):
                 raise
             pause = backoff.next_pause()
-            reason = " ".join(str(cause or "it has not answered").split())
-            log.warning("PostgreSQL does not work: %s; the relay tries again in %.1f s", reason, pause)
+            log.warning("PostgreSQL does not work: %s; the relay tries again in %.1f s", _reason(cause), pause)
             await wait_at_most(stop, pause)
         finally:
             metrics.connected.set(0)
             metrics.partitions.set(0)
 
 
+def _reason(error: BaseException) -> str:
+    """Return the text of an error on one line, without a period."""
+    return " ".join(str(error).split()).rstrip(".") or "it has not answered"
+
+
 @contextlib.asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[AsyncConnection[Any]]:
     try:
         given = conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise RoomcastError(f"The value of --postgres is not a DSN: {error}") from None
+    except psycopg.ProgrammingError:  # its text may contain the password
+        raise SettingsError(
+            "The value of --postgres is not a DSN such as postgresql://user:password@host/database."
+        ) from None
     options = {name: value for name, value in _DEFAULTS.items() if name not in given}
     async with await AsyncConnection.connect(conninfo.make_conninfo(dsn, **options), autocommit=True) as connection:
         await connection.execute(_KEEPALIVE)

@@ -96,8 +96,7 @@ async def run(target: Target, stream: str, publisher: Publisher, metrics: RelayM
             if not isinstance(cause, Unavailable | ReplyError | OSError | TimeoutError):
                 raise
             pause = backoff.next_pause()
-            reason = cause.detail if isinstance(cause, Unavailable) else cause
-            log.warning("Redis at %s does not work: %s; the relay tries again in %.1f s", target.safe, reason, pause)
+            log.warning("%s; the relay tries again in %.1f s", _reason(target, cause), pause)
             await wait_at_most(stop, pause)
         finally:
             metrics.connected.set(0)
@@ -107,10 +106,19 @@ async def run(target: Target, stream: str, publisher: Publisher, metrics: RelayM
 
 
 async def retry_failed(target: Target, stream: str) -> int:
-    """Add the entries that were set aside to the stream again; return their number. Raises ``Unavailable``."""
+    """Add the entries that were set aside to the stream again; return their number.
+
+    Raises ``Unavailable`` if Redis does not work, and ``SettingsError`` if the certificates cannot be used.
+    """
     tls = create_context(target.tls) if target.tls is not None else None
-    keys = StreamKeys.of(stream)
-    connection = await _connect(create_topology(target, _TIMEOUT, lambda: tls), target, tls, stream)
+    topology = create_topology(target, _TIMEOUT, lambda: tls)
+    try:
+        return await _retry_failed(await _connect(topology, target, tls, stream), StreamKeys.of(stream))
+    except (Unavailable, ReplyError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"{_reason(target, error)}.") from error
+
+
+async def _retry_failed(connection: RedisConnection, keys: StreamKeys) -> int:
     count = 0
     try:
         while entries := await connection.execute("XRANGE", keys.failed, "-", "+", "COUNT", str(_COUNT)):
@@ -124,6 +132,12 @@ async def retry_failed(target: Target, stream: str) -> int:
     finally:
         connection.abort("it is no longer needed")
     return count
+
+
+def _reason(target: Target, error: BaseException) -> str:
+    """Return a sentence without a period."""
+    cause = error.detail if isinstance(error, Unavailable) else error
+    return f"Redis at {target.safe} does not work: {str(cause or 'it has not answered').rstrip('.')}"
 
 
 async def _connect(topology: Topology, target: Target, tls: ssl.SSLContext | None, key: str) -> RedisConnection:

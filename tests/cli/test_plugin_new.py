@@ -84,7 +84,7 @@ def test_nothing_is_overwritten(tmp_path):
     """If a file exists, nothing is written, and the error names the file."""
     (tmp_path / "README.md").write_text("mine")
     done = invoke("plugin", "new", "polls", "--directory", str(tmp_path))
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "README.md exists already; nothing was written" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"

@@ -78,6 +78,22 @@ def test_mistakes(postgres_server: PostgresServer) -> None:
     assert "--metrics is 'x'" in refusal("relay", "--postgres", dsn, "--metrics", "x", API_KEY=API_KEY)
 
 
+@pytest.mark.parametrize(
+    ("args", "status", "sentence"),
+    [
+        (("--postgres", "hunter2"), 2, "The value of --postgres is not a DSN such as postgresql://"),
+        (("--postgres", "postgresql://app:hun%ter2@db/app"), 2, "The value of --postgres is not a DSN such as"),
+        (("--postgres", "host=127.0.0.1 port=1 password=hunter2"), 3, "PostgreSQL does not work: connection failed"),
+        (("--redis-stream", "outbox"), 3, "Redis at redis://127.0.0.1:1 does not work: "),
+    ],
+)
+def test_events_that_cannot_be_retried_now(args: tuple[str, ...], status: int, sentence: str) -> None:
+    """The status shows if the source is wrong or unreachable, and the sentence has no password."""
+    found = refusal("relay", "--retry-failed", *args, status=status, REDIS_URL="redis://:hunter2@127.0.0.1:1")
+    assert found.startswith(sentence)
+    assert "hunter2" not in found and "hun%ter2" not in found
+
+
 def test_without_psycopg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says what to install."""
     (tmp_path / "psycopg.py").write_text("raise ImportError('no psycopg')\n")

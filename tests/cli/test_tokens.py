@@ -77,6 +77,18 @@ def test_a_token_that_no_server_would_accept_is_not_printed():
         assert "--user-id: it must be a text of 1 to 255 characters" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["secret", "algorithm", "expires_in", "settings", "claims", "self"])
+def test_a_claim_may_have_any_other_name(name):
+    """Names of parameters are claims like others."""
+    assert identity_of("--user-id", "1", "--claim", f"{name}=x").claims == {name: "x"}
+
+
+@pytest.mark.parametrize("claim", ["nbf=9999999999", "iat=9999999999", "iss=5", "aud=x", "n=NaN"])
+def test_claims_that_a_server_would_refuse(claim):
+    """The sentence has the reason, and the status is that of wrong options."""
+    assert "oken" in refusal("token", "--user-id", "1", "--claim", claim, JWT_SECRET=SECRET)
+
+
 @pytest.mark.parametrize("claim", ["exp=1", "rooms=[]", "novalue", "=x"])
 def test_claims_with_an_option_of_their_own_are_refused(claim):
     """--claim refuses the claims of other options, such as the user id and the rooms."""
