@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -64,7 +65,11 @@ class Gateway:
     ``services``.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, broker: Broker) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, broker: Broker, states: Mapping[str, State] | None = None
+    ) -> None:
+        """``states`` are existing states of plugins, by their names. Other plugins get an empty one."""
+        states = states or {}
         plugin_settings = registry.plugin_settings(settings)
         registry.activate(settings)
         node = Node.create(settings, registry, broker)
@@ -106,7 +111,7 @@ class Gateway:
             hosts[name] = PluginNode(
                 name=name,
                 settings=plugin_settings.get(name),
-                state=State(name),
+                state=states.get(name) or State(name),
                 metric_sources=self.metric_sources,
                 node_id=node.id,
                 broker=broker,

@@ -69,7 +69,8 @@ class _Recording:
         loop = _running_loop() or self._loop  # there is none in a thread
         if self._gateway is None or self._loop is not loop:
             self._loop = loop
-            self._gateway = gateway = Gateway(self.settings, registry_with([self._plugin]), self.broker)
+            states = {self._plugin.name: self.state}  # for hooks that the gateway calls
+            self._gateway = gateway = Gateway(self.settings, registry_with([self._plugin]), self.broker, states)
             self.broker.use(gateway)
             enter(gateway)
         return self._gateway.services[self._plugin.name]._host

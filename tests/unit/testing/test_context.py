@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from marshmallow import Schema, fields
+from waiting import wait_until
 
 from roomcast import Context, MemberContext, Plugin, Refused, Service
 from roomcast.errors import InvalidEvent
@@ -177,6 +178,29 @@ async def test_a_service() -> None:
     with pytest.raises(web.HTTPNotFound):
         await show(again, make_mocked_request("GET", "/2", match_info={"poll": "2"}))
     assert (await show(again, make_mocked_request("GET", "/1", match_info={"poll": "1"}))).text == "2"
+
+
+async def test_hooks_of_a_publish_have_the_state() -> None:
+    """A publish calls the hooks of the plugin, which see the ``state`` that the test has set."""
+    plugin, room = Plugin("counted"), "channel:1"
+    plugin.event("counted.done")(Voted)
+
+    @plugin.before_publish("counted.done")
+    async def before(service: Service, event: dict[str, Any]) -> None:
+        service.state.seen.append(("before", event["data"]["option"]))
+
+    @plugin.after_publish("counted.done")
+    async def after(service: Service, event: dict[str, Any]) -> None:
+        service.state.seen.append(("after", event["data"]["option"]))
+
+    service = make_service(plugin)
+    service.state.seen = seen = []
+    await service.publish(Voted, room, {"option": 1})
+    await wait_until(lambda: len(seen) == 2)
+    await make_context(plugin, room=room, like=service).publish(Voted, {"option": 2})
+    await make_member_context(plugin, room, like=service).publish(Voted, room, {"option": 3})
+    await wait_until(lambda: len(seen) == 6)
+    assert sorted(seen) == [(when, option) for when in ("after", "before") for option in (1, 2, 3)]
 
 
 def test_a_service_without_a_running_loop() -> None:
