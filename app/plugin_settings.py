@@ -16,7 +16,8 @@ checkers, and the words are what ``roomcast plugins`` and error messages show.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -109,15 +110,23 @@ class PluginSettings(NamedTuple):
     cls: type
     settings: tuple[PluginSetting, ...]
 
-    def read(self, variables: Mapping[str, str]) -> Any:
-        """Return an instance with the values of ``variables``; raise ``SettingsError``."""
+    def read(self, variables: Mapping[str, str], warn: Callable[[str], object] = lambda sentence: None) -> Any:
+        """Return an instance with the values of ``variables``; raise ``SettingsError``.
+
+        ``warn`` is called with the text of each warning of the class (``warnings.warn``): a value works, but is risky.
+        """
         env = Environ(variables)
         values = {one.field: one.read(env, self.plugin) for one in self.settings}
-        try:
-            return self.cls(**values)
-        except ValueError as error:
-            reason = str(error).rstrip(".")
-            raise SettingsError(f"The settings of plugin {self.plugin!r} are wrong: {reason}.") from error
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            try:
+                instance = self.cls(**values)
+            except ValueError as error:
+                reason = str(error).rstrip(".")
+                raise SettingsError(f"The settings of plugin {self.plugin!r} are wrong: {reason}.") from error
+        for one in found:
+            warn(str(one.message))
+        return instance
 
 
 def declared_settings(plugin: str, cls: Any) -> PluginSettings:

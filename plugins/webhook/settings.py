@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from base64 import b64decode
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from yarl import URL
 
@@ -44,6 +46,13 @@ class WebhookSettings:
             )
         for secret in self.secret:
             check_secret(secret)
+        url = URL(self.url)
+        if url.scheme == "http" and not _is_private(url.host or ""):
+            warnings.warn(
+                f"WEBHOOK_URL begins with http://, so the events can be read on the way to {url.host}; use https:// "
+                "outside of a private network.",
+                stacklevel=3,
+            )
 
 
 def check_url(url: str) -> None:
@@ -55,6 +64,14 @@ def check_url(url: str) -> None:
         parsed = URL()
     if parsed.scheme not in ("http", "https") or not parsed.host or not parsed.port:
         raise ValueError("WEBHOOK_URL must be a URL like https://example.com/webhooks")
+
+
+def _is_private(host: str) -> bool:
+    """Return True if ``host`` is in a private network by its address, or by a name that no public DNS has."""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
 
 
 def check_secret(secret: str) -> None:

@@ -94,6 +94,14 @@ def test_an_unknown_name_in_plugins(command: str) -> None:
         assert refusal(command, **given) == sentence
 
 
+def test_doctor_warns_of_risky_settings() -> None:
+    """The warning is that of the plugin, and is not a failure."""
+    given = {"JWT_SECRET": SECRET, "WEBHOOK_SECRET": f"whsec_{'QUFB' * 11}", "WEBHOOK_URL": "http://example.com/"}
+    found = roomcast("doctor", "--port", "0", **given)
+    assert found.returncode == 0, found.stdout
+    assert "WARN  WEBHOOK_URL begins with http://, so the events can be read on the way to example.com;" in found.stdout
+
+
 def test_doctor_reports_settings_that_do_not_fit_together() -> None:
     """They are a failure, and not listed as right too."""
     found = roomcast("doctor", "--port", "0", JWT_SECRET=SECRET, WEBHOOK_URL="http://127.0.0.1:9/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_wrong_values(given: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         DECLARED.read(REQUIRED | given)
     assert str(caught.value) == sentence
+
+
+def test_a_risky_value() -> None:
+    """A warning of the class is given to the caller, and is no error otherwise, whatever filters Python has."""
+
+    @dataclass(frozen=True)
+    class Risky:
+        pin: str = setting("A PIN")
+
+        def __post_init__(self) -> None:
+            if len(self.pin) < 5:
+                warnings.warn("RISKY_PIN is short.", stacklevel=2)
+
+    declared, found = declared_settings("risky", Risky), []
+    assert declared.read({"RISKY_PIN": "123"}) == declared.read({"RISKY_PIN": "123"}, found.append)
+    declared.read({"RISKY_PIN": "12345"}, found.append)
+    assert found == ["RISKY_PIN is short."]
 
 
 def test_a_secret_is_never_shown() -> None:

@@ -166,7 +166,7 @@ def check_room_types(plugins: Registry, environ: Mapping[str, str]) -> Iterator[
 
 
 def check_plugin_settings(plugins: Registry, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Report each setting of a plugin that is wrong, and the values of all others; secrets are stars."""
+    """Report each setting of a plugin that is wrong or risky, and the values of all others; secrets are stars."""
     env = Environ(environ)
     for loaded in plugins:
         declared, plugin = loaded.plugin.settings, loaded.plugin.name
@@ -179,12 +179,14 @@ def check_plugin_settings(plugins: Registry, environ: Mapping[str, str]) -> Iter
             except SettingsError as error:
                 yield Finding(FAIL, str(error))
         if len(shown) == len(declared.settings):
+            warnings: list[str] = []
             try:
-                declared.read(environ)
+                declared.read(environ, warnings.append)
             except SettingsError as error:
                 yield Finding(FAIL, str(error))
             else:
                 yield Finding(OK, f"Settings of plugin {plugin}: {', '.join(shown)}.")
+                yield from (Finding(WARN, sentence) for sentence in warnings)
         known = [variable for one in declared.settings for variable in one.variables]
         unknown = [name for name in environ if name.startswith(f"{plugin.upper()}_") and name not in known]
         yield from _similar_names(unknown, known)

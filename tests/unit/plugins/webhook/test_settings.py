@@ -47,6 +47,22 @@ def test_texts_that_are_no_urls(url: str) -> None:
         WebhookSettings(url=url, secret=(SECRET,))
 
 
+@pytest.mark.parametrize("host", ["example.com", "203.113.1.9", "[2a00:1450::1]"])
+def test_unencrypted_urls_of_other_networks(host: str) -> None:
+    """They work, and are a warning, which has no other part of the URL."""
+    url = f"http://alice:pass-word@{host}/hidden"
+    with pytest.warns(UserWarning, match=r"^WEBHOOK_URL begins with http://") as found:
+        assert WebhookSettings(url=url, secret=(SECRET,)).url == url
+    (warning,) = found
+    assert "pass-word" not in str(warning.message) and "hidden" not in str(warning.message)
+
+
+@pytest.mark.parametrize("host", ["backend", "backend.default.svc.cluster.local", "10.1.2.3", "[fd00::1]", "127.0.0.1"])
+def test_unencrypted_urls_of_private_networks(host: str) -> None:
+    """They are no warning, which these tests would turn into an error."""
+    assert WebhookSettings(url=f"http://{host}:9000/", secret=(SECRET,))
+
+
 def test_the_secret_is_not_in_the_repr() -> None:
     """A plugin that logs its settings does not log the secret."""
     assert SECRET not in repr(WebhookSettings(url="https://example.com", secret=(SECRET,)))
