@@ -95,6 +95,12 @@ class PostgresServer:
                 assert time.monotonic() < deadline, (self.directory / "log").read_text()
                 time.sleep(0.02)
 
+    @property
+    def pid(self) -> int:
+        """The id of the process. The server must be running."""
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
     def kill(self) -> None:
         """End the server and its connections at once, as a crash does."""
         if self._process is not None:
