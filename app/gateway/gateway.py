@@ -128,7 +128,7 @@ class Gateway:
         #: The services of all plugins, by their names.
         self.services: Final[dict[str, Service]] = {name: Service(host) for name, host in hosts.items()}
         self.lifespans: Final = Lifespans(self.services, plugin_tasks, settings.lifespan_timeout)
-        self.schedule: Final = Schedule(node, plugin_tasks, self.services)
+        self.schedule: Final = Schedule(node, plugin_tasks, self.services, self.plugin_times)
         presence_commands = PresenceCommands(node, presence)
         commands = {
             "refresh_token": self.token_refresh.refresh,

@@ -45,9 +45,12 @@ class FunctionTimes:
             self.errors += 1
             raise
         finally:
-            took = perf_counter() - begun
-            self.counts[bisect_left(BOUNDS, took)] += 1
-            self.seconds += took
+            self.add(perf_counter() - begun)
+
+    def add(self, seconds: float) -> None:
+        """Count a call that took this long."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.seconds += seconds
 
 
 class PluginTimes:

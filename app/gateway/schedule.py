@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
+from time import perf_counter
 from typing import Final
 
 from ..errors import Unavailable
@@ -15,6 +16,7 @@ from ..registry import LoadedPlugin
 from ..service import Service
 from .node import Node
 from .plugin_tasks import PluginTasks
+from .plugin_times import PluginTimes
 
 log = logging.getLogger("roomcast")
 
@@ -25,11 +27,12 @@ _RETRY_PAUSE: Final = 1.0
 class Schedule:
     """The periodic functions of all plugins on one node. Each has a task, so there are never two runs at once."""
 
-    def __init__(self, node: Node, tasks: PluginTasks, services: Mapping[str, Service]) -> None:
+    def __init__(self, node: Node, tasks: PluginTasks, services: Mapping[str, Service], times: PluginTimes) -> None:
         self._loop: Final = node.loop
         self._broker: Final = node.broker
         self._tasks: Final = tasks
         self._services: Final = services
+        self._times: Final = times
         self._failures: Final = FailureLog(log, EXCEPTION_LINES)
         self._refusals: Final = FailureLog(log)
 
@@ -38,6 +41,7 @@ class Schedule:
         for loaded in plugins:
             for one in loaded.plugin.periodic:
                 plugin = loaded.plugin.name
+                self._times.of(plugin, one.name)  # the metrics have all functions from the start
                 run = self._run_in_cluster if one.once_per_cluster else self._run_on_node
                 self._tasks.spawn(plugin, run(plugin, one), one.name)
 
@@ -82,6 +86,7 @@ class Schedule:
 
     async def _run(self, plugin: str, one: PeriodicFunction) -> None:
         """Run the function once, and log its failure."""
+        begun = perf_counter()
         try:
             await one.function(self._services[plugin])
         except asyncio.CancelledError as error:
@@ -91,8 +96,11 @@ class Schedule:
             self._log_failure(plugin, one, error)
         except Exception as error:
             self._log_failure(plugin, one, error)
+        finally:
+            self._times.of(plugin, one.name).add(perf_counter() - begun)
 
     def _log_failure(self, plugin: str, one: PeriodicFunction, error: BaseException) -> None:
         key = f"{plugin}/{one.name} {error.__class__.__name__}"
         text = f"Function {one.name!r} of plugin {plugin!r} failed; it runs again after its interval"
         self._failures.add(key, text, error)
+        self._times.of(plugin, one.name).errors += 1

@@ -37,9 +37,13 @@ async def test_it_runs_again_and_again(serve: Serve, plugin: Plugin, once_per_cl
         running -= 1
 
     server = await serve(plugins=[plugin])
-    await wait_until(lambda: len(runs) >= 3)
+    times = server.gateway.plugin_times.functions["polls", "tick"]
+    assert sum(times.counts) == 0  # the metrics have it from the start
+    await wait_until(lambda: len(runs) >= 3 and sum(times.counts) >= 2)
     assert set(runs) == {1}
     assert services == {server.gateway.services["polls"]}
+    assert times.counts[:4] == [0, 0, 0, 0] and times.seconds > 0.45
+    assert times.errors == 0
 
 
 @BOTH
@@ -58,9 +62,10 @@ async def test_a_failure_is_logged(
         if runs == 2:
             raise asyncio.CancelledError
 
-    await serve(plugins=[plugin])
+    server = await serve(plugins=[plugin])
     await wait_until(lambda: runs >= 3)
     assert caplog.text.count("Function 'tick' of plugin 'polls' failed; it runs again after its interval") == 2
+    assert server.gateway.plugin_times.functions["polls", "tick"].errors == 2
     assert "LookupError: no such poll" in caplog.text
 
 
