@@ -55,8 +55,9 @@ class Publishing:
             try:
                 checked.append(await self.hooks.before_publish(publication, source))
             except Refused as refused:
+                # Not of its own class, which may take other arguments.
                 sentence = f"Event {len(checked) + 1} of {len(publications)}: {refused.message}"
-                raise refused.__class__(refused.code, sentence, refused.fields) from refused
+                raise Refused(refused.code, sentence, refused.fields, status=refused.status) from refused
         return await self._broker.publish_many(checked)
 
     def payload(

@@ -424,10 +424,14 @@ async def test_before_publish_of_many_events(serve: Serve) -> None:
     """The hooks are called for each event of ``publish_many``; if one is refused, none is published."""
     plugin = Plugin("filter")
 
+    class BadWords(Refused):
+        def __init__(self) -> None:
+            super().__init__("bad_words", "Be polite.", status=409)
+
     @plugin.before_publish("message")
     async def check(service: Service, event: dict[str, Any]) -> dict[str, Any]:
         if event["data"]["content"] == "bad":
-            raise Refused("bad_words", "Be polite.")
+            raise BadWords
         return {**event["data"], "content": event["source"]}
 
     @plugin.command("filter.both", Schema)
@@ -439,8 +443,9 @@ async def test_before_publish_of_many_events(serve: Serve) -> None:
         await alice.join(ROOM)
         await alice.send("filter.both", ROOM)
         service = server.gateway.service
-        with pytest.raises(Refused, match="Event 2 of 2: Be polite"):
+        with pytest.raises(Refused, match="Event 2 of 2: Be polite") as refused:
             await service.publish_many([("message", ROOM, content("good")), ("message", ROOM, content("bad"))])
+        assert (refused.value.code, refused.value.status) == ("bad_words", 409)
         await service.publish_many([("message", ROOM, content("good"))])
         assert [(await alice.recv_type("message"))["data"]["content"] for _ in range(3)] == ["client"] * 2 + ["plugin"]
 
