@@ -30,6 +30,10 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 #: The statuses that refuse the events of a request. All others concern the relay or the server, so it tries again.
 _REFUSALS: Final = frozenset({400, 413, 422})
+#: After this many answers ``internal`` in a row, one event may be the cause, for example because the schema of a plugin
+#: raises an exception. Several events are then sent in smaller requests, and a single one counts as refused.
+_FAILURES_OF_SEVERAL: Final = 3
+_FAILURES_OF_ONE: Final = 10
 
 
 class Refusal(NamedTuple):
@@ -46,11 +50,15 @@ class _Answer(NamedTuple):
 
 
 class _Retry(Exception):
-    """The request must be sent again. ``may_be_published`` is True if it is unknown whether it was carried out."""
+    """The request must be sent again. ``may_be_published`` is True if it is unknown whether it was carried out.
 
-    def __init__(self, reason: str, may_be_published: bool) -> None:
+    ``is_internal`` is True if a roomcast server failed with an exception.
+    """
+
+    def __init__(self, reason: str, may_be_published: bool, *, is_internal: bool = False) -> None:
         super().__init__(reason)
         self.may_be_published: Final = may_be_published
+        self.is_internal: Final = is_internal
 
 
 class Publisher:
@@ -121,6 +129,7 @@ class Publisher:
     async def _request_until_answered(self, events: Sequence[bytes]) -> _Answer:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, jitter=0.5)
         unknown_since: float | None = None
+        failures, most = 0, _FAILURES_OF_SEVERAL if len(events) > 1 else _FAILURES_OF_ONE
         while True:
             sent = time.monotonic()
             if unknown_since is not None and sent - unknown_since >= self._key_ttl:
@@ -132,6 +141,9 @@ class Publisher:
                 if retry.may_be_published and unknown_since is None:
                     unknown_since = sent
                 self._metrics.retries.inc()
+                failures = failures + 1 if retry.is_internal else 0
+                if failures == most:
+                    return _Answer({None: Refusal("internal", f"The server failed {most} times; its log says why.")})
                 self._failures.add("retry", f"{self._url} {retry}; the relay tries again")
             await asyncio.sleep(backoff.next_pause())
 
@@ -164,7 +176,8 @@ class Publisher:
         code, sentence = str(document["code"]), str(document.get("error"))
         if status in _REFUSALS or code == "forbidden_room":
             return _Answer(_refused_items(document, len(events)) or {None: Refusal(code, sentence)})
-        raise _Retry(f"answered with status {status} ({code}): {sentence}", status >= 500)
+        reason = f"answered with status {status} ({code}): {sentence}"
+        raise _Retry(reason, status >= 500, is_internal=code == "internal")
 
 
 def _refused_items(document: dict[str, Any], count: int) -> dict[int | None, Refusal]:

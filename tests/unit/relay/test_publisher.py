@@ -115,6 +115,38 @@ async def test_a_refusal_without_items(monkeypatch: pytest.MonkeyPatch) -> None:
     assert published == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
+@pytest.mark.parametrize("poison", [0, 5, 8])
+async def test_an_event_with_which_the_server_fails(monkeypatch: pytest.MonkeyPatch, poison: int) -> None:
+    """It is found by halves and set aside after ten attempts, so that the others are published, in order."""
+    published: list[int] = []
+
+    def answer(events: list[Any]) -> web.Response:
+        if any(each["n"] == poison for each in events):
+            return refuse(500, "internal")
+        published.extend(each["n"] for each in events)
+        return confirm(events)
+
+    async with publishing(answer, monkeypatch) as (publisher, requests, metrics):
+        refused = await publisher.publish([event(number) for number in range(9)])
+        assert refused == {poison: Refusal("internal", "The server failed 10 times; its log says why.")}
+        assert requests.count([poison]) == 10
+        assert metrics.registry.get_sample_value("roomcast_relay_failed_total", {"code": "internal"}) == 1
+    assert published == [number for number in range(9) if number != poison]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_server_that_fails_for_a_while(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Failures with other answers in between set nothing aside."""
+    codes = [(500, "internal"), (500, "internal"), (503, "unavailable")] * 8
+
+    def answer(events: list[Any]) -> web.Response:
+        return refuse(*codes.pop(0)) if codes else confirm(events)
+
+    async with publishing(answer, monkeypatch) as (publisher, requests, _):
+        assert await publisher.publish([event(number) for number in range(count)]) == {}
+        assert requests == [[*range(count)]] * 25
+
+
 @pytest.mark.parametrize(
     "first",
     [
