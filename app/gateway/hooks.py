@@ -32,7 +32,7 @@ from .plugin_times import PluginTimes
 
 log = logging.getLogger("roomcast.hooks")
 
-#: How many calls of ``after_publish`` hooks may run or wait on a node. Further events are not passed to the hook.
+#: How many calls of an ``after_publish`` function may run or wait on a node. Further events are not passed to it.
 MAX_WAITING: Final = 10_000
 #: How many joins and leaves of one user in one room wait for their hooks. Beyond that, a leave and the next join cancel
 #: each other. On Redis, only one waits here, and the others there (``lua/presence.lua``).
@@ -55,11 +55,16 @@ class Hooks:
         self._times: Final = times
         self.calls: Final = HookCalls(node.loop, times, node.settings.handler_timeout)
         self._tasks: Final = OrderedTasks(node.loop)
-        self._published: Final = OrderedTasks(node.loop)
         self._on_connect: Final = registry.hooks_of("on_connect")
         self._on_disconnect: Final = registry.hooks_of("on_disconnect")
         self._before_publish: Final = self._by_target("before_publish")
         self._after_publish: Final = self._by_target("after_publish")
+        #: The calls of ``after_publish`` hooks, by plugin and function, so that a slow one takes no place of others.
+        self._after: Final = {
+            (hook.plugin, hook.name): OrderedTasks(node.loop)
+            for hooks in self._after_publish.values()
+            for hook in hooks
+        }
         self._online: Final = {True: registry.hooks_of("on_online"), False: registry.hooks_of("on_offline")}
         self._members: Final = {True: self._by_target("on_join"), False: self._by_target("on_leave")}
         for hook in registry.hooks:
@@ -170,23 +175,21 @@ class Hooks:
         event["room"] = room
         started: list[asyncio.Future[None]] = []
         for hook in self._after_publish.get(type, ()):
-            if self._published.count >= MAX_WAITING:
+            tasks = self._after[hook.plugin, hook.name]
+            if tasks.count >= MAX_WAITING:
                 self._times.of(hook.plugin, hook.name).errors += 1
                 self._overflows.add(str(hook), f"The {hook} is too slow: {MAX_WAITING} events wait; it gets no others")
                 continue
             own = orjson.loads(orjson.dumps(event)) if started else event
-            started.append(self._published.start((hook.plugin, hook.name, room), self._after, hook, own))
+            started.append(tasks.start(room, self.calls.notify, hook, self._service(hook), own))
         return asyncio.gather(*started)
-
-    async def _after(self, hook: Hook, event: dict[str, Any]) -> None:
-        await self.calls.notify(hook, self._service(hook), event)
 
     # Lifecycle.
 
     async def finish(self) -> None:
         """Wait a moment for the hooks that run."""
-        await asyncio.gather(self._tasks.finish(_FINISH_TIMEOUT), self._published.finish(_FINISH_TIMEOUT))
+        await asyncio.gather(*(tasks.finish(_FINISH_TIMEOUT) for tasks in (self._tasks, *self._after.values())))
 
     async def cancel(self) -> None:
         """Cancel the hooks that run, and drop those that wait. The broker passes them to another node."""
-        await asyncio.gather(self._tasks.cancel(), self._published.cancel())
+        await asyncio.gather(*(tasks.cancel() for tasks in (self._tasks, *self._after.values())))

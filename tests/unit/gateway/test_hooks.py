@@ -650,22 +650,30 @@ async def test_metrics(serve: Serve) -> None:
 async def test_a_hook_that_is_too_slow_for_its_events(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beyond a limit, events are not passed to a slow hook; other hooks and clients get them."""
+    """Beyond a limit, events are not passed to a slow hook; hooks of other plugins and of its own get all of them."""
     monkeypatch.setattr(hooks, "MAX_WAITING", 3)
-    plugin, events = Plugin("slow"), []
+    plugin, other, events = Plugin("slow"), Plugin("archive"), []
+    stored: dict[str, list[str]] = {"slow": [], "archive": []}
 
     @plugin.after_publish("message")
     async def stuck(service: Service, event: dict[str, Any]) -> None:
         events.append(event["data"]["content"])
         await asyncio.sleep(3600)
 
-    server = await serve(plugins=[plugin])
+    for one in (plugin, other):
+
+        @one.after_publish("message")
+        async def store(service: Service, event: dict[str, Any], name: str = one.name) -> None:
+            stored[name].append(event["data"]["content"])
+
+    server = await serve(plugins=[plugin, other])
     async with connect(server) as alice:
         await alice.join(ROOM)
         for number in range(5):
             await alice.send("send_message", ROOM, {"content": str(number)}, id=number)
             await alice.recv_type("sent", id=number)
         assert server.gateway.plugin_times.functions["slow", "stuck"].errors == 2
+        await wait_until(lambda: stored == {name: list("01234") for name in stored})
     assert "3 events wait" in caplog.text
     assert events == ["0"]
 
