@@ -83,7 +83,8 @@ class Gateway:
         self.authenticator: Final = Authenticator(settings)
         self.revocations: Final = Revocations(broker, settings.revocation_ttl)
         self.room_access: Final = RoomAccess(settings)
-        self.threads: Final = Threads(node.loop, settings.handler_timeout)
+        #: The threads of each plugin, by their names. A plugin whose functions hang takes none of the others.
+        self.threads: Final = {name: Threads(node.loop, settings.handler_timeout) for name in registry.plugins}
         self.plugin_times: Final = PluginTimes(settings.handler_timeout)
         hosts: dict[str, PluginNode] = {}
         #: What returns the metrics of a plugin, with the name of the plugin.
@@ -121,7 +122,7 @@ class Gateway:
                 direct_events=direct_events,
                 delivery=node.delivery,
                 room_access=self.room_access,
-                threads=self.threads,
+                threads=self.threads[name],
                 tasks=plugin_tasks,
                 control=self.signals,
             )
@@ -173,7 +174,8 @@ class Gateway:
             self._stack.callback(self.watchdog.stop)
             self.watchdog.start()
             self._stack.callback(self.tasks.close)
-            self._stack.callback(self.threads.close)
+            for threads in self.threads.values():
+                self._stack.callback(threads.close)
             self._stack.push_async_callback(self.broker.close)
             await self.broker.start(self.listener, announcements(self.settings, self.registry))
             self._stack.push_async_callback(self.room_access.close)

@@ -23,7 +23,8 @@ from .threads import Threads
 class PluginNode:
     """One plugin on one node: the implementation of ``plugin_host.PluginHost``.
 
-    ``name``, ``settings`` and ``state`` belong to the plugin, the other objects to all plugins of the node.
+    ``name``, ``settings``, ``state`` and ``threads`` belong to the plugin, the other objects to all plugins of the
+    node.
     """
 
     name: str

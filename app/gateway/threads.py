@@ -1,4 +1,4 @@
-"""The threads in which plain functions of plugins run.
+"""The threads in which plain functions of plugins run. Each plugin has threads of its own.
 
 ``asyncio.to_thread`` is not used, because Python waits for its threads before it ends the process, without a limit. A
 function that hangs would therefore keep a server from stopping, and would take a thread from all other users.
@@ -21,7 +21,7 @@ from ..errors import Unavailable
 
 log = logging.getLogger("roomcast")
 
-#: How many functions run at once. Threads are started when they are needed, and stay until the node stops.
+#: How many functions of a plugin run at once. Threads are started when they are needed, and stay until the node stops.
 MAX_THREADS: Final = 40
 
 _CUT_OFF: Final = "the caller does not wait for this function any more"
@@ -62,7 +62,10 @@ _current: Final[contextvars.ContextVar[_Call | None]] = contextvars.ContextVar("
 
 
 class Threads:
-    """The threads of one node. Create it on the event loop. ``patience`` is how long a call waits for a free thread."""
+    """The threads of one plugin on a node. Create it on the event loop.
+
+    ``patience`` is how long a call waits for a free thread, in seconds.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
         self._loop: Final = loop

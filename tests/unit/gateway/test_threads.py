@@ -14,7 +14,7 @@ from marshmallow import Schema, fields
 from serving import Serve, answer, connect
 from waiting import PATIENCE, wait_until
 
-from roomcast import Context, Plugin, Refused, Service, Unavailable
+from roomcast import Context, MemberContext, Plugin, Refused, Service, Unavailable
 from roomcast.gateway import threads
 from roomcast.gateway.threads import Threads
 from roomcast.web.server import Server
@@ -234,7 +234,7 @@ async def test_a_cut_off_function_ends_at_its_from_thread(serve: Serve) -> None:
     async with connect(server) as alice:
         await alice.send("plain.wait", id=1)
         assert (await alice.recv_type("error", id=1))["data"]["code"] == "timeout"
-        await wait_until(lambda: len(ends) == 2 and not server.gateway.threads._running)
+        await wait_until(lambda: len(ends) == 2 and not server.gateway.threads["plain"]._running)
     assert sorted(ends) == ["in the thread", "on the loop"]
 
 
@@ -253,6 +253,29 @@ async def test_the_number_of_threads_is_limited(pool: Threads, gate: Gate, monke
     await asyncio.gather(*waiting)
     assert [await pool.run(int) for _ in range(50)] == [0] * 50
     assert pool._started == threads.MAX_THREADS
+
+
+async def test_functions_that_hang_do_not_stop_other_plugins(serve: Serve, gate: Gate, monkeypatch) -> None:
+    """A plugin whose hooks hang in all of its threads takes no thread from the handlers of another one."""
+    monkeypatch.setattr(threads, "MAX_THREADS", 2)
+    hanging, plain = Plugin("hanging"), Plugin("plain")
+
+    @hanging.on_join("channel")
+    def hang(ctx: MemberContext) -> None:
+        gate.wait()
+
+    @plain.command("plain.run", Anything, access="anyone")
+    def run(ctx: Context, data: dict[str, Any]) -> dict[str, Any]:
+        return {"n": 1}
+
+    server = await serve(plugins=[hanging, plain], handler_timeout=60)
+    async with connect(server) as alice:
+        for number in range(3):
+            await alice.join(f"channel:{number}")
+        await wait_until(lambda: gate.waiting == 2)
+        await alice.send("plain.run", id=1)
+        assert (await alice.recv_type("reply"))["data"] == {"n": 1}
+        gate.event.set()
 
 
 async def test_one_thread_is_enough_for_calls_one_after_the_other(pool: Threads) -> None:
