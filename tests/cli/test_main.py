@@ -67,6 +67,12 @@ def test_the_help_of_a_command_has_an_example(name):
     assert f"roomcast {name}" in text.rstrip().split("\n\n")[-1], text
 
 
+@pytest.mark.parametrize("name", [*sorted(set(main.commands) - {"plugin", "serve"}), "plugin new", "plugin check"])
+def test_every_command_but_serve_has_json(name):
+    """``--json`` is an option of each command that ends or prints something for programs."""
+    assert re.search(r"^  --json\b", invoke(*name.split(), "--help").stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
