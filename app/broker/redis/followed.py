@@ -23,7 +23,7 @@ from ...errors import Unavailable
 from ..base import Listener
 from .keys import Keys
 from .router import Router
-from .scripts import Script
+from .scripts import Script, in_batches
 
 log = logging.getLogger("roomcast.redis")
 
@@ -179,15 +179,20 @@ class FollowedRooms:
             log.error("Rooms of dead nodes could not be swept; it is tried again", exc_info=error)
 
     async def _sweep(self, sweep_presence: SweepPresence) -> None:
-        with contextlib.suppress(Unavailable):
-            stop, rooms = await self._router.run(_TAKE, (self._keys.followed,), (self.lease_ms,))
-            unused = []
-            for room in map(bytes.decode, rooms):
+        unused = []
+
+        async def sweep_room(name: bytes) -> None:
+            room = name.decode()
+            with contextlib.suppress(Unavailable):  # in a Cluster, other rooms are on other servers
                 is_used = await self._claim_events(room)
                 if self.has_changes(room):
                     is_used |= await sweep_presence(room)
                 if not is_used:
                     unused.append(room)
+
+        with contextlib.suppress(Unavailable):
+            stop, rooms = await self._router.run(_TAKE, (self._keys.followed,), (self.lease_ms,))
+            await in_batches(sweep_room, rooms)
             if unused:
                 await self._router.run(_DROP, (self._keys.followed,), (stop, *unused))
 
@@ -198,16 +203,24 @@ class FollowedRooms:
         """
         if not self._is_used:
             return
+        claims = [(self._keys.changes(room)[1], list(users)) for room, users in self._changes.items()]
+        claims += [(self._keys.published(room)[1], list(ids)) for room, ids in self._events.items()]
+        await in_batches(self._renew_claims, claims)
+        await in_batches(self._take_over, list(self._registered))
+        earliest = time.monotonic() - self._lease
+        for room in [room for room, until in self._registered.items() if until < earliest]:
+            del self._registered[room]
+
+    async def _renew_claims(self, claims: tuple[str, list[str]]) -> None:
+        """Extend the claims with a key."""
+        key, entries = claims
+        with contextlib.suppress(Unavailable):  # in a Cluster, other claims are on other servers
+            await self._extend(key, self.lease_ms, entries)
+
+    async def _take_over(self, room: str) -> None:
+        """Take over the events of dead nodes in a room."""
         with contextlib.suppress(Unavailable):
-            for room, users in list(self._changes.items()):
-                await self._extend(self._keys.changes(room)[1], self.lease_ms, list(users))
-            for room, ids in list(self._events.items()):
-                await self._extend(self._keys.published(room)[1], self.lease_ms, list(ids))
-            now = time.monotonic()
-            for room, until in list(self._registered.items()):
-                await self._claim_events(room)
-                if until + self._lease < now:
-                    self._registered.pop(room, None)
+            await self._claim_events(room)
 
     async def _extend(self, key: str, milliseconds: int, entries: list[str]) -> None:
         for some in _batches(entries):
