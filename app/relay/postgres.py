@@ -25,7 +25,7 @@ from . import schema
 from .metrics import RelayMetrics
 from .outage import first_cause
 from .partitions import Partitions
-from .publisher import MAX_BYTES, MAX_EVENTS, Publisher, Refusal
+from .publisher import MAX_BYTES, MAX_EVENTS, STOP_TIMEOUT, Publisher, Refusal
 
 log = logging.getLogger("roomcast.relay")
 
@@ -39,8 +39,6 @@ LAG_INTERVAL: Final = 5.0
 FULL_READ_INTERVAL: Final = 60.0
 #: How long a statement may take, in seconds. After that the connection counts as dead.
 _STATEMENT_TIMEOUT: Final = 60.0
-#: How long the lanes may take to finish their requests when the relay stops, in seconds.
-STOP_TIMEOUT: Final = 10.0
 
 #: A dead relay must be noticed soon by its peers' server, and a dead server by the relay.
 _DEFAULTS: Final = {

@@ -28,6 +28,8 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, connect=10)
 #: The first and the longest pause before a request is sent again, in seconds.
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
+#: How long the requests in flight may take when the relay stops, in seconds.
+STOP_TIMEOUT: Final = 10.0
 #: The statuses that refuse the events of a request. All others concern the relay or the server, so it tries again.
 _REFUSALS: Final = frozenset({400, 413, 422})
 #: After this many answers ``internal`` in a row, one event may be the cause, for example because the schema of a plugin

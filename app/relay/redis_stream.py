@@ -26,7 +26,7 @@ from ..broker.redis.urls import Target
 from ..errors import BrokerUnavailable, Unavailable
 from .metrics import RelayMetrics
 from .outage import first_cause
-from .publisher import Publisher, Refusal
+from .publisher import STOP_TIMEOUT, Publisher, Refusal
 
 log = logging.getLogger("roomcast.relay")
 
@@ -207,11 +207,12 @@ class _Session:
         log.info("the relay works on the stream %s", self._keys.stream)
         try:
             async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(self._renew_lease())
-                measuring = group.create_task(self._measure_lag())
-                await self._publish_entries()
-                renewing.cancel()
-                measuring.cancel()
+                publishing = group.create_task(self._publish_entries())
+                others = [group.create_task(work) for work in (self._renew_lease(), self._measure_lag())]
+                await self._stop.wait()
+                await asyncio.wait((publishing,), timeout=STOP_TIMEOUT)
+                for task in (publishing, *others):
+                    task.cancel()
         finally:
             if self._connection.is_open:
                 await self._connection.execute("EVAL", _END_LEASE, "1", self._keys.lease, self._owner)

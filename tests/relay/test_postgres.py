@@ -270,6 +270,19 @@ async def test_the_server_restarts(serve: Serve, outbox: Outbox) -> None:
     assert await stored(server, "task:1") == [1]
 
 
+async def test_a_stop_while_the_server_is_down(serve: Serve, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay ends after a limited time, and the next one publishes the rows."""
+    monkeypatch.setattr(postgres, "STOP_TIMEOUT", 0.1)
+    outbox.write(("task:1", 1))
+    async with relaying(SimpleNamespace(port=free_port()), postgres.run, outbox.dsn) as relay:
+        await wait_until(lambda: relay.metric("retries_total"))
+        relay.stop.set()
+    server = await serve()
+    async with relaying(server, postgres.run, outbox.dsn):
+        await outbox.is_empty()
+    assert await stored(server, "task:1") == [1]
+
+
 async def test_the_lag(serve: Serve, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics have the number of rows that wait and the age of the oldest one."""
     monkeypatch.setattr(postgres, "LAG_INTERVAL", 0.05)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from outbox import relaying, stored, stored_with_keys
 from redis.asyncio import Redis
 from redis_groups import Cluster, SentinelTrio
-from redis_servers import FreshRedis, RedisServer
+from redis_servers import FreshRedis, RedisServer, free_port
 from serving import Serve
 from waiting import wait_until
 
@@ -144,6 +145,23 @@ async def test_redis_restarts(serve: Serve, fresh_redis: FreshRedis) -> None:
         async with redis.client() as client:
             await is_empty(client, "outbox")
     assert await stored(server, "task:1") == [1, 2]
+
+
+async def test_a_stop_while_the_server_is_down(
+    serve: Serve, redis_server: RedisServer, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay ends after a limited time. The entry that it had read is published by the next one."""
+    monkeypatch.setattr(redis_stream, "STOP_TIMEOUT", 0.1)
+    source = (redis_stream.run, parse(redis_server.url), redis_prefix)
+    async with redis_server.client() as client:
+        await client.xadd(redis_prefix, entry(1))
+        async with relaying(SimpleNamespace(port=free_port()), *source) as relay:
+            await wait_until(lambda: relay.metric("retries_total"))
+            relay.stop.set()
+        server = await serve()
+        async with relaying(server, *source):
+            await is_empty(client, redis_prefix)
+    assert await stored(server, "task:1") == [1]
 
 
 async def test_the_lag(
