@@ -13,7 +13,7 @@ from typing import Final
 
 from ..fastpath import WriteQueue, enqueue_all
 from ..protocol.messages import is_stored
-from ..transport.write_scheduler import WriteScheduler
+from ..transport.write_scheduler import MAX_WRITE, WriteScheduler
 from .room_type import LocalRoomType, LocalRoomTypes
 
 #: Upper bounds of the delivery time histogram, in seconds.
@@ -22,6 +22,8 @@ DELIVERY_BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0
 #: In rooms with at least ``CROWD`` members, ``deliver_later`` waits ``CROWD_DELAY`` seconds for further frames.
 CROWD: Final = 50
 CROWD_DELAY: Final = 0.025
+#: If the frames of a room are more bytes than this for all its members, they are written after those of other rooms.
+LARGE: Final = MAX_WRITE // 16
 
 
 class LocalRoom:
@@ -204,29 +206,34 @@ class Delivery(WriteScheduler):
         else:
             self._loop.call_soon(callback)
 
-    def _enqueue_room_frames(self, dirty: list[WriteQueue]) -> tuple[int, int]:
+    def _enqueue_room_frames(self, dirty: list[WriteQueue]) -> tuple[int, int, int]:
         if self._before_flush is not None:
             callback, self._before_flush = self._before_flush, None
             callback()
         rooms, self._scheduled_rooms = self._scheduled_rooms, []
-        deliveries = size = 0
+        deliveries = size = large_size = 0
+        large: list[tuple[dict[WriteQueue, None], bytes]] = []
         for room in rooms:
             frames = room.pending
             members = room.members if room.late is None else self._members_on_time(room)
             room.pending = []
             room.is_scheduled = False
             count = len(room.members)
-            if len(frames) == 1:
-                data = frames[0]
-                size += len(data) * count
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            room_size = len(data) * count
+            count *= len(frames)
+            if room_size > LARGE:
+                large_size += room_size
+                large.append((members, data))
             else:
-                data = b"".join(frames)
-                size += len(data) * count
-                count *= len(frames)
-            enqueue_all(members, data, dirty)
+                size += room_size
+                enqueue_all(members, data, dirty)
             deliveries += count
             room.type.deliveries += count
-        return deliveries, size
+        urgent = len(dirty) if size <= MAX_WRITE else 0
+        for members, data in large:
+            enqueue_all(members, data, dirty)
+        return deliveries, size + large_size, urgent
 
     def _members_on_time(self, room: LocalRoom) -> dict[WriteQueue, None]:
         """Return the members that receive all pending frames; send the late ones the frames since they joined."""

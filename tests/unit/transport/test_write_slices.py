@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roomcast.fastpath import WriteQueue
+from roomcast.gateway import delivery as gateway_delivery
 from roomcast.gateway.delivery import Delivery
 from roomcast.transport import write_scheduler
 
@@ -21,7 +22,9 @@ MAX_WRITE = 1000
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make slices of ``MAX_WRITE`` bytes."""
-    monkeypatch.setattr(write_scheduler, "MAX_WRITE", MAX_WRITE)
+    for module in (write_scheduler, gateway_delivery):
+        monkeypatch.setattr(module, "MAX_WRITE", MAX_WRITE)
+    monkeypatch.setattr(gateway_delivery, "LARGE", MAX_WRITE // 2)
 
 
 class Writer:
@@ -60,6 +63,14 @@ class Scene:
                 return counts
             await asyncio.sleep(0)
 
+    def add(self, name: int, *rooms: str) -> WriteQueue:
+        """Return another connection, which is in these rooms."""
+        connection = WriteQueue()
+        connection.writer = Writer(name, self.log)  # type: ignore[assignment]
+        for room in rooms:
+            self.delivery.join(room, connection)
+        return connection
+
     def received(self) -> list[bytes]:
         """Return what each member has received."""
         return [b"".join(data for name, data in self.log if name == number) for number in range(len(self.members))]
@@ -94,9 +105,7 @@ async def test_a_frame_larger_than_a_slice() -> None:
 async def test_small_frames_do_not_wait_for_the_slices() -> None:
     """A member of another room receives its event in the next iteration, between two slices."""
     scene = Scene(30)
-    other = WriteQueue()
-    other.writer = Writer(99, scene.log)  # type: ignore[assignment]
-    scene.delivery.join("channel:2", other)
+    scene.add(99, "channel:2")
     scene.delivery.deliver("channel:1", b"x" * 100)
     await asyncio.sleep(0)
     scene.delivery.deliver("channel:2", b"small")
@@ -105,18 +114,60 @@ async def test_small_frames_do_not_wait_for_the_slices() -> None:
     assert 10 <= names.index(99) <= 20
 
 
-async def test_a_second_large_fan_out_ends_the_first() -> None:
-    """The rest of the first one is written at once, so that no more than one waits."""
+@pytest.mark.parametrize("is_writing", [False, True])
+async def test_small_frames_of_the_same_iteration_come_first(is_writing: bool) -> None:
+    """Frames of other rooms and direct ones do not wait for a large fan-out, whether or not another one is written."""
     scene = Scene(30)
-    scene.delivery.deliver("channel:1", b"x" * 100)
-    await asyncio.sleep(0)
-    assert len(scene.log) == 10
+    scene.add(98, "channel:2")
+    other = scene.add(99)
+    if is_writing:
+        scene.delivery.deliver("channel:1", b"x" * 100)
+        await asyncio.sleep(0)
+        scene.log.clear()
     scene.delivery.deliver("channel:1", b"y" * 100)
+    scene.delivery.deliver("channel:2", b"small")
+    scene.delivery.send(other, b"direct")
     await asyncio.sleep(0)
-    assert len(scene.log) >= 30
+    names = [name for name, _ in scene.log]
+    assert {98, 99} <= set(names)
+    assert len(names) <= 12
+
+
+async def test_large_fan_outs_that_follow() -> None:
+    """They are written in slices as well, and a member that waits gets all of them in one write."""
+    scene = Scene(30)
+    sizes: list[int] = []
+    for number in range(4):
+        scene.delivery.deliver("channel:1", b"%d" % number * 100)
+        await asyncio.sleep(0)
+        sizes.append(sum(len(data) for _, data in scene.log) - sum(sizes))
+    while scene.delivery.is_writing:
+        await asyncio.sleep(0)
+        sizes.append(sum(len(data) for _, data in scene.log) - sum(sizes))
+    assert max(sizes) <= MAX_WRITE + 300
+    assert scene.received() == [b"0" * 100 + b"1" * 100 + b"2" * 100 + b"3" * 100] * 30
+    assert len(scene.log) < 4 * 30
+    assert sum(scene.delivery.delivery_counts) == 120
+
+
+async def test_publishers_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If much waits for a member, the rest is written at once: publishing takes the time that the writing takes."""
+    monkeypatch.setattr(write_scheduler, "MAX_QUEUED", 300)
+    scene = Scene(30)
+    for _ in range(20):
+        scene.delivery.deliver("channel:1", b"x" * 100)
+        await asyncio.sleep(0)
+        assert all(member.queued_bytes <= 400 for member in scene.members)
     await scene.iterations()
-    assert scene.received() == [b"x" * 100 + b"y" * 100] * 30
-    assert sum(scene.delivery.delivery_counts) == 60
+    assert scene.received() == [b"x" * 2000] * 30
+
+
+async def test_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An iteration writes to MAX_CONNECTIONS members, however small the event is."""
+    monkeypatch.setattr(write_scheduler, "MAX_CONNECTIONS", 20)
+    scene = Scene(50)
+    scene.delivery.deliver("channel:1", b"x")
+    assert await scene.iterations() == [20, 20, 10]
 
 
 async def test_a_member_that_ended_is_skipped() -> None:
@@ -156,6 +207,12 @@ def test_each_connection_keeps_its_order(sequence: list[tuple[str, int, int]]) -
     """Whatever is delivered and sent between the slices, each member receives the frames of a room once, in order."""
 
     async def run() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(write_scheduler, "MAX_CONNECTIONS", 8)
+            patch.setattr(write_scheduler, "MAX_QUEUED", 2500)
+            await play()
+
+    async def play() -> None:
         scene = Scene(12)
         delivered: dict[int, list[list[bytes]]] = {number: [[], [], [], []] for number in range(12)}
         for room in (2, 3):
