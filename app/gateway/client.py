@@ -149,10 +149,10 @@ class Client(Connection):
         """Leave the rooms if that has not begun, and log the end."""
         self._session_handler.ended(self)
 
-    def check(self, now: float) -> None:
-        """Check the heartbeat, and end the connection when its token expires."""
+    def check(self, now: float) -> bool:
+        """Check the heartbeat, and end the connection when its token expires; return True if it ends."""
         expires = self.identity.expires
         if expires is not None and self.end is None and self.keepalive.unix_time >= expires:
             self._session_handler.token_expired(self)
-        else:
-            super().check(now)
+            return True
+        return super().check(now)

@@ -357,20 +357,26 @@ class Connection(fastpath.WriteQueue, asyncio.Protocol):
 
     # Heartbeat.
 
-    def check(self, now: float) -> None:
-        """Ping or drop a silent peer, and drop one that does not answer a close frame. Called about every second."""
+    def check(self, now: float) -> bool:
+        """Ping or drop a silent peer, and drop one that does not answer a close frame. Called about every second.
+
+        Return True if it is dropped.
+        """
         silence = now - self.last_read
         if self.end is not None:
             if silence > CLOSE_TIMEOUT:
                 self.abort(self.end)
+                return True
         elif silence >= self.keepalive.interval:
             if not self._is_pinged:
                 self._is_pinged = True
                 self.scheduler.send(self, frames.ping())
             elif silence >= 2 * self.keepalive.interval and self._is_reading():
                 self.abort(SILENT)
+                return True
         else:
             self._is_pinged = False
+        return False
 
     def probe(self) -> None:
         """Ping the peer now. Follow with ``drop_if_silent_since``."""

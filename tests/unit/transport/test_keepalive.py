@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from itertools import pairwise
 
 import pytest
 from echo_server import serving, wait_for
@@ -133,10 +134,11 @@ async def test_all_connections_are_checked_and_the_callback_is_called():
             super().__init__(Delivery(loop), keepalive)
             self.number = number
 
-        def check(self, now: float) -> None:
+        def check(self, now: float) -> bool:
             assert now == keepalive.now
             checked.append(self.number)
             keepalive.connections.pop(self, None)
+            return False
 
     connections = [CheckedConnection(number) for number in range(2 * Keepalive.CHUNK + 1)]
     keepalive.connections.update(dict.fromkeys(connections))
@@ -148,3 +150,15 @@ async def test_all_connections_are_checked_and_the_callback_is_called():
     await wait_for(checked_all)
     checking.cancel()
     assert checked == list(range(2 * Keepalive.CHUNK + 1))
+
+
+async def test_many_connections_that_end_at_the_same_time() -> None:
+    """Few of them end in one iteration of the event loop, because each end takes as long as many checks."""
+    async with serving(interval=0.2) as service:
+        peers = [await service.connect() for _ in range(60)]
+        ended_by_iteration: list[int] = []
+        while not all(echo.ended.is_set() for _, echo in peers):
+            await asyncio.sleep(0)
+            ended_by_iteration.append(sum(echo.ended.is_set() for _, echo in peers))
+    steps = [after - before for before, after in pairwise([0, *ended_by_iteration])]
+    assert max(steps) <= Keepalive.CHUNK // Keepalive.END_COST
