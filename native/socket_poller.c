@@ -26,7 +26,7 @@ add_socket_poller(PyObject *Py_UNUSED(module))
 #define FIRST_READ (65 * 64)
 /* The limit of the second read, after a full first one. The rest waits for the next iteration of the loop, so that the
  * messages of one client delay the others by a few milliseconds at most. */
-#define SECOND_READ (64 * 1024)
+#define SECOND_READ (16 * 1024)
 
 static PyObject *str_messages_received, *str_bytes_received, *str_read_failed, *str_reader_raised;
 
