@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
@@ -25,13 +26,15 @@ async def attack(target: Target) -> Outcome:
     """On five connections one user sends bursts of messages into a room; each of them is written to all its members."""
     loop = asyncio.get_running_loop()
     count = HAND_MEMBERS if target.seconds >= HAND_SECONDS else TEST_MEMBERS
-    received, closed = 0, 0
+    received = 0
+    closed: list[Peer] = []
 
     async def read(peer: Peer) -> None:
-        nonlocal received, closed
-        while data := await loop.sock_recv(peer.socket, 1 << 18):
-            received += len(data)
-        closed += 1
+        nonlocal received
+        with suppress(ConnectionError):
+            while data := await loop.sock_recv(peer.socket, 1 << 18):
+                received += len(data)
+        closed.append(peer)
 
     async def send(peer: Peer) -> None:
         await loop.sock_sendall(peer.socket, MESSAGE * FIRST)
@@ -49,16 +52,17 @@ async def attack(target: Target) -> Outcome:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return {"members": count, "MB to all": round(received / 1e6), "connections closed": closed}
+    lost = sum(peer in closed for peer in members)
+    return {"members": count, "MB to all": round(received / 1e6), "members closed": lost}
 
 
 ATTACK = Attack(attack, __file__)
 
 
 async def test_others_do_not_wait_for_a_large_room() -> None:
-    """At most the connections of the user are closed, who sends too much, and none of the members."""
+    """No member is closed; the connections of the user, who sends too much, may be."""
     report = await ATTACK.measure()
-    assert report.outcome["connections closed"] <= CONNECTIONS, report
+    assert report.outcome["members closed"] == 0, report
     assert report.outcome["MB to all"] > 1, report
     report.check_others()
 
