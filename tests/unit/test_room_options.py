@@ -61,7 +61,7 @@ def test_wrong_options_are_refused_at_once(options: dict[str, Any], sentence: st
 
 @pytest.mark.parametrize("options", [{"presence": True}, {"announce_max": 1}, {"commands": ()}])
 def test_personal_rooms_have_only_options_of_the_history(options: dict[str, Any]) -> None:
-    """Nobody joins personal rooms, so they have no presence and no commands of members."""
+    """Users do not join personal rooms, so they have no presence and no commands of members."""
     with pytest.raises(PluginError, match="personal rooms have no options but history_size and history_ttl"):
         Plugin("polls").room("user", **options)
     Plugin("polls").room("user", history_size=1, history_ttl=1.5)

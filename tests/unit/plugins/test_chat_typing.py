@@ -53,7 +53,7 @@ async def test_other_connections_of_the_user_do_not_see_it(alice, bob, connect) 
 
 @pytest.mark.parametrize("data", [{"typing": "often"}, {"typing": None}, {"content": "Hello"}])
 async def test_invalid_data(alice, bob, data) -> None:
-    """Data that the schema refuses reaches nobody."""
+    """Data that the schema refuses is not sent to the members."""
     with pytest.raises(Refused) as refused:
         await alice.command("typing", data, room=ROOM)
     assert refused.value.code == "invalid_data"

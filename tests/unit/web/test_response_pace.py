@@ -72,7 +72,7 @@ async def test_streams_and_missing_bodies_do_not_wait() -> None:
 
 
 async def test_a_response_that_is_cancelled_does_not_stop_the_others() -> None:
-    """The responses behind one whose client has gone take their turns."""
+    """If a client hangs up, the responses that wait behind its own are sent in their order."""
     pace = ResponsePace()
     large = web.Response(body=bytes(MAX_BYTES))
     tasks = [asyncio.create_task(pace(None, large)) for _ in range(4)]  # type: ignore[arg-type]
